@@ -1,0 +1,89 @@
+package migrate
+
+import (
+	"io"
+	"time"
+
+	"github.com/roam-go/roam/transport"
+)
+
+// Migratable is a service that roams: a deterministic state machine, as for replicated-state-machine libraries.
+//
+// Equal commands in equal order must give equal states, replies and events on every host: Apply reads no clock (use
+// [Command.Time]), draws no random numbers, and does not depend on the order of a map. All methods are called on one
+// goroutine, never two at a time; only a [Snapshot] that was returned is written concurrently with later calls.
+//
+// A service may also implement [Querier], [Validator] and [SessionCloser].
+type Migratable interface {
+	// Apply executes a committed command and returns the reply for its client. An error is a reply, too: it is replicated
+	// and the client gets it, as an [*transport.Error] with its code if it is one. Apply must not keep cmd.Body's bytes
+	// after it changed them, but may keep them; the reply belongs to the library from then on.
+	Apply(cmd Command) ([]byte, error)
+
+	// Snapshot captures the state at this point in time. It must be cheap (microseconds to a few milliseconds, whatever
+	// the size of the state), because nothing is applied meanwhile; the capture is written while Apply goes on.
+	Snapshot() (Snapshot, error)
+
+	// Restore fills the state from what Snapshot.WriteTo wrote. It is called at most once, on a new instance, before
+	// anything else. It must read to io.EOF and return any other error of r: only at io.EOF are the bytes known to be
+	// whole. After an error the instance is dropped.
+	Restore(r io.Reader) error
+}
+
+// Snapshot is a captured state. WriteTo is called at most once, on any goroutine, while the service goes on; Release is
+// called exactly once, after it or instead of it.
+type Snapshot interface {
+	io.WriterTo
+	Release()
+}
+
+// Querier answers questions without changing the state. Query sees every command acknowledged before it was asked.
+type Querier interface {
+	Query(q []byte) ([]byte, error)
+}
+
+// Validator refuses a command before it is ordered, on the active host only: a refused command has no place in the log.
+// Validate must not change the state.
+type Validator interface {
+	Validate(cmd Command) error
+}
+
+// SessionCloser learns that a session has ended: closed by its client, or expired because the client was away for longer
+// than [Policy.SessionTimeout]. It is called in log order like Apply and may emit events. cmd has no Body and no Seq.
+type SessionCloser interface {
+	SessionClosed(cmd Command)
+}
+
+// Command is one entry of a service's log as Apply sees it.
+type Command struct {
+	// Index is the command's place in the log: it grows, not always by one.
+	Index uint64
+	// Epoch is the epoch in which it was ordered.
+	Epoch uint64
+	// Time is the log's time in Unix milliseconds precision: the active host's clock when it ordered the command, never
+	// before the time of an earlier command.
+	Time time.Time
+	// Session identifies the client's session, and Seq the command in it, from 1.
+	Session, Seq uint64
+	// Key is the key that the client proved when it opened the session; zero where the transport proves none.
+	Key transport.Key
+	// Body is what the client sent.
+	Body []byte
+
+	emit func(body []byte)
+}
+
+// NewCommand makes a command for a test of a [Migratable]; emit receives what the service emits.
+func NewCommand(cmd Command, emit func(body []byte)) Command {
+	cmd.emit = emit
+	return cmd
+}
+
+// Emit publishes an event to every client that listens ([Client.Events]). Events are numbered from 1 without a gap, and
+// are part of the state: every host holds the latest ones, so that a client resumes where it stopped. It may be called
+// only during Apply and SessionClosed; body belongs to the library from then on.
+func (c Command) Emit(body []byte) {
+	if c.emit != nil {
+		c.emit(body)
+	}
+}

@@ -1,0 +1,41 @@
+package migrate
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/roam-go/roam/resolver"
+)
+
+// Policy says when a service moves, where to, and how many hosts hold a copy. The zero Policy moves only on demand and
+// at shutdown, and keeps one standby.
+type Policy struct {
+	// Every is the time after which the active host hands the service to another, counted from when it became active; 0:
+	// never by timer. With no other host present nothing happens until the next turn.
+	Every time.Duration
+
+	// Standbys is how many hosts besides the active hold every acknowledged command: that many can die at once without
+	// loss. 0 stands for 1; [NoStandbys] for none, where a crash of the host loses the state (planned moves do not).
+	Standbys int
+
+	// Rank puts the hosts that could take the service in the order of preference, best first, in place; it may drop
+	// some by returning a shorter slice. nil: random order. It is called on a goroutine of its own.
+	Rank func(candidates []resolver.Host) []resolver.Host
+
+	// SessionTimeout is how long a client may be away before its session ends. 0 stands for 1 h.
+	SessionTimeout time.Duration
+
+	// EventBytes bounds the events kept for clients that resume, by the sum of their bodies. 0 stands for 16 MiB.
+	EventBytes int
+
+	// Spread is the time over which clients connect to the next host ahead of a move, at most. 0 stands for 1 s.
+	Spread time.Duration
+}
+
+// NoStandbys is the value of [Policy.Standbys] for a service that lives on one host alone.
+const NoStandbys = -1
+
+func shuffle(hs []resolver.Host) []resolver.Host {
+	rand.Shuffle(len(hs), func(i, j int) { hs[i], hs[j] = hs[j], hs[i] })
+	return hs
+}

@@ -1,0 +1,86 @@
+// Package resolver maps the name of a service to a [Record] of who serves it.
+//
+// A [Resolver] holds one record a name, changed only by compare-and-swap on its version, and the presence of the hosts
+// that could serve it. It never decides anything: hosts propose changes, and [Check] says which are legal.
+package resolver
+
+import (
+	"context"
+	"time"
+
+	"github.com/roam-go/roam/transport"
+)
+
+// Resolver is a name service. It is safe for concurrent use.
+//
+// Implementations pass the suite in package resolvertest.
+type Resolver interface {
+	// Get returns the record of a name as it is at some moment between the call and its return (a linearizable read), or
+	// [ErrNotFound].
+	Get(ctx context.Context, name string) (Record, error)
+
+	// CompareAndSwap writes next if the name's record has version expect (0: there is none) and [Check] allows the
+	// change, and returns what it wrote: next with Ver = expect+1 and Gen filled in. Where the version differs it returns
+	// the present record (zero if there is none) and [ErrConflict]. Any error other than ErrConflict, [ErrRefused] and
+	// [ErrAmnesia] leaves the outcome unknown: the change may have been made, or may still be made until the version has
+	// moved on. To resend the identical call is always safe.
+	CompareAndSwap(ctx context.Context, expect uint64, next Record) (Record, error)
+
+	// Watch waits until the name's record has a version other than after and returns it; after 0 returns the first
+	// record there is. A slow watcher sees the newest record, not each one. It is a hint that spares polling, and ends
+	// with ctx's error.
+	Watch(ctx context.Context, name string, after uint64) (Record, error)
+
+	// Announce says that a host is present, and willing to hold the named services, for the next ttl; it replaces what
+	// the same host ID announced before. A ttl of 0 withdraws it. At most [MaxServices] names.
+	Announce(ctx context.Context, h Host, services []string, ttl time.Duration) error
+
+	// Hosts returns the hosts whose announcement for the name has not run out, ordered by ID.
+	Hosts(ctx context.Context, name string) ([]Host, error)
+}
+
+// Host is one incarnation of one host: a process that was started once.
+type Host struct {
+	_struct struct{} `codec:",toarray"`
+
+	// ID is the host's name, unique among hosts; it stays the same over restarts.
+	ID string
+	// Inc is the incarnation: a random number drawn at each start of the process, below 2^53.
+	Inc uint64
+	// Addr is where the host's transport listens.
+	Addr string
+	// Key is the key that the host proves; zero where the transport proves none.
+	Key transport.Key
+}
+
+// Same reports whether h and o are the same incarnation of the same host, whatever address is given for it.
+func (h Host) Same(o Host) bool { return h.ID == o.ID && h.Inc == o.Inc }
+
+// Record says who serves a name. The pair (Loss, Epoch) is the fencing token: everything that hosts say to one another
+// and to clients carries it, and who has seen a higher one refuses a lower one.
+type Record struct {
+	_struct struct{} `codec:",toarray"`
+
+	// Name is the service.
+	Name string
+	// Gen identifies the memory of the resolver: it changes when a resolver starts without what it knew.
+	Gen uint64
+	// Ver grows by one with each change.
+	Ver uint64
+	// Loss counts the times that the service was restarted without its state: what was acknowledged under a lower Loss
+	// can be gone.
+	Loss uint64
+	// Epoch counts the terms: it grows by one whenever another incarnation becomes active, and never goes back.
+	Epoch uint64
+	// Active serves. It is the zero Host when the service was retired ([Retire]).
+	Active Host
+	// ISR is the in-sync set: the hosts that hold every acknowledged command, the active included. Only they may become
+	// active.
+	ISR []Host
+	// Feature is the level of the protocol that all of ISR support.
+	Feature uint32
+	// By is the host that proposes this version; [Check] compares it with the rights that the version before gives.
+	By Host
+	// Nonce tells this proposal from any other.
+	Nonce uint64
+}

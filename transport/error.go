@@ -1,0 +1,69 @@
+package transport
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Code says what kind of error an [Error] is. Codes travel between versions and languages, so they are append-only: a
+// number never changes its meaning. 1-99 belong to package transport, 100-199 to resolver, 200-299 to migrate, 300-399 to
+// chatcore; programs use numbers from 1000.
+type Code uint32
+
+// The codes of this package.
+const (
+	CodeUnknown    Code = 1 // an error without a code of its own
+	CodeNoMethod   Code = 2 // the peer has no such method
+	CodeBadMessage Code = 3 // bytes that are not a message of this protocol, or too large
+	CodeClosed     Code = 4 // the connection, listener or transport was closed on this side
+	CodeSlowPeer   Code = 5 // the peer did not read what was sent to it
+	CodeWrongKey   Code = 6 // the peer proved another key than the expected one
+	CodeVersion    Code = 7 // the two sides have no protocol version in common
+	CodeTimeout    Code = 8 // the peer was silent for too long
+)
+
+// Error is an error with a code that survives the wire. [errors.Is] compares codes, so that a sentinel such as [ErrClosed]
+// matches wherever the error was made.
+type Error struct {
+	Code    Code
+	Message string
+	// Data is an optional detail, one MessagePack value.
+	Data []byte
+	// Remote is set when the peer answered the error, and clear when it arose on this side.
+	Remote bool
+}
+
+// Errorf makes an error with a code. The message is formatted as by [fmt.Sprintf].
+func Errorf(code Code, format string, args ...any) *Error {
+	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}
+}
+
+func (e *Error) Error() string { return e.Message }
+
+// Is reports whether target is an [*Error] with the same code.
+func (e *Error) Is(target error) bool {
+	t, ok := target.(*Error)
+	return ok && t.Code == e.Code
+}
+
+// CodeOf returns the code of the first [*Error] in err's tree: 0 for nil, [CodeUnknown] if there is none.
+func CodeOf(err error) Code {
+	if err == nil {
+		return 0
+	}
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.Code
+	}
+	return CodeUnknown
+}
+
+// Sentinels for [errors.Is].
+var (
+	ErrNoMethod   error = &Error{Code: CodeNoMethod, Message: "no such method"}
+	ErrBadMessage error = &Error{Code: CodeBadMessage, Message: "bad message"}
+	ErrClosed     error = &Error{Code: CodeClosed, Message: "closed"}
+	ErrSlowPeer   error = &Error{Code: CodeSlowPeer, Message: "peer does not read"}
+	ErrWrongKey   error = &Error{Code: CodeWrongKey, Message: "peer has another key"}
+	ErrVersion    error = &Error{Code: CodeVersion, Message: "no protocol version in common"}
+	ErrTimeout    error = &Error{Code: CodeTimeout, Message: "peer is silent"}
+)
