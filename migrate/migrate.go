@@ -42,8 +42,9 @@ type Querier interface {
 	Query(q []byte) ([]byte, error)
 }
 
-// Validator refuses a command before it is ordered, on the active host only: a refused command has no place in the log.
-// Validate must not change the state.
+// Validator refuses a command before it is ordered, on the active host only: a refused command never reaches Apply, and
+// its client gets the error. Validate sees the state as it is then, possibly before earlier commands are applied, and must
+// not change it.
 type Validator interface {
 	Validate(cmd Command) error
 }

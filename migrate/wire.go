@@ -1,0 +1,160 @@
+package migrate
+
+import (
+	"github.com/roam-go/roam/resolver"
+)
+
+// What clients and hosts say to one another, as MessagePack arrays. Clients call the first group; hosts notify clients
+// with the second. A host that does not serve the name answers [CodeNotActive] with its newest record as Data.
+const (
+	methodOpen   = "roam.open"   // openParams -> openResult
+	methodDo     = "roam.do"     // doParams -> doResult; calls of one session arrive in the order of Seq
+	methodQuery  = "roam.query"  // queryParams -> queryResult
+	methodListen = "roam.listen" // listenParams -> listenResult, then methodEvents
+	methodLeave  = "roam.leave"  // leaveParams -> nil: ends the session
+	methodReady  = "roam.ready"  // readyParams, a notification to the present host: the connection to the next one is up
+	methodPark   = "roam.park"   // parkParams -> nil, to the next host: this connection may soon carry the session
+
+	methodEvents  = "roam.events"  // eventsParams
+	methodPrepare = "roam.prepare" // prepareParams: connect to the next host, at a random moment of the spread
+	methodMoved   = "roam.moved"   // movedParams: the record changed; the session goes on at record.Active
+)
+
+// openParams opens a session, or takes it up again on this connection (after a move, after a broken connection): opening
+// twice is harmless. Session is a random number below 2^53 that the client draws.
+type openParams struct {
+	_struct struct{} `codec:",toarray"`
+
+	Service string
+	Session uint64
+	// Resume is true when the client knows the session to exist: a host that does not know it answers
+	// CodeSessionExpired and never makes a fresh one.
+	Resume bool
+	// Loss and Epoch are the highest that the client has seen.
+	Loss, Epoch uint64
+}
+
+type openResult struct {
+	_struct struct{} `codec:",toarray"`
+
+	Loss, Epoch uint64
+	// NextEvent is the number that the next event will have.
+	NextEvent uint64
+}
+
+// doParams is a command. Low is the lowest Seq whose reply the client still wants: lower ones are forgotten.
+type doParams struct {
+	_struct struct{} `codec:",toarray"`
+
+	Service      string
+	Session, Seq uint64
+	Low          uint64
+	Body         []byte
+}
+
+// doResult is the reply of a committed command: Index is its place in the log, Replicas the number of hosts that held it
+// when it was acknowledged. An error of the service itself comes as the call's error with ErrData as its Data.
+type doResult struct {
+	_struct struct{} `codec:",toarray"`
+
+	Index    uint64
+	Epoch    uint64
+	Replicas uint32
+	Reply    []byte
+}
+
+// appliedData is the Data of an error that is the reply of a command with a place in the log: by it the client knows that
+// the command is done with. An error without it is final only with CodeSessionExpired, CodeForbidden, CodeTooLarge or
+// CodeStateLost; after any other the client sends the command again.
+type appliedData struct {
+	_struct struct{} `codec:",toarray"`
+
+	Index    uint64
+	Epoch    uint64
+	Replicas uint32
+	// Data is the Data of the service's own error.
+	Data []byte
+}
+
+type queryParams struct {
+	_struct struct{} `codec:",toarray"`
+
+	Service string
+	Session uint64
+	Body    []byte
+}
+
+type queryResult struct {
+	_struct struct{} `codec:",toarray"`
+
+	Index uint64
+	Epoch uint64
+	Reply []byte
+}
+
+// listenParams asks for the events from number From on (0: those after now). A second listen on the same connection and
+// session replaces the first.
+type listenParams struct {
+	_struct struct{} `codec:",toarray"`
+
+	Service string
+	Session uint64
+	From    uint64
+}
+
+// listenResult: the first event that will come is Next; if that is higher than From, the events between are gone.
+type listenResult struct {
+	_struct struct{} `codec:",toarray"`
+
+	Next uint64
+}
+
+type leaveParams struct {
+	_struct struct{} `codec:",toarray"`
+
+	Service string
+	Session uint64
+}
+
+type readyParams struct {
+	_struct struct{} `codec:",toarray"`
+
+	Service string
+	Session uint64
+}
+
+type parkParams struct {
+	_struct struct{} `codec:",toarray"`
+
+	Service string
+	Session uint64
+}
+
+// eventsParams carries events First, First+1, ...: Times and Bodies have the same length. First is higher than the number
+// expected when the client was too slow and events are gone.
+type eventsParams struct {
+	_struct struct{} `codec:",toarray"`
+
+	Service     string
+	Loss, Epoch uint64
+	First       uint64
+	Times       []int64
+	Bodies      [][]byte
+}
+
+type prepareParams struct {
+	_struct struct{} `codec:",toarray"`
+
+	Service string
+	Next    resolver.Host
+	// SpreadMS is the length of the spread in milliseconds.
+	SpreadMS int64
+}
+
+// movedParams is sent by the host that stops serving, and by the one that begins to on the connections parked there.
+type movedParams struct {
+	_struct struct{} `codec:",toarray"`
+
+	Service string
+	Record  resolver.Record
+}
