@@ -1,8 +1,306 @@
 package resolver
 
-// MaxServices bounds the names in one announcement.
-const MaxServices = 1 << 17
+import (
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
 
-// Check reports whether next may follow cur (nil: no record), as an error that is [ErrRefused] or [ErrInvalid]. Versions
-// are not its business. TODO(resolver): written by the resolver's author, see PROTOCOL 1.2.
-func Check(cur *Record, next Record) error { return nil }
+	"github.com/roam-go/roam/transport"
+)
+
+// Limits on what a [Resolver] accepts. What breaks them is refused with [ErrInvalid].
+const (
+	// MaxServices bounds the names in one announcement.
+	MaxServices = 1 << 17
+	// MaxMembers bounds the in-sync set of a record.
+	MaxMembers = 16
+	// MaxName and MaxHostID bound, in bytes, the name of a service and the ID of a host. Both are printable UTF-8 without
+	// spaces, and not empty.
+	MaxName   = 253
+	MaxHostID = 128
+	// MaxAddr bounds, in bytes, the address of a host: printable UTF-8 without spaces, possibly empty.
+	MaxAddr = 256
+	// MaxTTL bounds the time for which a host announces itself.
+	MaxTTL = 24 * time.Hour
+
+	// maxNumber is the highest version, epoch, incarnation and so on: the largest integer that every language with
+	// 64-bit floating point numbers reads exactly.
+	maxNumber = 1<<53 - 1
+)
+
+// Check reports whether next may follow cur (nil: there is no record), as an error that is [ErrInvalid] when next is
+// malformed by itself and [ErrRefused] when next.By has no right to that change. It is a pure function, and every
+// Resolver must apply it. Gen and Ver are not its business: a [Resolver] compares and fills them.
+//
+// These are the changes, told apart by what they change, as the kind of change is nowhere stated:
+//
+//	create   by anyone, where there is no record: Epoch 1, Loss 0, Active = By, ISR = {By}
+//	recreate by anyone, after the service was retired: Loss and Epoch one higher, Active = By, ISR = {By}
+//	add, remove, replace
+//	         by the active: ISR changes by one member, which is not the active. Replace puts another incarnation of
+//	         the same host ID in the place of one
+//	promote  by another member of ISR: Epoch one higher, Active = By, ISR as before, or without the old active
+//	cancel   by the active: nothing but By and Nonce, so that a change still on its way finds another version
+//	retire   by the active: Active is the zero Host and ISR is empty. The service was ended by its last host
+//	reset    by anyone, and dangerous: Loss and Epoch one higher, Active = By, ISR = {By}. What the members before
+//	         held is given up. Where the resolver has lost the record, any Loss from 1 and any Epoch
+//
+// A host is one incarnation: equal ID and Inc. While it is a member its Key stays as it is, and only the host itself
+// proposes another Addr for it. Active is one of ISR. Feature never goes down, save in a recreate and a reset.
+//
+// By these rules (Loss, Epoch) never goes down, and it goes up whenever another incarnation becomes active.
+func Check(cur *Record, next Record) error {
+	if err := validate(next); err != nil {
+		return err
+	}
+	return legal(cur, next)
+}
+
+// legal is [Check] for a next that is well formed.
+func legal(cur *Record, next Record) error {
+	if cur == nil {
+		if next.Loss > 0 {
+			return checkFresh(next, "reset")
+		}
+		if next.Epoch != 1 {
+			return refuse(next, "create it in epoch %d: the first epoch is 1", next.Epoch)
+		}
+		return checkFresh(next, "create")
+	}
+	if cur.Name != next.Name {
+		return refuse(next, "turn the record of %q into that of another name", cur.Name)
+	}
+	if next.Loss != cur.Loss {
+		if next.Loss != cur.Loss+1 || next.Epoch != cur.Epoch+1 {
+			return refuse(next, "go from loss %d, epoch %d to loss %d, epoch %d: a reset raises each by one",
+				cur.Loss, cur.Epoch, next.Loss, next.Epoch)
+		}
+		return checkFresh(next, "reset")
+	}
+	if cur.Active.isZero() {
+		return refuse(next, "change it: the service was retired, and starts again only with loss %d and epoch %d",
+			cur.Loss+1, cur.Epoch+1)
+	}
+	by := member(cur.ISR, next.By)
+	if by < 0 {
+		return refuse(next, "change it: the host is not in the in-sync set %s", hosts(cur.ISR))
+	}
+	if cur.ISR[by].Key != next.By.Key {
+		return refuse(next, "change its key from %q to %q", cur.ISR[by].Key, next.By.Key)
+	}
+	if next.Feature < cur.Feature {
+		return refuse(next, "lower the feature level from %d to %d", cur.Feature, next.Feature)
+	}
+	for _, h := range next.ISR {
+		// A member stays as it was, but for the address that the proposer gives itself.
+		if i := member(cur.ISR, h); i >= 0 && h != cur.ISR[i] && h != next.By {
+			return refuse(next, "change the address or key of member %s", h.label())
+		}
+	}
+	if next.By.Same(cur.Active) {
+		return checkActive(cur, next)
+	}
+	return checkPromote(cur, next)
+}
+
+// IsReset reports whether a next that follows cur (nil: there is no record), and that [Check] allows, gives up what the
+// members before held: the loud loss of a running service, or the return of a name that the resolver has lost.
+func IsReset(cur *Record, next Record) bool {
+	if cur == nil {
+		return next.Loss > 0
+	}
+	return next.Loss != cur.Loss && !cur.Active.isZero()
+}
+
+// checkFresh checks what create, recreate and reset have in common: the proposer starts alone.
+func checkFresh(next Record, kind string) error {
+	if next.Active != next.By || len(next.ISR) != 1 || next.ISR[0] != next.By {
+		return refuse(next, "%s it with %s active and in-sync set %s: the proposer must be the active and the only member",
+			kind, next.Active.label(), hosts(next.ISR))
+	}
+	return nil
+}
+
+// checkActive checks a change by the active: add, remove, replace, cancel or retire.
+func checkActive(cur *Record, next Record) error {
+	if next.Epoch != cur.Epoch {
+		return refuse(next, "go from epoch %d to %d: the active stays in its epoch", cur.Epoch, next.Epoch)
+	}
+	if next.Active.isZero() {
+		return nil // Retired; validate has seen to it that the in-sync set is empty.
+	}
+	if !next.Active.Same(cur.Active) {
+		return refuse(next, "make %s active: a host only promotes itself", next.Active.label())
+	}
+	var gone, come int
+	for _, h := range cur.ISR {
+		if member(next.ISR, h) < 0 {
+			gone++
+		}
+	}
+	var added Host
+	for _, h := range next.ISR {
+		if member(cur.ISR, h) < 0 {
+			come++
+			added = h
+		}
+	}
+	// In a replacement, the newcomer takes the place of its own host ID: IDs are unique, so the ID must be one of cur's.
+	replaced := gone == 1 && come == 1 && hasID(cur.ISR, added.ID)
+	if gone+come > 1 && !replaced {
+		return refuse(next, "change the in-sync set from %s to %s: it changes by one member at a time",
+			hosts(cur.ISR), hosts(next.ISR))
+	}
+	return nil
+}
+
+// checkPromote checks a change by a member that is not the active: it can only make itself the active.
+func checkPromote(cur *Record, next Record) error {
+	if next.Epoch != cur.Epoch+1 {
+		return refuse(next, "go from epoch %d to %d: %s is active, and a promotion raises the epoch by one",
+			cur.Epoch, next.Epoch, cur.Active.label())
+	}
+	if next.Active != next.By {
+		return refuse(next, "make %s active: a host only promotes itself", next.Active.label())
+	}
+	for _, h := range next.ISR {
+		if member(cur.ISR, h) < 0 {
+			return refuse(next, "add %s in a promotion: only the active adds members", h.label())
+		}
+	}
+	for _, h := range cur.ISR {
+		if member(next.ISR, h) < 0 && !h.Same(cur.Active) {
+			return refuse(next, "remove %s in a promotion: only the old active may be left out", h.label())
+		}
+	}
+	return nil
+}
+
+// validate checks what a record must be whatever came before it.
+func validate(r Record) error {
+	if err := validateName(r.Name); err != nil {
+		return err
+	}
+	for _, n := range []struct {
+		name  string
+		value uint64
+		min   uint64
+	}{{"gen", r.Gen, 0}, {"ver", r.Ver, 0}, {"loss", r.Loss, 0}, {"epoch", r.Epoch, 1}, {"nonce", r.Nonce, 1}} {
+		if n.value < n.min || n.value > maxNumber {
+			return invalid("service %q: %s %d is not in %d..2^53-1", r.Name, n.name, n.value, n.min)
+		}
+	}
+	if err := validateHost(r.By); err != nil {
+		return invalid("service %q: by: %s", r.Name, strings.TrimPrefix(err.Error(), "resolver: "))
+	}
+	if len(r.ISR) > MaxMembers {
+		return invalid("service %q: %d hosts in the in-sync set, more than %d", r.Name, len(r.ISR), MaxMembers)
+	}
+	for i, h := range r.ISR {
+		if err := validateHost(h); err != nil {
+			return invalid("service %q: isr: %s", r.Name, strings.TrimPrefix(err.Error(), "resolver: "))
+		}
+		if hasID(r.ISR[:i], h.ID) {
+			return invalid("service %q: host %q is twice in the in-sync set", r.Name, h.ID)
+		}
+	}
+	if r.Active.isZero() {
+		if len(r.ISR) > 0 {
+			return invalid("service %q: an in-sync set %s without an active host", r.Name, hosts(r.ISR))
+		}
+		return nil
+	}
+	if i := member(r.ISR, r.Active); i < 0 || r.ISR[i] != r.Active {
+		return invalid("service %q: the active host %s is not, as it stands, in the in-sync set %s",
+			r.Name, r.Active.label(), hosts(r.ISR))
+	}
+	return nil
+}
+
+// validateName checks the name of a service.
+func validateName(name string) error {
+	if problem := badText(name, 1, MaxName); problem != "" {
+		return invalid("service name %.300q %s", name, problem)
+	}
+	return nil
+}
+
+// validateHost checks a host that stands for a real one.
+func validateHost(h Host) error {
+	if problem := badText(h.ID, 1, MaxHostID); problem != "" {
+		return invalid("host id %.300q %s", h.ID, problem)
+	}
+	if h.Inc == 0 || h.Inc > maxNumber {
+		return invalid("host %q: incarnation %d is not in 1..2^53-1", h.ID, h.Inc)
+	}
+	if problem := badText(h.Addr, 0, MaxAddr); problem != "" {
+		return invalid("host %q: address %.300q %s", h.ID, h.Addr, problem)
+	}
+	return nil
+}
+
+// badText says what is wrong with s, "" if nothing.
+func badText(s string, least, most int) string {
+	if len(s) < least || len(s) > most {
+		return "has " + strconv.Itoa(len(s)) + " bytes, not " + strconv.Itoa(least) + ".." + strconv.Itoa(most)
+	}
+	if !utf8.ValidString(s) {
+		return "is not UTF-8"
+	}
+	for _, r := range s {
+		if r == ' ' || !unicode.IsPrint(r) { // IsPrint knows no other space.
+			return "contains " + strconv.QuoteRune(r) + ", a space or an unprintable character"
+		}
+	}
+	return ""
+}
+
+// member returns the index of h's incarnation in hs, -1 if it is not there.
+func member(hs []Host, h Host) int {
+	for i := range hs {
+		if hs[i].Same(h) {
+			return i
+		}
+	}
+	return -1
+}
+
+func hasID(hs []Host, id string) bool {
+	for i := range hs {
+		if hs[i].ID == id {
+			return true
+		}
+	}
+	return false
+}
+
+func (h Host) isZero() bool { return h == Host{} }
+
+// label is h in an error: "host-a/17".
+func (h Host) label() string {
+	if h.isZero() {
+		return "nobody"
+	}
+	return h.ID + "/" + strconv.FormatUint(h.Inc, 10)
+}
+
+// hosts is hs in an error: "{host-a/17 host-b/4}".
+func hosts(hs []Host) string {
+	labels := make([]string, len(hs))
+	for i, h := range hs {
+		labels[i] = h.label()
+	}
+	return "{" + strings.Join(labels, " ") + "}"
+}
+
+// refuse makes the error of a proposer that may not do what the format says.
+func refuse(next Record, format string, args ...any) error {
+	return transport.Errorf(CodeRefused, "resolver: service %q: host %s may not "+format,
+		append([]any{next.Name, next.By.label()}, args...)...)
+}
+
+func invalid(format string, args ...any) error {
+	return transport.Errorf(CodeInvalid, "resolver: "+format, args...)
+}

@@ -21,9 +21,14 @@ type Resolver interface {
 
 	// CompareAndSwap writes next if the name's record has version expect (0: there is none) and [Check] allows the
 	// change, and returns what it wrote: next with Ver = expect+1 and Gen filled in. Where the version differs it returns
-	// the present record (zero if there is none) and [ErrConflict]. Any error other than ErrConflict, [ErrRefused] and
-	// [ErrAmnesia] leaves the outcome unknown: the change may have been made, or may still be made until the version has
-	// moved on. To resend the identical call is always safe.
+	// the present record (zero if there is none) and [ErrConflict].
+	//
+	// A resolver that has lost records says [ErrAmnesia]: when next.Gen is neither 0 nor the resolver's, and when its
+	// record has a version below expect. A next made from a record that was read keeps that record's Gen.
+	//
+	// To resend the identical call is always safe: if the change was made before and is still the newest, it is answered
+	// as if it were made now. Any error other than ErrConflict, [ErrRefused], [ErrInvalid] and ErrAmnesia leaves the
+	// outcome unknown: the change may have been made, or may still be made until the version has moved on.
 	CompareAndSwap(ctx context.Context, expect uint64, next Record) (Record, error)
 
 	// Watch waits until the name's record has a version other than after and returns it; after 0 returns the first
@@ -41,7 +46,7 @@ type Resolver interface {
 
 // Host is one incarnation of one host: a process that was started once.
 type Host struct {
-	_struct struct{} `codec:",toarray"`
+	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	// ID is the host's name, unique among hosts; it stays the same over restarts.
 	ID string
@@ -59,7 +64,7 @@ func (h Host) Same(o Host) bool { return h.ID == o.ID && h.Inc == o.Inc }
 // Record says who serves a name. The pair (Loss, Epoch) is the fencing token: everything that hosts say to one another
 // and to clients carries it, and who has seen a higher one refuses a lower one.
 type Record struct {
-	_struct struct{} `codec:",toarray"`
+	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	// Name is the service.
 	Name string

@@ -1,0 +1,40 @@
+package resolver
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, ctx := NewMemory(), t.Context()
+		_, err := m.Get(ctx, "backend.com")
+		require.ErrorIs(t, err, ErrNotFound)
+		next := Record{Name: "backend.com", Epoch: 1, Active: hostA, ISR: []Host{hostA}, By: hostA, Nonce: 1}
+		go func() {
+			time.Sleep(time.Second)
+			_, err := m.CompareAndSwap(ctx, 0, next)
+			require.NoError(t, err)
+		}()
+		r, err := m.Watch(ctx, "backend.com", 0)
+		require.NoError(t, err)
+		require.EqualValues(t, 1, r.Ver)
+		_, err = m.CompareAndSwap(ctx, 0, next)
+		require.NoError(t, err)
+		next.Nonce++
+		r, err = m.CompareAndSwap(ctx, 0, next)
+		require.ErrorIs(t, err, ErrConflict)
+		require.EqualValues(t, 1, r.Ver)
+		require.NoError(t, m.Announce(ctx, hostA, []string{"backend.com"}, time.Second))
+		hs, err := m.Hosts(ctx, "backend.com")
+		require.NoError(t, err)
+		require.Equal(t, []Host{hostA}, hs)
+		time.Sleep(time.Second)
+		hs, err = m.Hosts(ctx, "backend.com")
+		require.NoError(t, err)
+		require.Empty(t, hs)
+	})
+}

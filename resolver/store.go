@@ -1,0 +1,426 @@
+package resolver
+
+import (
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/roam-go/roam/transport"
+)
+
+// The limits of a store unless a [ServerConfig] says otherwise.
+const (
+	defaultMaxRecords = 1 << 16
+	defaultMaxHosts   = 1 << 10
+	defaultMaxNames   = 1 << 21
+)
+
+// store is the state of a name service: what [Memory] and [Server] have in common. It starts no goroutine, but for the
+// commits to a file.
+type store struct {
+	gen        uint64
+	maxRecords int
+	maxHosts   int
+	maxNames   int // in the announcements of all hosts
+	allowReset func(name string, by transport.Key) bool
+	save       func(changed map[string]Record) error // makes changes last; nil: records live in memory only
+
+	mu      sync.Mutex // guards what follows; no I/O and no callback runs under it
+	records map[string]Record
+	watches map[string]map[*watch]struct{} // by name
+	hosts   map[string]presence            // by host ID
+	names   int                            // the sum of the names that hosts announced
+	expire  time.Time                      // no presence runs out before
+	queue   []change                       // changes that no commit has taken up
+	busy    bool                           // a commit is under way, and takes up queue next
+	failed  error                          // why the store keeps nothing any more
+	closed  bool
+	commits sync.WaitGroup
+}
+
+// watch is one waiting watcher. fire is called once, with the record or an error, and must not block.
+type watch struct {
+	name  string
+	after uint64
+	fire  func(Record, error)
+}
+
+// presence is what a host announced.
+type presence struct {
+	host     Host
+	services []string // sorted
+	digest   string   // tells this list of services from another
+	until    time.Time
+}
+
+// change is a compare-and-swap on its way. done is called once, and must not block.
+type change struct {
+	expect uint64
+	next   Record
+	done   func(Record, error)
+}
+
+func newStore() *store {
+	return &store{
+		gen:        newGen(),
+		maxRecords: defaultMaxRecords,
+		maxHosts:   defaultMaxHosts,
+		maxNames:   defaultMaxNames,
+		records:    make(map[string]Record),
+		watches:    make(map[string]map[*watch]struct{}),
+		hosts:      make(map[string]presence),
+	}
+}
+
+func newGen() uint64 { return 1 + rand.Uint64N(maxNumber) }
+
+// get returns the record of a name.
+func (s *store) get(name string) (Record, error) {
+	if err := validateName(name); err != nil {
+		return Record{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failed != nil {
+		return Record{}, s.failed
+	}
+	r, ok := s.records[name]
+	if !ok {
+		return Record{}, notFound(name)
+	}
+	return r.clone(), nil
+}
+
+// cas makes a change and calls done with what CompareAndSwap returns: before cas returns when the store has no file, and
+// otherwise on a goroutine of the store's once the change is in the file. Changes that wait for the file share a write.
+func (s *store) cas(expect uint64, next Record, done func(Record, error)) {
+	next = next.clone()
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		done(Record{}, errClosed)
+		return
+	}
+	s.queue = append(s.queue, change{expect, next, done})
+	if s.busy {
+		s.mu.Unlock()
+		return
+	}
+	s.busy = true
+	if s.save == nil {
+		s.mu.Unlock()
+		s.commit()
+		return
+	}
+	s.commits.Go(s.commit)
+	s.mu.Unlock()
+}
+
+// commit makes the changes in the queue until there are none. It alone writes s.records.
+func (s *store) commit() {
+	for {
+		s.mu.Lock()
+		batch := s.queue
+		s.queue = nil
+		if len(batch) == 0 {
+			s.busy = false
+			s.mu.Unlock()
+			return
+		}
+		err := s.failed
+		s.mu.Unlock()
+
+		staged := staging{records: make(map[string]Record)}
+		results := make([]func(), 0, len(batch)) // what to tell, once it is known to last
+		for _, c := range batch {
+			r, cerr := s.decide(&staged, c)
+			results = append(results, func() { c.done(r, cerr) })
+		}
+		if err == nil && len(staged.records) > 0 && s.save != nil {
+			err = s.save(staged.records)
+		}
+		if err != nil {
+			// What the file holds is unknown from here on, so that nothing is promised any more.
+			for _, c := range batch {
+				c.done(Record{}, err)
+			}
+			s.fail(err)
+			continue
+		}
+		fired := s.apply(staged.records)
+		for _, tell := range results {
+			tell()
+		}
+		for _, w := range fired {
+			w.fire(staged.records[w.name].clone(), nil)
+		}
+	}
+}
+
+// staging holds what a commit is about to write.
+type staging struct {
+	records map[string]Record
+	created int // how many of them are of names that have no record yet
+}
+
+// decide returns the answer to a change, and stages what it writes.
+func (s *store) decide(staged *staging, c change) (Record, error) {
+	next := c.next
+	if err := validate(next); err != nil {
+		return Record{}, err
+	}
+	cur, ok := staged.records[next.Name]
+	if !ok {
+		cur, ok = s.records[next.Name] // Read without the lock: only commit, which runs once at a time, writes it.
+	}
+	switch {
+	case next.Gen != 0 && next.Gen != s.gen, c.expect > cur.Ver:
+		return Record{}, transport.Errorf(CodeAmnesia, "resolver: service %q: a change of version %d (gen %d), but the "+
+			"resolver is at version %d (gen %d): it has lost records", next.Name, c.expect, next.Gen, cur.Ver, s.gen)
+	case ok && cur.Ver == c.expect+1 && sameProposal(cur, next):
+		return cur.clone(), nil // A resend of what was done.
+	case c.expect != cur.Ver:
+		return cur.clone(), transport.Errorf(CodeConflict, "resolver: service %q has version %d, not %d",
+			next.Name, cur.Ver, c.expect)
+	}
+	var before *Record
+	if ok {
+		before = &cur
+	}
+	if err := legal(before, next); err != nil {
+		return Record{}, err
+	}
+	if s.allowReset != nil && IsReset(before, next) && !s.allowReset(next.Name, next.By.Key) {
+		return Record{}, refuse(next, "reset it: key %q has no right to", next.By.Key)
+	}
+	if !ok {
+		if len(s.records)+staged.created >= s.maxRecords {
+			return Record{}, refuse(next, "create it: the resolver is full with %d services", s.maxRecords)
+		}
+		staged.created++
+	}
+	next.Gen, next.Ver = s.gen, c.expect+1
+	staged.records[next.Name] = next
+	return next.clone(), nil
+}
+
+// apply puts staged into s.records and returns the watches that it ends.
+func (s *store) apply(staged map[string]Record) []*watch {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var fired []*watch
+	for name, r := range staged {
+		s.records[name] = r
+		for w := range s.watches[name] {
+			if w.after != r.Ver {
+				fired = append(fired, w)
+				s.forget(w)
+			}
+		}
+	}
+	return fired
+}
+
+// fail ends the store's service: everything is answered with err.
+func (s *store) fail(err error) {
+	s.mu.Lock()
+	s.failed = err
+	var waiting []*watch
+	for _, set := range s.watches {
+		for w := range set {
+			waiting = append(waiting, w)
+		}
+	}
+	clear(s.watches)
+	s.mu.Unlock()
+	for _, w := range waiting {
+		w.fire(Record{}, err)
+	}
+}
+
+// watch calls fire, now or later, unless the returned function was called before. That function may be called twice.
+func (s *store) watch(name string, after uint64, fire func(Record, error)) (cancel func()) {
+	w := &watch{name, after, fire}
+	err := validateName(name)
+	s.mu.Lock()
+	if err == nil {
+		err = s.failed
+	}
+	r, ok := s.records[name]
+	if err == nil && !(ok && r.Ver != after) {
+		if s.watches[name] == nil {
+			s.watches[name] = make(map[*watch]struct{})
+		}
+		s.watches[name][w] = struct{}{}
+		s.mu.Unlock()
+		return func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.forget(w)
+		}
+	}
+	s.mu.Unlock()
+	fire(r.clone(), err)
+	return func() {}
+}
+
+// forget drops a watch; s.mu is held.
+func (s *store) forget(w *watch) {
+	set := s.watches[w.name]
+	delete(set, w)
+	if len(set) == 0 {
+		delete(s.watches, w.name)
+	}
+}
+
+// announce notes a host's presence. services belongs to the store from then on, and digest stands for it in renew.
+func (s *store) announce(h Host, services []string, digest string, ttl time.Duration) error {
+	if err := validateAnnouncement(h, services, ttl); err != nil {
+		return err
+	}
+	slices.Sort(services)
+	services = slices.Compact(services)
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	old, ok := s.present(h.ID, now)
+	if ttl == 0 {
+		if ok && old.host.Same(h) { // Never the presence of a host that started anew meanwhile.
+			s.leave(h.ID)
+		}
+		return nil
+	}
+	s.sweep(now)
+	if !ok && len(s.hosts) >= s.maxHosts {
+		return transport.Errorf(CodeRefused, "resolver: host %q: the resolver is full with %d hosts", h.ID, s.maxHosts)
+	}
+	if n := s.names - len(old.services) + len(services); n > s.maxNames {
+		return transport.Errorf(CodeRefused, "resolver: host %q: %d services announced by all hosts, more than %d",
+			h.ID, n, s.maxNames)
+	}
+	s.names += len(services) - len(old.services)
+	s.hosts[h.ID] = presence{h, services, digest, now.Add(ttl)}
+	s.expire = earlier(s.expire, now.Add(ttl))
+	return nil
+}
+
+// renew prolongs an announcement, and reports whether there is one of that host with that digest.
+func (s *store) renew(h Host, digest string, ttl time.Duration) (bool, error) {
+	if err := validateAnnouncement(h, nil, ttl); err != nil {
+		return false, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	p, ok := s.present(h.ID, now)
+	if !ok || p.host != h || p.digest != digest || ttl == 0 {
+		return false, nil
+	}
+	p.until = now.Add(ttl)
+	s.hosts[h.ID] = p
+	s.expire = earlier(s.expire, p.until)
+	return true, nil
+}
+
+// present returns what a host announced if it has not run out; s.mu is held.
+func (s *store) present(id string, now time.Time) (presence, bool) {
+	p, ok := s.hosts[id]
+	if ok && !p.until.After(now) {
+		s.leave(id)
+		return presence{}, false
+	}
+	return p, ok
+}
+
+// leave drops what a host announced; s.mu is held.
+func (s *store) leave(id string) {
+	s.names -= len(s.hosts[id].services)
+	delete(s.hosts, id)
+}
+
+// sweep drops what has run out; s.mu is held.
+func (s *store) sweep(now time.Time) {
+	if s.expire.IsZero() || s.expire.After(now) {
+		return
+	}
+	s.expire = time.Time{}
+	for id := range s.hosts {
+		if p, ok := s.present(id, now); ok {
+			s.expire = earlier(s.expire, p.until)
+		}
+	}
+}
+
+// hostsOf returns the hosts that announced a name, ordered by ID.
+func (s *store) hostsOf(name string) ([]Host, error) {
+	if err := validateName(name); err != nil {
+		return nil, err
+	}
+	var found []Host
+	now := time.Now()
+	s.mu.Lock()
+	for _, p := range s.hosts {
+		if _, ok := slices.BinarySearch(p.services, name); ok && p.until.After(now) {
+			found = append(found, p.host)
+		}
+	}
+	s.mu.Unlock()
+	slices.SortFunc(found, func(a, b Host) int { return strings.Compare(a.ID, b.ID) })
+	return found, nil
+}
+
+// close makes the store refuse changes, and waits for those under way.
+func (s *store) close() {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.commits.Wait()
+}
+
+// validateAnnouncement checks the arguments of [Resolver.Announce].
+func validateAnnouncement(h Host, services []string, ttl time.Duration) error {
+	if err := validateHost(h); err != nil {
+		return err
+	}
+	if ttl < 0 || ttl > MaxTTL {
+		return invalid("host %q: ttl %v is not in 0..%v", h.ID, ttl, MaxTTL)
+	}
+	if len(services) > MaxServices {
+		return invalid("host %q: %d services announced, more than %d", h.ID, len(services), MaxServices)
+	}
+	for _, name := range services {
+		if err := validateName(name); err != nil {
+			return invalid("host %q: %s", h.ID, strings.TrimPrefix(err.Error(), "resolver: "))
+		}
+	}
+	return nil
+}
+
+// sameProposal reports whether r is what next asked for.
+func sameProposal(r, next Record) bool {
+	return r.Nonce == next.Nonce && r.By == next.By && r.Loss == next.Loss && r.Epoch == next.Epoch &&
+		r.Active == next.Active && r.Feature == next.Feature && slices.Equal(r.ISR, next.ISR)
+}
+
+// clone returns a copy of r that shares nothing with it. An empty ISR is nil in every copy.
+func (r Record) clone() Record {
+	r.ISR = append([]Host(nil), r.ISR...)
+	return r
+}
+
+func notFound(name string) error {
+	return transport.Errorf(CodeNotFound, "resolver: no service %q", name)
+}
+
+// earlier returns the earlier of two times, of which a zero one stands for never.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || b.Before(a) {
+		return b
+	}
+	return a
+}
+
+var errClosed = transport.Errorf(transport.CodeClosed, "resolver: closed")
