@@ -13,7 +13,7 @@ import (
 // [Command.Time]), draws no random numbers, and does not depend on the order of a map. All methods are called on one
 // goroutine, never two at a time; only a [Snapshot] that was returned is written concurrently with later calls.
 //
-// A service may also implement [Querier], [Validator] and [SessionCloser].
+// A service may also implement [Querier], [Validator], [SessionCloser] and [Hasher].
 type Migratable interface {
 	// Apply executes a committed command and returns the reply for its client. An error is a reply, too: it is replicated
 	// and the client gets it, as an [*transport.Error] with its code if it is one. Apply must not keep cmd.Body's bytes
@@ -53,6 +53,15 @@ type Validator interface {
 // than [Policy.SessionTimeout]. It is called in log order like Apply and may emit events. cmd has no Body and no Seq.
 type SessionCloser interface {
 	SessionClosed(cmd Command)
+}
+
+// Hasher lets hosts find out that their states differ, which a service that is not deterministic would otherwise hide.
+// Hash is called on every host at the same places in the log, every few thousand entries; equal states must have equal
+// hashes. It must be cheap, because nothing is applied meanwhile: a sum that Apply keeps up to date, say. Without it
+// only replies, errors and events are compared. A host whose hash differs from the active host's is made to take a
+// fresh copy.
+type Hasher interface {
+	Hash() uint64
 }
 
 // Command is one entry of a service's log as Apply sees it.
