@@ -1,0 +1,584 @@
+package core
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/roam-go/roam/resolver"
+)
+
+// activeState is what only the active host has.
+type activeState struct {
+	peers      []*peer // by ID
+	epochStart uint64
+	nextBeat   time.Duration
+	nextSeek   time.Duration
+	seeking    bool
+	round      uint64 // number of the last heartbeat round begun
+	roundDue   bool   // a read waits for a new round
+	reads      []read
+	suspended  bool
+	move       *move
+	moved      *move // a handoff that was taken, until the target says that it serves
+	from       resolver.Host
+	fromAt     time.Duration // when the transfer was asked for
+	wonAt      time.Duration
+}
+
+// peer is another host as the active one sees it.
+type peer struct {
+	host   resolver.Host
+	member bool // in M: its acknowledgement is needed
+	stage  stage
+	match  uint64 // it acknowledged everything up to here, in this epoch
+	next   uint64 // the next entry to send
+	acked  time.Duration
+	round  uint64
+	flight int           // bytes between match and next
+	snap   uint64        // index of the snapshot that it fetches
+	since  time.Duration // invited
+	down   bool          // its process is gone, as far as is known
+	beat   bool          // send something, be it empty
+}
+
+type stage uint8
+
+const (
+	invited   stage = iota + 1
+	capturing       // a snapshot is being captured for it
+	fetching        // it fetches a snapshot
+	streaming       // it gets entries
+)
+
+// holds is the index up to which the log may be trimmed as far as p is concerned.
+func (p *peer) holds() uint64 {
+	switch p.stage {
+	case streaming:
+		return p.match
+	case fetching:
+		return p.snap
+	}
+	return ^uint64(0)
+}
+
+func (p *peer) rewind() {
+	if p.stage == streaming {
+		p.next, p.flight, p.beat = p.match+1, 0, true
+	}
+}
+
+// read waits for all of M to acknowledge a heartbeat round that began after it was asked.
+type read struct{ id, round uint64 }
+
+func (c *Core) peer(h resolver.Host) *peer {
+	for _, p := range c.active.peers {
+		if p.host.Same(h) {
+			return p
+		}
+	}
+	return nil
+}
+
+func (c *Core) addPeer(h resolver.Host) *peer {
+	a := &c.active
+	a.peers = slices.DeleteFunc(a.peers, func(p *peer) bool { return p.host.ID == h.ID && !p.member })
+	p := &peer{host: h, since: c.now, acked: c.now}
+	a.peers = append(a.peers, p)
+	slices.SortStableFunc(a.peers, func(x, y *peer) int { return cmp.Compare(x.host.ID, y.host.ID) })
+	return p
+}
+
+func (c *Core) dropPeer(p *peer) {
+	c.active.peers = slices.DeleteFunc(c.active.peers, func(q *peer) bool { return q == p })
+	if m := c.active.move; m != nil && m.target.Same(p.host) {
+		c.moveFailed("host " + p.host.ID + " was lost")
+	}
+}
+
+// activate begins this host's epoch, which the record shows.
+func (c *Core) activate(won *proposal) {
+	c.assert(c.hasState || c.rec.Loss > c.loss || c.rec.Epoch == 1, "active without a copy")
+	t := TermOf(c.rec)
+	if c.hasState && c.loss != t.Loss {
+		c.loss = t.Loss // reset with the copy that was left
+		c.log.truncate(c.commit)
+	}
+	if !c.hasState {
+		c.log.reset(0, 0)
+		c.commit, c.emitted = 0, 0
+		c.hasState, c.loss = true, t.Loss
+	}
+	c.term = t
+	c.active = activeState{wonAt: c.now, nextSeek: c.now}
+	c.standby = standbyState{}
+	a := &c.active
+	if won != nil && won.from.ID != "" {
+		a.from, a.fromAt = won.from, won.began
+		from := won.from
+		c.out.Gained = &from
+	}
+	for _, h := range c.rec.ISR {
+		if !h.Same(c.self) {
+			p := c.addPeer(h)
+			p.member, p.stage = true, streaming
+			// Whatever is committed is in the log of every member.
+			p.next = c.commit + 1
+		}
+	}
+	c.setRole(Recovering)
+	c.out.Activated, c.out.Changed = true, true
+	c.broadcastRecord()
+	a.epochStart = c.append(Entry{Kind: EpochStart, Time: c.time}).Index
+	c.maybeCommit()
+}
+
+func (c *Core) broadcastRecord() {
+	for _, p := range c.active.peers {
+		c.sendRecord(p.host, MsgRecord)
+	}
+}
+
+func (c *Core) sendRecord(to resolver.Host, t Type) {
+	r := c.copyRec()
+	c.send(to, Msg{Type: t, Record: &r})
+}
+
+// adoptISR takes the in-sync set from the record of this host's own epoch.
+func (c *Core) adoptISR(done *proposal) {
+	a := &c.active
+	for _, p := range slices.Clone(a.peers) {
+		switch in := member(c.rec.ISR, p.host); {
+		case in && !p.member:
+			p.member, p.acked = true, c.now
+		case !in && p.member:
+			deliberate := done != nil && done.kind == propRemove && done.drop
+			t := MsgReject
+			if deliberate {
+				t = MsgRelease
+			}
+			c.sendRecord(p.host, t)
+			c.dropPeer(p)
+		}
+	}
+	for _, h := range c.rec.ISR {
+		if !h.Same(c.self) && c.peer(h) == nil {
+			p := c.addPeer(h)
+			p.member, p.stage, p.next = true, streaming, c.commit+1
+		}
+	}
+	c.broadcastRecord()
+	if m := a.move; m != nil && m.stage == 0 && member(c.rec.ISR, m.target) {
+		c.moveInSync()
+	}
+	c.maybeCommit()
+	c.finishReads()
+}
+
+// append orders an entry.
+func (c *Core) append(e Entry) Entry {
+	e.Index, e.Epoch = c.log.last()+1, c.term.Epoch
+	e.Time = max(e.Time, c.time)
+	c.time = e.Time
+	c.log.append(e)
+	return e
+}
+
+// Room reports whether Propose would take an entry now.
+func (c *Core) Room() bool {
+	return c.role.Active() && (c.log.bytes < c.cfg.LogBytes || c.log.base+uint64(len(c.log.ents)) == c.commit)
+}
+
+// Propose orders an entry of which Kind, Session, Seq, Low, Time and Body are given; the entry belongs to the core. It is
+// false if this host is not active or the log is full.
+func (c *Core) Propose(now time.Duration, e Entry) (Entry, bool) {
+	c.setNow(now)
+	if !c.Room() {
+		return Entry{}, false
+	}
+	return c.append(e), true
+}
+
+func (c *Core) maybeCommit() {
+	n := c.log.last()
+	for _, p := range c.active.peers {
+		if p.member {
+			n = min(n, p.match)
+		}
+	}
+	if n <= c.commit {
+		return
+	}
+	c.commit = n
+	if a := &c.active; c.role == Recovering && n >= a.epochStart {
+		c.setRole(Serving)
+		if a.from.ID != "" {
+			c.send(a.from, Msg{Type: MsgMoved, Won: a.wonAt - a.fromAt, Served: c.now - a.wonAt})
+		}
+	}
+}
+
+// recvAck notes what a host holds.
+func (c *Core) recvAck(m Msg) {
+	p := c.peer(m.From)
+	if p == nil || !c.role.Active() {
+		return
+	}
+	switch p.stage {
+	case invited:
+		return
+	case capturing, fetching:
+		p.acked = c.now
+		if p.stage == capturing || m.Index < p.snap {
+			return
+		}
+		p.stage, p.next, p.beat = streaming, p.snap+1, true
+	}
+	c.assert(m.Index <= c.log.last(), "%s acknowledges %d, the log ends at %d", m.From.ID, m.Index, c.log.last())
+	p.acked, p.down = c.now, false
+	p.round = max(p.round, m.Round)
+	if m.Index > p.match {
+		p.match = m.Index
+		p.next = max(p.next, p.match+1)
+		p.flight = c.bytesBetween(p.match+1, p.next)
+	}
+	if m.Flag {
+		p.next = max(p.match, min(m.Commit, c.commit)) + 1
+		p.flight, p.beat = 0, true
+		if p.next <= c.log.base {
+			c.lost(p)
+			return
+		}
+	}
+	if p.member {
+		c.maybeCommit()
+		c.finishReads()
+	}
+}
+
+func (c *Core) bytesBetween(from, to uint64) int {
+	n := 0
+	for i := max(from, c.log.base+1); i < to; i++ {
+		n += c.log.ents[i-c.log.base-1].Size()
+	}
+	return n
+}
+
+// lost gives up a host that can't be brought up to date from the log.
+func (c *Core) lost(p *peer) {
+	if p.member {
+		p.down = true // and is removed
+		return
+	}
+	c.dropPeer(p)
+}
+
+// recvJoin is a host that comes to hold a copy.
+func (c *Core) recvJoin(m Msg) {
+	p := c.peer(m.From)
+	if p == nil || !c.role.Active() || p.member || p.stage != invited {
+		return
+	}
+	if m.Reason != "" {
+		c.dropPeer(p)
+		if mv := c.active.move; mv != nil && mv.target.Same(m.From) {
+			c.moveFailed(m.Reason)
+		}
+		return
+	}
+	p.acked = c.now
+	// Its committed entries are a prefix of ours if nothing was lost in between.
+	if m.Flag && m.Index == c.term.Loss && m.Commit >= c.log.base && m.Commit <= c.log.last() {
+		p.stage, p.next, p.match, p.beat = streaming, m.Commit+1, 0, true
+		return
+	}
+	p.stage = capturing
+	c.out.Snapshots = append(c.out.Snapshots, p.host)
+}
+
+func (c *Core) captured(ev Captured) {
+	p := c.peer(ev.To)
+	if p == nil || p.stage != capturing {
+		return
+	}
+	if ev.ID == 0 {
+		c.dropPeer(p)
+		return
+	}
+	c.assert(ev.Index >= c.log.base && ev.Index <= c.commit, "snapshot at %d, outside %d..%d", ev.Index, c.log.base, c.commit)
+	p.stage, p.snap, p.next = fetching, ev.Index, ev.Index+1
+	p.acked = c.now
+	c.send(p.host, Msg{Type: MsgSnapshot, Round: ev.ID, Index: ev.Index, PrevEpoch: ev.Epoch})
+}
+
+func (c *Core) candidates(hosts []resolver.Host) {
+	a := &c.active
+	a.seeking = false
+	if c.role != Serving || a.move != nil && a.move.stage != 0 {
+		return
+	}
+	missing := c.missing()
+	for _, h := range hosts {
+		if missing <= 0 {
+			return
+		}
+		if h.Same(c.self) || h.ID == c.self.ID || slices.ContainsFunc(a.peers, func(p *peer) bool { return p.host.ID == h.ID }) {
+			continue
+		}
+		c.invite(h)
+		missing--
+	}
+}
+
+func (c *Core) invite(h resolver.Host) {
+	p := c.addPeer(h)
+	p.stage = invited
+	c.sendRecord(h, MsgInvite)
+}
+
+// missing is the number of hosts that should be invited.
+func (c *Core) missing() int {
+	n := c.cfg.Standbys
+	for _, p := range c.active.peers {
+		if !p.down && !(c.active.move != nil && c.active.move.target.Same(p.host) && !p.member) {
+			n--
+		}
+	}
+	return n
+}
+
+func (c *Core) peerDown(h resolver.Host) {
+	if c.role.Active() {
+		if p := c.peer(h); p != nil && c.now > p.acked {
+			p.down = true
+		}
+		return
+	}
+	if c.standby.leader.Same(h) && c.hasState {
+		c.standby.down = true
+	}
+}
+
+func (c *Core) silent(p *peer) bool {
+	return p.down || c.now-p.acked >= c.cfg.Silence || c.log.last()-p.match > 0 && c.bytesOver(p)
+}
+
+// bytesOver reports whether a member is further behind than LagBytes.
+func (c *Core) bytesOver(p *peer) bool {
+	if c.log.bytes <= c.cfg.LagBytes {
+		return false
+	}
+	return c.bytesBetween(p.match+1, c.log.last()+1) > c.cfg.LagBytes
+}
+
+// tickActive does what is due.
+func (c *Core) tickActive() {
+	a := &c.active
+	if c.now >= a.nextBeat && len(a.peers) > 0 {
+		a.nextBeat = c.now + c.cfg.Heartbeat
+		for _, p := range a.peers {
+			p.beat = true
+		}
+	}
+	a.suspended = false
+	for _, p := range slices.Clone(a.peers) {
+		switch {
+		case p.member && c.silent(p):
+			a.suspended = true
+			if m := a.move; m != nil && m.target.Same(p.host) {
+				c.moveFailed("host " + p.host.ID + " is silent")
+			}
+			if c.free() && len(c.rec.ISR) > max(c.cfg.MinInSync, 1) && member(c.rec.ISR, p.host) {
+				c.proposeRemove(p.host, false)
+			}
+		case p.member:
+		case p.down, c.now-p.acked >= c.cfg.Join, p.stage != invited && c.log.bytes > c.cfg.LogBytes:
+			// An invited or joining host that has vanished, or holds up the log.
+			c.sendRecord(p.host, MsgRelease)
+			c.dropPeer(p)
+		case c.eligible(p) && c.free():
+			c.proposeAdd(p)
+		}
+	}
+	if m := a.move; m != nil && m.deadline > 0 && c.now >= m.deadline {
+		c.moveFailed("host " + m.target.ID + " did not take over in time")
+	}
+	if c.role == Serving && c.free() && a.move == nil {
+		c.trimStandbys()
+	}
+	if c.role == Serving && !a.seeking && c.now >= a.nextSeek && c.missing() > 0 {
+		a.seeking, a.nextSeek = true, c.now+c.cfg.Seek
+		c.out.Seek = true
+	}
+	if c.prop == nil && len(a.peers) == 0 && c.role == Recovering {
+		c.maybeCommit()
+	}
+}
+
+// free reports whether this host may propose a change of the in-sync set now.
+func (c *Core) free() bool {
+	return c.prop == nil && (c.active.move == nil || c.active.move.stage < moveTransferring)
+}
+
+// eligible reports whether p holds enough to be in the in-sync set: all that is committed, and this epoch's first entry.
+func (c *Core) eligible(p *peer) bool {
+	return c.role == Serving && p.stage == streaming && p.match >= max(c.commit, c.active.epochStart) && p.round > 0 &&
+		c.log.last()-p.match < c.cfg.Lag
+}
+
+// trimStandbys removes the hosts that hold a copy beyond the number that is wanted: first the one that handed over to this
+// one, then from the end.
+func (c *Core) trimStandbys() {
+	if len(c.rec.ISR)-1 <= c.cfg.Standbys {
+		return
+	}
+	if len(c.rec.ISR) <= max(c.cfg.MinInSync, 1) {
+		return
+	}
+	var victim resolver.Host
+	for _, h := range c.rec.ISR {
+		if !h.Same(c.self) && !victim.Same(c.active.from) || victim.ID == "" && !h.Same(c.self) {
+			victim = h
+		}
+	}
+	if victim.ID != "" {
+		c.proposeRemove(victim, true)
+	}
+}
+
+func (c *Core) recvLeave(m Msg) {
+	p := c.peer(m.From)
+	switch {
+	case !c.role.Active():
+	case p == nil:
+		c.sendRecord(m.From, MsgRelease)
+	case !p.member:
+		c.sendRecord(m.From, MsgRelease)
+		c.dropPeer(p)
+	case c.free() && member(c.rec.ISR, p.host):
+		c.proposeRemove(p.host, true)
+	}
+}
+
+func (c *Core) read(id uint64) {
+	if c.role != Serving {
+		c.out.ReadsFail = true
+		return
+	}
+	c.active.reads = append(c.active.reads, read{id: id, round: c.active.round + 1})
+	c.active.roundDue = true
+	c.finishReads()
+}
+
+func (c *Core) finishReads() {
+	a := &c.active
+	if len(a.reads) == 0 {
+		return
+	}
+	done := ^uint64(0)
+	for _, p := range a.peers {
+		if p.member {
+			done = min(done, p.round)
+		}
+	}
+	n := 0
+	for ; n < len(a.reads) && a.reads[n].round <= done; n++ {
+		c.out.Reads = append(c.out.Reads, a.reads[n].id)
+	}
+	a.reads = a.reads[n:]
+	if len(a.reads) == 0 {
+		a.reads = nil
+		a.roundDue = false
+	}
+}
+
+// sendAppends sends every host what it lacks.
+func (c *Core) sendAppends() {
+	a := &c.active
+	c.maybeCommit()
+	if a.roundDue {
+		a.round++
+		a.roundDue = false
+		for _, p := range a.peers {
+			p.beat = true
+		}
+	} else if a.round == 0 {
+		a.round = 1
+	}
+	for _, p := range a.peers {
+		switch p.stage {
+		case invited:
+			if p.beat && c.now > p.since {
+				c.sendRecord(p.host, MsgInvite)
+			}
+			p.beat = false
+		case capturing, fetching:
+			if p.beat {
+				c.send(p.host, Msg{Type: MsgAppend, Prev: p.snap, Commit: 0, Round: a.round})
+			}
+			p.beat = false
+		case streaming:
+			c.sendEntries(p)
+		}
+	}
+}
+
+func (c *Core) sendEntries(p *peer) {
+	for {
+		from, bytes := p.next, 0
+		to := from
+		for to <= c.log.last() && bytes < c.cfg.AppendBytes && p.flight < c.cfg.InflightBytes {
+			n := c.log.ents[to-c.log.base-1].Size()
+			bytes += n
+			p.flight += n
+			to++
+		}
+		if from == to && !p.beat {
+			return
+		}
+		prev, ok := c.log.epochAt(from - 1)
+		c.assert(ok, "host %s needs entry %d, the log begins after %d", p.host.ID, from, c.log.base)
+		c.send(p.host, Msg{
+			Type: MsgAppend, Prev: from - 1, PrevEpoch: prev, Entries: c.log.slice(from, to-1),
+			Commit: c.commit, Round: c.active.round,
+		})
+		p.next, p.beat = to, false
+	}
+}
+
+func (c *Core) deadlineActive(at func(time.Duration)) {
+	a := &c.active
+	if len(a.peers) > 0 {
+		at(a.nextBeat)
+	}
+	for _, p := range a.peers {
+		if p.member {
+			at(p.acked + c.cfg.Silence)
+		} else {
+			at(p.acked + c.cfg.Join)
+		}
+	}
+	if a.move != nil {
+		at(a.move.deadline)
+	}
+	if c.role == Serving && !a.seeking && c.missing() > 0 {
+		at(a.nextSeek)
+	}
+}
+
+// Suspended reports whether the active host can commit nothing because a member is silent.
+func (c *Core) Suspended() bool { return c.active.suspended }
+
+// Replicas is the number of hosts that hold a committed entry.
+func (c *Core) Replicas() int {
+	n := 1
+	for _, p := range c.active.peers {
+		if p.member {
+			n++
+		}
+	}
+	return n
+}
+
+// EpochStart is the index of the first entry of this host's epoch.
+func (c *Core) EpochStart() uint64 { return c.active.epochStart }

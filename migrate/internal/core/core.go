@@ -1,0 +1,418 @@
+package core
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/roam-go/roam/resolver"
+)
+
+// Config holds what does not change while a service is hosted. The zero values of the times and sizes stand for the defaults.
+type Config struct {
+	Name string
+	Self resolver.Host
+
+	Heartbeat time.Duration // active to members: 100 ms
+	Silence   time.Duration // a member that is silent for so long is removed, a silent active replaced: 500 ms
+	Rank      time.Duration // the second standby waits so much longer, the third twice as much: 50 ms
+	Transfer  time.Duration // a transfer that has not happened after so long has failed: 1 s
+	Retry     time.Duration // first pause before asking the resolver again: 50 ms, doubling up to 16 x
+	Join      time.Duration // an invited host that is silent for so long is given up: 2 s
+	Seek      time.Duration // pause between looking for standbys while there are too few: 500 ms
+	Linger    time.Duration // a removed host keeps its copy for so long, to be taken back cheaply: 5 s
+
+	Standbys  int    // wanted beside the active
+	MinInSync int    // with a value above 1 the in-sync set never shrinks below it: commands wait instead
+	Lag       uint64 // a joining host this close to the end of the log is proposed for the in-sync set: 1,000 entries
+
+	AppendBytes   int // entries in one message: 256 KiB
+	InflightBytes int // entries on their way to one host: 1 MiB
+	KeepBytes     int // committed entries kept for hosts that come back: 4 MiB
+	LogBytes      int // the whole log; when it is full, a host that holds it up is dropped: 256 MiB
+	LagBytes      int // a member that is so far behind is removed: 32 MiB
+}
+
+func (c *Config) setDefaults() {
+	def := func(p *time.Duration, d time.Duration) {
+		if *p == 0 {
+			*p = d
+		}
+	}
+	def(&c.Heartbeat, 100*time.Millisecond)
+	def(&c.Silence, 500*time.Millisecond)
+	def(&c.Rank, 50*time.Millisecond)
+	def(&c.Transfer, time.Second)
+	def(&c.Retry, 50*time.Millisecond)
+	def(&c.Join, 2*time.Second)
+	def(&c.Seek, 500*time.Millisecond)
+	def(&c.Linger, 5*time.Second)
+	size := func(p *int, n int) {
+		if *p == 0 {
+			*p = n
+		}
+	}
+	size(&c.AppendBytes, 256<<10)
+	size(&c.InflightBytes, 1<<20)
+	size(&c.KeepBytes, 4<<20)
+	size(&c.LogBytes, 256<<20)
+	size(&c.LagBytes, 32<<20)
+	if c.Lag == 0 {
+		c.Lag = 1000
+	}
+}
+
+// Role is what a host is for a service.
+type Role uint8
+
+// The roles.
+const (
+	Out        Role = iota // latent: holds no copy that counts
+	Joining                // fetches a copy, or catches up
+	Standby                // in the in-sync set
+	Recovering             // active, but its epoch's first entry is not committed yet
+	Serving                // active
+)
+
+func (r Role) String() string {
+	return [...]string{"out", "joining", "standby", "recovering", "serving"}[r]
+}
+
+// Active reports whether the role orders commands.
+func (r Role) Active() bool { return r == Recovering || r == Serving }
+
+// Outgoing is a message to be sent.
+type Outgoing struct {
+	To  resolver.Host
+	Msg Msg
+}
+
+// CAS is a change to propose to the resolver. Its answer comes back as a [CASDone] with the same Nonce.
+type CAS struct {
+	Expect uint64
+	Next   resolver.Record
+}
+
+// Ready is what has to be done, in this order: send Msgs, apply Committed, then the rest in any order.
+type Ready struct {
+	Msgs      []Outgoing
+	Committed []Entry
+	CAS       *CAS
+	Get       bool            // read the record; the answer comes back as [Got]
+	Seek      bool            // look for hosts that could join; the answer comes back as [Candidates]
+	Snapshots []resolver.Host // capture the state as of the last committed entry for these; answer with [Captured]
+	Fetch     *Fetch          // fetch and restore a snapshot; answer with [Restored]
+	Reads     []uint64        // these reads may be answered now
+	ReadsFail bool            // every other read that was asked must be asked again elsewhere
+	Drop      bool            // release the copy
+	Activated bool            // this host became active; Tail returns what it inherited
+	Deposed   bool            // this host was active and is no longer
+	Changed   bool            // role, term or record changed
+	Move      *MoveEvent      // progress of a handoff that this host began
+	Gained    *resolver.Host  // handoff that this host took over: from
+}
+
+// Fetch says which snapshot to fetch from whom.
+type Fetch struct {
+	From         resolver.Host
+	ID           uint64
+	Index, Epoch uint64
+}
+
+// MoveStage says how far a handoff is.
+type MoveStage uint8
+
+// The stages of a handoff.
+const (
+	MoveInSync MoveStage = iota + 1 // the target is in the in-sync set: tell the clients, then step [Transfer]
+	MoveTaken                       // the target has taken over
+	MoveServed                      // the target serves; Won and Served are known
+	MoveFailed                      // it did not happen, for Reason; the service goes on here
+)
+
+// MoveEvent reports on a handoff.
+type MoveEvent struct {
+	Stage       MoveStage
+	Reason      string
+	Won, Served time.Duration // from the request to the target's win, and from there to serving
+}
+
+// Violation is what a broken invariant panics with: a bug in this package, or a peer that breaks the protocol.
+type Violation string
+
+func (v Violation) Error() string { return "invariant broken: " + string(v) }
+
+// Core is the state of one service on one host. It is not safe for concurrent use.
+type Core struct {
+	cfg  Config
+	self resolver.Host
+	now  time.Duration
+
+	role     Role
+	term     Term
+	rec      resolver.Record // the newest known
+	nonce    uint64
+	hasState bool // log and commit mean something
+	loss     uint64
+	log      log
+	commit   uint64
+	emitted  uint64 // the part of commit that Ready has handed out
+	time     int64  // of the last entry
+
+	prop    *proposal
+	wantGet time.Duration // when to read the record; 0: no need
+	getBusy bool
+
+	active  activeState
+	standby standbyState
+
+	out Ready
+}
+
+// New makes the core of a service on a host that holds nothing yet.
+func New(cfg Config) *Core {
+	cfg.setDefaults()
+	return &Core{cfg: cfg, self: cfg.Self}
+}
+
+// Role, Term, Record, Commit and Last describe the present state.
+func (c *Core) Role() Role { return c.role }
+
+// Term is the highest term that this host has seen.
+func (c *Core) Term() Term { return c.term }
+
+// Record is the newest record that this host has seen; its Ver is 0 if there is none.
+func (c *Core) Record() resolver.Record { return c.rec }
+
+// Commit is the index of the last committed entry.
+func (c *Core) Commit() uint64 { return c.commit }
+
+// Last is the index of the last entry.
+func (c *Core) Last() uint64 { return c.log.last() }
+
+// HasState reports whether this host holds a copy.
+func (c *Core) HasState() bool { return c.hasState }
+
+// Tail returns the entries that are not committed.
+func (c *Core) Tail() []Entry { return c.log.slice(c.commit+1, c.log.last()) }
+
+// Event is what Step takes: one of the types below.
+type Event interface{ event() }
+
+// The events.
+type (
+	// Tick says only that time has passed.
+	Tick struct{}
+	// Recv is a message from another host.
+	Recv struct{ Msg Msg }
+	// Create asks to make the record, with this host as the active one and an empty state.
+	Create struct{}
+	// CASDone answers Ready.CAS.
+	CASDone struct {
+		Nonce   uint64
+		Record  resolver.Record // with CASOK and CASConflict
+		Outcome Outcome
+	}
+	// Got answers Ready.Get: the zero record if there is none; Err if the resolver did not answer.
+	Got struct {
+		Record resolver.Record
+		Err    bool
+	}
+	// Candidates answers Ready.Seek, best first.
+	Candidates struct{ Hosts []resolver.Host }
+	// Captured answers Ready.Snapshots: snapshot ID of the state at Index can be fetched; ID 0: it failed.
+	Captured struct {
+		To           resolver.Host
+		ID           uint64
+		Index, Epoch uint64
+		Time         int64
+	}
+	// Restored answers Ready.Fetch: the state at Index is in place, or not.
+	Restored struct {
+		ID   uint64
+		OK   bool
+		Time int64
+	}
+	// Handoff asks to move to Target.
+	Handoff struct{ Target resolver.Host }
+	// Transfer goes on with a handoff after MoveInSync.
+	Transfer struct{}
+	// Abandon gives up a handoff that has not reached Transfer.
+	Abandon struct{ Reason string }
+	// PeerDown hints that a host's process is gone: its address refuses connections.
+	PeerDown struct{ Host resolver.Host }
+	// PeerReset says that messages to a host may have been lost.
+	PeerReset struct{ Host resolver.Host }
+	// Read asks for leave to answer a read: see Ready.Reads.
+	Read struct{ ID uint64 }
+	// Leave asks to be taken out of the in-sync set.
+	Leave struct{}
+	// Retire ends the service: for an active host with no one to hand over to.
+	Retire struct{}
+	// Reset makes this host active with the copy it has, or an empty one, at the price of a higher Loss.
+	Reset struct{}
+)
+
+func (Tick) event()       {}
+func (Recv) event()       {}
+func (Create) event()     {}
+func (CASDone) event()    {}
+func (Got) event()        {}
+func (Candidates) event() {}
+func (Captured) event()   {}
+func (Restored) event()   {}
+func (Handoff) event()    {}
+func (Transfer) event()   {}
+func (Abandon) event()    {}
+func (PeerDown) event()   {}
+func (PeerReset) event()  {}
+func (Read) event()       {}
+func (Leave) event()      {}
+func (Retire) event()     {}
+func (Reset) event()      {}
+
+// Step takes an event at time now, which is counted from an arbitrary start and never goes back.
+func (c *Core) Step(now time.Duration, ev Event) {
+	c.setNow(now)
+	switch ev := ev.(type) {
+	case Tick:
+	case Recv:
+		c.recv(ev.Msg)
+	case Create:
+		c.proposeCreate()
+	case CASDone:
+		c.casDone(ev)
+	case Got:
+		c.got(ev)
+	case Candidates:
+		c.candidates(ev.Hosts)
+	case Captured:
+		c.captured(ev)
+	case Restored:
+		c.restored(ev)
+	case Handoff:
+		c.handoff(ev.Target)
+	case Transfer:
+		c.transfer()
+	case Abandon:
+		c.moveFailed(ev.Reason)
+	case PeerDown:
+		c.peerDown(ev.Host)
+	case PeerReset:
+		if p := c.peer(ev.Host); p != nil {
+			p.rewind()
+		}
+	case Read:
+		c.read(ev.ID)
+	case Leave:
+		c.leave()
+	case Retire:
+		c.proposeRetire()
+	case Reset:
+		c.proposeReset()
+	}
+}
+
+func (c *Core) setNow(now time.Duration) {
+	c.assert(now >= c.now, "time went back")
+	c.now = now
+}
+
+// Ready does what has become due, and returns and forgets what is to be done. Slices in it stay valid.
+func (c *Core) Ready() Ready {
+	if c.role.Active() {
+		c.tickActive()
+	} else {
+		c.tickStandby()
+	}
+	c.tickRecord()
+	if c.role.Active() {
+		c.sendAppends()
+	} else {
+		c.sendAck()
+	}
+	if c.emitted < c.commit {
+		c.out.Committed = append(c.out.Committed, c.log.slice(c.emitted+1, c.commit)...)
+		c.emitted = c.commit
+	}
+	c.trimLog()
+	r := c.out
+	c.out = Ready{}
+	return r
+}
+
+// Deadline is when Ready must be called next even if nothing happens; 0: never.
+func (c *Core) Deadline() time.Duration {
+	var d time.Duration
+	at := func(t time.Duration) {
+		// What was due has been done by Ready; what could not be done is looked at with the next heartbeat.
+		if t > c.now && (d == 0 || t < d) {
+			d = t
+		}
+	}
+	if c.role.Active() {
+		c.deadlineActive(at)
+	} else {
+		c.deadlineStandby(at)
+	}
+	if c.prop != nil && !c.prop.busy {
+		at(c.prop.retryAt)
+	}
+	if !c.getBusy {
+		at(c.wantGet)
+	}
+	return d
+}
+
+func (c *Core) send(to resolver.Host, m Msg) {
+	m.From, m.Term = c.self, c.term
+	c.out.Msgs = append(c.out.Msgs, Outgoing{to, m})
+}
+
+func (c *Core) setRole(r Role) {
+	if c.role != r {
+		c.role = r
+		c.out.Changed = true
+	}
+}
+
+// release drops the copy.
+func (c *Core) release() {
+	if c.hasState {
+		c.out.Drop = true
+	}
+	c.hasState = false
+	c.log.reset(0, 0)
+	c.commit, c.emitted, c.time = 0, 0, 0
+	c.standby = standbyState{}
+	c.setRole(Out)
+}
+
+func (c *Core) trimLog() {
+	if !c.hasState || c.log.base >= c.commit {
+		return
+	}
+	hold := c.emitted
+	for _, p := range c.active.peers {
+		hold = min(hold, p.holds())
+	}
+	for c.log.base < hold && c.log.bytes > c.cfg.KeepBytes {
+		// Halve what is over, so that the cost of trimming is shared by many entries.
+		n, bytes := c.log.base, c.log.bytes
+		for n < hold && bytes > c.cfg.KeepBytes/2 {
+			n++
+			bytes -= c.log.ents[n-c.log.base-1].Size()
+		}
+		c.log.trim(n)
+	}
+}
+
+func (c *Core) assert(ok bool, format string, args ...any) {
+	if !ok {
+		panic(Violation(fmt.Sprintf("%s: host %s, %s, %s: ", c.cfg.Name, c.self.ID, c.role, c.term) + fmt.Sprintf(format, args...)))
+	}
+}
+
+func member(hosts []resolver.Host, h resolver.Host) bool {
+	return slices.ContainsFunc(hosts, h.Same)
+}

@@ -1,0 +1,125 @@
+package core
+
+import (
+	"time"
+
+	"github.com/roam-go/roam/resolver"
+)
+
+type moveStage uint8
+
+const (
+	_                moveStage = iota // the target joins
+	moveInSync                        // it is in the in-sync set
+	moveTransferring                  // it was told to take over
+)
+
+// move is a handoff that this host began. It keeps serving until the target has won the record, so that there is nothing
+// to undo when it fails.
+type move struct {
+	target   resolver.Host
+	stage    moveStage
+	deadline time.Duration
+}
+
+func (c *Core) handoff(target resolver.Host) {
+	a := &c.active
+	fail := func(reason string) { c.out.Move = &MoveEvent{Stage: MoveFailed, Reason: reason} }
+	switch {
+	case c.role != Serving:
+		fail("this host does not serve")
+		return
+	case a.move != nil:
+		fail("another handoff is under way")
+		return
+	case target.Same(c.self):
+		fail("the service is here already")
+		return
+	}
+	a.move = &move{target: target}
+	p := c.peer(target)
+	switch {
+	case p == nil:
+		for _, q := range a.peers {
+			if q.host.ID == target.ID {
+				c.moveFailed("an earlier start of host " + target.ID + " is still in the in-sync set")
+				return
+			}
+		}
+		c.invite(target)
+	case p.member && member(c.rec.ISR, target):
+		c.moveInSync()
+	}
+}
+
+func (c *Core) moveInSync() {
+	c.active.move.stage = moveInSync
+	c.out.Move = &MoveEvent{Stage: MoveInSync}
+}
+
+// transfer tells the target to take over. From here on until it has, or has failed to, this host changes nothing in the
+// record.
+func (c *Core) transfer() {
+	m := c.active.move
+	if m == nil || m.stage != moveInSync || c.role != Serving {
+		return
+	}
+	if c.prop != nil {
+		c.moveFailed("a change of the in-sync set has no answer from the resolver yet")
+		return
+	}
+	m.stage, m.deadline = moveTransferring, c.now+c.cfg.Transfer
+	c.sendRecord(m.target, MsgTransfer)
+}
+
+// recvTransfer is the request to take over.
+func (c *Core) recvTransfer(m Msg) {
+	fail := func(reason string) { c.send(m.From, Msg{Type: MsgFailed, Reason: reason}) }
+	switch {
+	case m.Record == nil || c.rec.Ver != m.Record.Ver:
+		fail("the record has changed")
+	case !c.hasState || !member(c.rec.ISR, c.self):
+		fail("host " + c.self.ID + " is not in the in-sync set")
+	case c.standby.leaving:
+		fail("host " + c.self.ID + " is about to leave")
+	case c.prop != nil:
+		// Asked twice, or already trying because the active host was silent for a while.
+	default:
+		c.proposePromote(m.From, true)
+	}
+}
+
+func (c *Core) recvFailed(m Msg) {
+	if mv := c.active.move; mv != nil && mv.target.Same(m.From) {
+		c.moveFailed(m.Reason)
+	}
+}
+
+func (c *Core) moveFailed(reason string) {
+	if c.active.move == nil {
+		return
+	}
+	c.active.move = nil
+	c.out.Move = &MoveEvent{Stage: MoveFailed, Reason: reason}
+}
+
+// moveTaken is called when this host is deposed while it hands over.
+func (c *Core) moveTaken() {
+	m := c.active.move
+	switch {
+	case m.stage != moveTransferring:
+		c.moveFailed("another host took over")
+	case !c.rec.Active.Same(m.target) && TermOf(c.rec).Compare(c.term) > 0:
+		c.moveFailed("host " + c.rec.Active.ID + " took over")
+	default:
+		c.out.Move = &MoveEvent{Stage: MoveTaken}
+	}
+}
+
+// recvMoved comes from the new active host when it serves.
+func (c *Core) recvMoved(m Msg) {
+	if mv := c.active.moved; mv != nil && mv.target.Same(m.From) {
+		c.active.moved = nil
+		c.out.Move = &MoveEvent{Stage: MoveServed, Won: m.Won, Served: m.Served}
+	}
+}

@@ -1,0 +1,286 @@
+package core
+
+import (
+	"slices"
+	"time"
+
+	"github.com/roam-go/roam/resolver"
+)
+
+// Outcome is what is known about a proposal.
+type Outcome uint8
+
+// The outcomes.
+const (
+	CASOK       Outcome = iota + 1 // it is the record now
+	CASConflict                    // the record had another version
+	CASRefused                     // it is not legal, and never will be
+	CASUnknown                     // the resolver did not answer: it may have happened, or may yet
+)
+
+type propKind uint8
+
+const (
+	propCreate propKind = iota + 1
+	propAdd
+	propRemove
+	propPromote
+	propRetire
+	propReset
+)
+
+// proposal is a change of the record whose outcome is not known. There is one at a time. Until a record with a version
+// above expect is seen the host behaves safely under both outcomes; it ends the doubt by sending the identical change
+// again, which cannot apply twice.
+type proposal struct {
+	kind    propKind
+	expect  uint64
+	next    resolver.Record
+	host    resolver.Host // added or removed
+	drop    bool          // removed on purpose: tell it to release its copy
+	from    resolver.Host // promote: who asked for the transfer; zero: nobody did
+	began   time.Duration
+	busy    bool
+	tries   int
+	retryAt time.Duration
+}
+
+func (c *Core) propose(p proposal) {
+	c.assert(c.prop == nil, "two proposals at a time")
+	c.nonce++
+	p.next.Name = c.cfg.Name
+	p.next.By = c.self
+	p.next.Nonce = 1 + (c.self.Inc+c.nonce)%(1<<53-1)
+	p.began, p.retryAt = c.now, c.now
+	c.prop = &p
+}
+
+func (c *Core) proposeCreate() {
+	if c.prop != nil || c.role != Out {
+		return
+	}
+	next := resolver.Record{Epoch: 1, Active: c.self, ISR: []resolver.Host{c.self}}
+	if c.rec.Ver > 0 {
+		if c.rec.Active.ID != "" {
+			return
+		}
+		next.Epoch, next.Loss = c.rec.Epoch+1, c.rec.Loss+1
+	}
+	c.propose(proposal{kind: propCreate, expect: c.rec.Ver, next: next})
+}
+
+func (c *Core) proposeReset() {
+	if c.prop != nil || c.role.Active() || c.rec.Ver == 0 {
+		return
+	}
+	next := resolver.Record{Epoch: c.rec.Epoch + 1, Loss: c.rec.Loss + 1, Active: c.self, ISR: []resolver.Host{c.self}}
+	c.propose(proposal{kind: propReset, expect: c.rec.Ver, next: next})
+}
+
+// copyRec returns the record as a base for a proposal.
+func (c *Core) copyRec() resolver.Record {
+	r := c.rec
+	r.ISR = slices.Clone(r.ISR)
+	return r
+}
+
+func (c *Core) proposeAdd(p *peer) {
+	next := c.copyRec()
+	next.ISR = append(next.ISR, p.host)
+	p.member = true // before the proposal leaves
+	p.acked = c.now
+	c.propose(proposal{kind: propAdd, expect: c.rec.Ver, next: next, host: p.host})
+}
+
+func (c *Core) proposeRemove(h resolver.Host, drop bool) {
+	next := c.copyRec()
+	next.ISR = slices.DeleteFunc(next.ISR, h.Same)
+	c.propose(proposal{kind: propRemove, expect: c.rec.Ver, next: next, host: h, drop: drop})
+}
+
+func (c *Core) proposePromote(from resolver.Host, keepOld bool) {
+	next := c.copyRec()
+	next.Epoch++
+	if !keepOld {
+		next.ISR = slices.DeleteFunc(next.ISR, next.Active.Same)
+	}
+	next.Active = c.self
+	c.propose(proposal{kind: propPromote, expect: c.rec.Ver, next: next, from: from})
+}
+
+func (c *Core) proposeRetire() {
+	if c.role != Serving || c.prop != nil {
+		return
+	}
+	next := c.copyRec()
+	next.Active, next.ISR = resolver.Host{}, nil
+	c.propose(proposal{kind: propRetire, expect: c.rec.Ver, next: next})
+}
+
+func (c *Core) tickRecord() {
+	if p := c.prop; p != nil && !p.busy && c.now >= p.retryAt {
+		p.busy = true
+		p.tries++
+		c.out.CAS = &CAS{Expect: p.expect, Next: p.next}
+	}
+	if c.wantGet > 0 && c.now >= c.wantGet && !c.getBusy {
+		c.wantGet, c.getBusy = 0, true
+		c.out.Get = true
+	}
+}
+
+func (c *Core) backoff(tries int) time.Duration {
+	return c.cfg.Retry << min(max(tries-1, 0), 4)
+}
+
+func (c *Core) casDone(ev CASDone) {
+	p := c.prop
+	mine := p != nil && p.next.Nonce == ev.Nonce
+	if mine {
+		p.busy = false
+		p.retryAt = c.now + c.backoff(p.tries)
+	}
+	switch ev.Outcome {
+	case CASOK, CASConflict:
+		c.learn(ev.Record)
+		if mine && c.prop == p && ev.Outcome == CASConflict {
+			// The resolver shows no version above ours: it has forgotten. Nothing can be proposed; what is
+			// established goes on.
+			c.dropProp("the resolver has lost its memory of the service")
+		}
+	case CASRefused:
+		if mine {
+			c.dropProp("the resolver refused the change")
+		}
+	case CASUnknown:
+	}
+}
+
+// dropProp gives up a proposal that surely has not happened, and never will.
+func (c *Core) dropProp(reason string) {
+	p := c.prop
+	c.prop = nil
+	switch p.kind {
+	case propAdd:
+		// It stays in M until a record says otherwise: harmless, and safe under any doubt.
+		if q := c.peer(p.host); q != nil && !member(c.rec.ISR, q.host) {
+			q.member = false
+			c.dropPeer(q)
+		}
+	case propPromote:
+		if p.from.ID != "" {
+			c.send(p.from, Msg{Type: MsgFailed, Reason: reason})
+		}
+	}
+	c.out.Changed = true
+}
+
+// Pending reports whether a proposal has no outcome yet.
+func (c *Core) Pending() bool { return c.prop != nil }
+
+func (c *Core) got(ev Got) {
+	c.getBusy = false
+	if ev.Err {
+		c.wantGet = c.now + 2*c.cfg.Retry
+		return
+	}
+	before := c.rec.Ver
+	c.learn(ev.Record)
+	c.gotStandby(before)
+}
+
+// get asks for the record as soon as possible.
+func (c *Core) get() { c.wantGet = max(c.now, 1) }
+
+// learn takes notice of a record, from whatever source. The version decides what is newer; it is the truth about every
+// proposal that expected a lower one.
+func (c *Core) learn(r resolver.Record) {
+	if r.Ver <= c.rec.Ver || c.rec.Ver > 0 && r.Gen != c.rec.Gen {
+		return
+	}
+	t := TermOf(r)
+	c.assert(t.Compare(TermOf(c.rec)) >= 0, "record %d has a lower term than record %d", r.Ver, c.rec.Ver)
+	c.rec = r
+	c.out.Changed = true
+	done := c.prop
+	if done != nil && r.Ver > done.expect {
+		c.prop = nil
+	} else {
+		done = nil
+	}
+	mine := r.Active.Same(c.self)
+	switch d := t.Compare(c.term); {
+	case d > 0 && mine:
+		c.activate(done)
+	case d > 0:
+		c.follow(t, r.Active)
+		c.checkMember()
+	case d == 0 && c.role.Active() && mine:
+		c.adoptISR(done)
+	case d == 0 && c.role.Active(): // retired
+		c.stepDown()
+		c.release()
+	case d == 0:
+		c.checkMember()
+	}
+	if done != nil && done.kind == propPromote && !mine && done.from.ID != "" && t.Compare(TermOf(done.next)) < 0 {
+		c.send(done.from, Msg{Type: MsgFailed, Reason: "the record changed meanwhile"})
+	}
+}
+
+// follow adopts a higher term, in which leader (zero if not known) is active.
+func (c *Core) follow(t Term, leader resolver.Host) {
+	c.assert(t.Compare(c.term) > 0, "term goes back to %s", t)
+	if c.role.Active() {
+		c.stepDown()
+	}
+	if c.prop != nil && TermOf(c.prop.next).Compare(t) <= 0 {
+		c.prop = nil // whether it won or not, the record has moved past it
+	}
+	c.term = t
+	c.out.Changed = true
+	if c.hasState && c.loss != t.Loss {
+		c.release()
+	}
+	c.standby.leader, c.standby.matched, c.standby.round = leader, 0, 0
+	c.standby.heard, c.standby.ackDue, c.standby.fetch = c.now, false, nil
+	if !c.hasState {
+		c.setRole(Out)
+	} else if c.role == Out {
+		c.setRole(Joining)
+	}
+}
+
+// stepDown ends this host's epoch.
+func (c *Core) stepDown() {
+	a := &c.active
+	if a.move != nil {
+		c.moveTaken()
+	}
+	keep := a.move
+	if len(a.reads) > 0 {
+		c.out.ReadsFail = true
+	}
+	*a = activeState{moved: keep}
+	if c.prop != nil && c.prop.kind != propPromote {
+		c.prop = nil // the record has moved on, or will: a lower epoch's change can only conflict from now on
+	}
+	c.out.Deposed = true
+	c.standby = standbyState{heard: c.now}
+	c.setRole(Standby)
+}
+
+// checkMember compares the record with what this host believes to be.
+func (c *Core) checkMember() {
+	if c.role.Active() || TermOf(c.rec).Compare(c.term) < 0 {
+		return
+	}
+	switch in := member(c.rec.ISR, c.self); {
+	case in && c.hasState:
+		c.standby.outAt = 0
+		c.setRole(Standby)
+	case !in && c.role == Standby:
+		c.setRole(Out)
+		c.standby.outAt = c.now
+	}
+}
