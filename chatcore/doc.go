@@ -1,0 +1,2 @@
+// Package chatcore is a chat room that roams.
+package chatcore

@@ -1,0 +1,591 @@
+package chatcore
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roam-go/roam/migrate"
+	"github.com/roam-go/roam/transport"
+)
+
+// replica is a room with a log of what it did.
+type replica struct {
+	migrate.Migratable
+	index  uint64
+	now    time.Time
+	events [][]byte
+}
+
+func newReplica(t testing.TB, cfg Config) *replica {
+	t.Helper()
+	factory, err := New(cfg)
+	require.NoError(t, err)
+	return &replica{Migratable: factory(), now: time.UnixMilli(1_000_000)}
+}
+
+func (r *replica) command(session uint64, key transport.Key, body []byte) migrate.Command {
+	r.index++
+	r.now = r.now.Add(time.Second)
+	cmd := migrate.Command{Index: r.index, Epoch: 1, Time: r.now, Session: session, Seq: r.index, Key: key, Body: body}
+	return migrate.NewCommand(cmd, func(b []byte) { r.events = append(r.events, b) })
+}
+
+func (r *replica) do(session uint64, key transport.Key, c command) ([]byte, error) {
+	return r.Apply(r.command(session, key, mustMarshal(&c)))
+}
+
+// join joins with a key made of the session's number.
+func (r *replica) join(t testing.TB, session uint64, name string) joined {
+	t.Helper()
+	reply, err := r.do(session, keyOf(session), command{Op: opJoin, Text: name, Addr: fmt.Sprintf("h:%d", session)})
+	require.NoError(t, err)
+	var j joined
+	require.NoError(t, unmarshal(reply, &j))
+	return j
+}
+
+func (r *replica) say(session uint64, text string) error {
+	_, err := r.do(session, keyOf(session), command{Op: opSay, Text: text})
+	return err
+}
+
+// told is what the room has published, one line an event, and forgets it.
+func (r *replica) told(t testing.TB) string {
+	t.Helper()
+	var b strings.Builder
+	for _, body := range r.events {
+		var e event
+		require.NoError(t, unmarshal(body, &e))
+		fmt.Fprintln(&b, strings.TrimSpace(fmt.Sprintf("%v %s %s", e.Kind, e.From, e.Text)))
+	}
+	r.events = nil
+	return b.String()
+}
+
+func (r *replica) ask(t testing.TB, q query, answer any) {
+	t.Helper()
+	b, err := r.Migratable.(migrate.Querier).Query(mustMarshal(&q))
+	require.NoError(t, err)
+	require.NoError(t, unmarshal(b, answer))
+}
+
+func (r *replica) history(t testing.TB, before uint64) string {
+	t.Helper()
+	var list []said
+	r.ask(t, query{Op: askHistory, After: before}, &list)
+	var b strings.Builder
+	for _, m := range list {
+		fmt.Fprintf(&b, "%d %s: %s\n", m.Seq, m.From, m.Text)
+	}
+	return b.String()
+}
+
+func (r *replica) snapshot(t testing.TB) []byte {
+	t.Helper()
+	s, err := r.Snapshot()
+	require.NoError(t, err)
+	defer s.Release()
+	var b bytes.Buffer
+	n, err := s.WriteTo(&b)
+	require.NoError(t, err)
+	require.EqualValues(t, b.Len(), n)
+	return b.Bytes()
+}
+
+func keyOf(session uint64) (k transport.Key) {
+	k[0], k[1] = byte(session), byte(session>>8)
+	return k
+}
+
+func TestRoom(t *testing.T) {
+	r := newReplica(t, Config{})
+	require.Equal(t, joined{Name: "ann", Next: 1, Present: 1}, r.join(t, 1, " ann "))
+	require.Equal(t, joined{Name: "bob", Next: 2, Present: 2}, r.join(t, 2, "bob"))
+	require.NoError(t, r.say(1, "hello"))
+	require.NoError(t, r.say(2, "hi"))
+	require.Equal(t, "joined ann\njoined bob\nmessage ann hello\nmessage bob hi\n", r.told(t))
+
+	// Whoever comes now gets what was said before the event from which to listen, whenever the question is asked.
+	require.EqualValues(t, 5, r.join(t, 3, "cid").Next)
+	require.NoError(t, r.say(3, "later"))
+	require.Equal(t, "3 ann: hello\n4 bob: hi\n", r.history(t, 5))
+	require.Equal(t, "joined cid\nmessage cid later\n", r.told(t))
+
+	_, err := r.do(1, keyOf(1), command{Op: opLeave})
+	require.NoError(t, err)
+	_, err = r.do(1, keyOf(1), command{Op: opLeave})
+	require.ErrorIs(t, err, ErrNotJoined)
+	require.ErrorIs(t, r.say(1, "ghost"), ErrNotJoined)
+	r.Migratable.(migrate.SessionCloser).SessionClosed(r.command(1, keyOf(1), nil)) // has left before
+	r.Migratable.(migrate.SessionCloser).SessionClosed(r.command(2, keyOf(2), nil))
+	require.Equal(t, "left ann\nleft bob\n", r.told(t))
+
+	require.ErrorIs(t, r.say(9, "never joined"), ErrNotJoined)
+	_, err = r.do(3, keyOf(3), command{Op: 77})
+	require.ErrorIs(t, err, ErrBadCommand)
+	_, err = r.Apply(r.command(3, keyOf(3), []byte("nonsense")))
+	require.ErrorIs(t, err, ErrBadCommand)
+	require.Empty(t, r.told(t))
+}
+
+func TestNamesBelongToKeys(t *testing.T) {
+	ann, mallory, none := keyOf(1), keyOf(2), transport.Key{}
+	for _, tc := range []struct {
+		what         string
+		first, then  transport.Key
+		name         string
+		leavesBefore bool
+		want         error
+	}{
+		{"another key", ann, mallory, "ann", false, ErrNameTaken},
+		{"another key, other case", ann, mallory, "ANN", false, ErrNameTaken},
+		{"no key", ann, none, "ann", false, ErrNameTaken},
+		{"both without a key", none, none, "ann", false, ErrNameTaken},
+		{"the same key", ann, ann, "ann", false, nil},
+		{"another name", ann, mallory, "anna", false, nil},
+		{"the name is free again", ann, mallory, "ann", true, nil},
+	} {
+		t.Run(tc.what, func(t *testing.T) {
+			r := newReplica(t, Config{})
+			_, err := r.do(1, tc.first, command{Op: opJoin, Text: "ann"})
+			require.NoError(t, err)
+			if tc.leavesBefore {
+				_, err = r.do(1, tc.first, command{Op: opLeave})
+				require.NoError(t, err)
+			}
+			_, err = r.do(2, tc.then, command{Op: opJoin, Text: tc.name})
+			if tc.want == nil {
+				require.NoError(t, err)
+				return
+			}
+			require.ErrorIs(t, err, tc.want)
+			require.ErrorContains(t, err, `"ann"`)
+			require.Equal(t, "joined ann\n", r.told(t))
+		})
+	}
+}
+
+func TestNewSessionOfTheSameKeyTakesOver(t *testing.T) {
+	r := newReplica(t, Config{})
+	r.join(t, 1, "ann")
+	reply, err := r.do(2, keyOf(1), command{Op: opJoin, Text: "ann", Addr: "new:1"})
+	require.NoError(t, err)
+	var j joined
+	require.NoError(t, unmarshal(reply, &j))
+	require.Equal(t, 1, j.Present)
+	require.ErrorIs(t, r.say(1, "old"), ErrNotJoined)
+	r.Migratable.(migrate.SessionCloser).SessionClosed(r.command(1, keyOf(1), nil)) // the dead session runs out
+	require.NoError(t, r.say(2, "new"))
+	require.Equal(t, "joined ann\njoined ann\nmessage ann new\n", r.told(t))
+
+	var p person
+	r.ask(t, query{Op: askFind, Name: "ANN"}, &p)
+	require.Equal(t, "new:1", p.Addr)
+}
+
+func TestJoinAgainInTheSameSession(t *testing.T) {
+	r := newReplica(t, Config{})
+	r.join(t, 1, "ann")
+	r.told(t)
+	reply, err := r.do(1, keyOf(1), command{Op: opJoin, Text: "ann", Addr: "new:1"})
+	require.NoError(t, err)
+	var j joined
+	require.NoError(t, unmarshal(reply, &j))
+	require.EqualValues(t, 2, j.Next)
+	_, err = r.do(1, keyOf(1), command{Op: opJoin, Text: "bob"})
+	require.ErrorIs(t, err, ErrJoined)
+	require.Empty(t, r.told(t))
+	var p person
+	r.ask(t, query{Op: askFind, Name: "ann"}, &p)
+	require.Equal(t, "new:1", p.Addr)
+}
+
+func TestSenderIsSetByTheRoom(t *testing.T) {
+	r := newReplica(t, Config{})
+	r.join(t, 1, "ann")
+	r.join(t, 2, "bob")
+	r.told(t)
+	// Whatever else a client puts into the command, the sender is the session's.
+	body, err := marshal([]any{opSay, "send me money", "ann"})
+	require.NoError(t, err)
+	_, err = r.Apply(r.command(2, keyOf(1), body))
+	require.NoError(t, err)
+	require.Equal(t, "message bob send me money\n", r.told(t))
+}
+
+func TestChatBeginsWhenEnoughHaveBeenThere(t *testing.T) {
+	r := newReplica(t, Config{MinParticipants: 3})
+	require.Equal(t, 2, r.join(t, 1, "ann").Missing)
+	require.NoError(t, r.say(1, "one"))
+	require.Equal(t, 1, r.join(t, 2, "bob").Missing)
+	require.NoError(t, r.say(2, "two"))
+	require.Equal(t, "joined ann\njoined bob\n", r.told(t))
+
+	// Ann leaves and comes back, also under another name: she is one, and what she said still waits.
+	_, err := r.do(1, keyOf(1), command{Op: opLeave})
+	require.NoError(t, err)
+	for _, name := range []string{"ann", "anna"} {
+		reply, err := r.do(1, keyOf(1), command{Op: opJoin, Text: name})
+		require.NoError(t, err)
+		var j joined
+		require.NoError(t, unmarshal(reply, &j))
+		require.Equal(t, 1, j.Missing)
+		_, err = r.do(1, keyOf(1), command{Op: opLeave})
+		require.NoError(t, err)
+	}
+	require.Equal(t, "left ann\njoined ann\nleft ann\njoined anna\nleft anna\n", r.told(t))
+	require.Empty(t, r.history(t, 100))
+
+	// A move on the way loses nothing of it.
+	moved := newReplica(t, Config{})
+	require.NoError(t, moved.Restore(bytes.NewReader(r.snapshot(t))))
+	j := moved.join(t, 3, "cid")
+	require.Equal(t, joined{Name: "cid", Next: 8, Present: 2}, j)
+	require.Equal(t, "joined cid\nbegun\nmessage ann one\nmessage bob two\n", moved.told(t))
+	require.Equal(t, "10 ann: one\n11 bob: two\n", moved.history(t, 100))
+
+	// It has begun for good.
+	for s := uint64(2); s <= 3; s++ {
+		_, err = moved.do(s, keyOf(s), command{Op: opLeave})
+		require.NoError(t, err)
+	}
+	require.Zero(t, moved.join(t, 4, "dee").Missing)
+	require.NoError(t, moved.say(4, "alone"))
+	require.Equal(t, "left bob\nleft cid\njoined dee\nmessage dee alone\n", moved.told(t))
+}
+
+func TestParticipantsWithoutKeysAreCountedByName(t *testing.T) {
+	r := newReplica(t, Config{MinParticipants: 2})
+	for s := range uint64(3) {
+		_, err := r.do(s, transport.Key{}, command{Op: opJoin, Text: "ann"})
+		require.NoError(t, err)
+		_, err = r.do(s, transport.Key{}, command{Op: opLeave})
+		require.NoError(t, err)
+	}
+	_, err := r.do(9, transport.Key{}, command{Op: opJoin, Text: "bob"})
+	require.NoError(t, err)
+	require.Contains(t, r.told(t), "joined bob\nbegun\n")
+}
+
+func TestHeldMessagesAreBounded(t *testing.T) {
+	for _, tc := range []struct {
+		cfg  Config
+		want int // how many short messages find room
+	}{
+		{Config{MinParticipants: 2, HeldCount: 3}, 3},
+		{Config{MinParticipants: 2, HeldBytes: 3*(32+3+5) + 1}, 3},
+	} {
+		r := newReplica(t, tc.cfg)
+		r.join(t, 1, "ann")
+		for range tc.want {
+			require.NoError(t, r.say(1, "hello"))
+		}
+		err := r.say(1, "hello")
+		require.ErrorIs(t, err, ErrHeldFull)
+		require.ErrorContains(t, err, "1 participants are missing")
+		r.join(t, 2, "bob")
+		require.NoError(t, r.say(1, "hello"))
+		require.Equal(t, tc.want+1, strings.Count(r.told(t), "message ann hello"))
+	}
+}
+
+func TestHistoryIsBounded(t *testing.T) {
+	for _, tc := range []struct {
+		cfg  Config
+		want string
+	}{
+		{Config{HistoryCount: 2}, "4 ann: m3\n5 ann: m4\n"},
+		{Config{HistoryBytes: 2*(32+3+2) + 1}, "4 ann: m3\n5 ann: m4\n"},
+		{Config{HistoryBytes: 10}, ""},
+		{Config{HistoryCount: NoHistory}, ""},
+	} {
+		r := newReplica(t, tc.cfg)
+		r.join(t, 1, "ann")
+		for i := range 4 {
+			require.NoError(t, r.say(1, fmt.Sprintf("m%d", i+1)))
+		}
+		require.Equal(t, tc.want, r.history(t, 100), "%+v", tc.cfg)
+		again := newReplica(t, Config{})
+		require.NoError(t, again.Restore(bytes.NewReader(r.snapshot(t))))
+		require.Equal(t, tc.want, again.history(t, 100))
+	}
+}
+
+func TestRoomIsBounded(t *testing.T) {
+	r := newReplica(t, Config{MaxParticipants: 2})
+	r.join(t, 1, "ann")
+	r.join(t, 2, "bob")
+	_, err := r.do(3, keyOf(3), command{Op: opJoin, Text: "cid"})
+	require.ErrorIs(t, err, ErrFull)
+	_, err = r.do(4, keyOf(2), command{Op: opJoin, Text: "bob"}) // bob is in the room, so there is room for him
+	require.NoError(t, err)
+}
+
+func TestWho(t *testing.T) {
+	r := newReplica(t, Config{})
+	const n = 2*maxPage + 7
+	for s := uint64(1); s <= n; s++ {
+		r.join(t, s, fmt.Sprintf("p%d", s))
+	}
+	var names []string
+	for after := uint64(0); ; {
+		var page roster
+		r.ask(t, query{Op: askWho, After: after}, &page)
+		require.Equal(t, n, page.Present)
+		if len(page.List) == 0 {
+			break
+		}
+		require.LessOrEqual(t, len(page.List), maxPage)
+		for _, p := range page.List {
+			names = append(names, p.Name)
+			after = p.Number
+		}
+	}
+	require.Len(t, names, n)
+	require.Equal(t, []string{"p1", "p2"}, names[:2])
+
+	var page roster
+	r.ask(t, query{Op: askWho, After: 5, Limit: 2}, &page)
+	require.Len(t, page.List, 2)
+	require.Equal(t, "p6", page.List[0].Name)
+	r.ask(t, query{Op: askWho, After: 1<<64 - 1, Limit: -5}, &page)
+	require.Empty(t, page.List)
+
+	q := r.Migratable.(migrate.Querier)
+	_, err := q.Query(mustMarshal(&query{Op: askFind, Name: "pl"})) // looks like p1, and is not
+	require.ErrorIs(t, err, ErrNoSuchName)
+	_, err = q.Query(mustMarshal(&query{Op: 9}))
+	require.ErrorIs(t, err, ErrBadCommand)
+	_, err = q.Query([]byte{0xc1})
+	require.ErrorIs(t, err, ErrBadCommand)
+}
+
+func TestValidate(t *testing.T) {
+	r := newReplica(t, Config{})
+	v := r.Migratable.(migrate.Validator)
+	for _, tc := range []struct {
+		c    command
+		want error
+	}{
+		{command{Op: opJoin, Text: "ann"}, nil},
+		{command{Op: opSay, Text: "before joining: the join may be on its way"}, nil},
+		{command{Op: opLeave}, nil},
+		{command{Op: opJoin, Text: "ann\x00"}, ErrBadName},
+		{command{Op: opJoin, Text: "ann", Addr: "a\nb"}, ErrBadCommand},
+		{command{Op: opJoin, Text: "ann", Addr: strings.Repeat("a", 257)}, ErrBadCommand},
+		{command{Op: opSay, Text: "a\x1b[2J"}, ErrBadText},
+		{command{Op: 9}, ErrBadCommand},
+	} {
+		err := v.Validate(r.command(1, keyOf(1), mustMarshal(&tc.c)))
+		if tc.want == nil {
+			require.NoError(t, err)
+		} else {
+			require.ErrorIs(t, err, tc.want, "%+v", tc.c)
+		}
+	}
+	require.ErrorIs(t, v.Validate(r.command(1, keyOf(1), nil)), ErrBadCommand)
+}
+
+func TestConfigNamesTheField(t *testing.T) {
+	for field, cfg := range map[string]Config{
+		"MinParticipants": {MinParticipants: -1},
+		"HistoryCount":    {HistoryCount: -2},
+		"HistoryBytes":    {HistoryBytes: 1 << 20},
+		"HeldCount":       {HeldCount: -1},
+		"HeldBytes":       {HeldBytes: 1 << 30},
+		"MaxName":         {MaxName: 65},
+		"MaxText":         {MaxText: 1 << 20},
+		"MaxParticipants": {MaxParticipants: -1},
+	} {
+		_, err := New(cfg)
+		require.ErrorIs(t, err, ErrConfig)
+		require.ErrorContains(t, err, "Config."+field)
+	}
+}
+
+// scramble makes a random but plausible command.
+func scramble(rng *rand.Rand) (session uint64, key transport.Key, body []byte) {
+	session = rng.Uint64N(6) + 1
+	key = keyOf(rng.Uint64N(4)) // 0 is no key
+	names := []string{"ann", "ANN", "bob", "b0b", "cid", "dee", "", "a b"}
+	switch rng.IntN(10) {
+	case 0, 1, 2:
+		c := command{Op: opJoin, Text: names[rng.IntN(len(names))], Addr: fmt.Sprintf("h:%d", rng.IntN(3))}
+		return session, key, mustMarshal(&c)
+	case 3:
+		return session, key, mustMarshal(&command{Op: opLeave})
+	case 4:
+		b := make([]byte, rng.IntN(12))
+		for i := range b {
+			b[i] = byte(rng.Uint32())
+		}
+		return session, key, b
+	default:
+		return session, key, mustMarshal(&command{Op: opSay, Text: strings.Repeat("x", rng.IntN(50))})
+	}
+}
+
+// Two replicas get the same commands; one of them is carried to another host on the way. They must not differ in
+// anything that can be seen.
+func TestReplicasAgree(t *testing.T) {
+	for seed := range uint64(300) {
+		rng := rand.New(rand.NewPCG(seed, 1))
+		cfg := Config{
+			MinParticipants: rng.IntN(4), HistoryCount: rng.IntN(5) + 1, HistoryBytes: rng.IntN(400) + 1,
+			HeldCount: rng.IntN(5) + 1, MaxParticipants: rng.IntN(4) + 1,
+		}
+		a, b := newReplica(t, cfg), newReplica(t, cfg)
+		const steps = 80
+		carry := rng.IntN(steps)
+		for step := range steps {
+			if step == carry {
+				next := newReplica(t, Config{})
+				next.index, next.now, next.events = b.index, b.now, b.events
+				s, err := b.Snapshot()
+				require.NoError(t, err)
+				// The old one goes on while the snapshot is written.
+				for range 5 {
+					_, _ = b.Apply(b.command(scramble(rng)))
+				}
+				var buf bytes.Buffer
+				_, err = s.WriteTo(&buf)
+				require.NoError(t, err)
+				s.Release()
+				require.NoError(t, next.Restore(&buf))
+				b = next
+			}
+			session, key, body := scramble(rng)
+			if rng.IntN(15) == 0 {
+				a.Migratable.(migrate.SessionCloser).SessionClosed(a.command(session, key, nil))
+				b.Migratable.(migrate.SessionCloser).SessionClosed(b.command(session, key, nil))
+				continue
+			}
+			ra, ea := a.Apply(a.command(session, key, body))
+			rb, eb := b.Apply(b.command(session, key, body))
+			require.Equal(t, ra, rb, "seed %d step %d", seed, step)
+			require.Equal(t, fmt.Sprint(ea), fmt.Sprint(eb), "seed %d step %d", seed, step)
+			require.Equal(t, transport.CodeOf(ea), transport.CodeOf(eb))
+			if a.Migratable.(migrate.Validator).Validate(migrate.Command{Body: body}) != nil {
+				require.Error(t, ea, "what Validate refuses, Apply refuses")
+			}
+		}
+		require.Equal(t, a.events, b.events, "seed %d", seed)
+		require.Equal(t, a.snapshot(t), b.snapshot(t), "seed %d", seed)
+		require.EqualValues(t, len(a.events), a.Migratable.(*room).events, "events are counted")
+	}
+}
+
+func TestRestoreReportsErrorsOfTheStream(t *testing.T) {
+	r := newReplica(t, Config{})
+	r.join(t, 1, "ann")
+	require.NoError(t, r.say(1, "hello"))
+	whole := r.snapshot(t)
+	for n := range whole {
+		err := newReplica(t, Config{}).Restore(bytes.NewReader(whole[:n]))
+		require.ErrorIs(t, err, ErrBadSnapshot, "cut at %d", n)
+	}
+	broken := iotest.ErrReader(io.ErrClosedPipe)
+	for n := range len(whole) + 1 { // also when it breaks where it should end
+		err := newReplica(t, Config{}).Restore(io.MultiReader(bytes.NewReader(whole[:n]), broken))
+		require.ErrorIs(t, err, io.ErrClosedPipe)
+	}
+	require.ErrorIs(t, newReplica(t, Config{}).Restore(bytes.NewReader(append(whole, 0))), ErrBadSnapshot)
+	require.NoError(t, newReplica(t, Config{}).Restore(iotest.OneByteReader(bytes.NewReader(whole))))
+}
+
+// A snapshot is written while the room goes on.
+func TestSnapshotIsOfOneMoment(t *testing.T) {
+	r := newReplica(t, Config{HistoryCount: 3})
+	r.join(t, 1, "ann")
+	for range 10 {
+		require.NoError(t, r.say(1, "before"))
+	}
+	s, err := r.Snapshot()
+	require.NoError(t, err)
+	done := make(chan []byte)
+	go func() {
+		var b bytes.Buffer
+		_, _ = s.WriteTo(&b)
+		s.Release()
+		done <- b.Bytes()
+	}()
+	for i := range 100 {
+		require.NoError(t, r.say(1, "after"))
+		r.join(t, uint64(i+2), fmt.Sprintf("p%d", i))
+	}
+	again := newReplica(t, Config{})
+	require.NoError(t, again.Restore(bytes.NewReader(<-done)))
+	require.Equal(t, "9 ann: before\n10 ann: before\n11 ann: before\n", again.history(t, 1000))
+	require.Len(t, again.Migratable.(*room).list, 1)
+}
+
+func FuzzRestore(f *testing.F) {
+	r := newReplica(f, Config{MinParticipants: 2})
+	r.join(f, 1, "ann")
+	_ = r.say(1, "hello")
+	f.Add(r.snapshot(f))
+	r.join(f, 2, "bob")
+	f.Add(r.snapshot(f))
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r := newReplica(t, Config{})
+		if err := r.Restore(bytes.NewReader(b)); err != nil {
+			return
+		}
+		// What was accepted is a room like any other: its own snapshot restores to itself.
+		first := r.snapshot(t)
+		again := newReplica(t, Config{})
+		require.NoError(t, again.Restore(bytes.NewReader(first)))
+		require.Equal(t, first, again.snapshot(t))
+		_, _ = r.do(7, keyOf(7), command{Op: opJoin, Text: "zoe"})
+		_ = r.say(7, "hello")
+	})
+}
+
+func FuzzApply(f *testing.F) {
+	f.Add(mustMarshal(&command{Op: opJoin, Text: "ann", Addr: "h:1"}), mustMarshal(&command{Op: opSay, Text: "hello"}))
+	f.Add([]byte{0xc0}, []byte{0x93, 0xdf, 0xff, 0xff, 0xff, 0xff})
+	f.Fuzz(func(t *testing.T, first, second []byte) {
+		r := newReplica(t, Config{MinParticipants: 1})
+		for session, body := range [][]byte{first, second, first, second} {
+			_, _ = r.Apply(r.command(uint64(session), keyOf(uint64(session)), body))
+			_, _ = r.Migratable.(migrate.Querier).Query(body)
+			_ = r.Migratable.(migrate.Validator).Validate(r.command(1, keyOf(1), body))
+		}
+		require.NoError(t, newReplica(t, Config{}).Restore(bytes.NewReader(r.snapshot(t))))
+	})
+}
+
+func BenchmarkSay(b *testing.B) {
+	r := newReplica(b, Config{})
+	r.join(b, 1, "ann")
+	body := mustMarshal(&command{Op: opSay, Text: strings.Repeat("x", 64)})
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := r.Apply(r.command(1, keyOf(1), body)); err != nil {
+			b.Fatal(err)
+		}
+		r.events = r.events[:0]
+	}
+}
+
+func BenchmarkSnapshot(b *testing.B) {
+	r := newReplica(b, Config{})
+	for s := range uint64(10_000) {
+		r.join(b, s, fmt.Sprintf("p%d", s))
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := r.Snapshot(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,119 @@
+package chatcore
+
+import (
+	"strings"
+
+	"github.com/roam-go/roam/transport"
+)
+
+// The operations of a command.
+const (
+	opJoin  = 1
+	opSay   = 2
+	opLeave = 3
+)
+
+// command is what a client asks for; it changes the room.
+type command struct {
+	_struct struct{} `codec:",toarray"`
+
+	Op   uint8
+	Text string // the name to join with, or the text to say
+	Addr string // where the joining client listens for private messages; "" if it does not
+}
+
+// joined is the reply to opJoin. It is small, because replies are kept for each session: what else a newcomer wants is
+// asked in queries.
+type joined struct {
+	_struct struct{} `codec:",toarray"`
+
+	Name    string // as it was accepted
+	Next    uint64 // the number of the event from which to listen
+	Missing int    // how many more participants the chat waits for
+	Present int    // how many participants are in the room
+}
+
+// event is what the room publishes.
+type event struct {
+	_struct struct{} `codec:",toarray"`
+
+	Kind    Kind // KindMessage, KindJoined, KindLeft or KindBegun
+	From    string
+	Text    string
+	Time    int64 // Unix milliseconds at which it was said: earlier than the event's own time for one that was held
+	Missing int   // as in joined; always 0 for a message
+}
+
+// The operations of a query.
+const (
+	askHistory = 1
+	askWho     = 2
+	askFind    = 3
+)
+
+// query asks the room without changing it.
+type query struct {
+	_struct struct{} `codec:",toarray"`
+
+	Op    uint8
+	Name  string // askFind: whom to find
+	After uint64 // askHistory: only events with lower numbers; askWho: only participants with higher numbers
+	Limit int    // askWho: how many at most
+}
+
+// said is a message with the number of the event that it was; askHistory answers a list of them, oldest first.
+type said struct {
+	_struct struct{} `codec:",toarray"`
+
+	Seq  uint64
+	From string
+	Text string
+	Time int64 // Unix milliseconds
+}
+
+// cost is what a message counts for under a limit of bytes.
+func (s said) cost() int { return len(s.From) + len(s.Text) + 32 }
+
+// roster is the answer to askWho.
+type roster struct {
+	_struct struct{} `codec:",toarray"`
+
+	Present int      // how many are in the room
+	List    []person // in the order in which they joined
+}
+
+// maxPage bounds roster.List, so that the answer stays far below the limit of a message.
+const maxPage = 500
+
+// person is a participant as others see them; the answer to askFind is one.
+type person struct {
+	_struct struct{} `codec:",toarray"`
+
+	Number uint64 // grows from each participant to the next who joins
+	Name   string
+	Addr   string
+	Key    []byte // 32 bytes, or none where the transport proves no keys
+	Time   int64  // Unix milliseconds at which they joined
+}
+
+// mustMarshal is for this package's own types, whose encoding cannot fail.
+func mustMarshal(v any) []byte {
+	b, err := marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+func decodeCommand(body []byte) (command, error) {
+	var c command
+	if err := unmarshal(body, &c); err != nil {
+		return c, transport.Errorf(CodeBadCommand, "chat: not a command: want [operation, text, address]")
+	}
+	return c, nil
+}
+
+// printable reports whether s is made of printable ASCII only, as an address is.
+func printable(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
+}
