@@ -1,12 +1,9 @@
-// Package transport carries calls and notifications between processes.
-//
-// A [Transport] dials and listens; a [Conn] carries calls (with a reply) and notifications (without) in both directions
-// over one connection. Two implementations are here: [TCP], MessagePack-RPC over TLS 1.3 with peers pinned by their
-// Ed25519 keys, and [Memory], a network inside the process with delay, loss, partitions and cuts, which runs in a
-// testing/synctest bubble. Package transporttest holds the conformance suite that both pass.
 package transport
 
-import "context"
+import (
+	"context"
+	"sync/atomic"
+)
 
 // Transport opens connections to other processes and accepts theirs. It is safe for concurrent use.
 //
@@ -89,23 +86,33 @@ type Request struct {
 	// Params is one MessagePack value, by convention an array. It belongs to the receiver.
 	Params []byte
 
-	reply func(result []byte, err error)
+	reply func(result []byte, err error) // set by NewRequest
+
+	// What arrives on a conn is answered without a closure.
+	conn     *conn
+	id       uint64
+	answered atomic.Bool
 }
 
 // NewRequest makes a request for a [Handler], as an implementation of [Transport] or a test of a handler needs it. A nil
-// reply makes it a notification. NewRequest's reply is called at most once if the handler calls Reply at most once.
+// reply makes it a notification. However often the handler calls Reply, reply is called at most once.
 func NewRequest(method string, params []byte, reply func(result []byte, err error)) *Request {
 	return &Request{Method: method, Params: params, reply: reply}
 }
 
 // IsCall reports whether the peer waits for a reply.
-func (r *Request) IsCall() bool { return r.reply != nil }
+func (r *Request) IsCall() bool { return r.conn != nil || r.reply != nil }
 
 // Reply answers a call; for a notification it does nothing. It may be called from any goroutine, also after Handle has
 // returned, and must be called exactly once: a further reply is dropped. It never blocks. An error that is, or wraps,
 // an [*Error] arrives at the caller with its code, message and data; any other arrives with code [CodeUnknown].
 func (r *Request) Reply(result []byte, err error) {
-	if r.reply != nil {
+	if !r.IsCall() || r.answered.Swap(true) {
+		return
+	}
+	if r.conn != nil {
+		r.conn.reply(r.id, result, err)
+	} else {
 		r.reply(result, err)
 	}
 }

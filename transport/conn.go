@@ -1,0 +1,305 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// limits are what both transports configure, with nothing left at zero.
+type limits struct {
+	maxMessage, maxPending      int
+	pingEvery                   time.Duration
+	handshake, message, writing time.Duration
+	minVersion, maxVersion      uint64
+	log                         *slog.Logger
+	messages                    *atomic.Int64 // counts what is sent, if not nil
+}
+
+// closeGrace is how long Close lets the peer take what was sent before.
+const closeGrace = time.Second
+
+// conn is a [Conn] over any net.Conn. One goroutine reads, calls the handler, and in the end cleans up (read.go). Whoever
+// sends appends to a buffer, which is written by the sender itself where that cannot block, else by a goroutine that lives
+// until the buffer is empty (write.go).
+type conn struct {
+	nc      net.Conn
+	base    net.Conn // what nc encrypts, or nc: closing it never waits
+	lim     *limits
+	peer    Peer
+	handler Handler
+	ended   chan struct{} // closed when err is set
+	over    atomic.Bool   // err is set: a cheap look for the reader
+	rd      reader        // of the reading goroutine
+
+	mu      sync.Mutex // guards what follows; never held over I/O
+	err     error      // why the connection ended; the first reason stays
+	callErr error      // the same for the caller of a method
+	closeBy time.Time  // set by Close: when the last bytes must be gone
+	lastID  uint64
+	calls   map[uint64]pending
+	writer
+}
+
+// pending is a call that waits for its reply: one of the two is set.
+type pending struct {
+	done func([]byte, error)
+	wait *waiter
+}
+
+func (p pending) complete(result []byte, err error) {
+	if p.done != nil {
+		p.done(result, err)
+		return
+	}
+	p.wait.result, p.wait.err = result, err
+	p.wait.ch <- struct{}{}
+}
+
+// waiter is what a Call waits on; it is used again.
+type waiter struct {
+	ch     chan struct{}
+	result []byte
+	err    error
+}
+
+var waiters = sync.Pool{New: func() any { return &waiter{ch: make(chan struct{}, 1)} }}
+
+func newConn(nc, base net.Conn, lim *limits, peer Peer) *conn {
+	c := &conn{nc: nc, base: base, lim: lim, peer: peer, ended: make(chan struct{})}
+	c.idle.L = &c.mu
+	if nc == base {
+		c.raw = newRawWriter(nc)
+	}
+	return c
+}
+
+func (c *conn) Peer() Peer { return c.peer }
+
+func (c *conn) Call(ctx context.Context, method string, params []byte) ([]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("transport: call %s of %s: %w", method, c.peer.Addr, err)
+	}
+	w := waiters.Get().(*waiter)
+	id, err := c.sendCall(method, params, pending{wait: w}, true)
+	if err != nil {
+		waiters.Put(w)
+		return nil, err
+	}
+	select {
+	case <-w.ch:
+	case <-ctx.Done():
+		if c.forget(id) {
+			waiters.Put(w)
+			return nil, fmt.Errorf("transport: call %s of %s: %w", method, c.peer.Addr, ctx.Err())
+		}
+		<-w.ch // the reply has just come
+	case <-c.ended:
+		if c.forget(id) {
+			waiters.Put(w)
+			return nil, c.callErr
+		}
+		<-w.ch
+	}
+	result, err := w.result, w.err
+	w.result, w.err = nil, nil
+	waiters.Put(w)
+	return result, err
+}
+
+func (c *conn) Go(method string, params []byte, done func(result []byte, err error)) {
+	if _, err := c.sendCall(method, params, pending{done: done}, false); err != nil {
+		done(nil, err)
+	}
+}
+
+// sendCall returns an error if and only if p will not be completed.
+func (c *conn) sendCall(method string, params []byte, p pending, urgent bool) (uint64, error) {
+	if err := c.checkOut(method, params); err != nil {
+		return 0, err
+	}
+	c.mu.Lock()
+	if c.err != nil {
+		c.mu.Unlock()
+		return 0, c.callErr
+	}
+	if c.calls == nil {
+		c.calls = make(map[uint64]pending)
+	}
+	for {
+		c.lastID = (c.lastID + 1) & (1<<31 - 1)
+		if _, used := c.calls[c.lastID]; !used {
+			break
+		}
+	}
+	id := c.lastID
+	c.calls[id] = p
+	c.out = appendCall(c.room(), id, method, params)
+	c.kick(urgent)
+	return id, nil
+}
+
+// forget takes back a call that is no longer waited for, and reports whether it was still pending.
+func (c *conn) forget(id uint64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, ok := c.calls[id]
+	delete(c.calls, id)
+	return ok
+}
+
+func (c *conn) Notify(method string, params []byte) error {
+	if err := c.checkOut(method, params); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	if c.err != nil {
+		c.mu.Unlock()
+		return c.callErr
+	}
+	c.out = appendNotify(c.room(), method, params)
+	return c.kick(false)
+}
+
+// reply answers call id of the peer; it is called once for each.
+func (c *conn) reply(id uint64, result []byte, err error) {
+	if err == nil && len(result) > 0 {
+		if len(result) > c.lim.maxMessage-maxEnvelope {
+			err = Errorf(CodeBadMessage, "transport: result of %d bytes is larger than a message", len(result))
+		} else if _, bad := checkValue(result); bad != nil {
+			err = bad
+		}
+	}
+	c.mu.Lock()
+	if c.err != nil {
+		c.mu.Unlock()
+		return
+	}
+	if err != nil {
+		c.out = appendErrorReply(c.room(), id, err, c.lim.maxMessage-maxEnvelope-maxErrorText)
+	} else {
+		c.out = appendReply(c.room(), id, result)
+	}
+	c.kick(false)
+}
+
+func (c *conn) checkOut(method string, params []byte) error {
+	if method == "" || len(method) > maxMethod {
+		return Errorf(CodeBadMessage, "transport: method %.32q has %d bytes, not 1 to %d", method, len(method), maxMethod)
+	}
+	if len(params) == 0 {
+		return nil
+	}
+	if len(params) > c.lim.maxMessage-maxEnvelope {
+		return Errorf(CodeBadMessage, "transport: params of %s: %d bytes are more than a message holds (%d)",
+			method, len(params), c.lim.maxMessage-maxEnvelope)
+	}
+	if params[0] == 0xc0 {
+		return Errorf(CodeBadMessage, "transport: params of %s are nil", method)
+	}
+	_, err := checkValue(params)
+	return err
+}
+
+func (c *conn) Close() error {
+	c.end(ErrClosed)
+	return nil
+}
+
+// end ends the connection for a reason. After ErrClosed what is pending is still written; after anything else it is not.
+// The reading goroutine does the rest (finish). It does not block.
+func (c *conn) end(err error) {
+	c.mu.Lock()
+	if c.err != nil {
+		c.mu.Unlock()
+		return
+	}
+	c.err = err
+	if e, ok := errors.AsType[*Error](err); ok && err != ErrClosed {
+		c.callErr = e
+	} else if err == ErrClosed {
+		c.callErr = Errorf(CodeClosed, "transport: connection to %s is closed", c.peer.Addr)
+	} else {
+		c.callErr = fmt.Errorf("transport: connection to %s ended: %w", c.peer.Addr, err)
+	}
+	c.over.Store(true)
+	close(c.ended)
+	if err == ErrClosed {
+		c.closeBy = time.Now().Add(closeGrace)
+		c.nc.SetWriteDeadline(c.closeBy)
+		c.nc.SetReadDeadline(time.Unix(1, 0)) // wakes the reading goroutine
+		c.mu.Unlock()
+		return
+	}
+	c.out = nil
+	c.mu.Unlock()
+	c.base.Close()
+}
+
+// finish is the end of the reading goroutine, with its own reason, which counts only if there was none before.
+func (c *conn) finish(err error) {
+	c.end(err)
+	c.mu.Lock()
+	err = c.err
+	calls := c.calls
+	c.calls = nil
+	c.mu.Unlock()
+	for _, id := range slices.Sorted(maps.Keys(calls)) {
+		calls[id].complete(nil, c.callErr)
+	}
+	if c.handler != nil {
+		c.handler.Closed(c, err)
+	}
+	c.linger()
+}
+
+// linger closes the connection when the last bytes are written, and, unless it failed, the peer has taken them: closing a
+// socket with unread data would make the system throw away what is still on its way.
+func (c *conn) linger() {
+	c.mu.Lock()
+	for c.flushing {
+		c.idle.Wait()
+	}
+	closeBy := c.closeBy
+	c.mu.Unlock()
+	if !closeBy.IsZero() {
+		if half, ok := c.nc.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
+			c.nc.SetReadDeadline(closeBy)
+			buf := c.rd.buf
+			if len(buf) == 0 {
+				buf = make([]byte, readSmall)
+			}
+			for {
+				if _, err := c.nc.Read(buf); err != nil {
+					break
+				}
+			}
+		}
+	}
+	c.base.Close()
+	c.rd.release()
+}
+
+func isTimeout(err error) bool {
+	ne, ok := errors.AsType[net.Error](err)
+	return ok && ne.Timeout()
+}
+
+// readError makes the reason for Closed out of what a read returned.
+func (c *conn) readError(err error, midMessage bool) error {
+	switch {
+	case errors.Is(err, io.EOF) && midMessage, errors.Is(err, io.ErrUnexpectedEOF):
+		return io.ErrUnexpectedEOF
+	case errors.Is(err, io.EOF):
+		return io.EOF
+	}
+	return err
+}

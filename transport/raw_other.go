@@ -1,0 +1,12 @@
+//go:build !unix
+
+package transport
+
+import "net"
+
+// rawWriter is not implemented here: a goroutine writes.
+type rawWriter struct{}
+
+func newRawWriter(net.Conn) *rawWriter { return nil }
+
+func (*rawWriter) write([]byte) (int, error) { return 0, nil }

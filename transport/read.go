@@ -1,0 +1,297 @@
+package transport
+
+import (
+	"errors"
+	"sync"
+	"time"
+)
+
+const (
+	readSmall = 1 << 10  // buffer of an idle connection
+	readLarge = 64 << 10 // buffer of a busy one
+	readFirst = 4 << 10  // largest first message, from a peer that nothing is known of yet
+	methods   = 64       // names kept, so that they are not allocated for each message
+)
+
+// reader is the receiving half of a conn. It belongs to the reading goroutine.
+type reader struct {
+	buf     []byte // buf[r:w] was read and not handed out
+	r, w    int
+	taken   int // bytes at r that the last frame has
+	limit   int // bytes a message may have now
+	scan    scanner
+	begun   bool      // scan is in a message
+	full    bool      // the last read filled the buffer
+	waiting time.Time // since when nothing has arrived
+	started time.Time // when the message that is not whole began to arrive; zero if there is none
+	armed   time.Time // the read deadline
+	pinged  bool
+	last    string // the method of the last message
+	names   map[string]string
+}
+
+var largeBuffers = sync.Pool{New: func() any { return new([readLarge]byte) }}
+
+// resize changes the size of the buffer, keeping what it holds.
+func (rd *reader) resize(n int) {
+	var buf []byte
+	if n == readLarge {
+		buf = largeBuffers.Get().(*[readLarge]byte)[:]
+	} else {
+		buf = make([]byte, n)
+	}
+	w := copy(buf, rd.buf[rd.r:rd.w])
+	rd.release()
+	rd.buf, rd.r, rd.w = buf, 0, w
+}
+
+func (rd *reader) release() {
+	if len(rd.buf) == readLarge {
+		largeBuffers.Put((*[readLarge]byte)(rd.buf))
+	}
+	rd.buf = nil
+}
+
+// next returns the next whole frame, which is valid until next is called again.
+func (c *conn) next() ([]byte, error) {
+	rd := &c.rd
+	rd.r += rd.taken
+	rd.taken = 0
+	for {
+		if rd.w > rd.r {
+			if !rd.begun {
+				if err := checkFirst(rd.buf[rd.r]); err != nil {
+					return nil, err
+				}
+				rd.scan.reset(rd.limit, maxDepth+1)
+				rd.begun = true
+			}
+			whole, err := rd.scan.scan(rd.buf[rd.r:rd.w])
+			if err != nil {
+				if err == errTooLong {
+					return nil, Errorf(CodeBadMessage, "transport: message of more than %d bytes", rd.limit)
+				}
+				return nil, Errorf(CodeBadMessage, "transport: message with %v", err)
+			}
+			if whole {
+				rd.begun, rd.started = false, time.Time{}
+				rd.taken = rd.scan.pos
+				return rd.buf[rd.r : rd.r+rd.taken : rd.r+rd.taken], nil
+			}
+		}
+		if err := c.fill(); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// checkFirst refuses what cannot become a message by its first byte.
+func checkFirst(b byte) error {
+	switch {
+	case b == 0x93, b == 0x94, b == 0xdc, b == 0xdd:
+		return nil
+	case b == 0xc0:
+		return Errorf(CodeBadMessage, "transport: nil in place of a message")
+	case isExt(b):
+		return Errorf(CodeBadMessage, "transport: extension type 0x%02x in place of a message", b)
+	case b&0xf0 == 0x90:
+		return Errorf(CodeBadMessage, "transport: message is an array of %d values", b&0x0f)
+	}
+	return Errorf(CodeBadMessage, "transport: message begins with 0x%02x, which is no array", b)
+}
+
+// fill reads once, at least a byte.
+func (c *conn) fill() error {
+	rd := &c.rd
+	switch size := len(rd.buf); {
+	case rd.r == rd.w:
+		rd.r, rd.w = 0, 0
+		switch {
+		case size == 0:
+			rd.resize(readSmall)
+		case rd.full && size < readLarge:
+			rd.resize(min(4*size, readLarge))
+		case size > readLarge:
+			rd.resize(readLarge)
+		}
+	case rd.w == size:
+		// What is kept for a message grows with what has come of it, not with what it says it will be.
+		if have := rd.w - rd.r; have > size/2 {
+			rd.resize(min(max(2*size, min(rd.scan.pos, 8*size)), max(rd.limit, readLarge)))
+		} else {
+			copy(rd.buf, rd.buf[rd.r:rd.w])
+			rd.r, rd.w = 0, have
+		}
+	}
+	now := time.Now()
+	rd.waiting, rd.pinged = now, false
+	if rd.w > rd.r && rd.started.IsZero() {
+		rd.started = now
+	}
+	for {
+		n, err := c.nc.Read(rd.buf[rd.w:])
+		if n > 0 {
+			rd.w += n
+			rd.full = rd.w == len(rd.buf)
+			return nil
+		}
+		switch {
+		case err == nil:
+		case c.over.Load() || !isTimeout(err) || rd.armed.IsZero():
+			return c.readError(err, rd.w > rd.r)
+		default:
+			if err := c.tick(time.Now()); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// tick is called when the read deadline has passed: it pings a peer that is silent, and gives up on one that stays so.
+func (c *conn) tick(now time.Time) error {
+	rd := &c.rd
+	if rd.armed.Before(rd.waiting) {
+		// The handler kept the goroutine from reading; only now is there a wait.
+		c.arm(now)
+		return nil
+	}
+	if late := now.Sub(rd.armed); late > c.lim.pingEvery/2 {
+		// This process stood still. What the peer sent meanwhile may be there already.
+		rd.waiting = rd.waiting.Add(late)
+		if !rd.started.IsZero() {
+			rd.started = rd.started.Add(late)
+		}
+	}
+	quiet := now.Sub(rd.waiting)
+	switch {
+	case !rd.started.IsZero() && now.Sub(rd.started) >= c.lim.message:
+		return Errorf(CodeTimeout, "transport: %s sent a message that is not whole after %v", c.peer.Addr, c.lim.message)
+	case quiet >= 3*c.lim.pingEvery:
+		return Errorf(CodeTimeout, "transport: %s has been silent for %v", c.peer.Addr, quiet.Round(time.Millisecond))
+	case quiet >= c.lim.pingEvery && !rd.pinged:
+		rd.pinged = true
+		if rd.r == rd.w && len(rd.buf) > readSmall {
+			rd.r, rd.w = 0, 0
+			rd.resize(readSmall)
+		}
+		c.Go(methodPing, nil, func([]byte, error) {})
+	}
+	c.arm(now)
+	return nil
+}
+
+// arm sets the read deadline to the next moment at which tick may have to act.
+func (c *conn) arm(now time.Time) {
+	rd := &c.rd
+	at := rd.waiting.Add(c.lim.pingEvery)
+	if rd.pinged {
+		at = rd.waiting.Add(3 * c.lim.pingEvery)
+	}
+	if !rd.started.IsZero() {
+		at = earlier(at, rd.started.Add(c.lim.message))
+	} else {
+		at = earlier(at, now.Add(c.lim.message)) // so that it need not be set when a message begins
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err == nil {
+		rd.armed = at
+		c.nc.SetReadDeadline(at)
+	}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// run is the reading goroutine, from the moment on at which the two sides have greeted each other. The frame of a peer that
+// did not greet comes first.
+func (c *conn) run(first []byte) {
+	c.rd.limit = c.lim.maxMessage
+	now := time.Now()
+	c.rd.waiting = now
+	c.arm(now)
+	err := error(nil)
+	if first != nil {
+		err = c.dispatch(first)
+	}
+	for err == nil && !c.over.Load() {
+		var frame []byte
+		if frame, err = c.next(); err == nil && !c.over.Load() {
+			err = c.dispatch(frame)
+		}
+	}
+	if err == nil {
+		err = ErrClosed // over, and end has the reason
+	}
+	if errors.Is(err, ErrBadMessage) {
+		c.lim.log.Warn("connection ended by a bad message", "peer", c.peer.Addr, "error", err)
+	}
+	c.finish(err)
+}
+
+// dispatch hands out one frame.
+func (c *conn) dispatch(frame []byte) error {
+	m, err := parse(frame)
+	if err != nil {
+		return err
+	}
+	switch m.kind {
+	case kindReply:
+		c.mu.Lock()
+		p, ok := c.calls[m.id]
+		delete(c.calls, m.id)
+		c.mu.Unlock()
+		switch {
+		case !ok: // nobody waits for it any more
+		case m.fault != nil:
+			p.complete(nil, parseError(m.fault))
+		default:
+			p.complete(clone(m.body), nil)
+		}
+	case kindNotify:
+		if c.handler != nil {
+			c.handler.Handle(c, &Request{Method: c.rd.intern(m.method), Params: clone(m.body)})
+		}
+	case kindCall:
+		switch {
+		case string(m.method) == methodPing:
+			c.reply(m.id, nil, nil)
+		case string(m.method) == methodHello:
+			c.reply(m.id, nil, Errorf(CodeBadMessage, "transport: %s is not the first message", methodHello))
+		case c.handler == nil:
+			c.reply(m.id, nil, Errorf(CodeNoMethod, "transport: no method %q here", m.method))
+		default:
+			c.handler.Handle(c, &Request{Method: c.rd.intern(m.method), Params: clone(m.body), conn: c, id: m.id})
+		}
+	}
+	return nil
+}
+
+func clone(b []byte) []byte {
+	d := make([]byte, len(b))
+	copy(d, b)
+	return d
+}
+
+// intern makes a string of a method's name, without garbage for names that come often.
+func (rd *reader) intern(b []byte) string {
+	if string(b) == rd.last {
+		return rd.last
+	}
+	s, ok := rd.names[string(b)]
+	if !ok {
+		s = string(b)
+		if rd.names == nil {
+			rd.names = make(map[string]string)
+		}
+		if len(rd.names) < methods {
+			rd.names[s] = s
+		}
+	}
+	rd.last = s
+	return s
+}

@@ -1,0 +1,143 @@
+package transport
+
+import (
+	"encoding/binary"
+	"errors"
+)
+
+// maxDepth is how deep arrays and maps may nest in one value.
+const maxDepth = 16
+
+// A scanner finds the end of one MessagePack value in bytes that may still be arriving. It keeps its place, so that a value
+// that comes byte by byte costs no more than one that comes whole, and it does not recurse. It looks at headers only: what
+// strings and binaries hold is skipped.
+type scanner struct {
+	max   int // bytes that the value may have
+	nest  int // containers that may nest, at most maxDepth+1
+	pos   int // bytes looked at; more than there are when the value is known to go on so far
+	elems int // values seen so far, containers and what is in them
+	depth int // containers that are open
+	done  bool
+	ext   bool                 // an extension type was seen
+	left  [maxDepth + 1]uint64 // values still to come in each open container
+}
+
+// What a scanner can object to.
+var (
+	errTooLong  = errors.New("longer than allowed")
+	errTooDeep  = errors.New("arrays and maps nested deeper than 16")
+	errNotAType = errors.New("byte 0xc1, which is no type of MessagePack")
+)
+
+// reset prepares for a value of at most max bytes.
+func (s *scanner) reset(limit, nest int) {
+	s.max, s.nest = limit, nest
+	s.pos, s.elems, s.depth, s.done, s.ext = 0, 0, 0, false, false
+}
+
+// scan goes on with b, which holds the value's bytes from the first one on, and reports whether all are there: then the
+// value is b[:s.pos].
+func (s *scanner) scan(b []byte) (bool, error) {
+	for !s.done {
+		if s.pos >= len(b) {
+			return false, nil
+		}
+		var size, children uint64 // of header and payload together; of an array or map
+		switch c := b[s.pos]; {
+		case c <= 0x7f || c >= 0xe0: // fixint
+			size = 1
+		case c <= 0x8f:
+			size, children = 1, 2*uint64(c&0x0f)
+		case c <= 0x9f:
+			size, children = 1, uint64(c&0x0f)
+		case c <= 0xbf:
+			size = 1 + uint64(c&0x1f)
+		case c == 0xc1:
+			return false, errNotAType
+		default:
+			h := &headers[c-0xc0]
+			if h.ext {
+				s.ext = true
+			}
+			size = uint64(h.size)
+			if h.width > 0 {
+				if len(b)-s.pos < 1+int(h.width) {
+					return false, nil
+				}
+				var n uint64
+				switch p := b[s.pos+1:]; h.width {
+				case 1:
+					n = uint64(p[0])
+				case 2:
+					n = uint64(binary.BigEndian.Uint16(p))
+				default:
+					n = uint64(binary.BigEndian.Uint32(p))
+				}
+				if h.per == 0 {
+					size += n
+				} else {
+					children = n * uint64(h.per)
+				}
+			}
+		}
+		s.elems++
+		// Each child has a byte at least, so that a count can be judged before anything is kept for it.
+		if room := uint64(s.max - s.pos); size > room || children > room-size {
+			return false, errTooLong
+		}
+		s.pos += int(size)
+		if children > 0 {
+			if s.depth == s.nest {
+				return false, errTooDeep
+			}
+			s.left[s.depth] = children
+			s.depth++
+			continue
+		}
+		for s.depth > 0 {
+			if s.left[s.depth-1]--; s.left[s.depth-1] > 0 {
+				break
+			}
+			s.depth--
+		}
+		s.done = s.depth == 0
+	}
+	return s.pos <= len(b), nil
+}
+
+// headers describes the types from 0xc0 to 0xdf: their fixed size in bytes, the width of the length or count that follows
+// the first byte, and the values per count of a container.
+var headers = [32]struct {
+	size, width, per uint8
+	ext              bool
+}{
+	{size: 1}, {size: 1}, {size: 1}, {size: 1}, // nil, (never used), false, true
+	{size: 2, width: 1}, {size: 3, width: 2}, {size: 5, width: 4}, // bin 8, 16, 32
+	{size: 3, width: 1, ext: true}, {size: 4, width: 2, ext: true}, {size: 6, width: 4, ext: true}, // ext 8, 16, 32
+	{size: 5}, {size: 9}, // float 32, 64
+	{size: 2}, {size: 3}, {size: 5}, {size: 9}, // uint 8 to 64
+	{size: 2}, {size: 3}, {size: 5}, {size: 9}, // int 8 to 64
+	{size: 3, ext: true}, {size: 4, ext: true}, {size: 6, ext: true}, {size: 10, ext: true}, {size: 18, ext: true}, // fixext 1 to 16
+	{size: 2, width: 1}, {size: 3, width: 2}, {size: 5, width: 4}, // str 8, 16, 32
+	{size: 3, width: 2, per: 1}, {size: 5, width: 4, per: 1}, // array 16, 32
+	{size: 3, width: 2, per: 2}, {size: 5, width: 4, per: 2}, // map 16, 32
+}
+
+// checkValue returns an error unless b is exactly one MessagePack value, with no extension type at its top. It hands back
+// the scanner for what the caller wants to know beyond that.
+func checkValue(b []byte) (s scanner, err error) {
+	s.reset(len(b), maxDepth)
+	switch done, err := s.scan(b); {
+	case err == errTooLong || err == nil && !done:
+		return s, Errorf(CodeBadMessage, "transport: %d bytes end before the MessagePack value does", len(b))
+	case err != nil:
+		return s, Errorf(CodeBadMessage, "transport: bad MessagePack value: %v", err)
+	case s.pos != len(b):
+		return s, Errorf(CodeBadMessage, "transport: %d bytes after the end of a MessagePack value", len(b)-s.pos)
+	case isExt(b[0]):
+		return s, Errorf(CodeBadMessage, "transport: extension type 0x%02x as a whole MessagePack value", b[0])
+	}
+	return s, nil
+}
+
+func isExt(c byte) bool { return c >= 0xc7 && c <= 0xc9 || c >= 0xd4 && c <= 0xd8 }

@@ -1,0 +1,407 @@
+package transport
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime"
+	"sync"
+	"time"
+)
+
+// TCPConfig configures a [TCP]. The zero value is a working configuration: TLS with an identity made for the occasion.
+type TCPConfig struct {
+	// Identity is the key that this side proves. nil: a new one, which nobody knows from before.
+	Identity *Identity
+
+	// InsecurePlaintext switches TLS off: no peer proves who it is, and everybody on the way can read and change what is
+	// said. Both sides must agree on it. An Identity is then an error.
+	InsecurePlaintext bool
+
+	// MaxMessage is the largest message, in bytes, envelope included, that is sent or accepted: 512 to 1 GiB. 0 stands
+	// for 1 MiB.
+	MaxMessage int
+
+	// MaxPending bounds the bytes that wait to be sent on one connection; past it the connection is closed with
+	// [ErrSlowPeer]. It is at least MaxMessage. 0 stands for 4 MiB, or MaxMessage if that is larger.
+	MaxPending int
+
+	// PingEvery is how long a peer may be silent before it is asked for a sign of life; after three times as long without
+	// one the connection is closed with [ErrTimeout]. At least 1 ms. 0 stands for 5 s.
+	PingEvery time.Duration
+
+	// HandshakeTimeout bounds TLS and the greeting that follows, or the first message of a peer that does not greet. 0
+	// stands for 2 s.
+	HandshakeTimeout time.Duration
+
+	// MessageTimeout bounds the time from a message's first byte to its last, and the time a write may wait for a peer
+	// that reads nothing. 0 stands for 10 s.
+	MessageTimeout time.Duration
+
+	// Logger is told of connections that were refused or broke the protocol; nil discards.
+	Logger *slog.Logger
+}
+
+func (cfg *TCPConfig) limits() (*limits, error) {
+	l := &limits{
+		maxMessage: cfg.MaxMessage,
+		maxPending: cfg.MaxPending,
+		pingEvery:  cfg.PingEvery,
+		handshake:  cfg.HandshakeTimeout,
+		message:    cfg.MessageTimeout,
+		writing:    cfg.MessageTimeout,
+		log:        cfg.Logger,
+	}
+	return l, l.fill()
+}
+
+// fill puts the defaults where there is zero, and checks what is not.
+func (l *limits) fill() error {
+	l.minVersion, l.maxVersion = minVersion, maxVersion
+	if l.maxMessage == 0 {
+		l.maxMessage = 1 << 20
+	}
+	if l.maxPending == 0 {
+		l.maxPending = max(4<<20, l.maxMessage)
+	}
+	if l.pingEvery == 0 {
+		l.pingEvery = 5 * time.Second
+	}
+	if l.handshake == 0 {
+		l.handshake = 2 * time.Second
+	}
+	if l.message == 0 {
+		l.message = 10 * time.Second
+		l.writing = l.message
+	}
+	if l.log == nil {
+		l.log = slog.New(slog.DiscardHandler)
+	}
+	switch {
+	case l.maxMessage < 512 || l.maxMessage > 1<<30:
+		return fmt.Errorf("transport: MaxMessage is %d, not 512 to 1 GiB", l.maxMessage)
+	case l.maxPending < l.maxMessage:
+		return fmt.Errorf("transport: MaxPending is %d, less than MaxMessage (%d)", l.maxPending, l.maxMessage)
+	case l.pingEvery < time.Millisecond:
+		return fmt.Errorf("transport: PingEvery is %v, less than 1 ms", l.pingEvery)
+	case l.handshake < 0:
+		return fmt.Errorf("transport: HandshakeTimeout is %v, below 0", l.handshake)
+	case l.message < 0:
+		return fmt.Errorf("transport: MessageTimeout is %v, below 0", l.message)
+	}
+	return nil
+}
+
+// TCP is a [Transport] over TCP: MessagePack-RPC in TLS 1.3, where both sides prove an Ed25519 key and nothing else about
+// a certificate counts. The format is described in the package's documentation.
+type TCP struct {
+	lim    *limits
+	key    Key
+	client *tls.Config // nil: no TLS
+	server *tls.Config
+	slots  chan struct{} // one for each connection that is shaking hands
+	wg     sync.WaitGroup
+
+	mu        sync.Mutex // guards what follows
+	closed    bool
+	listeners map[*tcpListener]struct{}
+	conns     map[net.Conn]*conn // nil until the greeting is over
+}
+
+var _ Transport = (*TCP)(nil)
+
+// NewTCP makes a transport. An error names the field of cfg that is wrong.
+func NewTCP(cfg TCPConfig) (*TCP, error) {
+	lim, err := cfg.limits()
+	if err != nil {
+		return nil, err
+	}
+	t := &TCP{
+		lim:       lim,
+		slots:     make(chan struct{}, 64*runtime.GOMAXPROCS(0)),
+		listeners: make(map[*tcpListener]struct{}),
+		conns:     make(map[net.Conn]*conn),
+	}
+	if cfg.InsecurePlaintext {
+		if cfg.Identity != nil {
+			return nil, errors.New("transport: Identity is set, but with InsecurePlaintext nothing proves it")
+		}
+		return t, nil
+	}
+	id := cfg.Identity
+	if id == nil {
+		id = NewIdentity()
+	}
+	if t.client, t.server, err = tlsConfigs(id); err != nil {
+		return nil, err
+	}
+	t.key = id.Key()
+	return t, nil
+}
+
+// Key is the public key of the identity; zero with InsecurePlaintext.
+func (t *TCP) Key() Key { return t.key }
+
+// Dial implements [Transport]. It takes as long as ctx allows to reach the peer, and HandshakeTimeout for the rest. With
+// InsecurePlaintext a Peer with a key is refused, since nothing would be proved.
+func (t *TCP) Dial(ctx context.Context, to Peer, h Handler) (Conn, error) {
+	c, err := t.dial(ctx, to, h)
+	if err != nil {
+		if ctx.Err() != nil && CodeOf(err) != CodeClosed {
+			err = ctx.Err()
+		}
+		return nil, fmt.Errorf("transport: dial %s: %w", to.Addr, err)
+	}
+	return c, nil
+}
+
+func (t *TCP) dial(ctx context.Context, to Peer, h Handler) (*conn, error) {
+	if t.client == nil && !to.Key.IsZero() {
+		return nil, Errorf(CodeWrongKey, "key %v is wanted, but with InsecurePlaintext no peer proves one", to.Key)
+	}
+	d := net.Dialer{KeepAlive: -1} // the engine has its own
+	base, err := d.DialContext(ctx, "tcp", to.Addr)
+	if err != nil {
+		return nil, err
+	}
+	if !t.add(base) {
+		base.Close()
+		return nil, ErrClosed
+	}
+	// From here on base is closed by drop, or by the connection's own end.
+	stop := context.AfterFunc(ctx, func() { base.SetDeadline(time.Unix(1, 0)) })
+	c, err := t.dialed(base, to, h)
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err == nil && !t.start(base, c, nil) {
+		err = ErrClosed
+	}
+	if err != nil {
+		t.drop(base)
+		return nil, err
+	}
+	return c, nil
+}
+
+func (t *TCP) dialed(base net.Conn, to Peer, h Handler) (*conn, error) {
+	base.SetDeadline(t.lim.handshakeBy())
+	nc := base
+	if t.client != nil {
+		cfg := t.client.Clone()
+		cfg.VerifyConnection = func(st tls.ConnectionState) error {
+			key, err := peerKey(st)
+			if err == nil && !to.Key.IsZero() && key != to.Key {
+				err = Errorf(CodeWrongKey, "key %v is wanted, the peer has %v", to.Key, key)
+			}
+			to.Key = key
+			return err
+		}
+		tc := tls.Client(base, cfg)
+		if err := tc.Handshake(); err != nil {
+			return nil, handshakeError(err, t.lim)
+		}
+		nc = tc
+	}
+	c := newConn(nc, base, t.lim, to)
+	c.handler = h
+	if err := c.greet(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// add keeps track of a connection, unless the transport is closed.
+func (t *TCP) add(base net.Conn) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return false
+	}
+	t.conns[base] = nil
+	return true
+}
+
+func (t *TCP) drop(base net.Conn) {
+	base.Close()
+	t.mu.Lock()
+	delete(t.conns, base)
+	t.mu.Unlock()
+}
+
+// start begins the reading goroutine, unless the transport was closed meanwhile.
+func (t *TCP) start(base net.Conn, c *conn, first []byte) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return false
+	}
+	base.SetDeadline(time.Time{})
+	t.conns[base] = c
+	t.wg.Go(func() {
+		c.run(first)
+		t.drop(base)
+	})
+	return true
+}
+
+// Close closes all listeners and connections of t and waits until their goroutines have ended. It must not be called from
+// a handler. It is safe to call twice and from many goroutines.
+func (t *TCP) Close() error {
+	t.mu.Lock()
+	t.closed = true
+	for l := range t.listeners {
+		l.nl.Close()
+	}
+	for base, c := range t.conns {
+		if c == nil {
+			base.Close()
+		} else {
+			c.Close()
+		}
+	}
+	t.mu.Unlock()
+	t.wg.Wait()
+	return nil
+}
+
+// Listen implements [Transport]: addr is host:port as for [net.Listen]; port 0 picks one. At most 64 connections per CPU
+// shake hands at a time, further ones wait in the system's queue. accept must not wait for the peer.
+func (t *TCP) Listen(addr string, accept func(Conn) Handler) (Listener, error) {
+	lc := net.ListenConfig{KeepAlive: -1}
+	nl, err := lc.Listen(context.Background(), "tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("transport: listen at %s: %w", addr, err)
+	}
+	l := &tcpListener{t: t, nl: nl, accept: accept}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		nl.Close()
+		return nil, fmt.Errorf("transport: listen at %s: %w", addr, ErrClosed)
+	}
+	t.listeners[l] = struct{}{}
+	t.wg.Go(l.serve)
+	return l, nil
+}
+
+type tcpListener struct {
+	t      *TCP
+	nl     net.Listener
+	accept func(Conn) Handler
+
+	mu     sync.Mutex // held when an accept call begins, and by Close
+	closed bool
+}
+
+func (l *tcpListener) Addr() string { return l.nl.Addr().String() }
+
+func (l *tcpListener) Close() error {
+	l.mu.Lock()
+	l.closed = true
+	l.mu.Unlock()
+	l.t.mu.Lock()
+	delete(l.t.listeners, l)
+	l.t.mu.Unlock()
+	l.nl.Close()
+	return nil
+}
+
+func (l *tcpListener) isClosed() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.closed
+}
+
+func (l *tcpListener) serve() {
+	wait := 5 * time.Millisecond
+	for {
+		base, err := l.nl.Accept()
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			// Out of files, most likely: others may close some.
+			l.t.lim.log.Warn("accept failed", "addr", l.Addr(), "error", err)
+			time.Sleep(wait)
+			wait = min(2*wait, time.Second)
+			continue
+		}
+		wait = 5 * time.Millisecond
+		if !l.t.add(base) {
+			base.Close()
+			return
+		}
+		l.t.slots <- struct{}{}
+		l.t.wg.Go(func() {
+			err := l.handshake(base)
+			<-l.t.slots
+			if err != nil {
+				l.t.drop(base)
+				l.t.lim.log.Info("connection refused", "peer", base.RemoteAddr().String(), "error", err)
+			}
+		})
+	}
+}
+
+func (l *tcpListener) handshake(base net.Conn) error {
+	t := l.t
+	base.SetDeadline(t.lim.handshakeBy())
+	nc, peer := base, Peer{Addr: base.RemoteAddr().String()}
+	if t.server != nil {
+		tc := tls.Server(base, t.server)
+		err := tc.Handshake()
+		if err == nil {
+			peer.Key, err = peerKey(tc.ConnectionState())
+		}
+		if err != nil {
+			return handshakeError(err, t.lim)
+		}
+		nc = tc
+	}
+	c := newConn(nc, base, t.lim, peer)
+	first, err := c.welcome()
+	if err != nil {
+		return err
+	}
+	if l.isClosed() {
+		return ErrClosed
+	}
+	if c.handler = l.accept(c); c.handler == nil {
+		return errors.New("not accepted")
+	}
+	if !t.start(base, c, first) {
+		c.end(ErrClosed)
+		c.release()
+		c.finish(ErrClosed)
+		return ErrClosed
+	}
+	c.release()
+	return nil
+}
+
+// AdvertiseAddr is the address at which the process at remote can reach a listener of this machine. listenAddr is
+// [Listener.Addr]: where its host is unspecified, as after listening at ":0", it is replaced by the address that the system
+// would use towards remote, a host:port. No packet is sent.
+func AdvertiseAddr(listenAddr, remote string) (string, error) {
+	host, port, err := net.SplitHostPort(listenAddr)
+	if err != nil {
+		return "", fmt.Errorf("transport: advertise %s: %w", listenAddr, err)
+	}
+	if ip := net.ParseIP(host); host != "" && (ip == nil || !ip.IsUnspecified()) {
+		return listenAddr, nil
+	}
+	c, err := net.Dial("udp", remote)
+	if err != nil {
+		return "", fmt.Errorf("transport: advertise %s towards %s: %w", listenAddr, remote, err)
+	}
+	defer c.Close()
+	local, _, err := net.SplitHostPort(c.LocalAddr().String())
+	if err != nil {
+		return "", fmt.Errorf("transport: advertise %s towards %s: %w", listenAddr, remote, err)
+	}
+	return net.JoinHostPort(local, port), nil
+}
