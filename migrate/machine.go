@@ -3,8 +3,6 @@ package migrate
 import (
 	"encoding/binary"
 	"errors"
-	"iter"
-	"math/bits"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -41,16 +39,6 @@ type machine struct {
 	emitted  [][]byte
 	tooLarge bool // an event of the present entry was over the limit
 	emit     func([]byte)
-}
-
-// inflightSession is what the entries of a session that are not applied yet will make of it.
-type inflightSession struct {
-	index   uint64 // of the latest of them
-	last    uint64 // the highest command among them
-	low     uint64 // the highest Low among them
-	key     transport.Key
-	opening bool // it is not in the table, but will be
-	closing bool
 }
 
 // machineLimits bounds the memory of a machine; 0 stands for the default. Except for EventBytes they decide what is
@@ -110,22 +98,6 @@ type applied struct {
 	Halt error
 }
 
-// verdict says what to do with a request of a client.
-type verdict uint8
-
-const (
-	verdictAppend  verdict = iota + 1 // append the entry, and call ordered
-	verdictReplied                    // it was applied before: answer reply
-	verdictPending                    // it is in the log: answer when the entry with this Session and Seq is applied
-	verdictRefused                    // answer err
-)
-
-type admission struct {
-	verdict verdict
-	reply   applied
-	err     error
-}
-
 // newMachine makes the machine of a service that begins. sm is empty.
 func newMachine(service string, sm Migratable, lim machineLimits) *machine {
 	lim = lim.withDefaults()
@@ -149,147 +121,6 @@ func (m *machine) logTime() int64 { return m.time }
 
 // nextEvent is the number of the event to come.
 func (m *machine) nextEvent() uint64 { return m.events.next }
-
-// idle yields the sessions without an entry in flight that were last used before the log time given, oldest first. The
-// machine must not change meanwhile.
-func (m *machine) idle(before int64) iter.Seq[uint64] {
-	return func(yield func(uint64) bool) {
-		for s := range m.sessions.byUse() {
-			if s.used >= before {
-				return
-			}
-			if _, busy := m.inflight[s.id]; !busy && !yield(s.id) {
-				return
-			}
-		}
-	}
-}
-
-// admit decides about command seq of a session on the active host. low is the lowest command whose reply the client
-// still wants, and key what its connection proved.
-func (m *machine) admit(session, seq, low uint64, key transport.Key) admission {
-	s, f, err := m.find(session, key)
-	if err != nil {
-		return refused(err)
-	}
-	var last uint64
-	first := uint64(1)
-	if s != nil {
-		last, first = s.last(), s.first
-	}
-	ordered := max(last, f.last)
-	switch {
-	case seq == 0 || seq > ordered+1:
-		return refused(m.errorf(CodeOutOfOrder, "session %d: command %d came after %d", session, seq, ordered))
-	case seq <= last:
-		r := m.cached(s, seq)
-		return admission{verdict: verdictReplied, reply: r}
-	case seq <= ordered:
-		return admission{verdict: verdictPending}
-	case seq-max(first, f.low, min(low, seq)) >= uint64(m.lim.RepliesPerSession):
-		return refused(m.errorf(CodeRetry, "session %d: %d replies wait for the client", session, m.lim.RepliesPerSession))
-	}
-	return admission{verdict: verdictAppend}
-}
-
-// admitOpen decides about opening a session; resume is set when the client knows that it exists.
-func (m *machine) admitOpen(session uint64, key transport.Key, resume bool) admission {
-	if session == 0 {
-		return refused(m.errorf(transport.CodeBadMessage, "session is 0"))
-	}
-	switch s, _, err := m.find(session, key); {
-	case errors.Is(err, ErrSessionExpired) && !resume:
-		return admission{verdict: verdictAppend}
-	case err != nil:
-		return refused(err)
-	case s == nil:
-		return admission{verdict: verdictPending}
-	default:
-		return admission{verdict: verdictReplied, reply: applied{
-			Index: m.index, Epoch: m.epoch, Kind: core.OpenSession, Session: session,
-			First: m.events.next, Next: m.events.next,
-		}}
-	}
-}
-
-// admitClose decides about a client's wish to end its session.
-func (m *machine) admitClose(session uint64, key transport.Key) admission {
-	if _, f, err := m.find(session, key); err != nil {
-		if f.closing && errors.Is(err, ErrRetry) {
-			return admission{verdict: verdictPending}
-		}
-		return refused(err)
-	}
-	return admission{verdict: verdictAppend}
-}
-
-// find looks a session up as it will be when all that is in flight is applied: s is nil if it will only then be opened.
-func (m *machine) find(session uint64, key transport.Key) (s *sessionSlot, f inflightSession, err error) {
-	s, f = m.sessions.get(session), m.inflight[session]
-	switch {
-	case s == nil && !f.opening:
-		return nil, f, m.expired(session)
-	case s != nil && s.key != key, s == nil && f.key != key:
-		return nil, f, m.forbidden(session)
-	case f.closing:
-		// Not expired yet: the entry that ends the session may still be lost with this host.
-		return nil, f, m.errorf(CodeRetry, "session %d is about to end", session)
-	}
-	return s, f, nil
-}
-
-// ordered notes that an entry was appended to the log of the active host.
-func (m *machine) ordered(e core.Entry) {
-	f := m.inflight[e.Session]
-	switch e.Kind {
-	case core.OpenSession:
-		if m.sessions.get(e.Session) == nil && !f.opening {
-			f = inflightSession{opening: true}
-			copy(f.key[:], e.Body)
-		}
-	case core.CloseSession:
-		f.closing = true
-	case core.Command, core.Refusal:
-		f.last = max(f.last, e.Seq)
-		f.low = max(f.low, min(e.Low, e.Seq))
-	default:
-		return
-	}
-	f.index = e.Index
-	m.inflight[e.Session] = f
-}
-
-// resetOrdered forgets what was appended and takes tail, the entries not applied yet, instead: on becoming the active
-// host the log's tail, and nil on ceasing to be it.
-func (m *machine) resetOrdered(tail []core.Entry) {
-	clear(m.inflight)
-	for _, e := range tail {
-		if e.Index > m.index {
-			m.ordered(e)
-		}
-	}
-}
-
-// settle notes that an entry in flight is applied.
-func (m *machine) settle(e core.Entry) {
-	f, ok := m.inflight[e.Session]
-	if !ok {
-		return
-	}
-	if e.Index >= f.index {
-		delete(m.inflight, e.Session)
-		return
-	}
-	switch e.Kind {
-	case core.OpenSession:
-		f.opening = false
-	case core.CloseSession:
-		f.closing = false
-	default:
-		return
-	}
-	m.inflight[e.Session] = f
-}
 
 // apply executes the next committed entry; it panics on any other. e.Body is kept by the machine and the service.
 func (m *machine) apply(e core.Entry) applied {
@@ -536,7 +367,9 @@ func (m *machine) serviceError(err error) *transport.Error {
 	}
 	e := &transport.Error{Code: CodeApplication, Message: strings.ToValidUTF8(err.Error(), "\uFFFD")}
 	if t, ok := errors.AsType[*transport.Error](err); ok {
-		e.Data = t.Data
+		if len(t.Data) > 0 {
+			e.Data = t.Data
+		}
 		if t.Code >= 300 || t.Code == CodeForbidden || t.Code == CodeTooLarge || t.Code == CodeNoQuery {
 			e.Code = t.Code
 		}
@@ -558,8 +391,6 @@ func (m *machine) expired(session uint64) *transport.Error {
 func (m *machine) forbidden(session uint64) *transport.Error {
 	return m.errorf(CodeForbidden, "session %d belongs to another key", session)
 }
-
-func refused(err error) admission { return admission{verdict: verdictRefused, err: err} }
 
 // encodeError makes the body of a Refusal from what validate returned: uvarints of the code and of the message's length,
 // the message, the data.
@@ -591,90 +422,4 @@ func decodeError(b []byte) (*transport.Error, bool) {
 		e.Data = b
 	}
 	return e, true
-}
-
-// The running hash. Every machine that applied the same entries has the same; it differs, but for a chance of about
-// 2^-64, once an entry, a reply, an error's code or data, an event, or the memory held for replies was different on one
-// of two hosts. The service's own state is in it as far as its Hasher sees it. It is not made to resist an adversary.
-
-// A hash is kept for every hashStride'th index, the latest hashPoints of them: the hash in a HashCheck is older than the
-// entry by the commands that were in flight.
-const (
-	hashStride = 16
-	hashPoints = 256
-)
-
-type hashPoint struct{ index, sum uint64 }
-
-// hash returns the running hash up to the entry applied last.
-func (m *machine) hash() uint64 { return m.sum }
-
-// hashCheck returns Low and Body of a HashCheck entry; ok is false when too little was applied.
-func (m *machine) hashCheck() (low uint64, body []byte, ok bool) {
-	low = m.index - m.index%hashStride
-	p := m.sums[low/hashStride%hashPoints]
-	if low == 0 || p.index != low {
-		return 0, nil, false
-	}
-	return low, binary.LittleEndian.AppendUint64(nil, p.sum), true
-}
-
-func (m *machine) applyHashCheck(e core.Entry, a *applied) {
-	p := m.sums[e.Low/hashStride%hashPoints]
-	if p.index == e.Low && e.Low != 0 {
-		a.Mismatch = len(e.Body) != 8 || binary.LittleEndian.Uint64(e.Body) != p.sum
-	}
-	if h, ok := m.sm.(Hasher); ok {
-		var sum uint64
-		if m.protect("Hash", func() error { sum = h.Hash(); return nil }) == nil {
-			m.mix(sum)
-		}
-	}
-}
-
-func (m *machine) mixEntry(e core.Entry) {
-	for _, v := range [...]uint64{e.Index, e.Epoch, uint64(e.Kind), e.Session, e.Seq, e.Low, uint64(e.Time)} {
-		m.mix(v)
-	}
-	m.mixBytes(e.Body)
-}
-
-func (m *machine) mixOutcome(a *applied) {
-	m.mix(a.Ended)
-	m.mix(a.Next)
-	m.mix(uint64(m.sessions.len()))
-	if a.Err != nil {
-		m.mix(uint64(a.Err.Code))
-		m.mixBytes(a.Err.Data)
-	} else {
-		m.mixBytes(a.Reply)
-	}
-	m.keepSum()
-}
-
-func (m *machine) keepSum() {
-	if m.index%hashStride == 0 {
-		m.sums[m.index/hashStride%hashPoints] = hashPoint{m.index, m.sum}
-	}
-}
-
-// mix folds a word into the hash by a 128-bit product, as wyhash does; the rotated old hash is added, so that a product
-// of 0 does not wipe it out.
-func (m *machine) mix(v uint64) { m.sum = mixWord(m.sum, v) }
-
-func mixWord(sum, v uint64) uint64 {
-	hi, lo := bits.Mul64(sum^0xa0761d6478bd642f, v^0xe7037ed1a0b428db)
-	return (hi ^ lo) + bits.RotateLeft64(sum, 23)
-}
-
-func (m *machine) mixBytes(b []byte) {
-	sum := mixWord(m.sum, uint64(len(b)))
-	for ; len(b) >= 8; b = b[8:] {
-		sum = mixWord(sum, binary.LittleEndian.Uint64(b))
-	}
-	var tail [8]byte
-	if copy(tail[:], b) > 0 {
-		sum = mixWord(sum, binary.LittleEndian.Uint64(tail[:]))
-	}
-	m.sum = sum
 }
