@@ -1,6 +1,7 @@
 package chatcore
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"runtime"
@@ -12,6 +13,9 @@ import (
 func TestMain(m *testing.M) {
 	before := runtime.NumGoroutine()
 	code := m.Run()
+	if f := flag.Lookup("test.fuzz"); f != nil && f.Value.String() != "" {
+		os.Exit(code) // the fuzzing engine keeps goroutines of its own
+	}
 	for range 100 { // goroutines of the last test may be about to end
 		if runtime.NumGoroutine() <= before {
 			break

@@ -274,13 +274,13 @@ func (r *room) position(number uint64) int {
 // Query answers what a client asks.
 func (r *room) Query(q []byte) ([]byte, error) {
 	var ask query
-	if err := unmarshal(q, &ask); err != nil {
+	if err := transport.Unmarshal(q, &ask); err != nil {
 		return nil, transport.Errorf(CodeBadCommand, "chat: not a query: want [operation, name, after, limit]")
 	}
 	switch ask.Op {
 	case askHistory:
 		n := sort.Search(len(r.history), func(i int) bool { return r.history[i].Seq >= ask.After })
-		return marshal(append([]said{}, r.history[:n]...))
+		return transport.Marshal(append([]said{}, r.history[:n]...))
 	case askWho:
 		limit := ask.Limit
 		if limit <= 0 || limit > maxPage {
@@ -292,7 +292,7 @@ func (r *room) Query(q []byte) ([]byte, error) {
 		for _, p := range from {
 			answer.List = append(answer.List, p.person())
 		}
-		return marshal(&answer)
+		return transport.Marshal(&answer)
 	case askFind:
 		name, id, err := checkName(ask.Name, r.cfg.MaxName)
 		if err != nil {
@@ -302,7 +302,7 @@ func (r *room) Query(q []byte) ([]byte, error) {
 		if p == nil || !strings.EqualFold(p.name, name) { // a lookalike is somebody else
 			return nil, transport.Errorf(CodeNoSuchName, "chat: nobody called %q is in the room", name)
 		}
-		return marshal(new(p.person()))
+		return transport.Marshal(new(p.person()))
 	default:
 		return nil, transport.Errorf(CodeBadCommand, "chat: no query has the number %d", ask.Op)
 	}

@@ -48,7 +48,7 @@ func (r *replica) join(t testing.TB, session uint64, name string) joined {
 	reply, err := r.do(session, keyOf(session), command{Op: opJoin, Text: name, Addr: fmt.Sprintf("h:%d", session)})
 	require.NoError(t, err)
 	var j joined
-	require.NoError(t, unmarshal(reply, &j))
+	require.NoError(t, transport.Unmarshal(reply, &j))
 	return j
 }
 
@@ -63,7 +63,7 @@ func (r *replica) told(t testing.TB) string {
 	var b strings.Builder
 	for _, body := range r.events {
 		var e event
-		require.NoError(t, unmarshal(body, &e))
+		require.NoError(t, transport.Unmarshal(body, &e))
 		fmt.Fprintln(&b, strings.TrimSpace(fmt.Sprintf("%v %s %s", e.Kind, e.From, e.Text)))
 	}
 	r.events = nil
@@ -74,7 +74,7 @@ func (r *replica) ask(t testing.TB, q query, answer any) {
 	t.Helper()
 	b, err := r.Migratable.(migrate.Querier).Query(mustMarshal(&q))
 	require.NoError(t, err)
-	require.NoError(t, unmarshal(b, answer))
+	require.NoError(t, transport.Unmarshal(b, answer))
 }
 
 func (r *replica) history(t testing.TB, before uint64) string {
@@ -179,7 +179,7 @@ func TestNewSessionOfTheSameKeyTakesOver(t *testing.T) {
 	reply, err := r.do(2, keyOf(1), command{Op: opJoin, Text: "ann", Addr: "new:1"})
 	require.NoError(t, err)
 	var j joined
-	require.NoError(t, unmarshal(reply, &j))
+	require.NoError(t, transport.Unmarshal(reply, &j))
 	require.Equal(t, 1, j.Present)
 	require.ErrorIs(t, r.say(1, "old"), ErrNotJoined)
 	r.Migratable.(migrate.SessionCloser).SessionClosed(r.command(1, keyOf(1), nil)) // the dead session runs out
@@ -198,7 +198,7 @@ func TestJoinAgainInTheSameSession(t *testing.T) {
 	reply, err := r.do(1, keyOf(1), command{Op: opJoin, Text: "ann", Addr: "new:1"})
 	require.NoError(t, err)
 	var j joined
-	require.NoError(t, unmarshal(reply, &j))
+	require.NoError(t, transport.Unmarshal(reply, &j))
 	require.EqualValues(t, 2, j.Next)
 	_, err = r.do(1, keyOf(1), command{Op: opJoin, Text: "bob"})
 	require.ErrorIs(t, err, ErrJoined)
@@ -214,7 +214,7 @@ func TestSenderIsSetByTheRoom(t *testing.T) {
 	r.join(t, 2, "bob")
 	r.told(t)
 	// Whatever else a client puts into the command, the sender is the session's.
-	body, err := marshal([]any{opSay, "send me money", "ann"})
+	body, err := transport.Marshal([]any{opSay, "send me money", "ann"})
 	require.NoError(t, err)
 	_, err = r.Apply(r.command(2, keyOf(1), body))
 	require.NoError(t, err)
@@ -236,7 +236,7 @@ func TestChatBeginsWhenEnoughHaveBeenThere(t *testing.T) {
 		reply, err := r.do(1, keyOf(1), command{Op: opJoin, Text: name})
 		require.NoError(t, err)
 		var j joined
-		require.NoError(t, unmarshal(reply, &j))
+		require.NoError(t, transport.Unmarshal(reply, &j))
 		require.Equal(t, 1, j.Missing)
 		_, err = r.do(1, keyOf(1), command{Op: opLeave})
 		require.NoError(t, err)

@@ -21,7 +21,7 @@ const (
 )
 
 type header struct {
-	_struct struct{} `codec:",toarray"`
+	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Magic   string
 	Version int
@@ -35,13 +35,13 @@ type header struct {
 }
 
 type seenRecord struct {
-	_struct struct{} `codec:",toarray"`
+	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Who []byte
 }
 
 type participantRecord struct {
-	_struct struct{} `codec:",toarray"`
+	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Number  uint64
 	Session uint64
@@ -268,7 +268,7 @@ func (rr *recordReader) get(what string, v any) error {
 	if _, err := io.ReadFull(rr.r, rr.buf); err != nil {
 		return cut(what, err)
 	}
-	if err := unmarshal(rr.buf, v); err != nil {
+	if err := transport.Unmarshal(rr.buf, v); err != nil {
 		return badSnapshot("a %s cannot be read: %v", what, err)
 	}
 	return nil

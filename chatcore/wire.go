@@ -15,7 +15,7 @@ const (
 
 // command is what a client asks for; it changes the room.
 type command struct {
-	_struct struct{} `codec:",toarray"`
+	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Op   uint8
 	Text string // the name to join with, or the text to say
@@ -25,7 +25,7 @@ type command struct {
 // joined is the reply to opJoin. It is small, because replies are kept for each session: what else a newcomer wants is
 // asked in queries.
 type joined struct {
-	_struct struct{} `codec:",toarray"`
+	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Name    string // as it was accepted
 	Next    uint64 // the number of the event from which to listen
@@ -35,7 +35,7 @@ type joined struct {
 
 // event is what the room publishes.
 type event struct {
-	_struct struct{} `codec:",toarray"`
+	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Kind    Kind // KindMessage, KindJoined, KindLeft or KindBegun
 	From    string
@@ -53,7 +53,7 @@ const (
 
 // query asks the room without changing it.
 type query struct {
-	_struct struct{} `codec:",toarray"`
+	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Op    uint8
 	Name  string // askFind: whom to find
@@ -63,7 +63,7 @@ type query struct {
 
 // said is a message with the number of the event that it was; askHistory answers a list of them, oldest first.
 type said struct {
-	_struct struct{} `codec:",toarray"`
+	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Seq  uint64
 	From string
@@ -76,7 +76,7 @@ func (s said) cost() int { return len(s.From) + len(s.Text) + 32 }
 
 // roster is the answer to askWho.
 type roster struct {
-	_struct struct{} `codec:",toarray"`
+	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Present int      // how many are in the room
 	List    []person // in the order in which they joined
@@ -87,7 +87,7 @@ const maxPage = 500
 
 // person is a participant as others see them; the answer to askFind is one.
 type person struct {
-	_struct struct{} `codec:",toarray"`
+	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Number uint64 // grows from each participant to the next who joins
 	Name   string
@@ -98,7 +98,7 @@ type person struct {
 
 // mustMarshal is for this package's own types, whose encoding cannot fail.
 func mustMarshal(v any) []byte {
-	b, err := marshal(v)
+	b, err := transport.Marshal(v)
 	if err != nil {
 		panic(err)
 	}
@@ -107,7 +107,7 @@ func mustMarshal(v any) []byte {
 
 func decodeCommand(body []byte) (command, error) {
 	var c command
-	if err := unmarshal(body, &c); err != nil {
+	if err := transport.Unmarshal(body, &c); err != nil {
 		return c, transport.Errorf(CodeBadCommand, "chat: not a command: want [operation, text, address]")
 	}
 	return c, nil
