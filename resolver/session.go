@@ -1,0 +1,230 @@
+package resolver
+
+import (
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/roam-go/roam/transport"
+)
+
+// maxChanges bounds the changes of one connection that wait for the disk; after that it is not read until one is done.
+const maxChanges = 64
+
+// session serves one connection. Its methods run on the connection's reading goroutine, but for what the store calls.
+type session struct {
+	server  *Server
+	conn    transport.Conn
+	changes chan struct{}        // holds a token for each change under way
+	lists   map[string]*listPart // by host ID: announcements of which more is to come
+
+	mu      sync.Mutex // guards watches
+	watches map[uint64]*pendingWatch
+}
+
+// listPart is the beginning of an announcement. All of a session's together have at most MaxServices names.
+type listPart struct {
+	digest   string
+	services []string
+}
+
+type pendingWatch struct {
+	req    *transport.Request
+	cancel func()
+}
+
+func newSession(s *Server, c transport.Conn) *session {
+	return &session{server: s, conn: c, changes: make(chan struct{}, maxChanges), watches: make(map[uint64]*pendingWatch)}
+}
+
+// Handle implements [transport.Handler].
+func (ss *session) Handle(_ transport.Conn, r *transport.Request) {
+	switch r.Method {
+	case methodGet:
+		if p, ok := params[nameParams](r); ok {
+			rec, err := ss.server.store.get(p.Name)
+			replyRecord(r, rec, err)
+		}
+	case methodCAS:
+		if p, ok := params[casParams](r); ok {
+			ss.cas(r, p)
+		}
+	case methodWatch:
+		if p, ok := params[watchParams](r); ok {
+			ss.watch(r, p)
+		}
+	case methodUnwatch:
+		if p, ok := params[unwatchParams](r); ok {
+			ss.unwatch(p.ID)
+			r.Reply(nil, nil)
+		}
+	case methodAnnounce:
+		if p, ok := params[announceParams](r); ok {
+			known, err := ss.announce(p)
+			if err != nil {
+				ss.server.cfg.Logger.Warn("announcement refused", "peer", ss.conn.Peer().Addr, "err", err)
+			}
+			reply(r, known, err)
+		}
+	case methodHosts:
+		if p, ok := params[nameParams](r); ok {
+			hs, err := ss.server.store.hostsOf(p.Name)
+			if hs == nil {
+				hs = []Host{}
+			}
+			reply(r, hs, err)
+		}
+	default:
+		r.Reply(nil, transport.Errorf(transport.CodeNoMethod, "resolver: no method %.100q", r.Method))
+	}
+}
+
+// Closed implements [transport.Handler]: it forgets the connection's watches.
+func (ss *session) Closed(transport.Conn, error) {
+	ss.mu.Lock()
+	ids := slices.Collect(maps.Keys(ss.watches))
+	ss.mu.Unlock()
+	for _, id := range ids {
+		ss.unwatch(id)
+	}
+	ss.server.leave(ss.conn)
+}
+
+func (ss *session) cas(r *transport.Request, p casParams) {
+	if err := ss.server.allowed(ss.conn, p.Next.By, p.Next.Name); err != nil {
+		ss.refused(p.Next, err)
+		r.Reply(nil, err)
+		return
+	}
+	ss.changes <- struct{}{}
+	ss.server.store.cas(p.Expect, p.Next, func(rec Record, err error) {
+		<-ss.changes
+		if code := transport.CodeOf(err); code == CodeConflict && rec.Ver > 0 {
+			e := transport.Errorf(code, "%s", err)
+			e.Data, _ = transport.Marshal(rec.onWire())
+			err = e
+		}
+		ss.refused(p.Next, err)
+		replyRecord(r, rec, err)
+	})
+}
+
+// refused logs a change that was refused for lack of a right; conflicts are everyday.
+func (ss *session) refused(next Record, err error) {
+	if code := transport.CodeOf(err); code != CodeRefused && code != CodeAmnesia {
+		return
+	}
+	ss.server.cfg.Logger.Warn("change refused", "service", next.Name, "by", next.By.ID, "peer", ss.conn.Peer().Addr, "err", err)
+}
+
+func (ss *session) watch(r *transport.Request, p watchParams) {
+	w := &pendingWatch{req: r}
+	ss.mu.Lock()
+	_, used := ss.watches[p.ID]
+	n := len(ss.watches)
+	if !used && n < ss.server.cfg.MaxWatches {
+		ss.watches[p.ID] = w
+	}
+	ss.mu.Unlock()
+	switch {
+	case used:
+		r.Reply(nil, invalid("service %q: watch %d is under way on this connection", p.Name, p.ID))
+		return
+	case n >= ss.server.cfg.MaxWatches:
+		r.Reply(nil, transport.Errorf(CodeRefused, "resolver: service %q: %d watches on one connection, and no more are allowed",
+			p.Name, n))
+		return
+	}
+	// Only this goroutine cancels, so that w.cancel needs no lock.
+	w.cancel = ss.server.store.watch(p.Name, p.After, func(rec Record, err error) {
+		if ss.drop(p.ID, w) != nil {
+			replyRecord(r, rec, err)
+		}
+	})
+}
+
+// drop takes a watch out of the session; it returns nil if it is not there any more. A nil w stands for any.
+func (ss *session) drop(id uint64, w *pendingWatch) *pendingWatch {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	found := ss.watches[id]
+	if found == nil || w != nil && found != w {
+		return nil
+	}
+	delete(ss.watches, id)
+	return found
+}
+
+func (ss *session) unwatch(id uint64) {
+	if w := ss.drop(id, nil); w != nil {
+		w.cancel()
+		w.req.Reply(nil, transport.Errorf(transport.CodeClosed, "resolver: the watch was withdrawn"))
+	}
+}
+
+// announce handles one part of an announcement. The result is false when the client must send the whole list.
+func (ss *session) announce(p announceParams) (bool, error) {
+	h := p.Host
+	if p.TTL > uint64(MaxTTL/time.Millisecond) {
+		return false, invalid("host %q: ttl %d ms is not in 0..%d", h.ID, p.TTL, MaxTTL/time.Millisecond)
+	}
+	ttl := time.Duration(p.TTL) * time.Millisecond
+	if len(p.Digest) > maxDigest {
+		return false, invalid("host %q: a digest of %d bytes, more than %d", h.ID, len(p.Digest), maxDigest)
+	}
+	if err := ss.server.allowed(ss.conn, h, p.Services...); err != nil {
+		return false, err
+	}
+	digest := string(p.Digest)
+	services := p.Services
+	if old := ss.lists[h.ID]; old != nil {
+		delete(ss.lists, h.ID)
+		if old.digest == digest && p.Part != partRenew {
+			services = append(old.services, services...)
+		}
+	}
+	switch p.Part {
+	case partRenew:
+		if digest == "" {
+			return false, nil
+		}
+		return ss.server.store.renew(h, digest, ttl)
+	case partMore:
+		n := len(services)
+		for _, l := range ss.lists {
+			n += len(l.services)
+		}
+		if n > MaxServices || len(ss.lists) >= ss.server.cfg.MaxHosts {
+			return false, invalid("host %q: %d services announced, more than %d", h.ID, n, MaxServices)
+		}
+		if ss.lists == nil {
+			ss.lists = make(map[string]*listPart)
+		}
+		ss.lists[h.ID] = &listPart{digest, services}
+		return true, validateAnnouncement(h, p.Services, ttl)
+	case partLast:
+		return true, ss.server.store.announce(h, services, digest, ttl)
+	default:
+		return false, invalid("host %q: announcement part %d is unknown", h.ID, p.Part)
+	}
+}
+
+// params decodes a request's params, and answers it if they are malformed.
+func params[P any](r *transport.Request) (p P, ok bool) {
+	if err := transport.Unmarshal(r.Params, &p); err != nil {
+		r.Reply(nil, transport.Errorf(CodeInvalid, "resolver: %s: %v", r.Method, err))
+		return p, false
+	}
+	return p, true
+}
+
+func reply(r *transport.Request, v any, err error) {
+	if err != nil {
+		r.Reply(nil, err)
+		return
+	}
+	r.Reply(transport.Marshal(v))
+}
+
+func replyRecord(r *transport.Request, rec Record, err error) { reply(r, rec.onWire(), err) }
