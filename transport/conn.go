@@ -52,26 +52,21 @@ type conn struct {
 // pending is a call that waits for its reply: one of the two is set.
 type pending struct {
 	done func([]byte, error)
-	wait *waiter
+	wait chan answer // has room for the one answer
+}
+
+type answer struct {
+	result []byte
+	err    error
 }
 
 func (p pending) complete(result []byte, err error) {
 	if p.done != nil {
 		p.done(result, err)
-		return
+	} else {
+		p.wait <- answer{result, err}
 	}
-	p.wait.result, p.wait.err = result, err
-	p.wait.ch <- struct{}{}
 }
-
-// waiter is what a Call waits on; it is used again.
-type waiter struct {
-	ch     chan struct{}
-	result []byte
-	err    error
-}
-
-var waiters = sync.Pool{New: func() any { return &waiter{ch: make(chan struct{}, 1)} }}
 
 func newConn(nc, base net.Conn, lim *limits, peer Peer) *conn {
 	c := &conn{nc: nc, base: base, lim: lim, peer: peer, ended: make(chan struct{})}
@@ -88,31 +83,24 @@ func (c *conn) Call(ctx context.Context, method string, params []byte) ([]byte, 
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("transport: call %s of %s: %w", method, c.peer.Addr, err)
 	}
-	w := waiters.Get().(*waiter)
-	id, err := c.sendCall(method, params, pending{wait: w}, true)
+	wait := make(chan answer, 1)
+	id, err := c.sendCall(method, params, pending{wait: wait}, true)
 	if err != nil {
-		waiters.Put(w)
 		return nil, err
 	}
 	select {
-	case <-w.ch:
+	case a := <-wait:
+		return a.result, a.err
 	case <-ctx.Done():
-		if c.forget(id) {
-			waiters.Put(w)
-			return nil, fmt.Errorf("transport: call %s of %s: %w", method, c.peer.Addr, ctx.Err())
-		}
-		<-w.ch // the reply has just come
+		err = fmt.Errorf("transport: call %s of %s: %w", method, c.peer.Addr, ctx.Err())
 	case <-c.ended:
-		if c.forget(id) {
-			waiters.Put(w)
-			return nil, c.callErr
-		}
-		<-w.ch
+		err = c.callErr
 	}
-	result, err := w.result, w.err
-	w.result, w.err = nil, nil
-	waiters.Put(w)
-	return result, err
+	if c.forget(id) {
+		return nil, err
+	}
+	a := <-wait // it has just come
+	return a.result, a.err
 }
 
 func (c *conn) Go(method string, params []byte, done func(result []byte, err error)) {

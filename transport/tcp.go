@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"runtime"
-	"sync"
 	"time"
 )
 
@@ -98,17 +97,11 @@ func (l *limits) fill() error {
 // TCP is a [Transport] over TCP: MessagePack-RPC in TLS 1.3, where both sides prove an Ed25519 key and nothing else about
 // a certificate counts. The format is described in the package's documentation.
 type TCP struct {
-	lim    *limits
+	endpoint
 	key    Key
 	client *tls.Config // nil: no TLS
 	server *tls.Config
 	slots  chan struct{} // one for each connection that is shaking hands
-	wg     sync.WaitGroup
-
-	mu        sync.Mutex // guards what follows
-	closed    bool
-	listeners map[*tcpListener]struct{}
-	conns     map[net.Conn]*conn // nil until the greeting is over
 }
 
 var _ Transport = (*TCP)(nil)
@@ -119,12 +112,8 @@ func NewTCP(cfg TCPConfig) (*TCP, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &TCP{
-		lim:       lim,
-		slots:     make(chan struct{}, 64*runtime.GOMAXPROCS(0)),
-		listeners: make(map[*tcpListener]struct{}),
-		conns:     make(map[net.Conn]*conn),
-	}
+	t := &TCP{slots: make(chan struct{}, 64*runtime.GOMAXPROCS(0))}
+	t.init(lim)
 	if cfg.InsecurePlaintext {
 		if cfg.Identity != nil {
 			return nil, errors.New("transport: Identity is set, but with InsecurePlaintext nothing proves it")
@@ -177,7 +166,7 @@ func (t *TCP) dial(ctx context.Context, to Peer, h Handler) (*conn, error) {
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
-	if err == nil && !t.start(base, c, nil) {
+	if err == nil && !t.start(c, nil) {
 		err = ErrClosed
 	}
 	if err != nil {
@@ -214,57 +203,10 @@ func (t *TCP) dialed(base net.Conn, to Peer, h Handler) (*conn, error) {
 	return c, nil
 }
 
-// add keeps track of a connection, unless the transport is closed.
-func (t *TCP) add(base net.Conn) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.closed {
-		return false
-	}
-	t.conns[base] = nil
-	return true
-}
-
-func (t *TCP) drop(base net.Conn) {
-	base.Close()
-	t.mu.Lock()
-	delete(t.conns, base)
-	t.mu.Unlock()
-}
-
-// start begins the reading goroutine, unless the transport was closed meanwhile.
-func (t *TCP) start(base net.Conn, c *conn, first []byte) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.closed {
-		return false
-	}
-	base.SetDeadline(time.Time{})
-	t.conns[base] = c
-	t.wg.Go(func() {
-		c.run(first)
-		t.drop(base)
-	})
-	return true
-}
-
 // Close closes all listeners and connections of t and waits until their goroutines have ended. It must not be called from
 // a handler. It is safe to call twice and from many goroutines.
 func (t *TCP) Close() error {
-	t.mu.Lock()
-	t.closed = true
-	for l := range t.listeners {
-		l.nl.Close()
-	}
-	for base, c := range t.conns {
-		if c == nil {
-			base.Close()
-		} else {
-			c.Close()
-		}
-	}
-	t.mu.Unlock()
-	t.wg.Wait()
+	t.close()
 	return nil
 }
 
@@ -276,47 +218,30 @@ func (t *TCP) Listen(addr string, accept func(Conn) Handler) (Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("transport: listen at %s: %w", addr, err)
 	}
-	l := &tcpListener{t: t, nl: nl, accept: accept}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.closed {
+	l := &tcpListener{t: t, nl: nl, gate: gate{accept: accept}}
+	if err := t.serve(l, l.run); err != nil {
 		nl.Close()
-		return nil, fmt.Errorf("transport: listen at %s: %w", addr, ErrClosed)
+		return nil, fmt.Errorf("transport: listen at %s: %w", addr, err)
 	}
-	t.listeners[l] = struct{}{}
-	t.wg.Go(l.serve)
 	return l, nil
 }
 
 type tcpListener struct {
-	t      *TCP
-	nl     net.Listener
-	accept func(Conn) Handler
-
-	mu     sync.Mutex // held when an accept call begins, and by Close
-	closed bool
+	t  *TCP
+	nl net.Listener
+	gate
 }
 
 func (l *tcpListener) Addr() string { return l.nl.Addr().String() }
 
 func (l *tcpListener) Close() error {
-	l.mu.Lock()
-	l.closed = true
-	l.mu.Unlock()
-	l.t.mu.Lock()
-	delete(l.t.listeners, l)
-	l.t.mu.Unlock()
+	l.gate.close()
+	l.t.unserve(l)
 	l.nl.Close()
 	return nil
 }
 
-func (l *tcpListener) isClosed() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.closed
-}
-
-func (l *tcpListener) serve() {
+func (l *tcpListener) run() {
 	wait := 5 * time.Millisecond
 	for {
 		base, err := l.nl.Accept()
@@ -362,25 +287,7 @@ func (l *tcpListener) handshake(base net.Conn) error {
 		}
 		nc = tc
 	}
-	c := newConn(nc, base, t.lim, peer)
-	first, err := c.welcome()
-	if err != nil {
-		return err
-	}
-	if l.isClosed() {
-		return ErrClosed
-	}
-	if c.handler = l.accept(c); c.handler == nil {
-		return errors.New("not accepted")
-	}
-	if !t.start(base, c, first) {
-		c.end(ErrClosed)
-		c.release()
-		c.finish(ErrClosed)
-		return ErrClosed
-	}
-	c.release()
-	return nil
+	return t.receive(newConn(nc, base, t.lim, peer), &l.gate)
 }
 
 // AdvertiseAddr is the address at which the process at remote can reach a listener of this machine. listenAddr is

@@ -1,0 +1,155 @@
+package transport
+
+import (
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"time"
+)
+
+// endpoint is what both transports are made of: it keeps track of listeners, connections and their goroutines.
+type endpoint struct {
+	lim *limits
+	wg  sync.WaitGroup // every goroutine of the transport
+
+	mu        sync.Mutex // guards what follows
+	closed    bool
+	listeners map[io.Closer]struct{}
+	conns     map[net.Conn]*conn // by the lowest layer; nil until the greeting is over
+}
+
+func (e *endpoint) init(lim *limits) {
+	e.lim = lim
+	e.listeners = make(map[io.Closer]struct{})
+	e.conns = make(map[net.Conn]*conn)
+}
+
+// add keeps track of a connection that is greeting, unless the endpoint is closed.
+func (e *endpoint) add(base net.Conn) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return false
+	}
+	e.conns[base] = nil
+	return true
+}
+
+func (e *endpoint) drop(base net.Conn) {
+	base.Close()
+	e.mu.Lock()
+	delete(e.conns, base)
+	e.mu.Unlock()
+}
+
+// start begins the reading goroutine, unless the endpoint was closed meanwhile. first is the frame of a peer that did not
+// greet.
+func (e *endpoint) start(c *conn, first []byte) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return false
+	}
+	c.base.SetDeadline(time.Time{})
+	e.conns[c.base] = c
+	e.wg.Go(func() {
+		c.run(first)
+		e.drop(c.base)
+	})
+	return true
+}
+
+// serve keeps track of a listener and runs it, unless the endpoint is closed.
+func (e *endpoint) serve(l io.Closer, run func()) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return ErrClosed
+	}
+	e.listeners[l] = struct{}{}
+	if run != nil {
+		e.wg.Go(run)
+	}
+	return nil
+}
+
+func (e *endpoint) unserve(l io.Closer) {
+	e.mu.Lock()
+	delete(e.listeners, l)
+	e.mu.Unlock()
+}
+
+// close closes everything and waits for it.
+func (e *endpoint) close() {
+	e.mu.Lock()
+	e.closed = true
+	listeners := e.listeners
+	e.listeners = nil
+	for base, c := range e.conns {
+		if c == nil {
+			base.Close()
+		} else {
+			c.Close()
+		}
+	}
+	e.mu.Unlock()
+	for l := range listeners {
+		l.Close()
+	}
+	e.wg.Wait()
+}
+
+// gate is what a listener's Close shuts: no accept call begins afterwards.
+type gate struct {
+	accept func(Conn) Handler
+
+	mu     sync.Mutex // guards closed
+	closed bool
+}
+
+func (g *gate) close() {
+	g.mu.Lock()
+	g.closed = true
+	g.mu.Unlock()
+}
+
+func (g *gate) open() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return !g.closed
+}
+
+// receive greets a peer that has connected, and starts the connection.
+func (e *endpoint) receive(c *conn, g *gate) error {
+	first, err := c.welcome()
+	if err != nil {
+		return err
+	}
+	if !g.open() {
+		return ErrClosed
+	}
+	if c.handler = g.accept(c); c.handler == nil {
+		return errors.New("not accepted")
+	}
+	if !e.start(c, first) {
+		c.end(ErrClosed)
+		c.release()
+		c.finish(ErrClosed)
+		return ErrClosed
+	}
+	c.release()
+	return nil
+}
+
+// crash marks the endpoint closed, and leaves what its connections and listeners do then to themselves.
+func (e *endpoint) crash() {
+	e.mu.Lock()
+	e.closed = true
+	listeners := e.listeners
+	e.listeners = nil
+	e.mu.Unlock()
+	for l := range listeners {
+		l.Close()
+	}
+}

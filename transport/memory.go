@@ -1,0 +1,534 @@
+package transport
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Memory is a network inside the process, for tests: hosts with names, connected by streams of bytes that can be slow, cut,
+// damaged or partitioned. It carries the same messages as [TCP], and runs in a bubble of testing/synctest. It is safe for
+// concurrent use.
+//
+// Faults concern a direction from one host to another, or all between two, and hold for connections that exist and those to
+// come unless the method says otherwise. Hosts need not exist when a fault is set.
+type Memory struct {
+	mu        sync.Mutex // guards everything here and in the streams; held for moments only
+	hosts     map[string]*MemoryTransport
+	listeners map[string]*memListener
+	links     map[[2]string]*memLink // by from, to
+	conns     map[*memConn]struct{}
+	oneWay    time.Duration
+	ports     int
+	dials     int64
+	changed   sync.Cond // a dial that waits may go on
+	messages  atomic.Int64
+}
+
+// memLink is what happens to bytes from one host to another.
+type memLink struct {
+	from, to string
+	delay    time.Duration // below 0: the network's
+	blocked  bool
+	refuse   bool
+	rate     int64 // bytes a second; 0: no limit
+	free     time.Time
+	cutIn    int64 // bytes until a cut; below 0: none
+	flipIn   int64 // bytes until one is damaged; below 0: none
+}
+
+// MemoryStats counts what has happened in a [Memory].
+type MemoryStats struct {
+	Dials    int64 // attempts to connect, successful or not
+	Open     int   // connections that at least one side has not closed
+	Messages int64 // calls, replies and notifications sent, greetings and pings included
+}
+
+var errRefused = errors.New("connection refused")
+
+// NewMemory makes a network without delay and faults.
+func NewMemory() *Memory {
+	m := &Memory{
+		hosts:     make(map[string]*MemoryTransport),
+		listeners: make(map[string]*memListener),
+		links:     make(map[[2]string]*memLink),
+		conns:     make(map[*memConn]struct{}),
+	}
+	m.changed.L = &m.mu
+	return m
+}
+
+// Host returns the host with that name, with the default limits and a key that depends on the name only; it makes it if
+// there is none, or the last one was closed or crashed.
+func (m *Memory) Host(name string) *MemoryTransport {
+	seed := sha256.Sum256([]byte("roam memory host " + name))
+	t, err := m.HostWith(name, TCPConfig{Identity: &Identity{key: ed25519.NewKeyFromSeed(seed[:])}})
+	if err != nil {
+		panic(err) // the defaults are valid
+	}
+	return t
+}
+
+// HostWith is Host for a configuration, which counts only when the host is made. Nothing is encrypted: Identity is the key
+// that the host has for the others, and with InsecurePlaintext, or without an Identity, it has none.
+func (m *Memory) HostWith(name string, cfg TCPConfig) (*MemoryTransport, error) {
+	if name == "" || strings.Contains(name, ":") {
+		return nil, fmt.Errorf("transport: %q is no name for a host", name)
+	}
+	lim, err := cfg.limits()
+	if err != nil {
+		return nil, err
+	}
+	lim.messages = &m.messages
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if t := m.hosts[name]; t != nil && !t.dead {
+		return t, nil
+	}
+	t := &MemoryTransport{net: m, name: name}
+	t.init(lim)
+	if cfg.Identity != nil && !cfg.InsecurePlaintext {
+		t.key = cfg.Identity.Key()
+	}
+	m.hosts[name] = t
+	return t, nil
+}
+
+// MemoryTransport is the [Transport] of one host of a [Memory].
+type MemoryTransport struct {
+	endpoint
+	net  *Memory
+	name string
+	key  Key
+	dead bool // closed or crashed; guarded by net.mu
+}
+
+var _ Transport = (*MemoryTransport)(nil)
+
+// Key is the host's key.
+func (t *MemoryTransport) Key() Key { return t.key }
+
+// Close closes the host's listeners and connections and waits until their goroutines have ended. It must not be called from
+// a handler.
+func (t *MemoryTransport) Close() error {
+	t.net.mu.Lock()
+	t.dead = true
+	t.net.changed.Broadcast()
+	t.net.mu.Unlock()
+	t.close()
+	return nil
+}
+
+// Listen implements [Transport]. addr is name:port, or :port, with the host's own name; port 0 picks one.
+func (t *MemoryTransport) Listen(addr string, accept func(Conn) Handler) (Listener, error) {
+	l, err := t.listen(addr, accept)
+	if err != nil {
+		return nil, fmt.Errorf("transport: listen at %s: %w", addr, err)
+	}
+	return l, nil
+}
+
+func (t *MemoryTransport) listen(addr string, accept func(Conn) Handler) (*memListener, error) {
+	name, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	if name != "" && name != t.name {
+		return nil, fmt.Errorf("this is host %s", t.name)
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return nil, err
+	}
+	l := &memListener{t: t, gate: gate{accept: accept}}
+	if err := t.serve(l, nil); err != nil {
+		return nil, err
+	}
+	m := t.net
+	m.mu.Lock()
+	l.addr = net.JoinHostPort(t.name, strconv.FormatUint(n, 10))
+	for n == 0 || m.listeners[l.addr] != nil {
+		if n != 0 {
+			m.mu.Unlock()
+			t.unserve(l)
+			return nil, errors.New("address already in use")
+		}
+		m.ports++
+		l.addr = net.JoinHostPort(t.name, strconv.Itoa(m.ports))
+		if m.listeners[l.addr] == nil {
+			break
+		}
+	}
+	m.listeners[l.addr] = l
+	m.mu.Unlock()
+	return l, nil
+}
+
+type memListener struct {
+	t    *MemoryTransport
+	addr string
+	gate
+}
+
+func (l *memListener) Addr() string { return l.addr }
+
+func (l *memListener) Close() error {
+	l.gate.close()
+	m := l.t.net
+	m.mu.Lock()
+	if m.listeners[l.addr] == l {
+		delete(m.listeners, l.addr)
+	}
+	m.mu.Unlock()
+	l.t.unserve(l)
+	return nil
+}
+
+// Dial implements [Transport].
+func (t *MemoryTransport) Dial(ctx context.Context, to Peer, h Handler) (Conn, error) {
+	c, err := t.dial(ctx, to, h)
+	if err != nil {
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return nil, fmt.Errorf("transport: dial %s: %w", to.Addr, err)
+	}
+	return c, nil
+}
+
+func (t *MemoryTransport) dial(ctx context.Context, to Peer, h Handler) (*conn, error) {
+	base, key, err := t.net.connect(ctx, t, to)
+	if err != nil {
+		return nil, err
+	}
+	if !t.add(base) {
+		base.Close()
+		return nil, ErrClosed
+	}
+	stop := context.AfterFunc(ctx, func() { base.SetDeadline(time.Unix(1, 0)) })
+	base.SetDeadline(t.lim.handshakeBy())
+	c := newConn(base, base, t.lim, Peer{Addr: to.Addr, Key: key})
+	c.handler = h
+	err = c.greet()
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err == nil && !t.start(c, nil) {
+		err = ErrClosed
+	}
+	if err != nil {
+		t.drop(base)
+		return nil, err
+	}
+	return c, nil
+}
+
+// connect makes the two ends of a connection after one round trip, and hands one to the listener.
+func (m *Memory) connect(ctx context.Context, t *MemoryTransport, to Peer) (*memConn, Key, error) {
+	host, _, err := net.SplitHostPort(to.Addr)
+	if err != nil {
+		return nil, Key{}, err
+	}
+	stop := context.AfterFunc(ctx, func() {
+		m.mu.Lock()
+		m.changed.Broadcast()
+		m.mu.Unlock()
+	})
+	defer stop()
+	here, far, l, err := m.pair(ctx, t, to, host)
+	if err != nil {
+		return nil, Key{}, err
+	}
+	if !l.take(far, Peer{Addr: string(far.remote), Key: t.key}) {
+		here.Close()
+		far.Close()
+		return nil, Key{}, errRefused
+	}
+	return here, l.t.key, nil
+}
+
+// pair waits for the link and makes both ends.
+func (m *Memory) pair(ctx context.Context, t *MemoryTransport, to Peer, host string) (here, far *memConn, l *memListener, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.dials++
+	there, back := m.link(t.name, host), m.link(host, t.name)
+	for begun := false; ; {
+		switch {
+		case ctx.Err() != nil:
+			return nil, nil, nil, ctx.Err()
+		case t.dead:
+			return nil, nil, nil, ErrClosed
+		case there.refuse:
+			return nil, nil, nil, errRefused
+		case there.blocked || back.blocked:
+			m.changed.Wait() // nobody answers
+			continue
+		}
+		if trip := m.delay(there) + m.delay(back); trip > 0 && !begun {
+			begun = true
+			wait := time.NewTimer(trip)
+			m.mu.Unlock()
+			select {
+			case <-wait.C:
+			case <-ctx.Done():
+			}
+			wait.Stop()
+			m.mu.Lock()
+			continue
+		}
+		break
+	}
+	l = m.listeners[to.Addr]
+	if l == nil || l.t.dead {
+		return nil, nil, nil, errRefused
+	}
+	if !to.Key.IsZero() && to.Key != l.t.key {
+		return nil, nil, nil, Errorf(CodeWrongKey, "key %v is wanted, the peer has %v", to.Key, l.t.key)
+	}
+	m.ports++
+	local := memAddr(net.JoinHostPort(t.name, strconv.Itoa(m.ports)))
+	up, down := m.stream(there), m.stream(back)
+	here = &memConn{net: m, in: down, out: up, local: local, remote: memAddr(to.Addr)}
+	far = &memConn{net: m, in: up, out: down, local: memAddr(to.Addr), remote: local}
+	m.conns[here], m.conns[far] = struct{}{}, struct{}{}
+	return here, far, l, nil
+}
+
+// take starts the greeting on the listener's side, unless that is closed.
+func (l *memListener) take(base *memConn, peer Peer) bool {
+	e := &l.t.endpoint
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return false
+	}
+	e.conns[base] = nil
+	e.wg.Go(func() {
+		base.SetDeadline(e.lim.handshakeBy())
+		if err := e.receive(newConn(base, base, e.lim, peer), &l.gate); err != nil {
+			e.drop(base)
+			e.lim.log.Info("connection refused", "peer", peer.Addr, "error", err)
+		}
+	})
+	return true
+}
+
+func (m *Memory) stream(l *memLink) *memStream {
+	s := &memStream{net: m, link: l}
+	s.cond.L = &m.mu
+	return s
+}
+
+// link is the link between two hosts. The mutex is held.
+func (m *Memory) link(from, to string) *memLink {
+	l := m.links[[2]string{from, to}]
+	if l == nil {
+		l = &memLink{from: from, to: to, delay: -1, cutIn: -1, flipIn: -1}
+		m.links[[2]string{from, to}] = l
+	}
+	return l
+}
+
+func (m *Memory) delay(l *memLink) time.Duration {
+	if l.delay >= 0 {
+		return l.delay
+	}
+	return m.oneWay
+}
+
+// gone forgets an end that was closed or reset.
+func (m *Memory) gone(c *memConn) { delete(m.conns, c) }
+
+// damage applies the faults that count bytes to what is sent, and reports whether the connection is cut after it.
+func (l *memLink) damage(data *[]byte) (cut bool) {
+	b := *data
+	if l.cutIn >= 0 {
+		if cut = int64(len(b)) >= l.cutIn; cut {
+			b = b[:l.cutIn]
+			l.cutIn = -1
+		} else {
+			l.cutIn -= int64(len(b))
+		}
+	}
+	if l.flipIn >= 0 {
+		if l.flipIn < int64(len(b)) {
+			b[l.flipIn] ^= 0x10
+			l.flipIn = -1
+		} else {
+			l.flipIn -= int64(len(b))
+		}
+	}
+	*data = b
+	return cut
+}
+
+// change runs f on the links in one or both directions and wakes everybody who may wait for it.
+func (m *Memory) change(f func(*memLink), pairs ...[2]string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range pairs {
+		f(m.link(p[0], p[1]))
+	}
+	m.wake()
+}
+
+func (m *Memory) wake() {
+	m.changed.Broadcast()
+	for c := range m.conns {
+		c.in.cond.Broadcast()
+		c.out.cond.Broadcast()
+	}
+}
+
+func both(a, b string) [][2]string { return [][2]string{{a, b}, {b, a}} }
+
+// SetDelay sets how long bytes travel from one host to any other. A dial takes two such times more. What is on its way
+// already is not affected.
+func (m *Memory) SetDelay(oneWay time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.oneWay = max(oneWay, 0)
+}
+
+// SetLinkDelay is SetDelay for what goes from one host to another; below 0 it is the network's again.
+func (m *Memory) SetLinkDelay(from, to string, oneWay time.Duration) {
+	m.change(func(l *memLink) { l.delay = oneWay }, [2]string{from, to})
+}
+
+// Throttle limits what goes from one host to another, on all connections together, to a number of bytes a second; 0 lifts
+// the limit.
+func (m *Memory) Throttle(from, to string, bytesPerSecond int) {
+	m.change(func(l *memLink) { l.rate, l.free = int64(max(bytesPerSecond, 0)), time.Time{} }, [2]string{from, to})
+}
+
+// Block holds back what goes from one host to another, as when a route is lost: connections stall, and dials get no answer,
+// in either direction. After [Memory.Heal] what was held back arrives, since TCP would have sent it again.
+func (m *Memory) Block(from, to string) {
+	m.change(func(l *memLink) { l.blocked = true }, [2]string{from, to})
+}
+
+// Partition blocks both directions between two hosts.
+func (m *Memory) Partition(a, b string) {
+	m.change(func(l *memLink) { l.blocked = true }, both(a, b)...)
+}
+
+// Isolate partitions a host from every other host that has existed.
+func (m *Memory) Isolate(host string) { m.eachPeer(host, m.Partition) }
+
+// Refuse makes dials from one host to another fail at once, even where the link is blocked. Connections that exist are not
+// affected.
+func (m *Memory) Refuse(from, to string) {
+	m.change(func(l *memLink) { l.refuse = true }, [2]string{from, to})
+}
+
+// Heal lifts what Block, Partition and Refuse did between two hosts, in both directions.
+func (m *Memory) Heal(a, b string) {
+	m.change(func(l *memLink) { l.blocked, l.refuse = false, false }, both(a, b)...)
+}
+
+// HealAll heals all pairs of hosts.
+func (m *Memory) HealAll() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, l := range m.links {
+		l.blocked, l.refuse = false, false
+	}
+	m.wake()
+}
+
+// Drop makes everything vanish that goes from one host to another on the connections that exist now, for ever: to the
+// receiver they fall silent. New connections work.
+func (m *Memory) Drop(from, to string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for c := range m.conns {
+		if l := c.out.link; l.from == from && l.to == to {
+			c.out.black = true
+			c.out.segs = nil
+		}
+	}
+}
+
+// Cut resets the connections between two hosts. New ones can be made.
+func (m *Memory) Cut(a, b string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for c := range m.conns {
+		if l := c.out.link; l.from == a && l.to == b || l.from == b && l.to == a {
+			c.die(errReset)
+		}
+	}
+}
+
+// CutAfter resets the connection on which the n-th byte from now on goes from one host to another, after that byte.
+func (m *Memory) CutAfter(from, to string, n int64) {
+	m.change(func(l *memLink) { l.cutIn = n }, [2]string{from, to})
+}
+
+// FlipAfter inverts a bit of the byte that goes from one host to another after n others.
+func (m *Memory) FlipAfter(from, to string, n int64) {
+	m.change(func(l *memLink) { l.flipIn = n }, [2]string{from, to})
+}
+
+// Crash ends a host as if its process had died: its connections are reset, its listeners are gone, and its transport
+// answers ErrClosed. [Memory.Host] makes a new one of that name.
+func (m *Memory) Crash(host string) {
+	m.mu.Lock()
+	t := m.hosts[host]
+	if t == nil {
+		m.mu.Unlock()
+		return
+	}
+	t.dead = true
+	for addr, l := range m.listeners {
+		if l.t == t {
+			delete(m.listeners, addr)
+		}
+	}
+	for c := range m.conns {
+		if c.out.link.from == host || c.out.link.to == host {
+			c.die(errReset)
+		}
+	}
+	m.changed.Broadcast()
+	m.mu.Unlock()
+	t.crash()
+}
+
+func (m *Memory) eachPeer(host string, f func(a, b string)) {
+	m.mu.Lock()
+	var names []string
+	for name := range m.hosts {
+		if name != host {
+			names = append(names, name)
+		}
+	}
+	m.mu.Unlock()
+	for _, name := range names {
+		f(host, name)
+	}
+}
+
+// Stats counts what has happened so far.
+func (m *Memory) Stats() MemoryStats {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	open := make(map[*memStream]struct{})
+	for c := range m.conns {
+		up := c.out
+		if c.local > c.remote { // the same stream for both ends
+			up = c.in
+		}
+		open[up] = struct{}{}
+	}
+	return MemoryStats{Dials: m.dials, Open: len(open), Messages: m.messages.Load()}
+}
