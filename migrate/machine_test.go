@@ -1,0 +1,548 @@
+package migrate
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/transport"
+)
+
+// journal is a service for tests: it adds every command to a text and does what the command says.
+type journal struct {
+	text    []byte
+	last    Command
+	closed  []uint64
+	skew    string // makes it differ from other hosts
+	restore func(io.Reader) error
+}
+
+func (j *journal) Apply(cmd Command) ([]byte, error) {
+	j.last = cmd
+	verb, arg, _ := strings.Cut(string(cmd.Body), " ")
+	n, _ := strconv.Atoi(arg)
+	if verb == "emit-panic" {
+		cmd.Emit([]byte("lost"))
+		panic(fmt.Sprintf("at %p", j))
+	}
+	j.text = fmt.Appendf(j.text, "%d %d %d %s %s\n", cmd.Index, cmd.Session, cmd.Seq, cmd.Time.Format(time.RFC3339Nano), cmd.Body)
+	switch verb {
+	case "emit":
+		for i := range n {
+			cmd.Emit(fmt.Appendf(nil, "event %d of %d%s", i, cmd.Index, j.skew))
+		}
+	case "emit-big":
+		cmd.Emit(make([]byte, n))
+		cmd.Emit([]byte("small"))
+	case "big":
+		return bytes.Repeat([]byte("x"), n), nil
+	case "err":
+		return []byte("ignored"), errors.New(arg)
+	case "err-nil":
+		var e *transport.Error
+		return nil, e
+	case "err-code":
+		return nil, fmt.Errorf("wrapped: %w", &transport.Error{Code: transport.Code(n), Message: "inner", Data: []byte{1}, Remote: true})
+	case "quiet":
+		return nil, nil
+	}
+	return fmt.Appendf(nil, "%d%s", len(j.text), j.skew), nil
+}
+
+func (j *journal) SessionClosed(cmd Command) {
+	j.closed = append(j.closed, cmd.Session)
+	j.text = fmt.Appendf(j.text, "%d closed %d %s\n", cmd.Index, cmd.Session, cmd.Key)
+	cmd.Emit(fmt.Appendf(nil, "closed %d", cmd.Session))
+	if len(cmd.Body) != 0 || cmd.Seq != 0 {
+		panic("SessionClosed got a command")
+	}
+}
+
+func (j *journal) Validate(cmd Command) error {
+	cmd.Emit([]byte("never seen"))
+	switch string(cmd.Body) {
+	case "refuse":
+		return transport.Errorf(1001, "not today")
+	case "panic":
+		panic("validate")
+	}
+	return nil
+}
+
+func (j *journal) Query(q []byte) ([]byte, error) {
+	switch string(q) {
+	case "panic":
+		panic("query")
+	case "emit":
+		j.last.Emit([]byte("outside Apply"))
+	case "big":
+		return make([]byte, 2<<20), nil
+	case "err":
+		return nil, ErrRetry
+	}
+	return bytes.Clone(j.text), nil
+}
+
+func (j *journal) Hash() uint64 { return uint64(len(j.text)) }
+
+func (j *journal) Snapshot() (Snapshot, error) { return journalSnapshot(bytes.Clone(j.text)), nil }
+
+func (j *journal) Restore(r io.Reader) (err error) {
+	if j.restore != nil {
+		return j.restore(r)
+	}
+	j.text, err = io.ReadAll(r)
+	return err
+}
+
+type journalSnapshot []byte
+
+func (s journalSnapshot) Release() {}
+func (s journalSnapshot) WriteTo(w io.Writer) (int64, error) {
+	n, err := w.Write(s)
+	return int64(n), err
+}
+
+// logFor appends entries for a machine in a test.
+type logFor struct {
+	m    *machine
+	time int64
+}
+
+func (l *logFor) entry(e core.Entry) core.Entry {
+	e.Index, e.Epoch = l.m.index+1, max(l.m.epoch, 1)
+	if e.Time == 0 {
+		l.time++
+		e.Time = l.time
+	}
+	return e
+}
+
+func (l *logFor) apply(e core.Entry) applied { return l.m.apply(l.entry(e)) }
+
+func (l *logFor) open(session uint64, key transport.Key) applied {
+	return l.apply(core.Entry{Kind: core.OpenSession, Session: session, Body: key[:]})
+}
+
+func (l *logFor) command(session, seq, low uint64, body string) applied {
+	return l.apply(core.Entry{Kind: core.Command, Session: session, Seq: seq, Low: low, Body: []byte(body)})
+}
+
+func (l *logFor) close(session uint64) applied {
+	return l.apply(core.Entry{Kind: core.CloseSession, Session: session})
+}
+
+func newTestMachine(lim machineLimits) (*logFor, *journal) {
+	j := &journal{}
+	m := newMachine("journal.example", j, lim)
+	return &logFor{m: m, time: 1_000}, j
+}
+
+func viaSnapshot(t testing.TB, m *machine, lim machineLimits) *machine {
+	t.Helper()
+	s, err := m.snapshot()
+	require.NoError(t, err)
+	defer s.Release()
+	var b bytes.Buffer
+	n, err := s.WriteTo(&b)
+	require.NoError(t, err)
+	require.EqualValues(t, b.Len(), n)
+	got, err := restoreMachine(m.service, &journal{}, lim, &b)
+	require.NoError(t, err)
+	return got
+}
+
+func allEvents(m *machine) (first uint64, times []int64, bodies [][]byte) {
+	first, times, bodies, _ = m.events.from(1, 1<<30, 1<<30)
+	return first, times, bodies
+}
+
+func TestMachineCommand(t *testing.T) {
+	l, j := newTestMachine(machineLimits{})
+	key := transport.Key{7}
+	a := l.apply(core.Entry{Kind: core.EpochStart, Time: 5_000})
+	require.Equal(t, applied{Index: 1, Epoch: 1, Kind: core.EpochStart, First: 1, Next: 1}, a)
+	require.Nil(t, l.open(9, key).Err)
+
+	a = l.command(9, 1, 1, "emit 2")
+	require.Nil(t, a.Err)
+	require.NotEmpty(t, a.Reply)
+	require.Equal(t, [2]uint64{1, 3}, [2]uint64{a.First, a.Next})
+	require.EqualValues(t, 3, a.Index)
+
+	cmd := j.last
+	require.EqualValues(t, 3, cmd.Index)
+	require.Equal(t, key, cmd.Key)
+	require.Equal(t, time.UnixMilli(5_000).UTC(), cmd.Time, "log time never runs backwards")
+	require.Equal(t, time.UTC, cmd.Time.Location())
+	require.EqualValues(t, 5_000, l.m.logTime())
+	index, epoch := l.m.applied()
+	require.Equal(t, [2]uint64{3, 1}, [2]uint64{index, epoch})
+
+	first, times, bodies := allEvents(l.m)
+	require.EqualValues(t, 1, first)
+	require.Equal(t, []int64{5_000, 5_000}, times)
+	require.Equal(t, "event 1 of 3", string(bodies[1]))
+}
+
+func TestMachineErrors(t *testing.T) {
+	const text = "migrate: journal.example: "
+	for _, tt := range []struct {
+		body    string
+		code    transport.Code
+		message string
+		events  int
+	}{
+		{"err broken", CodeApplication, "broken", 0},
+		{"err bad \xff", CodeApplication, "bad \uFFFD", 0},
+		{"err-nil", CodePanic, text + "Apply panicked", 0},
+		{"err-code 1001", 1001, "wrapped: inner", 0},
+		{"err-code 0", CodeApplication, "wrapped: inner", 0},
+		{"err-code 202", CodeApplication, "wrapped: inner", 0},
+		{"err-code 211", CodeForbidden, "wrapped: inner", 0},
+		{"emit-panic", CodePanic, text + "Apply panicked", 0},
+		{"big 100", 0, "", 0},
+		{"big 101", CodeTooLarge, text + "reply to command 1 of session 9 has 101 bytes", 0},
+		{"err " + strings.Repeat("y", 101), CodeTooLarge, text + "error has 101 bytes", 0},
+		{"emit-big 100", 0, "", 2},
+		{"emit-big 101", CodeTooLarge, text + "command 1 of session 9 emitted an event over the limit", 1},
+	} {
+		t.Run(tt.body[:min(len(tt.body), 16)], func(t *testing.T) {
+			l, _ := newTestMachine(machineLimits{MaxReply: 100})
+			var told string
+			l.m.onPanic = func(method string, value any, stack []byte) {
+				told = method
+				require.NotEmpty(t, stack)
+			}
+			l.open(9, transport.Key{})
+			a := l.command(9, 1, 1, tt.body)
+			require.EqualValues(t, tt.events, a.Next-a.First)
+			require.Equal(t, tt.code == CodePanic, told == "Apply")
+			if tt.code == 0 {
+				require.Nil(t, a.Err)
+				return
+			}
+			require.Nil(t, a.Reply)
+			require.Equal(t, tt.code, a.Err.Code)
+			require.Equal(t, tt.message, a.Err.Message)
+			require.False(t, a.Err.Remote)
+			// The error is the command's answer for good.
+			d := l.command(9, 1, 1, tt.body)
+			require.True(t, d.Duplicate)
+			require.Equal(t, a.Err, d.Err)
+			require.Equal(t, a.Index, d.Index)
+			// The service goes on.
+			require.Nil(t, l.command(9, 2, 2, "x").Err)
+		})
+	}
+}
+
+func TestMachineExactlyOnce(t *testing.T) {
+	l, j := newTestMachine(machineLimits{})
+	require.ErrorIs(t, l.command(9, 1, 1, "a").Err, ErrSessionExpired)
+	l.open(9, transport.Key{1})
+	require.ErrorIs(t, l.open(9, transport.Key{2}).Err, ErrForbidden)
+	require.Nil(t, l.open(9, transport.Key{1}).Err, "opening twice is harmless")
+	require.ErrorIs(t, l.command(9, 0, 0, "a").Err, ErrOutOfOrder)
+	require.ErrorIs(t, l.command(9, 2, 1, "a").Err, ErrOutOfOrder)
+	require.Empty(t, j.text)
+
+	first := l.command(9, 1, 1, "emit 1")
+	require.Nil(t, first.Err)
+	text := string(j.text)
+	again := l.command(9, 1, 1, "emit 1")
+	require.True(t, again.Duplicate)
+	require.Equal(t, first.Reply, again.Reply)
+	require.Equal(t, first.Index, again.Index)
+	require.Equal(t, again.First, again.Next)
+	require.Equal(t, text, string(j.text))
+
+	// Once the client no longer wants a reply it is forgotten, and the command is still not executed again.
+	require.Nil(t, l.command(9, 2, 2, "b").Err)
+	text = string(j.text)
+	require.ErrorIs(t, l.command(9, 1, 1, "emit 1").Err, ErrTooLarge)
+	require.Equal(t, text, string(j.text))
+	// A Low beyond the command itself does not lose its reply.
+	c := l.command(9, 3, 1<<60, "c")
+	require.Equal(t, c.Reply, l.command(9, 3, 3, "c").Reply)
+
+	a := l.close(9)
+	require.Nil(t, a.Err)
+	require.EqualValues(t, 9, a.Ended)
+	require.EqualValues(t, 1, a.Next-a.First)
+	require.Equal(t, []uint64{9}, j.closed)
+	require.ErrorIs(t, l.command(9, 4, 4, "d").Err, ErrSessionExpired)
+	require.ErrorIs(t, l.close(9).Err, ErrSessionExpired)
+}
+
+func TestMachineRefusal(t *testing.T) {
+	l, j := newTestMachine(machineLimits{})
+	l.open(9, transport.Key{})
+	err := l.m.validate(Command{Body: []byte("refuse")})
+	require.EqualError(t, err, "not today")
+	refusal := core.Entry{Kind: core.Refusal, Session: 9, Seq: 1, Low: 1, Body: encodeError(err)}
+	a := l.apply(refusal)
+	require.Equal(t, transport.Errorf(1001, "not today"), a.Err)
+	require.Equal(t, a.Err, l.apply(refusal).Err)
+	require.Empty(t, j.text)
+	require.Nil(t, l.command(9, 2, 1, "next").Err)
+
+	for seq, body := range []string{"", "\x00", "\x01\x7f", "\xff\xff\xff\xff\xff\xff\xff\xff\x7f\x00", "\x01\xff"} {
+		refusal.Seq, refusal.Body = uint64(seq)+3, []byte(body)
+		require.Equal(t, CodeApplication, l.apply(refusal).Err.Code)
+	}
+	require.NoError(t, l.m.validate(Command{Body: []byte("fine")}))
+	require.ErrorIs(t, l.m.validate(Command{Body: []byte("panic")}), ErrPanic)
+	got, ok := decodeError(encodeError(errors.New("plain")))
+	require.True(t, ok)
+	require.Equal(t, transport.Errorf(CodeApplication, "plain"), got)
+	full := &transport.Error{Code: 1 << 31, Message: "m", Data: []byte("d")}
+	got, ok = decodeError(encodeError(fmt.Errorf("w: %w", full)))
+	require.True(t, ok)
+	require.Equal(t, full, got)
+}
+
+func TestMachineQuery(t *testing.T) {
+	l, _ := newTestMachine(machineLimits{})
+	l.open(9, transport.Key{})
+	l.command(9, 1, 1, "hello")
+	b, err := l.m.query(nil)
+	require.NoError(t, err)
+	require.Contains(t, string(b), "hello")
+	_, err = l.m.query([]byte("panic"))
+	require.ErrorIs(t, err, ErrPanic)
+	_, err = l.m.query([]byte("emit"))
+	require.ErrorIs(t, err, ErrPanic)
+	_, err = l.m.query([]byte("big"))
+	require.ErrorIs(t, err, ErrTooLarge)
+	_, err = l.m.query([]byte("err"))
+	require.Equal(t, CodeApplication, transport.CodeOf(err), "a client would ask again for ever")
+
+	plain := newMachine("plain", struct{ Migratable }{}, machineLimits{})
+	_, err = plain.query(nil)
+	require.ErrorIs(t, err, ErrNoQuery)
+	require.NoError(t, plain.validate(Command{}))
+}
+
+func TestMachineMalformedEntries(t *testing.T) {
+	l, _ := newTestMachine(machineLimits{})
+	require.Equal(t, transport.CodeBadMessage, l.apply(core.Entry{Kind: core.OpenSession, Session: 9}).Err.Code)
+	require.Equal(t, transport.CodeBadMessage, l.open(0, transport.Key{}).Err.Code)
+	require.Zero(t, l.m.sessions.len())
+
+	for _, kind := range []core.Kind{0, core.Refusal + 1, 255} {
+		before := l.m.hash()
+		a := l.apply(core.Entry{Kind: kind})
+		require.ErrorIs(t, a.Halt, ErrHalted)
+		require.Equal(t, before, l.m.hash())
+		require.EqualValues(t, 2, l.m.index, "an unknown entry is not applied")
+	}
+	for _, index := range []uint64{0, 2, 4} {
+		require.Panics(t, func() { l.m.apply(core.Entry{Index: index, Kind: core.EpochStart}) })
+	}
+}
+
+func TestMachineHashCheck(t *testing.T) {
+	run := func(skew string, at int) *logFor {
+		l, j := newTestMachine(machineLimits{})
+		l.open(9, transport.Key{})
+		for i := range 40 {
+			if i == at {
+				j.skew = skew
+			}
+			l.command(9, uint64(i)+1, 1, "emit 1")
+			if i == at {
+				j.skew = ""
+			}
+		}
+		return l
+	}
+	same, good, late, bad := run("", 0), run("", 0), run("!", 39), run("!", 20)
+	require.Equal(t, same.m.hash(), good.m.hash())
+	require.NotEqual(t, same.m.hash(), late.m.hash())
+	low, body, ok := good.m.hashCheck()
+	require.True(t, ok)
+	require.EqualValues(t, 32, low)
+	check := core.Entry{Kind: core.HashCheck, Low: low, Body: body, Time: 1 << 40}
+	require.False(t, same.apply(check).Mismatch)
+	require.False(t, late.apply(check).Mismatch, "the difference came after the place compared")
+	require.True(t, bad.apply(check).Mismatch)
+	check.Body = nil
+	require.True(t, same.apply(check).Mismatch)
+	check.Low = 33
+	require.False(t, same.apply(check).Mismatch, "a place without a hash is not compared")
+
+	// A state that differs without a trace in replies or events is found by the service's own hash at the next check.
+	one, two := run("", 0), run("", 0)
+	two.m.sm.(*journal).text = append(two.m.sm.(*journal).text, '!')
+	require.Equal(t, one.m.hash(), two.m.hash())
+	check.Low, check.Body = low, body
+	require.False(t, one.apply(check).Mismatch)
+	require.False(t, two.apply(check).Mismatch)
+	require.NotEqual(t, one.m.hash(), two.m.hash())
+
+	_, _, ok = newMachine("new", &journal{}, machineLimits{}).hashCheck()
+	require.False(t, ok)
+}
+
+func TestMachineHashSeesEveryByte(t *testing.T) {
+	seen := map[uint64]string{}
+	for n := range 40 {
+		for i := range n + 1 {
+			b := make([]byte, n)
+			if i < n {
+				b[i] = 1
+			}
+			m := machine{sum: 1}
+			m.mixBytes(b)
+			require.NotContains(t, seen, m.sum, "%v", b)
+			seen[m.sum] = string(b)
+		}
+	}
+	// Words that make a factor 0 must not wipe out what was mixed before.
+	b := binary.LittleEndian.AppendUint64(nil, 0xe7037ed1a0b428db)
+	one, two := machine{sum: 1}, machine{sum: 2}
+	one.mixBytes(b)
+	two.mixBytes(b)
+	require.NotEqual(t, one.sum, two.sum)
+}
+
+// randomEntry makes an entry as an active host could order it, and now and then one that it should not.
+func randomEntry(r *rand.Rand, m *machine) core.Entry {
+	e := core.Entry{Index: m.index + 1, Epoch: m.epoch, Time: m.time + r.Int64N(3) - 1, Session: 1 + r.Uint64N(12)}
+	key := transport.Key{byte(e.Session)}
+	var last uint64
+	if s := m.sessions.get(e.Session); s != nil {
+		last = s.last()
+	}
+	switch n := r.IntN(100); {
+	case n < 2:
+		e.Kind, e.Session = core.EpochStart, 0
+		e.Epoch++
+	case n < 10:
+		e.Kind, e.Body = core.OpenSession, key[:]
+		if r.IntN(10) == 0 {
+			e.Body = make([]byte, 32)
+		}
+	case n < 13:
+		e.Kind, e.Seq = core.CloseSession, r.Uint64N(2)
+	case n < 15:
+		e.Kind, e.Session = core.HashCheck, 0
+		e.Low, e.Body, _ = m.hashCheck()
+	default:
+		e.Kind, e.Seq = core.Command, last+1
+		e.Low = last + 1 - min(last, r.Uint64N(6))
+		switch r.IntN(12) {
+		case 0:
+			e.Seq = last - min(last, r.Uint64N(8))
+		case 1:
+			e.Seq += r.Uint64N(3)
+		case 2:
+			e.Kind = core.Refusal
+		}
+		bodies := []string{"emit 3", "emit 1", "big 90", "big 300", "err no", "err-code 1001", "emit-panic", "emit-big 120", "quiet", "x"}
+		e.Body = []byte(bodies[r.IntN(len(bodies))])
+		if e.Kind == core.Refusal {
+			e.Body = encodeError(transport.Errorf(1001, "no"))
+		}
+	}
+	return e
+}
+
+var tightLimits = machineLimits{
+	Sessions: 8, RepliesPerSession: 5, ReplyBytesPerSession: 400, ReplyBytes: 1200, EventBytes: 900, MaxReply: 110,
+}
+
+// TestMachineDeterminism applies the same random log to a machine, and to one that goes through a snapshot at random
+// places: every outcome, the hash, the events and the service's state must be equal.
+func TestMachineDeterminism(t *testing.T) {
+	for seed := range uint64(20) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		a := newMachine("journal.example", &journal{}, tightLimits)
+		b := newMachine("journal.example", &journal{}, tightLimits)
+		evicted, dropped, duplicates := 0, 0, 0
+		for range 2_000 {
+			if r.IntN(60) == 0 {
+				b = viaSnapshot(t, b, tightLimits)
+			}
+			e := randomEntry(r, a)
+			x, y := a.apply(e), b.apply(e)
+			require.Equal(t, x, y, "seed %d: %+v", seed, e)
+			require.False(t, x.Mismatch)
+			require.Equal(t, a.hash(), b.hash(), "seed %d: %+v", seed, e)
+			checkTable(t, a)
+			if x.Ended != 0 && e.Kind == core.OpenSession {
+				evicted++
+			}
+			if x.Duplicate && x.Index == 0 {
+				dropped++
+			} else if x.Duplicate {
+				duplicates++
+			}
+		}
+		require.NotZero(t, min(evicted, dropped, duplicates), "the log must reach these: %d %d %d", evicted, dropped, duplicates)
+		require.Equal(t, a.sm.(*journal).text, b.sm.(*journal).text)
+		firstA, timesA, bodiesA := allEvents(a)
+		firstB, timesB, bodiesB := allEvents(b)
+		require.Equal(t, firstA, firstB)
+		require.Equal(t, timesA, timesB)
+		require.Equal(t, bodiesA, bodiesB)
+	}
+}
+
+// checkTable checks the table's bounds and books.
+func checkTable(t *testing.T, m *machine) {
+	t.Helper()
+	tab := &m.sessions
+	total, count := 0, 0
+	for s := range tab.byUse() {
+		bytes := 0
+		for seq := s.first; seq <= s.last(); seq++ {
+			bytes += s.reply(seq).size()
+		}
+		require.Equal(t, bytes, s.bytes)
+		require.LessOrEqual(t, int(s.n), tab.lim.RepliesPerSession)
+		require.LessOrEqual(t, bytes, tab.lim.ReplyBytesPerSession)
+		total += bytes
+		count++
+	}
+	require.Equal(t, total, tab.bytes)
+	require.LessOrEqual(t, total, tab.lim.ReplyBytes)
+	require.Equal(t, count, tab.len())
+	require.LessOrEqual(t, count, tab.lim.Sessions)
+}
+
+func BenchmarkMachineApply(b *testing.B) {
+	sm := &echo{}
+	m := newMachine("echo.example", sm, machineLimits{})
+	m.apply(core.Entry{Index: 1, Epoch: 1, Kind: core.EpochStart})
+	key := transport.Key{1}
+	m.apply(core.Entry{Index: 2, Epoch: 1, Kind: core.OpenSession, Session: 9, Body: key[:]})
+	body := make([]byte, 128)
+	b.ReportAllocs()
+	for i := uint64(1); b.Loop(); i++ {
+		e := core.Entry{Index: m.index + 1, Epoch: 1, Kind: core.Command, Session: 9, Seq: i, Low: i - min(i-1, 8), Body: body}
+		m.ordered(e)
+		if a := m.apply(e); a.Err != nil {
+			b.Fatal(a.Err)
+		}
+	}
+}
+
+// echo emits every command and sends it back, without allocating.
+type echo struct{ journal }
+
+func (*echo) Apply(cmd Command) ([]byte, error) {
+	cmd.Emit(cmd.Body)
+	return cmd.Body, nil
+}
