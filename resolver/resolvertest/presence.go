@@ -1,0 +1,129 @@
+package resolvertest
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/roam-go/roam/resolver"
+)
+
+// shortly is a time to live that a test waits for.
+const shortly = 100 * time.Millisecond
+
+var presenceRules = []rule{
+	{"Hosts returns who announced the name, whole and ordered by ID", func(s *suite) {
+		s.Empty(s.hosts(name))
+		s.announce(s.host("c"), time.Hour, name, "other.com")
+		s.announce(s.host("a"), time.Hour, "zzz.com", name, name)
+		s.announce(s.host("b"), time.Hour, "other.com")
+		s.announce(s.host("d"), time.Hour)
+		hs, err := s.B.Hosts(s.ctx, name)
+		s.NoError(err)
+		s.Equal([]resolver.Host{s.host("a"), s.host("c")}, hs)
+		s.Equal([]string{"b", "c"}, s.hosts("other.com"))
+		s.Equal([]string{"a"}, s.hosts("zzz.com"))
+		s.Empty(s.hosts("nobody.com"))
+	}},
+
+	{"an announcement replaces the one before", func(s *suite) {
+		a := s.host("a")
+		s.announce(a, time.Hour, name, "other.com")
+		s.announce(a, time.Hour, "other.com", "third.com")
+		s.Empty(s.hosts(name))
+		s.Equal([]string{"a"}, s.hosts("other.com"))
+		s.Equal([]string{"a"}, s.hosts("third.com"))
+		a.Inc, a.Addr = 2, "elsewhere:1"
+		s.announce(a, time.Hour, "third.com", "other.com")
+		hs, err := s.B.Hosts(s.ctx, "third.com")
+		s.NoError(err)
+		s.Equal([]resolver.Host{a}, hs, "the later life is the one that is present")
+	}},
+
+	{"a time to live of 0 withdraws the announcement of this life", func(s *suite) {
+		a, b := s.host("a"), s.host("b")
+		s.announce(a, time.Hour, name)
+		s.announce(b, time.Hour, name)
+		s.announce(a, 0)
+		s.announce(a, 0, name)
+		s.Equal([]string{"b"}, s.hosts(name))
+		s.announce(a, time.Hour, name)
+		s.Equal([]string{"a", "b"}, s.hosts(name))
+		later := b
+		later.Inc = 2
+		s.announce(later, time.Hour, name)
+		s.announce(b, 0)
+		s.Equal([]string{"a", "b"}, s.hosts(name), "an earlier life withdrew the later one")
+	}},
+
+	{"an announcement runs out, not before its time", func(s *suite) {
+		s.announce(s.host("stays"), time.Hour, name)
+		begin := time.Now()
+		s.announce(s.host("goes"), shortly, name)
+		var seen time.Time
+		for {
+			asked := time.Now()
+			hs, err := s.B.Hosts(s.ctx, name)
+			s.NoError(err)
+			if len(hs) == 1 {
+				s.Equal("stays", hs[0].ID)
+				break
+			}
+			seen = asked
+			s.pass(time.Millisecond)
+		}
+		s.GreaterOrEqual(time.Since(begin), shortly, "the announcement ran out early")
+		s.Less(seen.Sub(begin), shortly+10*time.Second, "the announcement ran out late")
+		s.Equal([]string{"stays"}, s.hosts(name))
+		s.announce(s.host("goes"), time.Hour, name)
+		s.Equal([]string{"goes", "stays"}, s.hosts(name))
+	}},
+
+	{"announcing again prolongs an announcement, or shortens it", func(s *suite) {
+		s.announce(s.host("longer"), shortly, name)
+		s.announce(s.host("longer"), time.Hour, name)
+		s.announce(s.host("shorter"), time.Hour, name)
+		s.announce(s.host("shorter"), shortly, name)
+		s.pass(2 * shortly)
+		s.Equal([]string{"longer"}, s.hosts(name))
+	}},
+
+	{"a host announces many services", func(s *suite) {
+		services := make([]string, 50_000)
+		for i := range services {
+			services[i] = fmt.Sprintf("service-%05d.example", i)
+		}
+		given := append([]string(nil), services...)
+		for range 2 { // The second time it may be that little is sent.
+			s.NoError(s.A.Announce(s.ctx, s.host("a"), given, time.Hour))
+			s.Equal(services, given, "Announce changed its argument")
+			for i := 0; i < len(services); i += 7_919 {
+				s.Equal([]string{"a"}, s.hosts(services[i]))
+			}
+			s.Equal([]string{"a"}, s.hosts(services[len(services)-1]))
+		}
+		given[0] = "changed-by-the-caller"
+		s.Equal([]string{"a"}, s.hosts(services[0]), "the resolver keeps the caller's slice")
+		s.NoError(s.A.Announce(s.ctx, s.host("a"), services[1:], time.Hour))
+		s.Empty(s.hosts(services[0]))
+		s.Equal([]string{"a"}, s.hosts(services[1]))
+	}},
+
+	{"more than MaxServices in one announcement are ErrInvalid", func(s *suite) {
+		services := make([]string, resolver.MaxServices+1)
+		for i := range services {
+			services[i] = fmt.Sprint("service-", i)
+		}
+		err := s.A.Announce(s.ctx, s.host("a"), services, time.Hour)
+		s.ErrorIs(err, resolver.ErrInvalid)
+		s.ErrorContains(err, `"a"`, "the error must name the host")
+		s.Empty(s.hosts(services[0]))
+	}},
+
+	{"what a host announces has nothing to do with records", func(s *suite) {
+		r := s.create(name, s.host("a"))
+		s.Empty(s.hosts(name))
+		s.announce(s.host("b"), time.Hour, name)
+		s.announce(s.host("b"), 0)
+		s.present(r)
+	}},
+}

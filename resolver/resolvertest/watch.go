@@ -1,0 +1,116 @@
+package resolvertest
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/roam-go/roam/resolver"
+)
+
+var watchRules = []rule{
+	{"Watch after 0 returns the record that there is", func(s *suite) {
+		r := s.create(name, s.host("a"))
+		got, err := s.B.Watch(s.ctx, name, 0)
+		s.NoError(err)
+		s.Equal(r, got)
+	}},
+
+	{"Watch after 0 waits for the first record", func(s *suite) {
+		ch := s.watch(s.ctx, s.B, name, 0)
+		s.quiet(ch, "Watch returned without a record")
+		s.create("other.com", s.host("a"))
+		s.quiet(ch, "Watch returned for another name")
+		r := s.create(name, s.host("a"))
+		s.Equal(r, s.await(ch, "a watcher of a new record"))
+	}},
+
+	{"Watch waits for another version, and returns at once where there is one", func(s *suite) {
+		r := s.create(name, s.host("a"))
+		ch := s.watch(s.ctx, s.B, name, r.Ver)
+		s.quiet(ch, "Watch returned the version that it should wait to pass")
+		_, err := s.A.CompareAndSwap(s.ctx, r.Ver+5, cancelled(r))
+		s.Error(err)
+		_, err = s.A.CompareAndSwap(s.ctx, 0, cancelled(r))
+		s.Error(err)
+		s.quiet(ch, "Watch returned for a change that was not made")
+		next := s.swap(s.A, r, cancelled(r))
+		s.Equal(next, s.await(ch, "a watcher of the change"))
+		for _, after := range []uint64{1, 9} {
+			got, err := s.B.Watch(s.ctx, name, after)
+			s.NoError(err)
+			s.Equal(next, got, "Watch after another version, %d", after)
+		}
+	}},
+
+	{"a slow watcher sees the newest record", func(s *suite) {
+		r := s.create(name, s.host("a"))
+		seen := r.Ver
+		for range 10 {
+			r = s.swap(s.A, r, cancelled(r))
+		}
+		got, err := s.B.Watch(s.ctx, name, seen)
+		s.NoError(err)
+		s.Equal(r, got)
+	}},
+
+	{"a watcher that watches again misses no last change", func(s *suite) {
+		const changes = 100
+		last := make(chan result, 1)
+		go func() {
+			var r resolver.Record
+			var err error
+			for r.Ver < changes && err == nil {
+				before := r.Ver
+				if r, err = s.B.Watch(s.ctx, name, before); err == nil && r.Ver <= before {
+					err = fmt.Errorf("version %d after version %d", r.Ver, before)
+				}
+			}
+			last <- result{r, err}
+		}()
+		r := s.create(name, s.host("a"))
+		for r.Ver < changes {
+			r = s.swap(s.A, r, cancelled(r))
+		}
+		s.Equal(r, s.await(last, "a watcher of each change"))
+	}},
+
+	{"Watch ends with its context, alone", func(s *suite) {
+		r := s.create(name, s.host("a"))
+		ctx, cancel := context.WithCancel(s.ctx)
+		ended, stays := s.watch(ctx, s.A, name, r.Ver), s.watch(s.ctx, s.A, name, r.Ver)
+		s.quiet(ended, "Watch returned the version that it should wait to pass")
+		cancel()
+		select {
+		case res := <-ended:
+			s.ErrorIs(res.err, context.Canceled)
+		case <-s.ctx.Done():
+			s.FailNow("Watch did not end with its context")
+		}
+		s.quiet(stays, "a watch ended with another's context")
+		next := s.swap(s.B, r, cancelled(r))
+		s.Equal(next, s.await(stays, "the other watcher"))
+
+		ctx, cancel = context.WithTimeout(s.ctx, 20*time.Millisecond)
+		defer cancel()
+		_, err := s.A.Watch(ctx, name, next.Ver)
+		s.ErrorIs(err, context.DeadlineExceeded)
+	}},
+
+	{"many watchers all hear of a change", func(s *suite) {
+		r := s.create(name, s.host("a"))
+		var chs []<-chan result
+		for i := range 200 {
+			by := s.A
+			if i%2 == 1 {
+				by = s.B
+			}
+			chs = append(chs, s.watch(s.ctx, by, name, r.Ver))
+		}
+		s.quiet(chs[0], "Watch returned the version that it should wait to pass")
+		next := s.swap(s.A, r, cancelled(r))
+		for _, ch := range chs {
+			s.Equal(next, s.await(ch, "each watcher"))
+		}
+	}},
+}
