@@ -2,13 +2,25 @@ package migrate
 
 import (
 	"context"
+	crand "crypto/rand"
+	"encoding/binary"
 	"errors"
-	"iter"
+	"fmt"
 	"log/slog"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
+)
+
+// MaxCommand is the size in bytes of the largest command or query that a client sends; a longer one is [ErrTooLarge].
+const MaxCommand = 1<<20 - 4<<10
+
+const (
+	defaultQueueLen   = 1024
+	defaultQueueBytes = 8 << 20
 )
 
 // ClientConfig configures a [Client]. Resolver and Transport are required.
@@ -20,7 +32,8 @@ type ClientConfig struct {
 	QueueLen, QueueBytes int
 
 	// OnMove, if set, is told after the client has followed the service to another host, in order, on a goroutine of the
-	// client's own; it may call the client.
+	// client's own; it may call the client. It is not called for the host that Dial found, nor after Close; Close does not
+	// wait for a call in progress.
 	OnMove func(Move)
 
 	// Logger is told what the client does to stay connected; nil discards.
@@ -35,74 +48,289 @@ type Move struct {
 	Host resolver.Host
 	// Planned is false when the client lost its host without being told to move.
 	Planned bool
-	// Pause is how long the service was not there for this client: from the later of the last thing heard from the old
-	// host and the sending of the oldest unacknowledged command, until the new host's first acknowledgement or answer.
+	// Pause is how long the service was not there for this client, until the new host's first acknowledgement or answer:
+	// from the later of the last thing heard from the old host and the sending of the oldest unacknowledged command; with
+	// no command waiting, from when the client noticed.
 	Pause time.Duration
 	// Resent is the number of commands sent again to the new host.
 	Resent int
 }
 
-// Event is something a service published with [Command.Emit].
-type Event struct {
-	// Seq is the number of the event in the service's stream.
-	Seq uint64
-	// Time is the log's time of the command that emitted it.
-	Time time.Time
-	// Epoch is the epoch in which the host that sent it served.
-	Epoch uint64
-	// Body is what was emitted. It belongs to the receiver.
-	Body []byte
-	// Gap, if not 0, says that the events from Gap to Seq-1 are gone: the client was away for longer than they were kept.
-	Gap uint64
+// Client follows a service by its name, wherever it lives. It is safe for concurrent use.
+//
+// A client holds one connection, to the active host, and for the time around a planned move a second one, to the next
+// host. While it is connected and nothing is asked of it, it has no goroutine and no running timer of its own. While it is
+// not connected, commands are queued, and it looks for the service until it is closed: it asks the resolver, and tries the
+// hosts that it knows to hold the state, so that a resolver that is down is no hindrance as long as a host answers.
+//
+// Two things end a client, because to go on in silence would break what it promises; every pending and later call, and
+// Events, then returns the error, and the user dials again if that makes sense:
+//   - [ErrSessionExpired]: the service has forgotten the session, and with it which of the unacknowledged commands it has
+//     executed.
+//   - [ErrStateLost]: the service was restarted without its state, so that acknowledged commands can be gone.
+type Client struct {
+	service  string
+	session  uint64
+	resolver resolver.Resolver
+	tr       transport.Transport
+	onMove   func(Move)
+	log      *slog.Logger
+	prefix   []byte // how the params of every command begin
+
+	ctx    context.Context // ends with the client
+	cancel context.CancelFunc
+	done   chan struct{} // closed when err is set
+	ready  chan struct{} // closed when the session is open for the first time
+	wg     sync.WaitGroup
+
+	// sendMu makes the order on the wire the order of the commands. It is taken before mu and held over Conn.Go and
+	// Conn.Notify, which don't block; what Conn.Go may call before it returns never takes it. It guards Call.params.
+	sendMu sync.Mutex
+
+	// mu guards everything below. It is never held over a call of the transport, the resolver or the user.
+	mu      sync.Mutex
+	err     error // why the client has ended
+	leaving bool  // Shutdown was called
+	queue   cmdQueue
+	room    queueRoom
+	lastAck uint64 // highest Index acknowledged
+	feed    eventFeed
+
+	seen    fence           // the highest seen
+	rec     resolver.Record // the newest
+	opened  bool            // the session was opened: from now on it exists or has expired
+	cur     *hostLink       // carries the session; nil while there is none
+	changed chan struct{}   // closed and replaced when commands can be sent on another cur, and at the end
+	home    hostTerm        // what OnMove knows: the last host that took up the session, and its term
+	away    absence         // since when there is no host
+
+	tending   bool               // the goroutine that looks for the service is there
+	wake      chan struct{}      // tells it, 1 deep
+	tries     int                // failures in a row: the exponent of the backoff
+	notBefore time.Time          // when the next try may be
+	attempt   int                // which of the known hosts is next
+	undial    context.CancelFunc // cancels the dial under way; nil if there is none
+	lastErr   searchErrors
+
+	spare *sparing // the connection to the next host, or the making of it
+
+	watch    *time.Timer // looks after commands that are not answered
+	watching bool
+	checking bool // the resolver is being asked because the host is silent
+	checks   int  // how often in a row
+	asking   int  // queries under way
+	askSince time.Time
+
+	moves   []Move // not told yet
+	telling bool
 }
 
-// Client follows a service by its name, wherever it lives. It is safe for concurrent use.
-type Client struct{}
-
-// Dial opens a session with a service.
+// Dial opens a session with a service. It waits until the service is found and has opened the session. If ctx ends before,
+// the error says why that did not come about, and wraps ctx's error beside the cause: [ErrNoService] if the resolver has no
+// such name or the service was retired, otherwise the resolver's or the host's last error.
+//
+// ctx is for Dial alone: the client lives until Close or Shutdown.
 func Dial(ctx context.Context, service string, cfg ClientConfig) (*Client, error) {
-	return nil, errors.ErrUnsupported
+	c, err := newClient(ctx, service, cfg)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	c.tend()
+	c.mu.Unlock()
+	select {
+	case <-c.ready:
+		return c, nil
+	case <-c.done:
+		err = c.Err()
+	case <-ctx.Done():
+		c.mu.Lock()
+		err = c.explain(ctx.Err())
+		c.mu.Unlock()
+	}
+	c.Close()
+	return nil, err
+}
+
+func newClient(ctx context.Context, service string, cfg ClientConfig) (*Client, error) {
+	bad := func(field, why string) error {
+		return transport.Errorf(CodeConfig, "migrate: ClientConfig.%s %s", field, why)
+	}
+	switch {
+	case service == "":
+		return nil, transport.Errorf(CodeConfig, "migrate: dial: the service's name is empty")
+	case cfg.Resolver == nil:
+		return nil, bad("Resolver", "is nil")
+	case cfg.Transport == nil:
+		return nil, bad("Transport", "is nil")
+	case cfg.QueueLen < 0:
+		return nil, bad("QueueLen", "is negative")
+	case cfg.QueueBytes < 0:
+		return nil, bad("QueueBytes", "is negative")
+	}
+	if cfg.QueueLen == 0 {
+		cfg.QueueLen = defaultQueueLen
+	}
+	if cfg.QueueBytes == 0 {
+		cfg.QueueBytes = defaultQueueBytes
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	c := &Client{
+		service:  service,
+		session:  newSession(),
+		resolver: cfg.Resolver,
+		tr:       cfg.Transport,
+		onMove:   cfg.OnMove,
+		log:      cfg.Logger.With("service", service),
+		done:     make(chan struct{}),
+		ready:    make(chan struct{}),
+		changed:  make(chan struct{}),
+		wake:     make(chan struct{}, 1),
+		room:     queueRoom{maxLen: cfg.QueueLen, maxBytes: cfg.QueueBytes},
+		queue:    cmdQueue{next: 1},
+		feed:     eventFeed{wake: make(chan struct{}, 1)},
+	}
+	c.prefix = commandPrefix(service, c.session)
+	c.ctx, c.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	return c, nil
+}
+
+// newSession draws a number from 1 to 2^53-1.
+func newSession() uint64 {
+	var b [8]byte
+	for {
+		crand.Read(b[:]) // never fails
+		if s := binary.LittleEndian.Uint64(b[:]) >> 11; s != 0 {
+			return s
+		}
+	}
 }
 
 // Do sends a command and waits for the service's reply: it is executed exactly once, whatever moved or died meanwhile.
 // Commands take effect in the order of the Do and Go calls. When ctx ends first the command is still executed, at most
-// once. It blocks while the queue is full.
+// once; only if there was no room for it yet it is not executed at all. It blocks while the queue is full.
+//
+// An error that the service's Apply returned is an [*transport.Error] with Remote set. The command's bytes are copied.
 func (c *Client) Do(ctx context.Context, command []byte) ([]byte, error) {
-	return nil, errors.ErrUnsupported
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	call, err := c.enqueue(ctx, command)
+	if err != nil {
+		return nil, err
+	}
+	return call.Reply(ctx)
 }
 
-// Go queues a command and returns at once: ErrQueueFull if there is no room.
-func (c *Client) Go(command []byte) (*Call, error) { return nil, errors.ErrUnsupported }
+// Go queues a command and returns at once: ErrQueueFull if there is no room, [ErrTooLarge] for a command that never fits,
+// or the error that ended the client. The command's bytes are copied.
+func (c *Client) Go(command []byte) (*Call, error) { return c.enqueue(nil, command) }
 
-// Query asks without changing the state; the answer reflects every command acknowledged before.
+// Query asks without changing the state; the answer reflects every command acknowledged before, to this client or any
+// other. It waits for the service while that is moving, until ctx ends. A service that is no [Querier] answers ErrNoQuery.
 func (c *Client) Query(ctx context.Context, q []byte) ([]byte, error) {
-	return nil, errors.ErrUnsupported
+	if len(q) > MaxCommand {
+		return nil, transport.Errorf(CodeTooLarge, "migrate: service %q: query of %d bytes, more than %d", c.service, len(q), MaxCommand)
+	}
+	params, err := transport.Marshal(&queryParams{Service: c.service, Session: c.session, Body: q})
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	atLeast := c.lastAck
+	c.mu.Unlock()
+	var reply []byte
+	err = c.ask(ctx, methodQuery, params, func(result []byte) bool {
+		var res queryResult
+		if transport.Unmarshal(result, &res) != nil {
+			return false
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		reply = res.Reply
+		return res.Epoch >= c.seen.epoch && res.Index >= atLeast
+	})
+	return reply, err
 }
-
-// Events yields the service's events from number from on (0: only those to come), in order and once each, until ctx ends,
-// the client is closed, or the session expires; the last pair holds the error. A reader that does not keep up gets a Gap.
-func (c *Client) Events(ctx context.Context, from uint64) iter.Seq2[Event, error] { return nil }
 
 // Session is the number of the client's session, as in [Command.Session].
-func (c *Client) Session() uint64 { return 0 }
+func (c *Client) Session() uint64 { return c.session }
 
 // Where is the host that serves the client now; the zero Host while there is none.
-func (c *Client) Where() resolver.Host { return resolver.Host{} }
+func (c *Client) Where() resolver.Host {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cur == nil || !c.cur.opened {
+		return resolver.Host{}
+	}
+	return c.cur.host
+}
 
-// Flush waits until every command queued before is acknowledged.
-func (c *Client) Flush(ctx context.Context) error { return errors.ErrUnsupported }
+// Err is nil until the client has ended, and then says why: [transport.ErrClosed] after Close and Shutdown.
+func (c *Client) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
 
-// Shutdown flushes, ends the session so that the service learns of it, and closes the client.
-func (c *Client) Shutdown(ctx context.Context) error { return errors.ErrUnsupported }
+// Flush waits until every command queued before is acknowledged, whether the service's reply is an error or not.
+func (c *Client) Flush(ctx context.Context) error {
+	c.mu.Lock()
+	err, calls := c.err, c.queue.pending()
+	c.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	for _, call := range calls {
+		select {
+		case <-call.done:
+		case <-ctx.Done():
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return c.explain(ctx.Err())
+		}
+	}
+	if slices.ContainsFunc(calls, func(call *Call) bool { return call.ended }) {
+		return c.Err()
+	}
+	return nil
+}
 
-// Close ends the client at once; commands not acknowledged may or may not be executed, once at most. The session expires.
-func (c *Client) Close() error { return nil }
+// Shutdown flushes, ends the session so that the service learns of it, and closes the client. Commands are refused from
+// the moment it is called. It returns the error of what was not completed before ctx ended; the client is closed then, too.
+func (c *Client) Shutdown(ctx context.Context) error {
+	c.mu.Lock()
+	c.leaving = true
+	c.mu.Unlock()
+	defer c.Close()
+	err := c.Flush(ctx)
+	if err == nil {
+		var params []byte
+		if params, err = transport.Marshal(&leaveParams{Service: c.service, Session: c.session}); err == nil {
+			err = c.ask(ctx, methodLeave, params, func([]byte) bool { return true })
+		}
+	}
+	if errors.Is(err, ErrSessionExpired) || errors.Is(err, transport.ErrClosed) {
+		return nil // it had ended already
+	}
+	return err
+}
 
-// Call is a command on its way.
-type Call struct{}
+// Close ends the client at once; commands not acknowledged may or may not be executed, once at most, and their calls end
+// with [transport.ErrClosed]. The service sees the session expire later. Close waits for the client's goroutines, but not
+// for an OnMove call in progress.
+func (c *Client) Close() error {
+	c.fail(transport.Errorf(transport.CodeClosed, "migrate: client of service %q is closed", c.service))
+	c.wg.Wait()
+	return nil
+}
 
-// Done is closed when the reply is there.
-func (c *Call) Done() <-chan struct{} { return nil }
-
-// Reply waits for and returns the reply.
-func (c *Call) Reply(ctx context.Context) ([]byte, error) { return nil, errors.ErrUnsupported }
+// explain adds to the error of a context why the service was not there.
+func (c *Client) explain(ctxErr error) error {
+	if c.cur != nil && c.cur.opened {
+		return ctxErr
+	}
+	return fmt.Errorf("migrate: service %q: %w: %w", c.service, c.lastErr.cause(c.rec), ctxErr)
+}

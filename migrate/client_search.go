@@ -1,0 +1,279 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/roam-go/roam/resolver"
+	"github.com/roam-go/roam/transport"
+)
+
+// tend starts the goroutine that looks for the service, unless it is there or not needed, and otherwise wakes it. c.mu is
+// held.
+func (c *Client) tend() {
+	if c.tending {
+		c.nudge()
+		return
+	}
+	if c.err != nil || c.healthy() {
+		return
+	}
+	c.tending = true
+	c.spawn(c.search)
+}
+
+func (c *Client) nudge() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (c *Client) healthy() bool { return c.cur != nil && c.cur.started && c.cur.opened }
+
+// search runs until a host has taken up the session and takes its commands.
+func (c *Client) search() {
+	ctx, cancel := context.WithCancel(c.ctx)
+	defer cancel()
+	following := false
+	follow := func() {
+		if !following {
+			following = true
+			c.wg.Go(func() { c.follow(ctx) })
+		}
+	}
+	for {
+		c.mu.Lock()
+		if c.err != nil || c.healthy() {
+			c.tending = false
+			c.mu.Unlock()
+			return
+		}
+		step := c.nextStep(time.Now())
+		c.mu.Unlock()
+		if step.follow {
+			follow()
+		}
+		switch step.do {
+		case stepWait:
+			c.idle(ctx, step.wait)
+		case stepStart:
+			c.start(step.link)
+		case stepDrop:
+			step.link.conn.Close()
+		case stepDial:
+			c.try(ctx, step.host, false)
+		case stepProbe:
+			c.try(ctx, step.host, true)
+		}
+	}
+}
+
+// idle waits to be woken, at most for d; 0 stands for no limit.
+func (c *Client) idle(ctx context.Context, d time.Duration) {
+	var timeout <-chan time.Time
+	if d > 0 {
+		t := time.NewTimer(d)
+		defer t.Stop()
+		timeout = t.C
+	}
+	select {
+	case <-c.wake:
+	case <-timeout:
+	case <-ctx.Done():
+	}
+}
+
+type stepKind int
+
+const (
+	stepWait  stepKind = iota // for news, at most for wait
+	stepStart                 // open the session on link and send everything
+	stepDrop                  // close link, which does not answer
+	stepDial                  // connect to host, the active one by the record, and start there
+	stepProbe                 // connect to host and ask whether it is the active one
+)
+
+// searchStep is what search does next.
+type searchStep struct {
+	do     stepKind
+	link   *hostLink
+	host   resolver.Host
+	wait   time.Duration
+	follow bool // the resolver has to be asked, too
+}
+
+// nextStep decides what to do about a client without a host. c.mu is held.
+func (c *Client) nextStep(now time.Time) searchStep {
+	// Straight after a planned move the record is fresh, and the resolver is spared.
+	follow := c.rec.Epoch == 0 || !c.away.planned || c.tries > 0
+	l := c.cur
+	if l != nil && l.opened {
+		follow = c.tries > 4 // it serves, but can't take commands
+	}
+	if l != nil && l.started { // its opening is not answered
+		if wait := l.since.Add(openTimeout).Sub(now); wait > 0 {
+			return searchStep{do: stepWait, wait: wait}
+		}
+		c.lose(false)
+		c.failed(l.host, transport.Errorf(transport.CodeTimeout, "no answer within %v", openTimeout))
+		return searchStep{do: stepDrop, link: l, follow: true}
+	}
+	if wait := c.notBefore.Sub(now); wait > 0 {
+		return searchStep{do: stepWait, wait: wait, follow: follow}
+	}
+	if l != nil && l.opened {
+		if held := c.queue.held(); held && l.unanswered > 0 {
+			return searchStep{do: stepWait}
+		} else if held {
+			c.queue.withdraw(func(call *Call) { c.room.free(call.size) })
+		}
+		return searchStep{do: stepStart, link: l, follow: follow}
+	}
+	hosts := c.known()
+	if len(hosts) == 0 {
+		return searchStep{do: stepWait, follow: true}
+	}
+	i := c.attempt % len(hosts)
+	h := hosts[i]
+	switch {
+	case l != nil && l.host.Same(h):
+		return searchStep{do: stepStart, link: l, follow: follow}
+	case i > 0:
+		return searchStep{do: stepProbe, host: h, follow: true}
+	case c.spare != nil && c.spare.link != nil && c.spare.host.Same(h):
+		return searchStep{do: stepStart, link: c.takeSpare(), follow: follow}
+	}
+	return searchStep{do: stepDial, host: h, follow: follow}
+}
+
+// try connects to a host. Where it is the active one by the record, everything is sent at once; otherwise (probe) only if it
+// says that it serves.
+func (c *Client) try(ctx context.Context, h resolver.Host, probe bool) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	c.mu.Lock()
+	known := c.seen
+	c.undial = cancel
+	open := openParams{Service: c.service, Session: c.session, Resume: c.opened, Loss: c.seen.loss, Epoch: c.seen.epoch}
+	c.mu.Unlock()
+
+	l := &hostLink{c: c, host: h}
+	conn, err := c.tr.Dial(ctx, transport.Peer{Addr: h.Addr, Key: h.Key}, l)
+	if err == nil && probe {
+		err = c.probe(ctx, conn, open)
+	}
+
+	c.mu.Lock()
+	c.undial = nil
+	// Something newer may have come meanwhile, and the parked connection may have been taken.
+	stale := c.err != nil || known.less(c.seen) || c.cur != nil && (c.cur.started || c.cur.opened)
+	var old *hostLink
+	switch {
+	case err != nil && stale:
+		c.mu.Unlock()
+	case err != nil:
+		c.log.Debug("host does not serve", "host", h.ID, "addr", h.Addr, "err", err)
+		c.failed(h, err)
+		c.mu.Unlock()
+	case stale:
+		c.mu.Unlock()
+	default:
+		l.conn = conn
+		old = c.lose(false)
+		c.adopt(l)
+		c.mu.Unlock()
+		c.start(l)
+		if old != nil {
+			old.conn.Close()
+		}
+		return
+	}
+	if conn != nil {
+		conn.Close()
+	}
+}
+
+// probe asks a host whether it is the active one. If it is not, it says who is.
+func (c *Client) probe(ctx context.Context, conn transport.Conn, open openParams) error {
+	params, err := transport.Marshal(&open)
+	if err != nil {
+		return err
+	}
+	result, err := conn.Call(ctx, methodOpen, params)
+	if e, ok := errors.AsType[*transport.Error](err); ok && e.Remote {
+		var rec resolver.Record
+		if judgeCode(e.Code) == fateNotActive && len(e.Data) > 0 && transport.Unmarshal(e.Data, &rec) == nil {
+			c.learn(rec, nil)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	var res openResult
+	if err := transport.Unmarshal(result, &res); err != nil {
+		return err
+	}
+	if (fence{res.Loss, res.Epoch}).less(fence{open.Loss, open.Epoch}) {
+		return fmt.Errorf("it serves by epoch %d, which is over", res.Epoch)
+	}
+	return nil
+}
+
+// follow asks the resolver who serves, and learns of each change, until ctx ends.
+func (c *Client) follow(ctx context.Context) {
+	c.mu.Lock()
+	opened := c.opened
+	c.mu.Unlock()
+	if opened && !c.sleep(ctx, rand.N(herdSpread)) {
+		return
+	}
+	for n := 0; ctx.Err() == nil; n++ {
+		getCtx, cancel := context.WithTimeout(ctx, resolveTimeout)
+		rec, err := c.resolver.Get(getCtx, c.service)
+		cancel()
+		for err == nil || errors.Is(err, resolver.ErrNotFound) {
+			c.noteResolver(ctx, err)
+			if err == nil {
+				c.learn(rec, nil)
+			}
+			var next resolver.Record
+			next, err = c.resolver.Watch(ctx, c.service, rec.Ver)
+			if err == nil && next.Ver == rec.Ver {
+				break // a resolver that does not wait is asked like one that fails
+			}
+			if err == nil {
+				rec, n = next, 0
+			}
+		}
+		if err != nil {
+			c.noteResolver(ctx, err)
+		}
+		if !c.sleep(ctx, backoff(n)) {
+			return
+		}
+	}
+}
+
+func (c *Client) noteResolver(ctx context.Context, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if ctx.Err() == nil {
+		c.lastErr.resolver = err
+	}
+}
+
+// sleep waits for d, and reports whether ctx still goes on.
+func (c *Client) sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return ctx.Err() == nil
+	case <-ctx.Done():
+		return false
+	}
+}
