@@ -392,7 +392,7 @@ func (c *Core) tickActive() {
 				c.proposeRemove(p.host, false)
 			}
 		case p.member:
-		case p.down, c.now-p.acked >= c.cfg.Join, p.stage != invited && c.log.bytes > c.cfg.LogBytes:
+		case p.down, c.now-p.acked >= c.joinLimit(p), p.stage != invited && c.log.bytes > c.cfg.LogBytes:
 			// An invited or joining host that has vanished, or holds up the log.
 			c.sendRecord(p.host, MsgRelease)
 			c.dropPeer(p)
@@ -413,6 +413,14 @@ func (c *Core) tickActive() {
 	if c.prop == nil && len(a.peers) == 0 && c.role == Recovering {
 		c.maybeCommit()
 	}
+}
+
+// joinLimit is how long a host that is no member yet may be silent.
+func (c *Core) joinLimit(p *peer) time.Duration {
+	if p.stage == invited {
+		return c.cfg.Transfer
+	}
+	return c.cfg.Join
 }
 
 // free reports whether this host may propose a change of the in-sync set now.
@@ -555,7 +563,7 @@ func (c *Core) deadlineActive(at func(time.Duration)) {
 		if p.member {
 			at(p.acked + c.cfg.Silence)
 		} else {
-			at(p.acked + c.cfg.Join)
+			at(p.acked + c.joinLimit(p))
 		}
 	}
 	if a.move != nil {

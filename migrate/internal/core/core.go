@@ -108,7 +108,7 @@ type Ready struct {
 	Activated bool            // this host became active; Tail returns what it inherited
 	Deposed   bool            // this host was active and is no longer
 	Changed   bool            // role, term or record changed
-	Move      *MoveEvent      // progress of a handoff that this host began
+	Moves     []MoveEvent     // progress of a handoff that this host began
 	Gained    *resolver.Host  // handoff that this host took over: from
 }
 
@@ -295,7 +295,9 @@ func (c *Core) Step(now time.Duration, ev Event) {
 	case Transfer:
 		c.transfer()
 	case Abandon:
-		c.moveFailed(ev.Reason)
+		if m := c.active.move; m != nil && m.stage != moveTransferring {
+			c.moveFailed(ev.Reason)
+		}
 	case PeerDown:
 		c.peerDown(ev.Host)
 	case PeerReset:

@@ -24,7 +24,7 @@ type move struct {
 
 func (c *Core) handoff(target resolver.Host) {
 	a := &c.active
-	fail := func(reason string) { c.out.Move = &MoveEvent{Stage: MoveFailed, Reason: reason} }
+	fail := func(reason string) { c.out.Moves = append(c.out.Moves, MoveEvent{Stage: MoveFailed, Reason: reason}) }
 	switch {
 	case c.role != Serving:
 		fail("this host does not serve")
@@ -54,7 +54,7 @@ func (c *Core) handoff(target resolver.Host) {
 
 func (c *Core) moveInSync() {
 	c.active.move.stage = moveInSync
-	c.out.Move = &MoveEvent{Stage: MoveInSync}
+	c.out.Moves = append(c.out.Moves, MoveEvent{Stage: MoveInSync})
 }
 
 // transfer tells the target to take over. From here on until it has, or has failed to, this host changes nothing in the
@@ -100,7 +100,7 @@ func (c *Core) moveFailed(reason string) {
 		return
 	}
 	c.active.move = nil
-	c.out.Move = &MoveEvent{Stage: MoveFailed, Reason: reason}
+	c.out.Moves = append(c.out.Moves, MoveEvent{Stage: MoveFailed, Reason: reason})
 }
 
 // moveTaken is called when this host is deposed while it hands over.
@@ -112,7 +112,7 @@ func (c *Core) moveTaken() {
 	case !c.rec.Active.Same(m.target) && TermOf(c.rec).Compare(c.term) > 0:
 		c.moveFailed("host " + c.rec.Active.ID + " took over")
 	default:
-		c.out.Move = &MoveEvent{Stage: MoveTaken}
+		c.out.Moves = append(c.out.Moves, MoveEvent{Stage: MoveTaken})
 	}
 }
 
@@ -120,6 +120,6 @@ func (c *Core) moveTaken() {
 func (c *Core) recvMoved(m Msg) {
 	if mv := c.active.moved; mv != nil && mv.target.Same(m.From) {
 		c.active.moved = nil
-		c.out.Move = &MoveEvent{Stage: MoveServed, Won: m.Won, Served: m.Served}
+		c.out.Moves = append(c.out.Moves, MoveEvent{Stage: MoveServed, Won: m.Won, Served: m.Served})
 	}
 }
