@@ -4,7 +4,6 @@ import (
 	"slices"
 	"sort"
 	"strings"
-	"time"
 
 	"github.com/roam-go/roam/migrate"
 	"github.com/roam-go/roam/transport"
@@ -320,6 +319,3 @@ func errNotJoined() error {
 	return transport.Errorf(CodeNotJoined, "chat: this session is not in the room: join first, and join again if the name was "+
 		"taken over by a newer session with the same key")
 }
-
-// unixMilli is the inverse of [time.Time.UnixMilli], in UTC.
-func unixMilli(ms int64) time.Time { return time.UnixMilli(ms).UTC() }

@@ -1,0 +1,328 @@
+package chatcore
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roam-go/roam/migrate"
+	"github.com/roam-go/roam/transport"
+)
+
+// enter joins as a host of its own name.
+func enter(t testing.TB, h *hub, net *transport.Memory, name string) *Client {
+	t.Helper()
+	c, err := h.enter(t.Context(), ClientConfig{Name: name, Transport: net.Host(name), Listen: name + ":0"})
+	require.NoError(t, err)
+	return c
+}
+
+// bubble runs f in a bubble with a hub and a network, and ends what is left of the network.
+func bubble(t *testing.T, f func(t *testing.T, h *hub, net *transport.Memory)) {
+	synctest.Test(t, func(t *testing.T) {
+		net := transport.NewMemory()
+		f(t, newHub(t, Config{}), net)
+	})
+}
+
+func texts(list []Message) string {
+	var b strings.Builder
+	for _, m := range list {
+		fmt.Fprintln(&b, strings.TrimSpace(fmt.Sprintf("%v %s %s", m.Kind, m.From, m.Text)))
+	}
+	return b.String()
+}
+
+func TestClientHearsHistoryThenAllThatHappens(t *testing.T) {
+	bubble(t, func(t *testing.T, h *hub, net *transport.Memory) {
+		ann := enter(t, h, net, "ann")
+		require.NoError(t, ann.Say(t.Context(), "one"))
+		_, err := ann.Send(t.Context(), "two")
+		require.NoError(t, err)
+		require.NoError(t, ann.Flush(t.Context()))
+
+		bob := enter(t, h, net, "bob")
+		require.Equal(t, "bob", bob.Name())
+		require.Equal(t, "hub", bob.Where().ID)
+		told := read(bob)
+		require.NoError(t, bob.Say(t.Context(), "three"))
+		require.NoError(t, ann.Leave(t.Context()))
+		synctest.Wait()
+		bob.moved(migrate.Move{Epoch: 2, Pause: time.Second})
+		synctest.Wait()
+		list := told.take()
+		require.Equal(t, "message ann one\nmessage ann two\njoined bob\nmessage bob three\nleft ann\nmoved\n", texts(list))
+		require.True(t, list[1].History)
+		require.False(t, list[3].History)
+		require.EqualValues(t, 2, list[5].Epoch)
+		for i, m := range list[:5] {
+			require.EqualValues(t, i+2, m.Seq)
+			require.False(t, m.Time.IsZero())
+		}
+
+		all, err := bob.Who(t.Context())
+		require.NoError(t, err)
+		require.Len(t, all, 1)
+		require.Equal(t, "bob", all[0].Name)
+		require.Equal(t, net.Host("bob").Key(), all[0].Key)
+
+		require.NoError(t, bob.Close())
+		require.NoError(t, bob.Close())
+		synctest.Wait()
+		require.NoError(t, told.err)
+	})
+}
+
+// Everybody talks while others come: each hears everything since some moment, in one order, once.
+func TestNobodyMissesAndNobodyHearsTwice(t *testing.T) {
+	bubble(t, func(t *testing.T, h *hub, net *transport.Memory) {
+		const clients, messages = 20, 50
+		var all []*reader
+		var cs []*Client
+		for i := range clients {
+			c := enter(t, h, net, fmt.Sprintf("p%d", i))
+			cs, all = append(cs, c), append(all, read(c))
+			go func() {
+				for j := range messages {
+					if c.Say(t.Context(), fmt.Sprintf("%d", j)) != nil {
+						t.Error("not taken")
+					}
+				}
+			}()
+		}
+		synctest.Wait()
+		for i, r := range all {
+			list := r.take()
+			require.EqualValues(t, clients*messages+clients, list[len(list)-1].Seq)
+			joined := 0
+			for ; list[joined].Kind == KindMessage && list[joined].History; joined++ {
+			}
+			require.Equal(t, fmt.Sprintf("p%d", i), list[joined].From)
+			for k, m := range list[joined:] {
+				require.Equal(t, list[joined].Seq+uint64(k), m.Seq)
+			}
+			require.NoError(t, cs[i].Close())
+		}
+	})
+}
+
+func TestSlowReaderIsToldOfTheGap(t *testing.T) {
+	bubble(t, func(t *testing.T, h *hub, net *transport.Memory) {
+		slow, err := h.enter(t.Context(), ClientConfig{Name: "slow", Transport: net.Host("slow"), Buffer: 4})
+		require.NoError(t, err)
+		ann := enter(t, h, net, "ann")
+		told := read(ann)
+		for i := range 100 {
+			require.NoError(t, ann.Say(t.Context(), fmt.Sprint(i)))
+		}
+		synctest.Wait()
+		require.Len(t, told.take(KindJoined), 100)
+		list := read(slow)
+		synctest.Wait()
+		got := list.take()
+		require.Equal(t, "gap\nmessage ann 96\nmessage ann 97\nmessage ann 98\nmessage ann 99\n", texts(got))
+		require.EqualValues(t, 98, got[0].Lost)
+		require.NoError(t, ann.Close())
+		require.NoError(t, slow.Close())
+	})
+}
+
+func TestInboxHoldsAnyNumber(t *testing.T) {
+	for limit := 1; limit < 40; limit++ {
+		for pushed := range 90 {
+			b := newInbox(limit)
+			next := 0
+			for i := range pushed {
+				b.push(Message{Kind: KindMessage, Seq: uint64(i)})
+				if i%3 == 0 && i < limit { // read along for a while, so that the ring turns
+					m, more, err := b.pop(t.Context())
+					require.True(t, more)
+					require.NoError(t, err)
+					require.EqualValues(t, next, m.Seq)
+					next++
+				}
+			}
+			b.end(nil)
+			for {
+				m, more, err := b.pop(t.Context())
+				require.NoError(t, err)
+				if !more {
+					break
+				}
+				if m.Kind == KindGap {
+					next += int(m.Lost)
+					continue
+				}
+				require.EqualValues(t, next, m.Seq)
+				next++
+			}
+			require.Equal(t, pushed, next)
+		}
+	}
+}
+
+func TestMessagesEnds(t *testing.T) {
+	for _, tc := range []struct {
+		what string
+		end  func(c *Client, s *hubSession, cancel func())
+		want error
+		last string
+	}{
+		{"close", func(c *Client, _ *hubSession, _ func()) { _ = c.Close() }, nil, "joined ann\n"},
+		{"leave", func(c *Client, _ *hubSession, _ func()) { _ = c.Leave(context.Background()) }, nil, "joined ann\nleft ann\n"},
+		{"context", func(_ *Client, _ *hubSession, cancel func()) { cancel() }, context.Canceled, "joined ann\n"},
+		{"expired", func(_ *Client, s *hubSession, _ func()) { s.fail <- migrate.ErrSessionExpired }, migrate.ErrSessionExpired,
+			"joined ann\n"},
+		{"state lost", func(_ *Client, s *hubSession, _ func()) { s.fail <- migrate.ErrStateLost }, migrate.ErrStateLost,
+			"joined ann\nstate lost\n"},
+	} {
+		t.Run(tc.what, func(t *testing.T) {
+			bubble(t, func(t *testing.T, h *hub, net *transport.Memory) {
+				ann := enter(t, h, net, "ann")
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				var list []Message
+				var last error
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					for m, err := range ann.Messages(ctx) {
+						if last = err; err == nil {
+							list = append(list, m)
+						}
+					}
+				}()
+				synctest.Wait()
+				tc.end(ann, ann.session.(*hubSession), cancel)
+				<-done
+				require.ErrorIs(t, last, tc.want)
+				require.Contains(t, tc.last, texts(list)) // whether the own leaving is heard is a matter of luck
+				require.NoError(t, ann.Close())
+			})
+		})
+	}
+}
+
+func TestJoinErrors(t *testing.T) {
+	bubble(t, func(t *testing.T, h *hub, net *transport.Memory) {
+		ann := enter(t, h, net, "ann")
+		for _, tc := range []struct {
+			cfg  ClientConfig
+			want error
+			text string
+		}{
+			{ClientConfig{Name: "ANN", Transport: net.Host("bob")}, ErrNameTaken, `chat: join "chat.example" as "ANN": chat: the name`},
+			{ClientConfig{Name: "a\x00", Transport: net.Host("bob")}, ErrBadName, "letters"},
+			{ClientConfig{Name: "", Transport: net.Host("bob")}, ErrConfig, "ClientConfig.Name"},
+			{ClientConfig{Name: "bob", Transport: net.Host("bob"), Buffer: -1}, ErrConfig, "ClientConfig.Buffer"},
+			{ClientConfig{Name: "bob", Transport: net.Host("bob"), Advertise: "x:1"}, ErrConfig, "ClientConfig.Advertise"},
+			{ClientConfig{Name: "bob", Transport: net.Host("bob"), Listen: "nonsense"}, nil, `as "bob"`},
+		} {
+			c, err := h.enter(t.Context(), tc.cfg)
+			require.Error(t, err)
+			if tc.want != nil {
+				require.ErrorIs(t, err, tc.want)
+			}
+			require.ErrorContains(t, err, tc.text)
+			if c != nil {
+				require.NoError(t, c.Close())
+			}
+		}
+		_, err := newClient("x", ClientConfig{Name: "bob", Transport: net.Host("bob")})
+		require.ErrorContains(t, err, "ClientConfig.Resolver")
+		_, err = newClient("x", ClientConfig{Name: "bob", Resolver: noResolver{}})
+		require.ErrorContains(t, err, "ClientConfig.Transport")
+
+		// Whoever did not get in has left nothing behind.
+		bob := enter(t, h, net, "bob")
+		require.NoError(t, bob.Close())
+		require.NoError(t, ann.Close())
+	})
+}
+
+// A client that cannot get what was said before is not left in the room.
+func TestJoinThatFailsHalfwayLeaves(t *testing.T) {
+	bubble(t, func(t *testing.T, h *hub, net *transport.Memory) {
+		c, err := newClient("chat.example", ClientConfig{Name: "ann", Transport: net.Host("ann"), Resolver: noResolver{}})
+		require.NoError(t, err)
+		err = c.start(t.Context(), deaf{h.session(net.Host("ann").Key())})
+		require.ErrorIs(t, err, migrate.ErrNoQuery)
+		require.Empty(t, h.room.(*room).list)
+	})
+}
+
+type deaf struct{ *hubSession }
+
+func (deaf) Query(context.Context, []byte) ([]byte, error) { return nil, migrate.ErrNoQuery }
+
+func TestSendWaitsWhileTheQueueIsFull(t *testing.T) {
+	bubble(t, func(t *testing.T, h *hub, net *transport.Memory) {
+		c, err := newClient("chat.example", ClientConfig{Name: "ann", Transport: net.Host("ann"), Resolver: noResolver{}})
+		require.NoError(t, err)
+		s := &fullSession{hubSession: h.session(net.Host("ann").Key()), full: 3}
+		require.NoError(t, c.start(t.Context(), s))
+		_, err = c.Send(t.Context(), "hello")
+		require.NoError(t, err)
+		require.Equal(t, 3, s.flushed)
+		require.EqualValues(t, 2, h.room.(*room).events)
+		require.NoError(t, c.Close())
+	})
+}
+
+type fullSession struct {
+	*hubSession
+	full, flushed int
+}
+
+func (s *fullSession) Go(body []byte) (*migrate.Call, error) {
+	if s.flushed < s.full {
+		return nil, migrate.ErrQueueFull
+	}
+	return s.hubSession.Go(body)
+}
+
+func (s *fullSession) Flush(context.Context) error {
+	s.flushed++
+	return nil
+}
+
+func TestWhoTurnsThePages(t *testing.T) {
+	bubble(t, func(t *testing.T, h *hub, net *transport.Memory) {
+		ann := enter(t, h, net, "ann")
+		for i := range 2 * maxPage {
+			_, err := h.session(keyOf(uint64(i+1))).Do(t.Context(), mustMarshal(&command{Op: opJoin, Text: fmt.Sprintf("p%d", i)}))
+			require.NoError(t, err)
+		}
+		all, err := ann.Who(t.Context())
+		require.NoError(t, err)
+		require.Len(t, all, 2*maxPage+1)
+		require.Equal(t, "ann:", all[0].Addr[:4])
+		require.NoError(t, ann.Close())
+	})
+}
+
+// Events of a later version are skipped, and a gap in the stream is passed on.
+func TestGapsAndUnknownEvents(t *testing.T) {
+	bubble(t, func(t *testing.T, h *hub, net *transport.Memory) {
+		ann := enter(t, h, net, "ann")
+		told := read(ann)
+		h.change(func() {
+			seq := uint64(len(h.events))
+			h.events = append(h.events,
+				migrate.Event{Seq: seq + 1, Body: []byte{0xc1}},
+				migrate.Event{Seq: seq + 2, Body: mustMarshal(&event{Kind: KindPrivate, From: "the room", Text: "forged"})},
+				migrate.Event{Seq: seq + 9, Gap: seq + 3, Body: mustMarshal(&event{Kind: KindLeft, From: "bob"})},
+			)
+		})
+		synctest.Wait()
+		list := told.take()
+		require.Equal(t, "joined ann\ngap\nleft bob\n", texts(list))
+		require.EqualValues(t, 6, list[1].Lost)
+		require.NoError(t, ann.Close())
+	})
+}
