@@ -49,10 +49,11 @@ type conn struct {
 	writer
 }
 
-// pending is a call that waits for its reply: one of the two is set.
+// pending is a call that waits for its reply: done or wait is set.
 type pending struct {
-	done func([]byte, error)
-	wait chan answer // has room for the one answer
+	done    func([]byte, error)
+	borrows bool        // done uses the result only until it returns
+	wait    chan answer // has room for the one answer
 }
 
 type answer struct {
@@ -130,7 +131,7 @@ func (c *conn) sendCall(method string, params []byte, p pending, urgent bool) (u
 	}
 	id := c.lastID
 	c.calls[id] = p
-	c.out = appendCall(c.room(), id, method, params)
+	c.out = appendCall(c.room(maxEnvelope+len(params)), id, method, params)
 	c.kick(urgent)
 	return id, nil
 }
@@ -153,7 +154,7 @@ func (c *conn) Notify(method string, params []byte) error {
 		c.mu.Unlock()
 		return c.callErr
 	}
-	c.out = appendNotify(c.room(), method, params)
+	c.out = appendNotify(c.room(maxEnvelope+len(params)), method, params)
 	return c.kick(false)
 }
 
@@ -166,16 +167,33 @@ func (c *conn) reply(id uint64, result []byte, err error) {
 			err = bad
 		}
 	}
+	var failed []byte
+	if err != nil {
+		failed = appendErrorReply(nil, id, err, c.lim.maxMessage-maxEnvelope-maxErrorText)
+	}
 	c.mu.Lock()
 	if c.err != nil {
 		c.mu.Unlock()
 		return
 	}
 	if err != nil {
-		c.out = appendErrorReply(c.room(), id, err, c.lim.maxMessage-maxEnvelope-maxErrorText)
+		c.out = append(c.room(len(failed)), failed...)
 	} else {
-		c.out = appendReply(c.room(), id, result)
+		c.out = appendReply(c.room(maxEnvelope+len(result)), id, result)
 	}
+	c.kick(false)
+}
+
+// replyOwned is reply for a whole MessagePack value that the caller gives away: it is not copied, and ends in putChunk.
+func (c *conn) replyOwned(id uint64, result []byte) {
+	c.mu.Lock()
+	if c.err != nil {
+		c.mu.Unlock()
+		return
+	}
+	c.queue = append(c.queue, appendReplyHeader(c.room(maxEnvelope), id), result)
+	c.out = nil
+	c.waiting += len(c.queue[len(c.queue)-2]) + len(result)
 	c.kick(false)
 }
 
@@ -227,7 +245,7 @@ func (c *conn) end(err error) {
 		c.mu.Unlock()
 		return
 	}
-	c.out = nil
+	c.forgetAll()
 	c.mu.Unlock()
 	c.base.Close()
 }

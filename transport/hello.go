@@ -111,7 +111,7 @@ func (c *conn) welcome() (first []byte, err error) {
 		return nil, err
 	}
 	c.count()
-	c.out = appendReply(c.room(), m.id, appendWelcome(nil, version))
+	c.out = appendReply(c.room(maxEnvelope), m.id, appendWelcome(nil, version))
 	return nil, nil
 }
 
@@ -120,7 +120,7 @@ func (c *conn) release() {
 	if c.raw != nil {
 		c.flushInline()
 	} else {
-		go c.flush()
+		go c.flush(nil, 0)
 	}
 }
 

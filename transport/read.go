@@ -7,10 +7,11 @@ import (
 )
 
 const (
-	readSmall = 1 << 10  // buffer of an idle connection
-	readLarge = 64 << 10 // buffer of a busy one
-	readFirst = 4 << 10  // largest first message, from a peer that nothing is known of yet
-	methods   = 64       // names kept, so that they are not allocated for each message
+	readSmall  = 1 << 10  // buffer of an idle connection
+	readLarge  = 64 << 10 // buffer of a busy one
+	readFirst  = 4 << 10  // largest first message, from a peer that nothing is known of yet
+	spareReads = 64       // reads that a buffer is too large for before it shrinks
+	methods    = 64       // names kept, so that they are not allocated for each message
 )
 
 // reader is the receiving half of a conn. It belongs to the reading goroutine.
@@ -22,6 +23,7 @@ type reader struct {
 	scan    scanner
 	begun   bool      // scan is in a message
 	full    bool      // the last read filled the buffer
+	spare   int       // reads in a row for which a quarter of the buffer was enough
 	waiting time.Time // since when nothing has arrived
 	started time.Time // when the message that is not whole began to arrive; zero if there is none
 	armed   time.Time // the read deadline
@@ -103,25 +105,20 @@ func checkFirst(b byte) error {
 // fill reads once, at least a byte.
 func (c *conn) fill() error {
 	rd := &c.rd
-	switch size := len(rd.buf); {
-	case rd.r == rd.w:
-		rd.r, rd.w = 0, 0
-		switch {
-		case size == 0:
-			rd.resize(readSmall)
-		case rd.full && size < readLarge:
-			rd.resize(min(4*size, readLarge))
-		case size > readLarge:
-			rd.resize(readLarge)
-		}
-	case rd.w == size:
+	switch size, have := len(rd.buf), rd.w-rd.r; {
+	case size == 0:
+		rd.resize(readSmall)
+	case rd.full && size < readLarge: // there may be much more
+		rd.resize(min(4*size, readLarge))
+	case have == 0 && rd.spare >= spareReads:
+		rd.spare = 0
+		rd.resize(max(size/4, readSmall))
+	case have > size/2 && rd.w == size:
 		// What is kept for a message grows with what has come of it, not with what it says it will be.
-		if have := rd.w - rd.r; have > size/2 {
-			rd.resize(min(max(2*size, min(rd.scan.pos, 8*size)), max(rd.limit, readLarge)))
-		} else {
-			copy(rd.buf, rd.buf[rd.r:rd.w])
-			rd.r, rd.w = 0, have
-		}
+		rd.resize(min(max(2*size, min(rd.scan.pos, 8*size)), max(rd.limit, readLarge)))
+	case have == 0 || rd.w == size:
+		copy(rd.buf, rd.buf[rd.r:rd.w])
+		rd.r, rd.w = 0, have
 	}
 	now := time.Now()
 	rd.waiting, rd.pinged = now, false
@@ -133,6 +130,9 @@ func (c *conn) fill() error {
 		if n > 0 {
 			rd.w += n
 			rd.full = rd.w == len(rd.buf)
+			if rd.spare++; n > len(rd.buf)/4 {
+				rd.spare = 0
+			}
 			return nil
 		}
 		switch {
@@ -249,6 +249,8 @@ func (c *conn) dispatch(frame []byte) error {
 		case !ok: // nobody waits for it any more
 		case m.fault != nil:
 			p.complete(nil, parseError(m.fault))
+		case p.borrows:
+			p.done(m.body, nil)
 		default:
 			p.complete(clone(m.body), nil)
 		}

@@ -44,13 +44,16 @@ func appendNotify(b []byte, method string, params []byte) []byte {
 }
 
 func appendReply(b []byte, id uint64, result []byte) []byte {
-	b = append(b, 0x94, kindReply)
-	b = appendUint(b, id)
-	b = append(b, 0xc0)
+	b = appendReplyHeader(b, id)
 	if len(result) == 0 {
 		return append(b, 0xc0)
 	}
 	return append(b, result...)
+}
+
+// appendReplyHeader writes a reply without error up to its result.
+func appendReplyHeader(b []byte, id uint64) []byte {
+	return append(appendUint(append(b, 0x94, kindReply), id), 0xc0)
 }
 
 // appendErrorReply writes err as a map of code, message and, if there is any, data of at most maxData bytes.

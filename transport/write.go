@@ -7,8 +7,8 @@ import (
 )
 
 const (
-	writePiece = 256 << 10             // written at once, so that what waits is counted truly
-	writeKeep  = 256 << 10             // buffers up to this size are used again
+	chunkSmall = 4 << 10               // of what waits to be written: the first chunk
+	chunkLarge = 64 << 10              // and the ones after it
 	quietFor   = 30 * time.Microsecond // after a write, before a sender writes by itself again
 )
 
@@ -18,30 +18,53 @@ const (
 // else's messages join what is written next, so that many small messages cost few system calls and no goroutine switch.
 type writer struct {
 	raw       *rawWriter // writes without blocking; nil where that is not to be had
-	out       []byte     // messages waiting to be written
-	inflight  int        // bytes being written
+	queue     [][]byte   // full chunks, to be written before out
+	out       []byte     // the chunk that is being filled
+	waiting   int        // bytes in queue, and those being written
 	flushing  bool       // somebody is writing, or will at once
 	idle      sync.Cond  // told when flushing ends after the connection has
 	lastFlush time.Time
 	deadline  time.Time // armed for writes that may block
 }
 
-var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
+var (
+	smallChunks = sync.Pool{New: func() any { return new([chunkSmall]byte) }}
+	largeChunks = sync.Pool{New: func() any { return new([chunkLarge]byte) }}
+)
 
-func putBuffer(b []byte) {
-	if c := cap(b); c > 0 && c <= writeKeep {
-		b = b[:0]
-		buffers.Put(&b)
+func putChunk(b []byte) {
+	switch cap(b) {
+	case chunkSmall:
+		smallChunks.Put((*[chunkSmall]byte)(b[:chunkSmall]))
+	case chunkLarge:
+		largeChunks.Put((*[chunkLarge]byte)(b[:chunkLarge]))
+	case bulkBuffer:
+		bulkBuffers.Put((*[bulkBuffer]byte)(b[:bulkBuffer]))
 	}
 }
 
-// room is where the next message is appended.
-func (w *writer) room() []byte {
-	if w.out == nil {
-		w.out = *buffers.Get().(*[]byte)
+// room is where the next message of at most n bytes is appended.
+func (w *writer) room(n int) []byte {
+	if cap(w.out)-len(w.out) >= n {
+		return w.out
 	}
-	return w.out
+	size := chunkSmall
+	if len(w.out) > 0 {
+		w.queue = append(w.queue, w.out)
+		w.waiting += len(w.out)
+		size = chunkLarge
+	}
+	switch {
+	case n > chunkLarge:
+		return make([]byte, 0, n)
+	case n > chunkSmall, size == chunkLarge:
+		return largeChunks.Get().(*[chunkLarge]byte)[:0]
+	}
+	return smallChunks.Get().(*[chunkSmall]byte)[:0]
 }
+
+// forgetAll drops what was not written.
+func (w *writer) forgetAll() { w.queue, w.out = nil, nil }
 
 // kick sees to it that what was appended gets written. It is called with c.mu held and releases it. An urgent sender is
 // going to wait for an answer: it writes by itself where it can. Any other does so only if the connection was quiet, so
@@ -51,7 +74,7 @@ func (c *conn) kick(urgent bool) error {
 		c.lim.messages.Add(1)
 	}
 	if c.flushing {
-		waiting := len(c.out) + c.inflight
+		waiting := len(c.out) + c.waiting
 		c.mu.Unlock()
 		if waiting > c.lim.maxPending {
 			err := Errorf(CodeSlowPeer, "transport: %s does not read: %d bytes wait for it", c.peer.Addr, waiting)
@@ -65,7 +88,7 @@ func (c *conn) kick(urgent bool) error {
 	quiet := c.raw != nil && (urgent || time.Since(c.lastFlush) > quietFor)
 	c.mu.Unlock()
 	if !quiet {
-		go c.flush()
+		go c.flush(nil, 0)
 		return nil
 	}
 	if urgent && !alone {
@@ -75,84 +98,79 @@ func (c *conn) kick(urgent bool) error {
 	return nil
 }
 
-// take returns what is to be written next, or nil after it has ended the flush.
-func (c *conn) take() []byte {
+// take returns the chunk that is to be written next, or nil after it has ended the flush. done is what was written before.
+func (c *conn) take(done []byte) []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.inflight = 0
-	if len(c.out) == 0 || c.err != nil && c.closeBy.IsZero() {
-		if c.out != nil {
-			putBuffer(c.out)
-			c.out = nil
+	c.waiting -= len(done)
+	if len(c.queue) > 0 {
+		b := c.queue[0]
+		c.queue[0] = nil
+		if c.queue = c.queue[1:]; len(c.queue) == 0 {
+			c.queue = nil
 		}
-		c.flushing = false
-		c.lastFlush = time.Now()
-		if c.err != nil {
-			c.idle.Broadcast()
-		}
-		return nil
+		return b
 	}
-	b := c.out
-	c.out = nil
-	c.inflight = len(b)
-	return b
+	if b := c.out; len(b) > 0 {
+		c.out = nil
+		c.waiting += len(b)
+		return b
+	}
+	c.flushing = false
+	if c.raw != nil {
+		c.lastFlush = time.Now()
+	}
+	if c.err != nil {
+		c.idle.Broadcast()
+	}
+	return nil
 }
 
 // flushInline writes without blocking, and leaves what the system does not take to a goroutine.
 func (c *conn) flushInline() {
+	var b []byte
 	for range 2 {
-		b := c.take()
-		if b == nil {
+		done := b
+		if b = c.take(done); b == nil {
+			putChunk(done)
 			return
 		}
+		putChunk(done)
 		n, err := c.raw.write(b)
 		if err != nil {
 			c.giveUp(err)
 			continue
 		}
 		if n < len(b) {
-			go c.flushRest(b, n)
+			go c.flush(b, n)
 			return
 		}
-		putBuffer(b)
 	}
-	go c.flush()
+	go c.flush(b, len(b))
 }
 
-func (c *conn) flush() {
-	for b := c.take(); b != nil; b = c.take() {
-		c.write(b, 0)
-	}
-}
-
-func (c *conn) flushRest(b []byte, from int) {
-	c.write(b, from)
-	c.flush()
-}
-
-// write writes b[from:], blocking.
-func (c *conn) write(b []byte, from int) {
-	for from < len(b) {
-		n := min(len(b)-from, writePiece)
-		c.armWrite()
-		if _, err := c.nc.Write(b[from : from+n]); err != nil {
-			if isTimeout(err) {
-				err = Errorf(CodeSlowPeer, "transport: %s took nothing for %v", c.peer.Addr, c.lim.writing)
+// flush writes b, of which some bytes were written already, and what was sent after it.
+func (c *conn) flush(b []byte, written int) {
+	for {
+		if written < len(b) {
+			c.armWrite()
+			if _, err := c.nc.Write(b[written:]); err != nil {
+				if isTimeout(err) {
+					err = Errorf(CodeSlowPeer, "transport: %s took nothing for %v", c.peer.Addr, c.lim.writing)
+				}
+				c.giveUp(err)
 			}
-			c.giveUp(err)
+		}
+		done := b
+		b, written = c.take(done), 0
+		putChunk(done)
+		if b == nil {
 			return
 		}
-		from += n
-		if from < len(b) {
-			c.mu.Lock()
-			c.inflight = len(b) - from
-			c.mu.Unlock()
-		}
 	}
-	putBuffer(b)
 }
 
-// armWrite sets a deadline for the next write. It is set anew only when half of it has gone, because that is cheaper.
+// armWrite sets a deadline for the next write. It is set anew only when a third of it has gone, because that is cheaper.
 func (c *conn) armWrite() {
 	now := time.Now()
 	c.mu.Lock()
@@ -167,6 +185,6 @@ func (c *conn) armWrite() {
 func (c *conn) giveUp(err error) {
 	c.end(err)
 	c.mu.Lock()
-	c.out = nil
+	c.forgetAll()
 	c.mu.Unlock()
 }
