@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/roam-go/roam/resolver"
+	"github.com/roam-go/roam/transport"
 )
 
 // Policy says when a service moves, where to, and how many hosts hold a copy. The zero Policy moves only on demand and
@@ -38,4 +39,37 @@ const NoStandbys = -1
 func shuffle(hs []resolver.Host) []resolver.Host {
 	rand.Shuffle(len(hs), func(i, j int) { hs[i], hs[j] = hs[j], hs[i] })
 	return hs
+}
+
+func (p *Policy) validate() error {
+	bad := func(field, why string) error {
+		return transport.Errorf(CodeConfig, "migrate: Policy.%s %s", field, why)
+	}
+	switch {
+	case p.Every < 0:
+		return bad("Every", "is negative")
+	case p.Every > 0 && p.Every < 10*time.Millisecond:
+		return bad("Every", "is shorter than 10 ms")
+	case p.Standbys < NoStandbys || p.Standbys > 15:
+		return bad("Standbys", "is not from 0 to 15, or NoStandbys")
+	case p.SessionTimeout < 0:
+		return bad("SessionTimeout", "is negative")
+	case p.EventBytes < 0:
+		return bad("EventBytes", "is negative")
+	case p.Spread < 0:
+		return bad("Spread", "is negative")
+	}
+	switch p.Standbys {
+	case 0:
+		p.Standbys = 1
+	case NoStandbys:
+		p.Standbys = 0
+	}
+	if p.SessionTimeout == 0 {
+		p.SessionTimeout = time.Hour
+	}
+	if p.Spread == 0 {
+		p.Spread = time.Second
+	}
+	return nil
 }

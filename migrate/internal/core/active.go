@@ -31,6 +31,7 @@ type peer struct {
 	host   resolver.Host
 	member bool // in M: its acknowledgement is needed
 	stage  stage
+	base   uint64 // it surely holds everything up to here, whatever the epoch
 	match  uint64 // it acknowledged everything up to here, in this epoch
 	next   uint64 // the next entry to send
 	acked  time.Duration
@@ -64,7 +65,7 @@ func (p *peer) holds() uint64 {
 
 func (p *peer) rewind() {
 	if p.stage == streaming {
-		p.next, p.flight, p.beat = p.match+1, 0, true
+		p.next, p.flight, p.beat = max(p.match, p.base)+1, 0, true
 	}
 }
 
@@ -123,7 +124,7 @@ func (c *Core) activate(won *proposal) {
 			p := c.addPeer(h)
 			p.member, p.stage = true, streaming
 			// Whatever is committed is in the log of every member.
-			p.next = c.commit + 1
+			p.base, p.next = c.commit, c.commit+1
 		}
 	}
 	c.setRole(Recovering)
@@ -164,7 +165,7 @@ func (c *Core) adoptISR(done *proposal) {
 	for _, h := range c.rec.ISR {
 		if !h.Same(c.self) && c.peer(h) == nil {
 			p := c.addPeer(h)
-			p.member, p.stage, p.next = true, streaming, c.commit+1
+			p.member, p.stage, p.base, p.next = true, streaming, c.commit, c.commit+1
 		}
 	}
 	c.broadcastRecord()
@@ -232,7 +233,7 @@ func (c *Core) recvAck(m Msg) {
 		if p.stage == capturing || m.Index < p.snap {
 			return
 		}
-		p.stage, p.next, p.beat = streaming, p.snap+1, true
+		p.stage, p.base, p.next, p.beat = streaming, p.snap, p.snap+1, true
 	}
 	c.assert(m.Index <= c.log.last(), "%s acknowledges %d, the log ends at %d", m.From.ID, m.Index, c.log.last())
 	p.acked, p.down = c.now, false
@@ -289,7 +290,7 @@ func (c *Core) recvJoin(m Msg) {
 	p.acked = c.now
 	// Its committed entries are a prefix of ours if nothing was lost in between.
 	if m.Flag && m.Index == c.term.Loss && m.Commit >= c.log.base && m.Commit <= c.log.last() {
-		p.stage, p.next, p.match, p.beat = streaming, m.Commit+1, 0, true
+		p.stage, p.base, p.next, p.match, p.beat = streaming, m.Commit, m.Commit+1, 0, true
 		return
 	}
 	p.stage = capturing
@@ -526,7 +527,9 @@ func (c *Core) sendAppends() {
 			}
 			p.beat = false
 		case streaming:
-			c.sendEntries(p)
+			if !p.down {
+				c.sendEntries(p)
+			}
 		}
 	}
 }

@@ -1,0 +1,331 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/resolver"
+	"github.com/roam-go/roam/transport"
+)
+
+// What hosts say to one another. A host dials a connection to each other host that it has something to say to, for all
+// services; what it says are notifications, and answers come on the other's connection.
+const (
+	methodHello = "roam.host" // hostHello -> hostHello: who is calling, and who answers
+	methodMsg   = "roam.msg"  // msgParams: a message of the protocol, see core.AppendMsg
+)
+
+type hostHello struct {
+	_struct struct{} `codec:",toarray"`
+
+	Host resolver.Host
+}
+
+type msgParams struct {
+	_struct struct{} `codec:",toarray"`
+
+	Service string
+	Msg     []byte
+}
+
+const (
+	// linkQueue bounds the messages that wait for a connection: what is lost is sent again.
+	linkQueue = 256
+	// redials is how often a connection is tried again at once after it broke: if it is refused each time, the process
+	// at the other end has died.
+	redials    = 2
+	redialWait = 20 * time.Millisecond
+	linkIdle   = time.Minute
+)
+
+// link is this node's connection to another host. It is dialled when there is something to say.
+type link struct {
+	node *Node
+	to   resolver.Host
+
+	mu      sync.Mutex // guards what follows
+	conn    transport.Conn
+	dialing bool
+	closed  bool
+	queue   []linkMsg
+	used    time.Time
+}
+
+type linkMsg struct {
+	service *Service
+	params  []byte
+}
+
+// linkTo returns the link to a host, and forgets those to earlier starts of it.
+func (n *Node) linkTo(h resolver.Host) *link {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	l := n.links[keyOf(h)]
+	if l == nil {
+		l = &link{node: n, to: h}
+		n.links[keyOf(h)] = l
+	}
+	return l
+}
+
+// send puts a message on its way, or drops it.
+func (l *link) send(s *Service, params []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return
+	}
+	if l.conn != nil {
+		l.used = time.Now()
+		if l.conn.Notify(methodMsg, params) == nil {
+			return
+		}
+	}
+	if len(l.queue) < linkQueue {
+		l.queue = append(l.queue, linkMsg{s, params})
+	}
+	l.dialLocked()
+}
+
+func (l *link) dialLocked() {
+	if !l.dialing && !l.closed && l.conn == nil {
+		l.dialing = true
+		l.node.wg.Go(l.dial)
+	}
+}
+
+// dial connects. When the address refuses connections several times within a moment, services are told that the process
+// there is gone: a hint that saves waiting for its silence.
+func (l *link) dial() {
+	n := l.node
+	refused := 0
+	for {
+		conn, err := l.connect()
+		if err == nil {
+			l.connected(conn)
+			return
+		}
+		n.log.Debug("no connection to host", "to", l.to.ID, "addr", l.to.Addr, "err", err)
+		if isGone(err) {
+			refused++
+		}
+		again := refused > 0 && refused < redials
+		if !again || n.ctx.Err() != nil {
+			n.mu.Lock()
+			if n.links[keyOf(l.to)] == l {
+				delete(n.links, keyOf(l.to))
+			}
+			n.mu.Unlock()
+			l.mu.Lock()
+			l.dialing = false
+			l.queue = nil
+			l.mu.Unlock()
+			if refused >= redials {
+				n.eachService(func(s *Service) { s.post(item{kind: itemEvent, ev: core.PeerDown{Host: l.to}}) })
+			}
+			return
+		}
+		select {
+		case <-n.ctx.Done():
+		case <-time.After(redialWait):
+		}
+	}
+}
+
+// errOtherStart means that another process answers at a host's address.
+var errOtherStart = errors.New("another start of the host answers")
+
+func isGone(err error) bool {
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, errOtherStart)
+}
+
+func (l *link) connect() (transport.Conn, error) {
+	n := l.node
+	ctx, cancel := context.WithTimeout(n.ctx, n.cfg.Silence)
+	defer cancel()
+	return n.connect(ctx, l.to, l)
+}
+
+// connect dials a host and makes sure that it is the one.
+func (n *Node) connect(ctx context.Context, to resolver.Host, h transport.Handler) (transport.Conn, error) {
+	conn, err := n.cfg.Transport.Dial(ctx, transport.Peer{Addr: to.Addr, Key: to.Key}, h)
+	if err != nil {
+		return nil, err
+	}
+	params, err := transport.Marshal(hostHello{Host: n.self})
+	if err == nil {
+		var (
+			reply []byte
+			hello hostHello
+		)
+		if reply, err = conn.Call(ctx, methodHello, params); err == nil {
+			if err = transport.Unmarshal(reply, &hello); err == nil && !hello.Host.Same(to) {
+				err = fmt.Errorf("at %s, instead of host %s: %w", to.Addr, to.ID, errOtherStart)
+			}
+		}
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+func (l *link) connected(conn transport.Conn) {
+	l.mu.Lock()
+	l.dialing = false
+	if l.closed {
+		l.mu.Unlock()
+		conn.Close()
+		return
+	}
+	l.conn, l.used = conn, time.Now()
+	queue := l.queue
+	l.queue = nil
+	for _, m := range queue {
+		conn.Notify(methodMsg, m.params)
+	}
+	l.mu.Unlock()
+	l.node.eachService(func(s *Service) { s.post(item{kind: itemEvent, ev: core.PeerReset{Host: l.to}}) })
+}
+
+// Handle implements [transport.Handler]: the host at the other end has nothing to say on this connection.
+func (l *link) Handle(_ transport.Conn, r *transport.Request) {
+	if r.IsCall() {
+		r.Reply(nil, transport.Errorf(transport.CodeNoMethod, "migrate: method %s is not served here", r.Method))
+	}
+}
+
+// Closed implements [transport.Handler]. A connection that was in use is dialled again at once, which shows whether the
+// host has died.
+func (l *link) Closed(c transport.Conn, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.conn != c {
+		return
+	}
+	l.conn = nil
+	if time.Since(l.used) < linkIdle {
+		l.dialLocked()
+	}
+}
+
+func (l *link) close() {
+	l.mu.Lock()
+	l.closed = true
+	conn := l.conn
+	l.mu.Unlock()
+	if conn != nil {
+		conn.Close()
+	}
+}
+
+func (n *Node) eachService(f func(*Service)) {
+	for _, s := range n.Services() {
+		f(s)
+	}
+}
+
+// accept makes the handler of a connection that another host or a client has made.
+func (n *Node) accept(c transport.Conn) transport.Handler {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return nil
+	}
+	s := &session{node: n, conn: c}
+	n.inbound[s] = struct{}{}
+	return s
+}
+
+// session is a connection that was made to this node. Its fields are used on the reading goroutine alone.
+type session struct {
+	node *Node
+	conn transport.Conn
+	host resolver.Host // who calls, if it is a host
+	used map[string]*Service
+}
+
+// Handle implements [transport.Handler].
+func (c *session) Handle(conn transport.Conn, r *transport.Request) {
+	switch r.Method {
+	case methodMsg:
+		c.handleMsg(r)
+	case methodHello:
+		r.Reply(c.handleHello(r))
+	case methodOpen, methodDo, methodQuery, methodListen, methodLeave, methodReady, methodPark:
+		c.handleClient(r)
+	default:
+		if c.handleBulk(r) {
+			return
+		}
+		if r.IsCall() {
+			r.Reply(nil, transport.Errorf(transport.CodeNoMethod, "migrate: no method %s", r.Method))
+		}
+	}
+}
+
+// Closed implements [transport.Handler].
+func (c *session) Closed(_ transport.Conn, err error) {
+	n := c.node
+	n.mu.Lock()
+	delete(n.inbound, c)
+	n.mu.Unlock()
+	for _, s := range c.used {
+		s.post(item{kind: itemGone, from: c})
+	}
+	if c.host.ID != "" {
+		// Our own connection to that host tells whether it has died.
+		n.mu.Lock()
+		l := n.links[keyOf(c.host)]
+		n.mu.Unlock()
+		if l != nil {
+			l.probe()
+		}
+	}
+}
+
+// probe finds out whether the host is still there.
+func (l *link) probe() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.dialLocked()
+}
+
+func (c *session) handleHello(r *transport.Request) ([]byte, error) {
+	var h hostHello
+	if err := transport.Unmarshal(r.Params, &h); err != nil {
+		return nil, transport.Errorf(transport.CodeBadMessage, "migrate: hello of a host: %v", err)
+	}
+	if h.Host.ID == "" || h.Host.Key != c.conn.Peer().Key {
+		return nil, transport.Errorf(CodeForbidden, "migrate: host %q has not proved the key that it names", h.Host.ID)
+	}
+	c.host = h.Host
+	return transport.Marshal(hostHello{Host: c.node.self})
+}
+
+func (c *session) handleMsg(r *transport.Request) {
+	var p msgParams
+	if err := transport.Unmarshal(r.Params, &p); err != nil || c.host.ID == "" {
+		c.node.log.Warn("message from a host refused", "addr", c.conn.Peer().Addr, "err", err)
+		c.conn.Close()
+		return
+	}
+	s := c.node.service(p.Service)
+	if s == nil {
+		return
+	}
+	m, err := core.ReadMsg(p.Msg)
+	if err != nil || m.From.ID != c.host.ID || m.From.Inc != c.host.Inc {
+		c.node.log.Warn("message from a host refused", "service", p.Service, "from", c.host.ID, "err", err)
+		c.conn.Close()
+		return
+	}
+	m.From = c.host
+	s.post(item{kind: itemEvent, ev: core.Recv{Msg: m}})
+}

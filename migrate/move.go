@@ -1,0 +1,275 @@
+package migrate
+
+import (
+	"context"
+	"time"
+
+	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/resolver"
+	"github.com/roam-go/roam/transport"
+)
+
+// moveState is a handoff that this host has begun.
+type moveState struct {
+	report           Report
+	began            time.Duration
+	prepared         time.Duration // when clients were told
+	asked            time.Duration // when the target was told to take over
+	taken            bool
+	last             uint64 // the log's end at the beginning
+	preparing, armed bool
+	timer            *time.Timer
+	done             chan moveResult
+}
+
+type moveResult struct {
+	report Report
+	err    error
+}
+
+// Handoff moves the service from this host, which must be active, to another, and returns when it serves there: host is
+// an ID, or "" for the one that the policy picks. A host without a copy gets one first while the service goes on here.
+//
+// The error is [ErrNoTarget] if there is no such host, and [ErrTransferFailed] if the handoff did not happen: the service
+// then goes on here. When ctx ends the handoff is given up, unless the target was told already.
+func (s *Service) Handoff(ctx context.Context, host string) (Report, error) {
+	return s.handoff(ctx, host, "demand")
+}
+
+func (s *Service) handoff(ctx context.Context, host, cause string) (Report, error) {
+	rep := Report{Service: s.name, From: s.node.self, Cause: cause, Began: time.Now()}
+	s.mu.Lock()
+	if s.moving {
+		s.mu.Unlock()
+		return rep, s.moveFailed("", "another handoff is under way")
+	}
+	s.moving = true
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		s.moving = false
+		s.mu.Unlock()
+	}()
+	if st := s.Status(); st.Role != Active {
+		return rep, s.notActive(st.Record)
+	}
+	target, err := s.target(ctx, host, cause)
+	if err != nil {
+		return rep, err
+	}
+	rep.To = target
+	done := make(chan moveResult, 1)
+	s.post(item{kind: itemFunc, fn: func() { s.beginMove(rep, done) }})
+	res := s.awaitMove(ctx, done)
+	if res.report.Service == "" {
+		res.report = rep
+	}
+	if s.node.cfg.Hooks.Moved != nil {
+		s.node.hooks.call(func() { s.node.cfg.Hooks.Moved(res.report, res.err) })
+	}
+	if res.err != nil {
+		s.log.Warn("handoff failed", "to", target.ID, "err", res.err)
+	} else {
+		s.log.Info("handed over", "report", res.report)
+	}
+	return res.report, res.err
+}
+
+func (s *Service) awaitMove(ctx context.Context, done chan moveResult) moveResult {
+	stopped := s.node.ctx.Done()
+	select {
+	case res := <-done:
+		return res
+	case <-stopped:
+		return moveResult{err: s.moveFailed("", errStopped.Error())}
+	case <-ctx.Done():
+	}
+	s.post(item{kind: itemEvent, ev: core.Abandon{Reason: "given up: " + context.Cause(ctx).Error()}})
+	select {
+	case res := <-done:
+		return res
+	case <-stopped:
+		return moveResult{err: s.moveFailed("", errStopped.Error())}
+	}
+}
+
+// target finds the host to move to. At shutdown one that is in sync already is the best.
+func (s *Service) target(ctx context.Context, host, cause string) (resolver.Host, error) {
+	hosts, err := s.candidates(ctx)
+	isr := s.Status().Record.ISR
+	if err != nil {
+		// Without the resolver no move can succeed.
+		return resolver.Host{}, transport.Errorf(CodeTransferFailed, "migrate: service %s can't move from host %s: %v",
+			s.name, s.node.self.ID, err)
+	}
+	if host != "" {
+		for _, h := range hosts {
+			if h.ID == host {
+				return h, nil
+			}
+		}
+		return resolver.Host{}, transport.Errorf(CodeNoTarget, "migrate: no host %s is present for service %s", host, s.name)
+	}
+	if cause == "shutdown" {
+		for _, h := range hosts {
+			for _, m := range isr {
+				if m.Same(h) {
+					return h, nil
+				}
+			}
+		}
+	}
+	if len(hosts) == 0 {
+		return resolver.Host{}, transport.Errorf(CodeNoTarget, "migrate: no other host is present for service %s", s.name)
+	}
+	return hosts[0], nil
+}
+
+func (s *Service) moveFailed(to, reason string) error {
+	if to != "" {
+		to = " to host " + to
+	}
+	return transport.Errorf(CodeTransferFailed, "migrate: service %s did not move from host %s%s: %s", s.name, s.node.self.ID, to, reason)
+}
+
+// beginMove runs on the loop, like all that follows.
+func (s *Service) beginMove(rep Report, done chan moveResult) {
+	now := s.node.now()
+	if s.move != nil {
+		done <- moveResult{rep, s.moveFailed(rep.To.ID, "another handoff is under way")}
+		return
+	}
+	s.move = &moveState{report: rep, began: now, last: s.core.Last(), done: done}
+	s.core.Step(now, core.Handoff{Target: rep.To})
+}
+
+func (s *Service) endMove(err error) {
+	m := s.move
+	s.move = nil
+	if m.timer != nil {
+		m.timer.Stop()
+	}
+	m.done <- moveResult{m.report, err}
+}
+
+// moveEvent follows the core through a handoff.
+func (s *Service) moveEvent(ev core.MoveEvent) {
+	m := s.move
+	if m == nil {
+		return
+	}
+	now := s.node.now()
+	switch ev.Stage {
+	case core.MoveInSync:
+		m.report.Join = now - m.began
+		s.prepare()
+	case core.MoveTaken:
+		m.taken = true
+		t := s.core.Term()
+		m.report.Loss, m.report.Epoch = t.Loss, t.Epoch
+		m.report.Transfer = now - m.asked
+		m.report.Commands = s.core.Last() - m.last
+		// The target tells when it serves; should it die first, this host or another goes on.
+		m.timer = time.AfterFunc(2*s.node.cfg.Silence, func() { s.post(item{kind: itemFunc, fn: func() { s.moveUnserved(m) }}) })
+	case core.MoveServed:
+		m.report.Won, m.report.Pause = ev.Won, ev.Served
+		s.endMove(nil)
+	case core.MoveFailed:
+		s.endMove(s.moveFailed(m.report.To.ID, ev.Reason))
+	}
+}
+
+// moveUnserved ends a handoff whose target won the record and was not heard of again.
+func (s *Service) moveUnserved(m *moveState) {
+	if s.move == m {
+		s.endMove(s.moveFailed(m.report.To.ID, "it took over, and has not said since that it serves"))
+	}
+}
+
+// prepare tells clients to connect to the target ahead, at random moments of a spread that grows with their number, and
+// goes on when all have, or when the spread has passed.
+func (s *Service) prepare() {
+	m := s.move
+	m.prepared = s.node.now()
+	m.preparing = true
+	m.report.Clients = len(s.clients.attached)
+	// 2,000 connections a second are a load that a host can bear beside its work.
+	spread := min(time.Duration(m.report.Clients)*time.Second/2000, s.policy.Spread)
+	params, err := transport.Marshal(prepareParams{Service: s.name, Next: m.report.To, SpreadMS: spread.Milliseconds()})
+	if err == nil {
+		for _, a := range s.clients.attached {
+			a.ready = false
+			a.from.conn.Notify(methodPrepare, params)
+		}
+	}
+	if m.report.Clients == 0 {
+		s.transfer()
+		return
+	}
+	m.timer = time.AfterFunc(spread+s.node.cfg.Silence, func() {
+		s.post(item{kind: itemFunc, fn: func() {
+			if s.move == m && m.preparing {
+				s.transfer()
+			}
+		}})
+	})
+}
+
+// clientReady counts the clients that have connected to the target.
+func (s *Service) clientReady() {
+	m := s.move
+	if m == nil || !m.preparing {
+		return
+	}
+	m.report.Ready++
+	if m.report.Ready >= m.report.Clients {
+		s.transfer()
+	}
+}
+
+// transfer tells the target to take over.
+func (s *Service) transfer() {
+	m := s.move
+	m.preparing = false
+	if m.timer != nil {
+		m.timer.Stop()
+	}
+	m.asked = s.node.now()
+	m.report.Prepare = m.asked - m.prepared
+	s.core.Step(m.asked, core.Transfer{})
+}
+
+// startEvery sets the timer of a policy that moves from time to time.
+func (s *Service) startEvery() {
+	if s.policy.Every == 0 {
+		return
+	}
+	if s.every == nil {
+		s.every = time.AfterFunc(s.policy.Every, s.turn)
+	} else {
+		s.every.Reset(s.policy.Every)
+	}
+}
+
+// turn is called when it is time to move.
+func (s *Service) turn() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped {
+		return
+	}
+	s.node.wg.Go(func() {
+		ctx, cancel := context.WithTimeout(s.node.ctx, max(s.policy.Every, time.Minute))
+		defer cancel()
+		_, err := s.handoff(ctx, "", "timer")
+		if err == nil {
+			return
+		}
+		s.log.Debug("no move this time", "err", err)
+		s.post(item{kind: itemFunc, fn: func() {
+			if s.core.Role().Active() {
+				s.startEvery()
+			}
+		}})
+	})
+}

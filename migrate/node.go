@@ -1,0 +1,402 @@
+package migrate
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/roam-go/roam/resolver"
+	"github.com/roam-go/roam/transport"
+)
+
+// NodeConfig configures a [Node]. Resolver and Transport are required.
+type NodeConfig struct {
+	Resolver  resolver.Resolver
+	Transport transport.Transport
+
+	// ID is the host's name, unique among the hosts of its services. "" stands for one made from the transport's key, or
+	// a random one where the transport proves none.
+	ID string
+	// Listen is the address for the listener, as [transport.Transport] takes it. "" stands for ":0".
+	Listen string
+	// Advertise is the address at which others reach the listener. "" stands for the listener's own, which must then name
+	// a host ([transport.AdvertiseAddr] finds one).
+	Advertise string
+
+	// Heartbeat is how often an active host is heard at least; 0 stands for 100 ms. Silence is how long a host may be
+	// silent before it is replaced or removed, at least 3 heartbeats; 0 stands for 500 ms. A host whose process has died
+	// is noticed sooner.
+	Heartbeat, Silence time.Duration
+	// PresenceTTL is how long the resolver believes in this host after its last announcement; 0 stands for 3 s.
+	PresenceTTL time.Duration
+
+	// Hooks are told what happens; nil funcs are not called.
+	Hooks Hooks
+	// Logger is told what the node does; nil discards.
+	Logger *slog.Logger
+}
+
+// Hooks tell a program what happens on its node. They are called one at a time, on a goroutine of the node's own that
+// holds no lock: they may call the library, and a slow one delays only the hooks after it. They are not called after
+// Close has returned.
+type Hooks struct {
+	// Moved is called on the host that began a handoff, when it has ended, well or not; not for failovers.
+	Moved func(Report, error)
+	// Changed is called when this host's role for a service, or the service's record, has changed.
+	Changed func(Status)
+	// Failed is called when something went wrong that no caller is told of: a snapshot that could not be restored, a
+	// panic in a service, states that differ between hosts.
+	Failed func(service string, err error)
+}
+
+func (c *NodeConfig) validate() error {
+	bad := func(field, why string) error {
+		return transport.Errorf(CodeConfig, "migrate: NodeConfig.%s %s", field, why)
+	}
+	switch {
+	case c.Resolver == nil:
+		return bad("Resolver", "is required")
+	case c.Transport == nil:
+		return bad("Transport", "is required")
+	case c.Heartbeat < 0:
+		return bad("Heartbeat", "is negative")
+	case c.PresenceTTL < 0:
+		return bad("PresenceTTL", "is negative")
+	}
+	if c.Listen == "" {
+		c.Listen = ":0"
+	}
+	if c.Heartbeat == 0 {
+		c.Heartbeat = 100 * time.Millisecond
+	}
+	if c.Silence == 0 {
+		c.Silence = max(500*time.Millisecond, 5*c.Heartbeat)
+	}
+	if c.Silence < 3*c.Heartbeat {
+		return bad("Silence", fmt.Sprintf("is %s, less than 3 heartbeats of %s", c.Silence, c.Heartbeat))
+	}
+	if c.PresenceTTL == 0 {
+		c.PresenceTTL = 3 * time.Second
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return nil
+}
+
+// Node is a process's part in hosting services: any number of them behind one listener and one announcement. It is safe
+// for concurrent use.
+type Node struct {
+	cfg   NodeConfig
+	self  resolver.Host
+	start time.Time
+	log   *slog.Logger
+
+	ctx      context.Context // ends with Close
+	cancel   context.CancelFunc
+	wg       sync.WaitGroup
+	listener transport.Listener
+	renew    chan struct{} // asks for an announcement now
+	hooks    hookQueue
+
+	mu       sync.Mutex // guards what follows
+	closed   bool
+	leaving  bool
+	services map[string]*Service
+	links    map[hostKey]*link
+	inbound  map[*session]struct{} // connections that others made
+	bulk     map[uint64]*outgoing  // snapshots to be fetched
+}
+
+// hostKey is an incarnation of a host.
+type hostKey struct {
+	id  string
+	inc uint64
+}
+
+func keyOf(h resolver.Host) hostKey { return hostKey{h.ID, h.Inc} }
+
+// NewNode makes a node and begins to listen. It announces itself once it hosts a service.
+func NewNode(cfg NodeConfig) (*Node, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	n := &Node{
+		cfg:      cfg,
+		start:    time.Now(),
+		renew:    make(chan struct{}, 1),
+		services: make(map[string]*Service),
+		links:    make(map[hostKey]*link),
+		inbound:  make(map[*session]struct{}),
+		bulk:     make(map[uint64]*outgoing),
+	}
+	n.self = resolver.Host{ID: cfg.ID, Inc: randomID(), Key: cfg.Transport.Key()}
+	if n.self.ID == "" {
+		n.self.ID = "host-" + randomName(n.self.Key)
+	}
+	n.log = cfg.Logger.With("host", n.self.ID)
+	n.ctx, n.cancel = context.WithCancel(context.Background())
+	l, err := cfg.Transport.Listen(cfg.Listen, n.accept)
+	if err != nil {
+		n.cancel()
+		return nil, fmt.Errorf("migrate: host %s can't listen at %s: %w", n.self.ID, cfg.Listen, err)
+	}
+	n.listener = l
+	n.self.Addr = cfg.Advertise
+	if n.self.Addr == "" {
+		n.self.Addr = l.Addr()
+		if host, _, err := net.SplitHostPort(n.self.Addr); err == nil {
+			if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+				n.cancel()
+				l.Close()
+				return nil, transport.Errorf(CodeConfig,
+					"migrate: NodeConfig.Advertise is required to listen at %s: others can't reach that address", n.self.Addr)
+			}
+		}
+	}
+	n.hooks.init(n)
+	n.wg.Go(n.announceLoop)
+	return n, nil
+}
+
+// randomID draws a number from 1 to 2^53-1.
+func randomID() uint64 {
+	var b [8]byte
+	rand.Read(b[:])
+	return 1 + binary.LittleEndian.Uint64(b[:])%(1<<53-1)
+}
+
+func randomName(k transport.Key) string {
+	if k.IsZero() {
+		rand.Read(k[:4])
+	}
+	return hex.EncodeToString(k[:4])
+}
+
+// Self is this host as records and presence name it.
+func (n *Node) Self() resolver.Host { return n.self }
+
+// now is the time that cores live in.
+func (n *Node) now() time.Duration { return time.Since(n.start) }
+
+// Host makes this node a host of a service, which it creates, with an empty state, if no record of it exists. If it exists
+// the node stands by like one that called [Node.Standby], unless all hosts that held the state are gone: then the
+// error is [ErrNoHost], and [Node.Reset] starts it anew.
+//
+// new makes an empty instance of the service: one for each copy that comes to live here. ctx bounds the call only; the
+// service is hosted until [Service.Leave], [Node.Shutdown] or [Node.Close].
+func (n *Node) Host(ctx context.Context, service string, new func() Migratable, policy Policy) (*Service, error) {
+	s, err := n.add(service, new, policy)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.create(ctx); err != nil {
+		s.remove()
+		return nil, err
+	}
+	return s, nil
+}
+
+// Standby makes this node a latent host of a service: it takes a copy, or the service itself, when the active host asks
+// it to. The service need not exist yet.
+func (n *Node) Standby(ctx context.Context, service string, new func() Migratable, policy Policy) (*Service, error) {
+	s, err := n.add(service, new, policy)
+	if err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		s.remove()
+		return nil, err
+	}
+	s.post(item{kind: itemStart})
+	return s, nil
+}
+
+// Reset hosts a service whose state is gone, with an empty state: what was acknowledged before is lost, the record's Loss
+// rises, and every client is told with [ErrStateLost]. While a host that held the state still answers, the error is
+// [ErrExists].
+func (n *Node) Reset(ctx context.Context, service string, new func() Migratable, policy Policy) (*Service, error) {
+	s, err := n.add(service, new, policy)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.reset(ctx); err != nil {
+		s.remove()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (n *Node) add(service string, new func() Migratable, policy Policy) (*Service, error) {
+	if err := policy.validate(); err != nil {
+		return nil, err
+	}
+	if new == nil {
+		return nil, transport.Errorf(CodeConfig, "migrate: service %s: the function that makes an instance is nil", service)
+	}
+	if service == "" || len(service) > 253 {
+		return nil, transport.Errorf(CodeConfig, "migrate: %q is not a service's name: want 1 to 253 bytes", service)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	switch {
+	case n.closed || n.leaving:
+		return nil, transport.Errorf(transport.CodeClosed, "migrate: host %s is closed", n.self.ID)
+	case n.services[service] != nil:
+		return nil, transport.Errorf(CodeExists, "migrate: host %s hosts %s already", n.self.ID, service)
+	}
+	s := newService(n, service, new, policy)
+	n.services[service] = s
+	n.announceSoon()
+	return s, nil
+}
+
+func (n *Node) service(name string) *Service {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.services[name]
+}
+
+// Services returns the services that this node hosts, by name.
+func (n *Node) Services() []*Service {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.SortedFunc(maps.Values(n.services), func(a, b *Service) int {
+		if a.name < b.name {
+			return -1
+		}
+		return 1
+	})
+}
+
+// Shutdown hands every service over, leaves every in-sync set, and closes the node. Services are handed over side by
+// side, to an in-sync host if there is one. Where there is no other host the service ends with its state, its
+// name is free to be hosted anew, and the error says so with [ErrNoTarget]. When ctx ends first the node is closed as it
+// is, and the error says which services were not handed over.
+func (n *Node) Shutdown(ctx context.Context) error {
+	n.mu.Lock()
+	if n.closed {
+		n.mu.Unlock()
+		return nil
+	}
+	n.leaving = true
+	n.mu.Unlock()
+	n.announceSoon()
+	var (
+		wg   sync.WaitGroup
+		mu   sync.Mutex
+		errs []error
+	)
+	for _, s := range n.Services() {
+		wg.Go(func() {
+			if err := s.Leave(ctx); err != nil {
+				mu.Lock()
+				errs = append(errs, err)
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(append(errs, n.Close())...)
+}
+
+// Close stops at once, as if the process had died: what this node was active for goes on at a standby. It waits for the
+// node's goroutines, and is safe to call twice and from many goroutines, but not from a [Migratable].
+func (n *Node) Close() error {
+	n.mu.Lock()
+	if n.closed {
+		n.mu.Unlock()
+		n.wg.Wait()
+		return nil
+	}
+	n.closed = true
+	services := slices.Collect(maps.Values(n.services))
+	n.mu.Unlock()
+	n.withdraw()
+	n.cancel()
+	err := n.listener.Close()
+	for _, s := range services {
+		s.stop()
+	}
+	n.closeConns()
+	n.hooks.close()
+	n.wg.Wait()
+	return err
+}
+
+// closeConns closes all connections, those of peers and clients.
+func (n *Node) closeConns() {
+	n.mu.Lock()
+	links := slices.Collect(maps.Values(n.links))
+	inbound := slices.Collect(maps.Keys(n.inbound))
+	n.mu.Unlock()
+	for _, l := range links {
+		l.close()
+	}
+	for _, c := range inbound {
+		c.conn.Close()
+	}
+}
+
+func (n *Node) announceSoon() {
+	select {
+	case n.renew <- struct{}{}:
+	default:
+	}
+}
+
+// announceLoop keeps the resolver informed that this host is there.
+func (n *Node) announceLoop() {
+	timer := time.NewTimer(n.cfg.PresenceTTL / 3)
+	defer timer.Stop()
+	for announced := false; ; {
+		select {
+		case <-n.ctx.Done():
+			return
+		case <-n.renew:
+		case <-timer.C:
+		}
+		n.mu.Lock()
+		names := slices.Sorted(maps.Keys(n.services))
+		if n.leaving {
+			names = nil
+		}
+		n.mu.Unlock()
+		if len(names) > 0 || announced {
+			ttl := n.cfg.PresenceTTL
+			if len(names) == 0 {
+				ttl = 0
+			}
+			ctx, cancel := context.WithTimeout(n.ctx, n.cfg.PresenceTTL)
+			if err := n.cfg.Resolver.Announce(ctx, n.self, names, ttl); err != nil && n.ctx.Err() == nil {
+				n.log.Warn("presence not announced", "err", err)
+			} else {
+				announced = len(names) > 0
+			}
+			cancel()
+		}
+		if len(names) > 0 {
+			timer.Reset(n.cfg.PresenceTTL / 3)
+		} else {
+			timer.Stop()
+		}
+	}
+}
+
+// withdraw tells the resolver that this host is gone; it does not insist.
+func (n *Node) withdraw() {
+	ctx, cancel := context.WithTimeout(n.ctx, n.cfg.Silence)
+	defer cancel()
+	if err := n.cfg.Resolver.Announce(ctx, n.self, nil, 0); err != nil {
+		n.log.Debug("presence not withdrawn", "err", err)
+	}
+}

@@ -1,0 +1,226 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/resolver"
+	"github.com/roam-go/roam/transport"
+)
+
+// resolverTimeout is how long one question to the resolver may take before its outcome counts as unknown.
+const resolverTimeout = time.Second
+
+// compareAndSwap proposes a change of the record.
+func (s *Service) compareAndSwap(cas core.CAS) {
+	s.node.wg.Go(func() {
+		ctx, cancel := context.WithTimeout(s.node.ctx, resolverTimeout)
+		defer cancel()
+		rec, err := s.node.cfg.Resolver.CompareAndSwap(ctx, cas.Expect, cas.Next)
+		done := core.CASDone{Nonce: cas.Next.Nonce, Record: rec}
+		switch {
+		case err == nil:
+			done.Outcome = core.CASOK
+		case errors.Is(err, resolver.ErrConflict):
+			done.Outcome = core.CASConflict
+		case errors.Is(err, resolver.ErrRefused), errors.Is(err, resolver.ErrInvalid), errors.Is(err, resolver.ErrAmnesia):
+			done.Outcome = core.CASRefused
+			s.log.Warn("change of the record refused", "err", err)
+		default:
+			done.Outcome = core.CASUnknown
+			if s.node.ctx.Err() == nil {
+				s.log.Warn("no answer to a change of the record", "err", err)
+			}
+		}
+		s.post(item{kind: itemEvent, ev: done})
+	})
+}
+
+// get reads the record.
+func (s *Service) get() {
+	s.node.wg.Go(func() {
+		ctx, cancel := context.WithTimeout(s.node.ctx, resolverTimeout)
+		defer cancel()
+		rec, err := s.node.cfg.Resolver.Get(ctx, s.name)
+		s.post(item{kind: itemEvent, ev: core.Got{Record: rec, Err: err != nil && !errors.Is(err, resolver.ErrNotFound)}})
+	})
+}
+
+// seek looks for hosts that could become standbys.
+func (s *Service) seek() {
+	s.node.wg.Go(func() {
+		hosts, err := s.candidates(s.node.ctx)
+		if err != nil && s.node.ctx.Err() == nil {
+			s.log.Debug("no hosts from the resolver", "err", err)
+		}
+		s.post(item{kind: itemEvent, ev: core.Candidates{Hosts: hosts}})
+	})
+}
+
+// candidates returns the other hosts that are present for the service, in the order of the policy.
+func (s *Service) candidates(ctx context.Context) ([]resolver.Host, error) {
+	ctx, cancel := context.WithTimeout(ctx, resolverTimeout*4/5)
+	defer cancel()
+	all, err := s.node.cfg.Resolver.Hosts(ctx, s.name)
+	if err != nil {
+		return nil, err
+	}
+	hosts := make([]resolver.Host, 0, len(all))
+	for _, h := range all {
+		if h.ID != s.node.self.ID {
+			hosts = append(hosts, h)
+		}
+	}
+	shuffle(hosts)
+	if s.policy.Rank != nil {
+		hosts = s.policy.Rank(hosts)
+	}
+	return hosts, nil
+}
+
+// create makes the record if there is none, and returns when this host serves or the service lives elsewhere.
+func (s *Service) create(ctx context.Context) error {
+	rec, err := s.node.cfg.Resolver.Get(ctx, s.name)
+	switch {
+	case err == nil && rec.Active.ID != "":
+		if err := s.anyAlive(ctx, rec); err != nil {
+			return err
+		}
+		s.post(item{kind: itemEvent, ev: core.Got{Record: rec}})
+		return nil
+	case err != nil && !errors.Is(err, resolver.ErrNotFound):
+		return err
+	}
+	s.post(item{kind: itemFunc, fn: func() {
+		now := s.node.now()
+		s.core.Step(now, core.Got{Record: rec})
+		s.core.Step(now, core.Create{})
+	}})
+	return s.wait(ctx, func(st Status) bool {
+		return st.Role == Active || st.Record.Ver > 0 && st.Record.Active.ID != "" && !st.Record.Active.Same(s.node.self)
+	})
+}
+
+// reset takes the name over from hosts that are gone.
+func (s *Service) reset(ctx context.Context) error {
+	rec, err := s.node.cfg.Resolver.Get(ctx, s.name)
+	switch {
+	case errors.Is(err, resolver.ErrNotFound), err == nil && rec.Active.ID == "":
+		return s.create(ctx)
+	case err != nil:
+		return err
+	}
+	if s.anyAlive(ctx, rec) == nil {
+		return transport.Errorf(CodeExists, "migrate: service %s is alive on host %s: it can't be reset", s.name, rec.Active.ID)
+	}
+	s.post(item{kind: itemFunc, fn: func() {
+		now := s.node.now()
+		s.core.Step(now, core.Got{Record: rec})
+		s.core.Step(now, core.Reset{})
+	}})
+	return s.wait(ctx, func(st Status) bool {
+		return st.Role == Active || st.Record.Ver > rec.Ver && !st.Record.Active.Same(s.node.self)
+	})
+}
+
+// anyAlive returns nil if one of the hosts that hold the state answers. A host may be slow, so that each has the time after
+// which it would be replaced, and the record may be about to change, so that it is read again before giving up.
+func (s *Service) anyAlive(ctx context.Context, rec resolver.Record) error {
+	n := s.node
+	for try := 0; ; try++ {
+		answers := make(chan error, len(rec.ISR))
+		dctx, cancel := context.WithTimeout(ctx, 2*n.cfg.Silence)
+		for _, h := range rec.ISR {
+			n.wg.Go(func() {
+				conn, err := n.connect(dctx, h, nil)
+				if err == nil {
+					conn.Close()
+				}
+				answers <- err
+			})
+		}
+		alive := false
+		var last error
+		for range rec.ISR {
+			if err := <-answers; err == nil {
+				alive = true
+				break
+			} else {
+				last = err
+			}
+		}
+		cancel()
+		if alive {
+			return nil
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		now, err := n.cfg.Resolver.Get(ctx, s.name)
+		if err != nil {
+			return err
+		}
+		if now.Ver == rec.Ver || try > 8 {
+			return transport.Errorf(CodeNoHost,
+				"migrate: service %s was last held by host %s at %s, which is gone with its state (%v)", s.name, rec.Active.ID,
+				rec.Active.Addr, last)
+		}
+		rec = now
+	}
+}
+
+// Leave ends this node's part in the service: an active host hands over, a standby leaves the in-sync set, and
+// the copy is released. Where there is no other host the service ends with its state, and the error is
+// [ErrNoTarget]; when ctx ends first the node stays what it is and the error says so.
+func (s *Service) Leave(ctx context.Context) error {
+	var ended error
+	for {
+		switch st := s.Status(); st.Role {
+		case Active, Recovering:
+			if err := s.wait(ctx, func(st Status) bool { return st.Role != Recovering }); err != nil {
+				return s.notLeft(err)
+			}
+			_, err := s.handoff(ctx, "", "shutdown")
+			switch {
+			case err == nil:
+			case errors.Is(err, ErrNoTarget):
+				ended = err
+				s.post(item{kind: itemEvent, ev: core.Retire{}})
+				rctx, cancel := context.WithTimeout(ctx, 2*resolverTimeout)
+				err := s.wait(rctx, func(st Status) bool { return st.Role != Active || st.Record.Active.ID == "" })
+				cancel()
+				if ctx.Err() != nil {
+					return s.notLeft(errors.Join(ended, err))
+				}
+			case ctx.Err() != nil:
+				return s.notLeft(err)
+			default:
+				s.log.Warn("handoff failed, trying again", "err", err)
+				select {
+				case <-ctx.Done():
+				case <-time.After(s.node.cfg.Heartbeat):
+				}
+			}
+			continue
+		case Latent, Halted:
+			s.remove()
+			return ended
+		default:
+			s.post(item{kind: itemEvent, ev: core.Leave{}})
+			if err := s.wait(ctx, func(st Status) bool { return st.Role == Latent || st.Role == Active || st.Role == Halted }); err != nil {
+				return s.notLeft(err)
+			}
+			if s.Status().Role == Active {
+				continue
+			}
+		}
+		s.remove()
+		return ended
+	}
+}
+
+func (s *Service) notLeft(err error) error {
+	return transport.Errorf(CodeTransferFailed, "migrate: host %s has not left service %s: %v", s.node.self.ID, s.name, err)
+}

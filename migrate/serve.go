@@ -1,0 +1,541 @@
+package migrate
+
+import (
+	"time"
+
+	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/resolver"
+	"github.com/roam-go/roam/transport"
+)
+
+// maxCommand is the longest command, in bytes: an entry must fit into one message between hosts with others.
+const maxCommand = 512 << 10
+
+const (
+	pushEvents = 1024
+	pushBytes  = 256 << 10
+)
+
+// clients is a host's side of its clients, for one service. It belongs to the service's loop.
+type clients struct {
+	s        *Service
+	attached map[clientKey]*attachment
+	sessions map[uint64]*attachment // the newest attachment of a session
+	parked   map[clientKey]struct{} // connections made ahead of a move to this host
+	gone     map[uint64]time.Duration
+	since    time.Duration // when this host became active
+
+	waiting map[commandKey][]*transport.Request
+	opening map[uint64][]opener
+	leaving map[uint64][]*transport.Request
+	reads   map[uint64]question
+	lastID  uint64
+
+	behind map[*attachment]struct{} // listeners with events to come, beside those that have just been emitted
+	pushed uint64                   // events below were sent to every listener that is not behind
+}
+
+type clientKey struct {
+	from    *session
+	session uint64
+}
+
+type commandKey struct{ session, seq uint64 }
+
+// attachment is a session on a connection.
+type attachment struct {
+	clientKey
+	listening bool
+	next      uint64 // the next event to send
+	busy      bool   // a batch is on its way that the client has not confirmed
+	ready     bool   // connected to the next host
+}
+
+type opener struct {
+	from *session
+	req  *transport.Request
+}
+
+type question struct {
+	req  *transport.Request
+	body []byte
+}
+
+func (c *clients) init(s *Service) {
+	c.s = s
+	c.reset()
+}
+
+func (c *clients) reset() {
+	c.attached, c.sessions = nil, nil
+	c.waiting, c.opening, c.leaving, c.reads = nil, nil, nil, nil
+	c.gone, c.behind = nil, nil
+}
+
+// put writes to a map that is made when it is first needed: an idle service has none.
+func put[K comparable, V any](m *map[K]V, k K, v V) {
+	if *m == nil {
+		*m = make(map[K]V)
+	}
+	(*m)[k] = v
+}
+
+// handleClient reads a client's request and gives it to the service's loop.
+func (c *session) handleClient(r *transport.Request) {
+	var (
+		p    any
+		name *string
+	)
+	switch r.Method {
+	case methodOpen:
+		v := new(openParams)
+		p, name = v, &v.Service
+	case methodDo:
+		v := new(doParams)
+		p, name = v, &v.Service
+	case methodQuery:
+		v := new(queryParams)
+		p, name = v, &v.Service
+	case methodListen:
+		v := new(listenParams)
+		p, name = v, &v.Service
+	case methodLeave:
+		v := new(leaveParams)
+		p, name = v, &v.Service
+	case methodReady:
+		v := new(readyParams)
+		p, name = v, &v.Service
+	case methodPark:
+		v := new(parkParams)
+		p, name = v, &v.Service
+	}
+	if err := transport.Unmarshal(r.Params, p); err != nil {
+		r.Reply(nil, transport.Errorf(transport.CodeBadMessage, "migrate: %s: %v", r.Method, err))
+		return
+	}
+	s := c.used[*name]
+	if s == nil {
+		if s = c.node.service(*name); s == nil {
+			r.Reply(nil, transport.Errorf(CodeNotActive, "migrate: host %s does not host service %s", c.node.self.ID, *name))
+			return
+		}
+		put(&c.used, *name, s)
+	}
+	s.post(item{kind: itemClient, from: c, req: r, params: p})
+}
+
+func (c *clients) handle(from *session, r *transport.Request, params any) {
+	active := c.s.core.Role().Active()
+	if !active {
+		if p, ok := params.(*parkParams); ok {
+			put(&c.parked, clientKey{from, p.Session}, struct{}{})
+			r.Reply(nil, nil)
+			return
+		}
+		r.Reply(nil, c.s.notActive(c.s.core.Record()))
+		return
+	}
+	switch p := params.(type) {
+	case *openParams:
+		c.open(from, r, p)
+	case *doParams:
+		c.do(from, r, p)
+	case *queryParams:
+		c.query(from, r, p)
+	case *listenParams:
+		c.listen(from, r, p)
+	case *leaveParams:
+		c.leave(from, r, p)
+	case *readyParams:
+		if a := c.attached[clientKey{from, p.Session}]; a != nil && !a.ready {
+			a.ready = true
+			c.s.clientReady()
+		}
+	case *parkParams:
+		r.Reply(nil, nil)
+		c.sendMoved(from, c.s.core.Record())
+	}
+}
+
+func (c *clients) attach(from *session, id uint64) *attachment {
+	k := clientKey{from, id}
+	a := c.attached[k]
+	if a == nil {
+		a = &attachment{clientKey: k}
+		put(&c.attached, k, a)
+		put(&c.sessions, id, a)
+		delete(c.gone, id)
+	}
+	return a
+}
+
+func (c *clients) detach(a *attachment) {
+	delete(c.attached, a.clientKey)
+	delete(c.behind, a)
+	if c.sessions[a.session] == a {
+		delete(c.sessions, a.session)
+		put(&c.gone, a.session, c.s.node.now())
+		c.expireSoon()
+	}
+}
+
+// gone forgets a connection that was closed.
+func (c *clients) closed(from *session) {
+	for k, a := range c.attached {
+		if k.from == from {
+			c.detach(a)
+		}
+	}
+	for k := range c.parked {
+		if k.from == from {
+			delete(c.parked, k)
+		}
+	}
+}
+
+func (c *clients) open(from *session, r *transport.Request, p *openParams) {
+	key := from.conn.Peer().Key
+	switch a := c.s.machine.admitOpen(p.Session, key, p.Resume); a.verdict {
+	case verdictAppend:
+		if !c.s.propose(core.Entry{Kind: core.OpenSession, Session: p.Session, Body: append([]byte(nil), key[:]...)}) {
+			c.retry(r)
+			return
+		}
+		fallthrough
+	case verdictPending:
+		put(&c.opening, p.Session, append(c.opening[p.Session], opener{from, r}))
+	case verdictReplied:
+		c.opened(from, r, p.Session)
+	case verdictRefused:
+		r.Reply(nil, a.err)
+	}
+}
+
+func (c *clients) opened(from *session, r *transport.Request, id uint64) {
+	c.attach(from, id)
+	t := c.s.core.Term()
+	r.Reply(transport.Marshal(openResult{Loss: t.Loss, Epoch: t.Epoch, NextEvent: c.s.machine.nextEvent()}))
+}
+
+func (c *clients) do(from *session, r *transport.Request, p *doParams) {
+	m := c.s.machine
+	if len(p.Body) > maxCommand {
+		r.Reply(nil, transport.Errorf(CodeTooLarge, "migrate: service %s: a command of %d bytes is over the limit of %d",
+			c.s.name, len(p.Body), maxCommand))
+		return
+	}
+	switch a := m.admit(p.Session, p.Seq, p.Low, from.conn.Peer().Key); a.verdict {
+	case verdictAppend:
+		e := core.Entry{Kind: core.Command, Session: p.Session, Seq: p.Seq, Low: p.Low, Body: p.Body}
+		if err := m.validate(m.command(e)); err != nil {
+			e.Kind, e.Body = core.Refusal, encodeError(err)
+		}
+		if !c.s.propose(e) {
+			c.retry(r)
+			return
+		}
+		fallthrough
+	case verdictPending:
+		k := commandKey{p.Session, p.Seq}
+		put(&c.waiting, k, append(c.waiting[k], r))
+	case verdictReplied:
+		c.reply(r, &a.reply)
+	case verdictRefused:
+		r.Reply(nil, a.err)
+	}
+}
+
+// retry is the answer while the log is full.
+func (c *clients) retry(r *transport.Request) {
+	r.Reply(nil, transport.Errorf(CodeRetry, "migrate: service %s: the log is full, a standby does not keep up", c.s.name))
+}
+
+// reply answers a command that is applied.
+func (c *clients) reply(r *transport.Request, a *applied) {
+	replicas := uint32(c.s.core.Replicas())
+	if a.Err == nil {
+		r.Reply(transport.Marshal(doResult{Index: a.Index, Epoch: a.Epoch, Replicas: replicas, Reply: a.Reply}))
+		return
+	}
+	data, err := transport.Marshal(appliedData{Index: a.Index, Epoch: a.Epoch, Replicas: replicas, Data: a.Err.Data})
+	if err != nil {
+		r.Reply(nil, err)
+		return
+	}
+	r.Reply(nil, &transport.Error{Code: a.Err.Code, Message: a.Err.Message, Data: data})
+}
+
+// applied answers those who wait for an entry.
+func (c *clients) applied(a applied) {
+	switch a.Kind {
+	case core.Command, core.Refusal:
+		k := commandKey{a.Session, a.Seq}
+		for _, r := range c.waiting[k] {
+			c.reply(r, &a)
+		}
+		delete(c.waiting, k)
+	case core.OpenSession:
+		for _, o := range c.opening[a.Session] {
+			if a.Err != nil {
+				o.req.Reply(nil, a.Err)
+			} else {
+				c.opened(o.from, o.req, a.Session)
+			}
+		}
+		delete(c.opening, a.Session)
+	case core.CloseSession:
+		for _, r := range c.leaving[a.Session] {
+			r.Reply(nil, nil)
+		}
+	}
+	if a.Ended != 0 {
+		c.ended(a.Ended)
+	}
+}
+
+// ended cuts off the client of a session that is over, so that it learns of it.
+func (c *clients) ended(id uint64) {
+	asked := c.leaving[id] != nil
+	delete(c.leaving, id)
+	delete(c.gone, id)
+	if a := c.sessions[id]; a != nil {
+		delete(c.sessions, id)
+		c.detach(a)
+		if !asked {
+			a.from.conn.Close()
+		}
+	}
+}
+
+func (c *clients) query(from *session, r *transport.Request, p *queryParams) {
+	c.lastID++
+	put(&c.reads, c.lastID, question{r, p.Body})
+	c.s.core.Step(c.s.node.now(), core.Read{ID: c.lastID})
+}
+
+// answerRead answers a question: everything acknowledged before it was asked is applied.
+func (c *clients) answerRead(id uint64) {
+	q, ok := c.reads[id]
+	if !ok {
+		return
+	}
+	delete(c.reads, id)
+	reply, err := c.s.machine.query(q.body)
+	if err != nil {
+		q.req.Reply(nil, err)
+		return
+	}
+	index, epoch := c.s.machine.applied()
+	q.req.Reply(transport.Marshal(queryResult{Index: index, Epoch: epoch, Reply: reply}))
+}
+
+func (c *clients) failReads() {
+	for _, q := range c.reads {
+		q.req.Reply(nil, c.notServing())
+	}
+	c.reads = nil
+}
+
+// notServing is the answer of a host that is not active, or not yet.
+func (c *clients) notServing() error {
+	if c.s.core.Role().Active() {
+		return transport.Errorf(CodeRetry, "migrate: host %s is about to serve %s", c.s.node.self.ID, c.s.name)
+	}
+	return c.s.notActive(c.s.core.Record())
+}
+
+func (c *clients) listen(from *session, r *transport.Request, p *listenParams) {
+	a := c.attached[clientKey{from, p.Session}]
+	if a == nil {
+		// The open that goes before it in the pipeline was refused, or still waits to be committed.
+		if len(c.opening[p.Session]) == 0 {
+			r.Reply(nil, c.s.machine.expired(p.Session))
+			return
+		}
+		c.retry(r)
+		return
+	}
+	m := c.s.machine
+	a.listening, a.next = true, p.From
+	if p.From == 0 || p.From > m.nextEvent() {
+		a.next = m.nextEvent()
+	} else if first, _, _, _ := m.events.from(p.From, 1, 1); first > p.From {
+		a.next = first
+	}
+	put(&c.behind, a, struct{}{})
+	r.Reply(transport.Marshal(listenResult{Next: a.next}))
+}
+
+func (c *clients) leave(from *session, r *transport.Request, p *leaveParams) {
+	switch a := c.s.machine.admitClose(p.Session, from.conn.Peer().Key); a.verdict {
+	case verdictAppend:
+		if !c.s.propose(core.Entry{Kind: core.CloseSession, Session: p.Session}) {
+			c.retry(r)
+			return
+		}
+		fallthrough
+	case verdictPending:
+		put(&c.leaving, p.Session, append(c.leaving[p.Session], r))
+	case verdictReplied:
+		r.Reply(nil, nil)
+	case verdictRefused:
+		r.Reply(nil, a.err)
+	}
+}
+
+// push sends events to those who listen. What many have not seen is encoded once. A listener that is behind by more than
+// one batch gets the next when it has confirmed the last; one that is not, and stops reading, is cut off by its
+// connection and resumes later.
+func (c *clients) push() {
+	if !c.s.core.Role().Active() || c.s.machine == nil {
+		return
+	}
+	end := c.s.machine.nextEvent()
+	var batch eventBatch
+	if end > c.pushed {
+		for _, a := range c.attached {
+			if a.listening && !a.busy {
+				c.pushTo(a, end, &batch)
+			}
+		}
+		c.pushed = end
+	} else {
+		for a := range c.behind {
+			if !a.busy {
+				c.pushTo(a, end, &batch)
+			}
+		}
+	}
+}
+
+// eventBatch is the latest batch that was encoded.
+type eventBatch struct {
+	from, next uint64
+	params     []byte
+}
+
+func (c *clients) pushTo(a *attachment, end uint64, b *eventBatch) {
+	if a.next >= end {
+		delete(c.behind, a)
+		return
+	}
+	if b.params == nil || b.from != a.next {
+		t := c.s.core.Term()
+		first, times, bodies, next := c.s.machine.events.from(a.next, pushEvents, pushBytes)
+		params, err := transport.Marshal(eventsParams{
+			Service: c.s.name, Loss: t.Loss, Epoch: t.Epoch, First: first, Times: times, Bodies: bodies,
+		})
+		if err != nil {
+			c.s.log.Error("events not sent", "first", first, "err", err)
+			return
+		}
+		*b = eventBatch{from: a.next, next: next, params: params}
+	}
+	a.next = b.next
+	if a.next >= end {
+		delete(c.behind, a)
+		a.from.conn.Notify(methodEvents, b.params)
+		return
+	}
+	a.busy = true
+	put(&c.behind, a, struct{}{})
+	a.from.conn.Go(methodEvents, b.params, func(_ []byte, err error) {
+		c.s.post(item{kind: itemFunc, fn: func() { a.busy = false }})
+	})
+}
+
+// activated tells the clients that have connected ahead.
+func (c *clients) activated() {
+	c.since, c.pushed = c.s.node.now(), 0
+	rec := c.s.core.Record()
+	for k := range c.parked {
+		c.sendMoved(k.from, rec)
+	}
+	c.parked = nil
+	c.expireSoon()
+}
+
+func (c *clients) sendMoved(to *session, rec resolver.Record) {
+	params, err := transport.Marshal(movedParams{Service: c.s.name, Record: rec})
+	if err == nil {
+		to.conn.Notify(methodMoved, params)
+	}
+}
+
+// deposed tells every client where the service is now, and takes back what is not committed.
+func (c *clients) deposed() {
+	rec := c.s.core.Record()
+	if rec.Active.ID != "" && core.TermOf(rec) == c.s.core.Term() {
+		params, err := transport.Marshal(movedParams{Service: c.s.name, Record: rec})
+		for k := range c.attached {
+			if err == nil {
+				k.from.conn.Notify(methodMoved, params)
+			}
+		}
+	}
+	c.refuseAll(c.s.notActive(rec))
+	c.s.expiry = 0
+}
+
+// refuseAll answers all who wait.
+func (c *clients) refuseAll(err error) {
+	for _, rs := range c.waiting {
+		for _, r := range rs {
+			r.Reply(nil, err)
+		}
+	}
+	for _, os := range c.opening {
+		for _, o := range os {
+			o.req.Reply(nil, err)
+		}
+	}
+	for _, rs := range c.leaving {
+		for _, r := range rs {
+			r.Reply(nil, err)
+		}
+	}
+	for _, q := range c.reads {
+		q.req.Reply(nil, err)
+	}
+	c.reset()
+}
+
+// expireSoon sets the time to look for sessions whose clients have been away for too long.
+func (c *clients) expireSoon() {
+	if s := c.s; s.expiry == 0 && s.core.Role().Active() {
+		s.expiry = s.node.now() + max(s.policy.SessionTimeout/4, 10*time.Millisecond)
+	}
+}
+
+// expire ends the sessions of clients that have been away for too long, by this host's own clock and since it became
+// active: how far another host's clock is off does not matter.
+func (c *clients) expire() {
+	s := c.s
+	now := s.node.now()
+	if s.expiry == 0 || now < s.expiry {
+		return
+	}
+	s.expiry = 0
+	if s.core.Role() != core.Serving {
+		return
+	}
+	left := false
+	var over []uint64
+	for id := range s.machine.idle(1<<63 - 1) {
+		if c.sessions[id] != nil {
+			continue
+		}
+		if now-max(c.since, c.gone[id]) >= s.policy.SessionTimeout {
+			over = append(over, id)
+		} else {
+			left = true
+		}
+	}
+	for _, id := range over {
+		s.propose(core.Entry{Kind: core.CloseSession, Session: id, Seq: 1})
+		delete(c.gone, id)
+	}
+	if left {
+		c.expireSoon()
+	}
+}

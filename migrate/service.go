@@ -1,0 +1,490 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/resolver"
+	"github.com/roam-go/roam/transport"
+)
+
+// Service is a service on one node. It is safe for concurrent use.
+type Service struct {
+	node   *Node
+	name   string
+	policy Policy
+	fresh  func() Migratable
+	log    *slog.Logger
+
+	mu      sync.Mutex // guards what follows
+	inbox   []item
+	running bool
+	stopped bool
+	status  Status
+	changed chan struct{} // closed and replaced when status changes
+	timer   *time.Timer   // of the core's next deadline
+	alarm   time.Duration // when it goes off; 0: never
+	moving  bool          // a handoff is under way
+
+	// What follows belongs to the loop.
+	core     *core.Core
+	machine  *machine
+	clients  clients
+	move     *moveState
+	fetch    *fetching
+	every    *time.Timer
+	lastHash uint64
+	expiry   time.Duration // when to look for expired sessions; 0: never
+	batch    []item
+}
+
+// item is something for the loop to do.
+type item struct {
+	kind itemKind
+	ev   core.Event
+	from *session
+	req  *transport.Request
+	// params are those of req.
+	params any
+	fn     func()
+}
+
+type itemKind uint8
+
+const (
+	itemStart  itemKind = iota + 1 // begin to take part
+	itemEvent                      // step ev
+	itemClient                     // req came from a client on from
+	itemGone                       // from is closed
+	itemFunc                       // call fn
+	itemTick                       // time has passed
+)
+
+func newService(n *Node, name string, fresh func() Migratable, policy Policy) *Service {
+	s := &Service{
+		node: n, name: name, policy: policy, fresh: fresh,
+		log:     n.log.With("service", name),
+		changed: make(chan struct{}),
+		status:  Status{Service: name, Role: Latent},
+	}
+	s.core = core.New(core.Config{
+		Name: name, Self: n.self, Standbys: policy.Standbys,
+		Heartbeat: n.cfg.Heartbeat, Silence: n.cfg.Silence,
+	})
+	s.clients.init(s)
+	return s
+}
+
+// Name is the service's name.
+func (s *Service) Name() string { return s.name }
+
+// Status describes the service as this node sees it now.
+func (s *Service) Status() Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.status
+	st.Record.ISR = slices.Clone(st.Record.ISR)
+	return st
+}
+
+// wait returns when ok is true of the status, or when ctx ends.
+func (s *Service) wait(ctx context.Context, ok func(Status) bool) error {
+	for {
+		s.mu.Lock()
+		st, changed, stopped := s.status, s.changed, s.stopped
+		s.mu.Unlock()
+		if ok(st) {
+			return nil
+		}
+		if stopped {
+			return transport.Errorf(transport.CodeClosed, "migrate: service %s is closed on host %s", s.name, s.node.self.ID)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		}
+	}
+}
+
+// post gives the loop something to do. The loop's goroutine lives only while there is something.
+func (s *Service) post(it item) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped {
+		if it.req != nil {
+			it.req.Reply(nil, s.notActive(resolver.Record{}))
+		}
+		return
+	}
+	s.inbox = append(s.inbox, it)
+	if !s.running {
+		s.running = true
+		s.node.wg.Go(s.run)
+	}
+}
+
+// run is the loop: it takes what has come in as one batch, so that under load messages, acknowledgements and replies
+// travel together, while a single command waits for nothing.
+func (s *Service) run() {
+	defer s.failed()
+	for {
+		s.mu.Lock()
+		if len(s.inbox) == 0 || s.stopped {
+			s.running = false
+			if s.stopped {
+				s.inbox = nil
+				s.timerStop()
+			}
+			s.mu.Unlock()
+			return
+		}
+		s.batch, s.inbox = s.inbox, s.batch[:0]
+		s.mu.Unlock()
+		for i := range s.batch {
+			s.handle(&s.batch[i])
+			s.batch[i] = item{}
+		}
+		if cap(s.batch) > 4096 {
+			s.batch = nil
+		}
+		s.flush()
+	}
+}
+
+// failed halts the service when an invariant is broken or the service's code panics where that can't be contained: it
+// then serves nobody here, and stays as it is elsewhere.
+func (s *Service) failed() {
+	p := recover()
+	if p == nil {
+		return
+	}
+	err, ok := p.(error)
+	if !ok {
+		err = fmt.Errorf("%v", p)
+	}
+	s.log.Error("stack", "stack", string(debug.Stack()))
+	s.halt(err)
+}
+
+func (s *Service) halt(err error) {
+	s.mu.Lock()
+	s.stopped, s.running, s.inbox = true, false, nil
+	s.timerStop()
+	s.status.Role = Halted
+	s.signal()
+	s.mu.Unlock()
+	s.log.Error("service halted", "err", err)
+	s.report(fmt.Errorf("migrate: service %s halted on host %s: %w", s.name, s.node.self.ID, err))
+	s.clients.refuseAll(s.notActive(resolver.Record{}))
+	s.node.announceSoon()
+}
+
+// report tells the Failed hook.
+func (s *Service) report(err error) {
+	if f := s.node.cfg.Hooks.Failed; f != nil {
+		s.node.hooks.call(func() { f(s.name, err) })
+	}
+}
+
+func (s *Service) handle(it *item) {
+	now := s.node.now()
+	switch it.kind {
+	case itemStart:
+		s.core.Step(now, core.Tick{})
+	case itemTick:
+		s.core.Step(now, core.Tick{})
+		s.clients.expire()
+	case itemEvent:
+		s.core.Step(now, it.ev)
+	case itemClient:
+		s.clients.handle(it.from, it.req, it.params)
+	case itemGone:
+		s.clients.closed(it.from)
+	case itemFunc:
+		it.fn()
+	}
+}
+
+// flush does all that the core has made due.
+func (s *Service) flush() {
+	changed := false
+	for again := true; again; {
+		r := s.core.Ready()
+		again = s.do(r)
+		changed = changed || r.Changed
+	}
+	s.clients.push()
+	if changed {
+		s.publish()
+	}
+	s.schedule()
+}
+
+// do carries out what the core asks for, and reports whether the core was stepped meanwhile.
+func (s *Service) do(r core.Ready) (stepped bool) {
+	if r.Drop {
+		s.machine, s.lastHash = nil, 0
+	}
+	if r.Deposed {
+		s.deposed()
+	}
+	for _, m := range r.Msgs {
+		s.send(m)
+	}
+	if r.Activated {
+		s.activated()
+	}
+	for _, e := range r.Committed {
+		s.apply(e)
+	}
+	if r.CAS != nil {
+		s.compareAndSwap(*r.CAS)
+	}
+	if r.Get {
+		s.get()
+	}
+	if r.Seek {
+		s.seek()
+	}
+	for _, h := range r.Snapshots {
+		s.capture(h)
+		stepped = true
+	}
+	if r.Fetch != nil {
+		s.startFetch(*r.Fetch)
+	}
+	for _, id := range r.Reads {
+		s.clients.answerRead(id)
+	}
+	if r.ReadsFail {
+		s.clients.failReads()
+	}
+	for _, ev := range r.Moves {
+		s.moveEvent(ev)
+		stepped = true
+	}
+	if s.core.Role() == core.Serving && s.hashDue() {
+		stepped = true
+	}
+	return stepped
+}
+
+func (s *Service) send(m core.Outgoing) {
+	b, err := core.AppendMsg(nil, m.Msg)
+	if err == nil {
+		b, err = transport.Marshal(msgParams{Service: s.name, Msg: b})
+	}
+	if err != nil {
+		s.log.Error("message not sent", "to", m.To.ID, "err", err)
+		return
+	}
+	s.node.linkTo(m.To).send(s, b)
+}
+
+// activated is called when this host has become active, before anything of its epoch is applied.
+func (s *Service) activated() {
+	if s.machine == nil {
+		s.machine = s.newMachine()
+	}
+	s.machine.resetOrdered(s.core.Tail())
+	s.clients.activated()
+	s.startEvery()
+}
+
+// deposed is called when this host is no longer active.
+func (s *Service) deposed() {
+	if s.every != nil {
+		s.every.Stop()
+	}
+	if s.machine != nil {
+		s.machine.resetOrdered(nil)
+	}
+	s.clients.deposed()
+}
+
+func (s *Service) newMachine() *machine {
+	m := newMachine(s.name, s.fresh(), s.limits())
+	m.onPanic = s.panicked
+	return m
+}
+
+func (s *Service) limits() machineLimits { return machineLimits{EventBytes: s.policy.EventBytes} }
+
+func (s *Service) panicked(method string, value any, stack []byte) {
+	s.log.Error("the service's code panicked", "method", method, "panic", value, "stack", string(stack))
+	s.report(transport.Errorf(CodePanic, "migrate: service %s panicked in %s: %v", s.name, method, value))
+}
+
+// apply executes a committed entry and answers who waits for it.
+func (s *Service) apply(e core.Entry) {
+	a := s.machine.apply(e)
+	if a.Halt != nil {
+		panic(a.Halt)
+	}
+	if a.Mismatch {
+		s.diverged(e)
+	}
+	s.clients.applied(a)
+}
+
+// diverged is called on a standby whose state is not what the active host's was.
+func (s *Service) diverged(e core.Entry) {
+	err := fmt.Errorf("migrate: service %s on host %s differs from the active host's at entry %d: Apply is not deterministic",
+		s.name, s.node.self.ID, e.Low)
+	s.log.Error("states differ", "entry", e.Low)
+	s.report(err)
+	if !s.core.Role().Active() {
+		s.core.Step(s.node.now(), core.Leave{})
+	}
+}
+
+// hashEvery is the number of entries between two checks that hosts agree.
+const hashEvery = 4096
+
+// hashDue orders a check of the hash from time to time.
+func (s *Service) hashDue() bool {
+	if s.machine.index-s.lastHash < hashEvery || s.core.Replicas() == 1 {
+		return false
+	}
+	low, body, ok := s.machine.hashCheck()
+	if !ok {
+		return false
+	}
+	s.lastHash = s.machine.index
+	_, ok = s.core.Propose(s.node.now(), core.Entry{
+		Kind: core.HashCheck, Low: low, Body: body, Time: time.Now().UnixMilli(),
+	})
+	return ok
+}
+
+// propose orders an entry, if there is room.
+func (s *Service) propose(e core.Entry) bool {
+	e.Time = time.Now().UnixMilli()
+	e, ok := s.core.Propose(s.node.now(), e)
+	if ok {
+		s.machine.ordered(e)
+	}
+	return ok
+}
+
+// publish makes the present state visible to other goroutines.
+func (s *Service) publish() {
+	c := s.core
+	st := Status{
+		Service: s.name, Role: roleOf(c.Role()), Record: c.Record(),
+		Commit: c.Commit(), Last: c.Last(), Suspended: c.Suspended(), Clients: len(s.clients.attached),
+	}
+	st.Record.ISR = slices.Clone(st.Record.ISR)
+	s.mu.Lock()
+	old := s.status
+	s.status = st
+	s.signal()
+	s.mu.Unlock()
+	if old.Role != st.Role || old.Record.Ver != st.Record.Ver {
+		s.log.Info("changed", "role", string(st.Role), "epoch", st.Record.Epoch, "active", st.Record.Active.ID, "isr", len(st.Record.ISR))
+		if f := s.node.cfg.Hooks.Changed; f != nil {
+			s.node.hooks.call(func() { f(st) })
+		}
+		s.connect(st)
+	}
+}
+
+// connect has the connections to the other members ready before they are needed: whoever takes over must hear from all.
+func (s *Service) connect(st Status) {
+	if st.Role != Standby && st.Role != Recovering && st.Role != Active {
+		return
+	}
+	for _, h := range st.Record.ISR {
+		if !h.Same(s.node.self) {
+			s.node.linkTo(h).probe()
+		}
+	}
+}
+
+// signal wakes those who wait for the status; s.mu is held.
+func (s *Service) signal() {
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// schedule sets the timer for what is due next.
+func (s *Service) schedule() {
+	at := s.core.Deadline()
+	if s.expiry > 0 && (at == 0 || s.expiry < at) {
+		at = s.expiry
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := &s.status
+	st.Commit, st.Last, st.Suspended, st.Clients = s.core.Commit(), s.core.Last(), s.core.Suspended(), len(s.clients.attached)
+	// A timer that goes off early does no harm and is cheaper than resetting it for every command.
+	if at == 0 || s.stopped || s.alarm > 0 && s.alarm <= at {
+		return
+	}
+	s.alarm = at
+	wait := max(at-s.node.now(), 0)
+	if s.timer == nil {
+		s.timer = time.AfterFunc(wait, s.tick)
+	} else {
+		s.timer.Reset(wait)
+	}
+}
+
+func (s *Service) timerStop() {
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+}
+
+func (s *Service) tick() {
+	s.mu.Lock()
+	s.alarm = 0
+	s.mu.Unlock()
+	s.post(item{kind: itemTick})
+}
+
+// stop ends the loop.
+func (s *Service) stop() {
+	s.mu.Lock()
+	s.stopped = true
+	s.timerStop()
+	if !s.running {
+		s.inbox = nil
+	}
+	s.signal()
+	s.mu.Unlock()
+}
+
+// remove makes the node forget the service.
+func (s *Service) remove() {
+	s.stop()
+	n := s.node
+	n.mu.Lock()
+	if n.services[s.name] == s {
+		delete(n.services, s.name)
+	}
+	n.mu.Unlock()
+	n.announceSoon()
+}
+
+// notActive is the answer of a host that does not serve the name; rec is the newest record it knows.
+func (s *Service) notActive(rec resolver.Record) error {
+	e := transport.Errorf(CodeNotActive, "migrate: host %s is not active for service %s", s.node.self.ID, s.name)
+	if rec.Ver > 0 {
+		if data, err := transport.Marshal(rec); err == nil {
+			e.Data = data
+		}
+	}
+	return e
+}
+
+// errStopped is returned to callers whose wait ended with the node.
+var errStopped = errors.New("the node was closed")
