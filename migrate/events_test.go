@@ -69,7 +69,7 @@ func TestEventLogModel(t *testing.T) {
 		first, next uint64
 	}
 	var caps []captured
-	for i := range 20_000 {
+	for i := range 4_000 {
 		n := r.IntN(200)
 		if r.IntN(200) == 0 {
 			n = r.IntN(100_000)
@@ -79,7 +79,7 @@ func TestEventLogModel(t *testing.T) {
 		l.push(int64(i), body)
 		all = append(all, string(body))
 		require.LessOrEqual(t, l.bytes, l.limit)
-		if i%500 == 0 {
+		if i%100 == 0 {
 			caps = append(caps, captured{l.capture(), l.first, l.next})
 		}
 		seq := r.Uint64N(l.next + 2)
@@ -117,4 +117,16 @@ func TestEventLogReturnsMemory(t *testing.T) {
 	require.Less(t, int64(after.HeapAlloc)-int64(before.HeapAlloc), int64(4<<20))
 	require.LessOrEqual(t, cap(l.chunks), 1024)
 	runtime.KeepAlive(&l)
+
+	l = newEventLog(16 << 20)
+	for range 40 {
+		l.push(0, make([]byte, 1<<20))
+	}
+	for range 40 {
+		front, size := &l.chunks[0], cap(l.chunks)
+		l.push(0, make([]byte, 1<<20))
+		if cap(l.chunks) == size-1 { // the same array, one place further on
+			require.Zero(t, len(front.events), "a chunk left behind in the array holds events")
+		}
+	}
 }

@@ -207,7 +207,7 @@ func (m *machine) applyCommand(e core.Entry, a *applied) {
 		return
 	}
 	m.sessions.touch(s, m.time)
-	m.sessions.forget(s, min(e.Low, e.Seq))
+	m.sessions.forget(s, e.Low)
 	if e.Kind == core.Refusal {
 		if err, ok := decodeError(e.Body); ok && len(err.Message)+len(err.Data) <= m.lim.MaxReply {
 			a.Err = err

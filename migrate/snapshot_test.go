@@ -194,6 +194,8 @@ func TestRestoreService(t *testing.T) {
 			"restore: the service did not read to the end"},
 		{"overlooked", func(r io.Reader) error { _, _ = io.ReadAll(r); return nil },
 			io.MultiReader(bytes.NewReader(whole), iotest.ErrReader(broken)), "restore: broken"},
+		{"overlooked once", func(r io.Reader) error { _, _ = io.ReadAll(r); return nil },
+			io.MultiReader(bytes.NewReader(whole), iotest.TimeoutReader(strings.NewReader("more"))), "restore: timeout"},
 		{"unread", func(r io.Reader) error {
 			_, err := io.CopyN(io.Discard, r, int64(len(usedMachine().sm.(*journal).text)))
 			return err
