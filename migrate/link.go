@@ -249,6 +249,9 @@ type session struct {
 	conn transport.Conn
 	host resolver.Host // who calls, if it is a host
 	used map[string]*Service
+
+	source   *transport.BulkSource // the state that is fetched on this connection
+	sourceID uint64
 }
 
 // Handle implements [transport.Handler].
@@ -261,7 +264,8 @@ func (c *session) Handle(conn transport.Conn, r *transport.Request) {
 	case methodOpen, methodDo, methodQuery, methodListen, methodLeave, methodReady, methodPark:
 		c.handleClient(r)
 	default:
-		if c.handleBulk(r) {
+		if id, ok := transport.IsBulk(r); ok {
+			c.handleBulk(r, id)
 			return
 		}
 		if r.IsCall() {

@@ -114,7 +114,7 @@ type Node struct {
 	services map[string]*Service
 	links    map[hostKey]*link
 	inbound  map[*session]struct{} // connections that others made
-	bulk     map[uint64]*outgoing  // snapshots to be fetched
+	offers   map[uint64]*outgoing  // snapshots to be fetched
 }
 
 // hostKey is an incarnation of a host.
@@ -137,7 +137,7 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 		services: make(map[string]*Service),
 		links:    make(map[hostKey]*link),
 		inbound:  make(map[*session]struct{}),
-		bulk:     make(map[uint64]*outgoing),
+		offers:   make(map[uint64]*outgoing),
 	}
 	n.self = resolver.Host{ID: cfg.ID, Inc: randomID(), Key: cfg.Transport.Key()}
 	if n.self.ID == "" {
@@ -328,6 +328,7 @@ func (n *Node) Close() error {
 		s.stop()
 	}
 	n.closeConns()
+	n.dropOffers()
 	n.hooks.close()
 	n.wg.Wait()
 	return err

@@ -2,9 +2,8 @@ package migrate
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
+	"math"
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
@@ -14,10 +13,11 @@ import (
 
 // outgoing is a captured state that another host may fetch, once.
 type outgoing struct {
-	to    resolver.Host
-	snap  *machineSnapshot
-	timer *time.Timer
-	pr    *io.PipeReader
+	service *Service
+	to      resolver.Host
+	snap    *machineSnapshot
+	source  *transport.BulkSource
+	timer   *time.Timer // drops it if it is not fetched
 }
 
 // fetching is a state on its way to this host.
@@ -33,7 +33,7 @@ func (s *Service) capture(to resolver.Host) {
 		s.log.Error("no snapshot", "err", err)
 		s.report(fmt.Errorf("migrate: service %s: no snapshot for host %s: %w", s.name, to.ID, err))
 	} else {
-		ev.ID = s.node.offer(to, snap)
+		ev.ID = s.node.offer(s, to, snap)
 		ev.Index, ev.Epoch = s.machine.applied()
 	}
 	s.core.Step(s.node.now(), ev)
@@ -42,91 +42,77 @@ func (s *Service) capture(to resolver.Host) {
 // fetchWait is how long a captured state waits to be fetched.
 const fetchWait = 10 * time.Second
 
-func (n *Node) offer(to resolver.Host, snap *machineSnapshot) uint64 {
+func (n *Node) offer(s *Service, to resolver.Host, snap *machineSnapshot) uint64 {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.closed {
+		snap.Release()
+		return 0
+	}
 	id := randomID()
-	o := &outgoing{to: to, snap: snap}
-	o.timer = time.AfterFunc(fetchWait, func() { n.withdrawOffer(id) })
-	n.bulk[id] = o
+	o := &outgoing{service: s, to: to, snap: snap, source: transport.NewBulkSource(snap)}
+	o.timer = time.AfterFunc(fetchWait, func() {
+		if n.takeOffer(o, id) {
+			o.snap.Release()
+		}
+	})
+	n.offers[id] = o
 	return id
 }
 
-func (n *Node) withdrawOffer(id uint64) {
+// takeOffer reports whether the caller is the one who disposes of an offer.
+func (n *Node) takeOffer(o *outgoing, id uint64) bool {
 	n.mu.Lock()
-	o := n.bulk[id]
-	delete(n.bulk, id)
+	defer n.mu.Unlock()
+	mine := n.offers[id] == o
+	delete(n.offers, id)
+	return mine
+}
+
+// dropOffers releases what was not fetched.
+func (n *Node) dropOffers() {
+	n.mu.Lock()
+	offers := n.offers
+	n.offers = nil
 	n.mu.Unlock()
-	if o != nil {
+	for _, o := range offers {
+		o.timer.Stop()
 		o.snap.Release()
 	}
 }
 
-const methodBulk = "roam.bulk"
-
-// handleBulk serves a host that fetches a state, and reports whether r was about that.
-func (c *session) handleBulk(r *transport.Request) bool {
-	if r.Method != methodBulk {
-		return false
-	}
-	var id uint64
-	if err := transport.Unmarshal(r.Params, &id); err != nil {
-		r.Reply(nil, err)
-		return true
-	}
+// handleBulk serves a host that fetches a state.
+func (c *session) handleBulk(r *transport.Request, id uint64) {
 	n := c.node
-	n.mu.Lock()
-	o := n.bulk[id]
-	n.mu.Unlock()
-	if o == nil {
-		r.Reply(nil, errors.New("no such snapshot"))
-		return true
-	}
-	if o.pr == nil {
+	if c.source == nil || c.sourceID != id {
+		n.mu.Lock()
+		o := n.offers[id]
+		n.mu.Unlock()
+		// A connection fetches one state, and only the host that was offered it.
+		if o == nil || c.source != nil || !o.to.Same(c.host) || !n.takeOffer(o, id) {
+			r.Reply(nil, transport.Errorf(CodeForbidden, "migrate: host %s offers host %q no such snapshot", n.self.ID, c.host.ID))
+			return
+		}
 		o.timer.Stop()
-		pr, pw := io.Pipe()
-		o.pr = pr
-		n.wg.Go(func() {
-			_, err := o.snap.WriteTo(pw)
-			o.snap.Release()
-			pw.CloseWithError(err)
-		})
+		c.source, c.sourceID = o.source, id
+		n.wg.Go(func() { o.send(n.ctx) })
 	}
-	b := make([]byte, 256<<10)
-	k, err := io.ReadFull(o.pr, b)
-	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
-		r.Reply(nil, err)
-		return true
-	}
-	r.Reply(transport.Marshal(b[:k]))
-	return true
+	c.source.Handle(r)
 }
 
-type bulkReader struct {
-	ctx  context.Context
-	conn transport.Conn
-	id   []byte
-	buf  []byte
-	n    int64
-}
-
-func (b *bulkReader) Read(p []byte) (int, error) {
-	if len(b.buf) == 0 {
-		reply, err := b.conn.Call(b.ctx, methodBulk, b.id)
-		if err != nil {
-			return 0, err
-		}
-		if err := transport.Unmarshal(reply, &b.buf); err != nil {
-			return 0, err
-		}
-		if len(b.buf) == 0 {
-			return 0, io.EOF
-		}
+func (o *outgoing) send(ctx context.Context) {
+	bytes, err := o.source.Send(ctx)
+	o.snap.Release()
+	s := o.service
+	if err != nil {
+		s.log.Warn("copy not sent", "to", o.to.ID, "bytes", bytes, "err", err)
+		return
 	}
-	n := copy(p, b.buf)
-	b.buf = b.buf[n:]
-	b.n += int64(n)
-	return n, nil
+	s.post(item{kind: itemFunc, fn: func() {
+		if s.move != nil && s.move.report.To.Same(o.to) {
+			s.move.report.Bytes = bytes
+		}
+	}})
 }
 
 // startFetch fetches and restores a state.
@@ -138,36 +124,33 @@ func (s *Service) startFetch(f core.Fetch) {
 	s.fetch = &fetching{f, cancel}
 	s.node.wg.Go(func() {
 		began := time.Now()
-		m, n, err := s.fetchState(ctx, f)
+		m, err := s.fetchState(ctx, f)
 		cancel()
 		if err != nil {
 			err = fmt.Errorf("migrate: service %s: no copy from host %s: %w", s.name, f.From.ID, err)
 		} else {
-			s.log.Info("copy fetched", "from", f.From.ID, "bytes", n, "took", time.Since(began))
+			s.log.Info("copy fetched", "from", f.From.ID, "took", time.Since(began))
 		}
 		s.post(item{kind: itemFunc, fn: func() { s.fetched(f, m, err) }})
 	})
 }
 
-func (s *Service) fetchState(ctx context.Context, f core.Fetch) (*machine, int64, error) {
+func (s *Service) fetchState(ctx context.Context, f core.Fetch) (*machine, error) {
 	conn, err := s.node.connect(ctx, f.From, nil)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	defer conn.Close()
-	id, err := transport.Marshal(f.ID)
-	if err != nil {
-		return nil, 0, err
-	}
-	r := &bulkReader{ctx: ctx, conn: conn, id: id}
+	r := transport.ReceiveBulk(ctx, conn, f.ID, math.MaxInt64)
+	defer r.Close()
 	m, err := restoreMachine(s.name, s.fresh(), s.limits(), r)
 	if err != nil {
-		return nil, r.n, err
+		return nil, err
 	}
 	if index, epoch := m.applied(); index != f.Index || epoch != f.Epoch {
-		return nil, r.n, fmt.Errorf("it ends at entry %d of epoch %d, not at %d of %d", index, epoch, f.Index, f.Epoch)
+		return nil, fmt.Errorf("it ends at entry %d of epoch %d, not at %d of %d", index, epoch, f.Index, f.Epoch)
 	}
-	return m, r.n, nil
+	return m, nil
 }
 
 // fetched takes the copy into use if it is still wanted.
