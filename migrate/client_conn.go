@@ -378,13 +378,16 @@ func (c *Client) pump(l *hostLink) {
 			return
 		}
 		call.number(len(c.prefix), c.queue.low())
+		first := !call.sent
 		call.sent = true
 		l.sent = call.seq
 		l.inflight += len(call.params)
 		l.unanswered++
 		round := l.round
 		c.mu.Unlock()
+		call.going.Store(first)
 		l.conn.Go(methodDo, call.params, func(result []byte, err error) { c.answered(l, call, round, result, err) })
+		call.going.Store(false)
 	}
 }
 
@@ -474,8 +477,15 @@ func (c *Client) waitRoom(ctx context.Context, w *roomWaiter) (err error) {
 // answered takes the answer to a command that was sent on l in the given round.
 func (c *Client) answered(l *hostLink, call *Call, round uint32, result []byte, err error) {
 	a := judgeCommand(result, err)
+	unsent := a.fate == fateBroken && call.going.Load() && transport.CodeOf(err) == transport.CodeBadMessage
+	if unsent {
+		// The transport does not take a message of this size, and none was sent before.
+		a.fate = fateRefused
+		a.err = transport.Errorf(CodeTooLarge, "migrate: service %q: %v", c.service, err)
+	}
 	c.mu.Lock()
 	l.unanswered--
+	call.sent = call.sent && !unsent
 	if round == l.round {
 		l.inflight -= len(call.params)
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/roam-go/roam/transport"
@@ -17,9 +18,10 @@ type Call struct {
 	params []byte // doParams; Seq and Low are filled in at each sending
 	size   int    // of the command
 	since  time.Time
-	sent   bool  // at least once
-	held   error // refused for good without a place in the log; see cmdQueue.withdraw
-	ended  bool  // by an error that ended the client
+	sent   bool        // at least once
+	held   error       // refused for good without a place in the log; see cmdQueue.withdraw
+	ended  bool        // by an error that ended the client
+	going  atomic.Bool // Conn.Go is being called for the first time
 
 	done  chan struct{}
 	reply []byte

@@ -1,0 +1,193 @@
+package migrate
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roam-go/roam/transport"
+)
+
+// read collects n events from a client.
+func read(t *testing.T, c *Client, from uint64, n int) []Event {
+	t.Helper()
+	var got []Event
+	for ev, err := range c.Events(t.Context(), from) {
+		require.NoError(t, err)
+		if got = append(got, ev); len(got) == n {
+			break
+		}
+	}
+	return got
+}
+
+func names(from, to int) (s []string) {
+	for i := from; i <= to; i++ {
+		s = append(s, fmt.Sprintf("e%d", i))
+	}
+	return s
+}
+
+func requireEvents(t *testing.T, got []Event, first uint64) {
+	t.Helper()
+	for i, ev := range got {
+		seq := first + uint64(i)
+		require.Equal(t, seq, ev.Seq)
+		require.Equal(t, fmt.Sprintf("e%d", seq), string(ev.Body))
+		require.Zero(t, ev.Gap)
+	}
+}
+
+func TestEvents(t *testing.T) {
+	inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
+		c := w.dial()
+		defer c.Close()
+		w.publish(names(1, 5)...)
+		requireEvents(t, read(t, c, 1, 5), 1)
+		requireEvents(t, read(t, c, 3, 3), 3)
+
+		// From 0 means those to come, and the ones of this client's own commands are among them.
+		time.AfterFunc(time.Second, func() { c.Go([]byte("emit")) })
+		requireEvents(t, read(t, c, 0, 1), 6)
+	})
+}
+
+func TestEventsEnd(t *testing.T) {
+	inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
+		c := w.dial()
+		w.publish("e1")
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		var last error
+		n := 0
+		for _, err := range c.Events(ctx, 1) {
+			if last = err; err == nil {
+				n++
+				for _, err := range c.Events(ctx, 1) {
+					require.ErrorIs(t, err, ErrExists, "one at a time")
+				}
+				cancel()
+			}
+		}
+		require.ErrorIs(t, last, context.Canceled)
+		require.Equal(t, 1, n)
+
+		time.AfterFunc(time.Second, func() { c.Close() })
+		for _, last = range c.Events(t.Context(), 2) {
+		}
+		require.ErrorIs(t, last, transport.ErrClosed)
+		for _, last = range c.Events(t.Context(), 2) {
+			n++
+		}
+		require.ErrorIs(t, last, transport.ErrClosed)
+		require.Equal(t, 2, n)
+	})
+}
+
+// The stream goes on over moves, planned and not, and over broken connections: each event once, in order.
+func TestEventsResume(t *testing.T) {
+	inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
+		w.net.SetDelay(2 * time.Millisecond)
+		c := w.dial()
+		defer c.Close()
+		go func() {
+			for i := 1; i <= 1000; i++ {
+				w.publish(fmt.Sprintf("e%d", i))
+				time.Sleep(time.Millisecond)
+				switch {
+				case i%200 == 0:
+					w.prepare(ab[i/200%2^1], ab[i/200%2], 0)
+				case i%200 == 100 && i > 200:
+					w.serve(ab[i/200%2], i%400 < 200)
+				case i%130 == 0:
+					w.net.Cut("client0", "a")
+					w.net.Cut("client0", "b")
+				}
+			}
+		}()
+		requireEvents(t, read(t, c, 1, 1000), 1)
+	})
+}
+
+func TestEventsGap(t *testing.T) {
+	inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
+		c := w.dial()
+		defer c.Close()
+		w.publish(names(1, 10)...)
+		w.mu.Lock()
+		w.kept = 7
+		w.mu.Unlock()
+		got := read(t, c, 3, 4)
+		require.Equal(t, uint64(7), got[0].Seq)
+		require.Equal(t, uint64(3), got[0].Gap)
+		require.Zero(t, got[1].Gap)
+
+		// The host cuts a reader short on its side.
+		w.mu.Lock()
+		time.AfterFunc(time.Second, func() {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.hosts["a"].notifyAll(methodEvents, &eventsParams{Service: testService, Epoch: 1, First: 15, Times: []int64{0}, Bodies: [][]byte{nil}})
+		})
+		w.mu.Unlock()
+		got = read(t, c, 11, 1)
+		require.Equal(t, uint64(15), got[0].Seq)
+		require.Equal(t, uint64(11), got[0].Gap)
+	})
+}
+
+func TestEventsTrimmed(t *testing.T) {
+	f := eventFeed{open: true, live: true, next: 5, wake: make(chan struct{}, 1)}
+	bodies := func(n int) ([]int64, [][]byte) { return make([]int64, n), make([][]byte, n) }
+	p := eventsParams{First: 2}
+	p.Times, p.Bodies = bodies(5)
+	f.take(&p)
+	require.Equal(t, uint64(7), f.next)
+	require.Len(t, f.buf, 2)
+	f.take(&p)
+	require.Len(t, f.buf, 2)
+}
+
+// A reader that is slower than the service, for longer than the client's buffer lasts, misses nothing that the host keeps,
+// and what the client holds stays bounded.
+func TestEventsSlowReader(t *testing.T) {
+	for name, size := range map[string]int{"many": 10, "large": 5 << 10} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
+				c := w.dial()
+				defer c.Close()
+				const n = 10_000
+				go func() {
+					for i := range n {
+						w.publish(fmt.Sprintf("%*d", size, i+1))
+						if i%100 == 0 {
+							time.Sleep(time.Millisecond)
+						}
+					}
+				}()
+				next := uint64(1)
+				for ev, err := range c.Events(t.Context(), 1) {
+					require.NoError(t, err)
+					require.Equal(t, next, ev.Seq)
+					require.Zero(t, ev.Gap)
+					if next%1000 == 1 {
+						time.Sleep(time.Second)
+						c.mu.Lock()
+						require.LessOrEqual(t, len(c.feed.buf), feedLen)
+						require.LessOrEqual(t, c.feed.bytes, feedBytes+size)
+						c.mu.Unlock()
+					}
+					if next++; next > n {
+						break
+					}
+				}
+				synctest.Wait()
+				require.Greater(t, w.count("a", methodListen), 1)
+			})
+		})
+	}
+}
