@@ -341,6 +341,10 @@ func TestConnectionsFromOthersAreBounded(t *testing.T) {
 		}
 		synctest.Wait()
 		require.Len(t, ann.private.callers, maxCallers)
+		for i, conn := range conns {
+			_, err := conn.Call(t.Context(), methodHello, nil)
+			require.Equal(t, i < 3, err != nil, "the three that were idle for longest are closed")
+		}
 		require.NoError(t, bob.Private(t.Context(), "ann", "still possible"))
 
 		for _, c := range conns {

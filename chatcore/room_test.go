@@ -2,6 +2,7 @@ package chatcore
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -117,6 +118,7 @@ func TestRoom(t *testing.T) {
 	require.EqualValues(t, 5, r.join(t, 3, "cid").Next)
 	require.NoError(t, r.say(3, "later"))
 	require.Equal(t, "3 ann: hello\n4 bob: hi\n", r.history(t, 5))
+	require.Equal(t, "3 ann: hello\n", r.history(t, 4))
 	require.Equal(t, "joined cid\nmessage cid later\n", r.told(t))
 
 	_, err := r.do(1, keyOf(1), command{Op: opLeave})
@@ -356,6 +358,8 @@ func TestWho(t *testing.T) {
 	r.ask(t, query{Op: askWho, After: 5, Limit: 2}, &page)
 	require.Len(t, page.List, 2)
 	require.Equal(t, "p6", page.List[0].Name)
+	r.ask(t, query{Op: askWho, Limit: 10 * maxPage}, &page)
+	require.Len(t, page.List, maxPage)
 	r.ask(t, query{Op: askWho, After: 1<<64 - 1, Limit: -5}, &page)
 	require.Empty(t, page.List)
 
@@ -499,6 +503,48 @@ func TestRestoreReportsErrorsOfTheStream(t *testing.T) {
 	}
 	require.ErrorIs(t, newReplica(t, Config{}).Restore(bytes.NewReader(append(whole, 0))), ErrBadSnapshot)
 	require.NoError(t, newReplica(t, Config{}).Restore(iotest.OneByteReader(bytes.NewReader(whole))))
+}
+
+// What no room could have written is refused: each case is a room made impossible by hand.
+func TestRestoreRefusesTheImpossible(t *testing.T) {
+	for what, spoil := range map[string]func(r *room){
+		"a name twice":              func(r *room) { r.list[1] = &participant{number: 2, name: "ANN", session: 2} },
+		"a session twice":           func(r *room) { r.list[1] = &participant{number: 2, name: "bob", session: 1} },
+		"a number twice":            func(r *room) { r.list[1] = &participant{number: 1, name: "bob", session: 2} },
+		"the number 0":              func(r *room) { r.list[0] = &participant{number: 0, name: "ann", session: 1} },
+		"a number to come":          func(r *room) { r.last = 1 },
+		"a bad name":                func(r *room) { r.list[0] = &participant{number: 1, name: "a\nb", session: 1} },
+		"a bad address":             func(r *room) { r.list[0] = &participant{number: 1, name: "ann", addr: "\x1b", session: 1} },
+		"too many participants":     func(r *room) { r.cfg.MaxParticipants = 1 },
+		"too much history":          func(r *room) { r.cfg.HistoryCount = 1 },
+		"too large a history":       func(r *room) { r.cfg.HistoryBytes = 50 },
+		"too many held":             func(r *room) { r.begun, r.cfg.MinParticipants = false, 3; r.held = make([]said, 1001) },
+		"held though begun":         func(r *room) { r.held = []said{{From: "ann", Text: "hi"}} },
+		"not begun though complete": func(r *room) { r.begun, r.cfg.MinParticipants, r.seen = false, 1, []string{"x"} },
+		"somebody seen twice":       func(r *room) { r.begun, r.cfg.MinParticipants, r.seen = false, 9, []string{"x", "x"} },
+		"history out of order":      func(r *room) { r.history[0].Seq = 4 },
+		"history of the future":     func(r *room) { r.events = 3 },
+		"a text with a trick":       func(r *room) { r.history[0].Text = "\x1b[2J" },
+		"a sender with a trick":     func(r *room) { r.history[0].From = "\xff" },
+		"an invalid limit":          func(r *room) { r.cfg.MaxName = 1000 },
+		"a missing limit":           func(r *room) { r.cfg.MaxName = 0 },
+		"counters out of range":     func(r *room) { r.events = 1 << 53 },
+	} {
+		r := newReplica(t, Config{})
+		r.join(t, 1, "ann")
+		r.join(t, 2, "bob")
+		require.NoError(t, r.say(1, "one"))
+		require.NoError(t, r.say(2, "two"))
+		require.NoError(t, newReplica(t, Config{}).Restore(bytes.NewReader(r.snapshot(t))))
+		spoil(r.Migratable.(*room))
+		require.ErrorIs(t, newReplica(t, Config{}).Restore(bytes.NewReader(r.snapshot(t))), ErrBadSnapshot, what)
+	}
+
+	huge := binary.AppendUvarint(nil, 1<<60)
+	require.ErrorIs(t, newReplica(t, Config{}).Restore(bytes.NewReader(huge)), ErrBadSnapshot)
+	later := mustMarshal([]any{snapshotMagic, snapshotVersion + 1})
+	later = append(binary.AppendUvarint(nil, uint64(len(later))), later...)
+	require.ErrorContains(t, newReplica(t, Config{}).Restore(bytes.NewReader(later)), `"roam-chat" version 2`)
 }
 
 // A snapshot is written while the room goes on.
