@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"sync/atomic"
 	"time"
 )
@@ -52,7 +53,7 @@ type MemoryStats struct {
 	Messages int64 // calls, replies and notifications sent, greetings and pings included
 }
 
-var errRefused = errors.New("connection refused")
+var errRefused error = syscall.ECONNREFUSED
 
 // NewMemory makes a network without delay and faults.
 func NewMemory() *Memory {

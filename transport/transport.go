@@ -11,7 +11,8 @@ import (
 type Transport interface {
 	// Dial connects to a peer and agrees on a protocol version with it. Where to.Key is not zero, a peer that does not
 	// prove that key is refused with [ErrWrongKey]. h receives what the peer sends; a nil h answers every call with
-	// [ErrNoMethod]. Cancelling ctx after Dial has returned does not touch the connection.
+	// [ErrNoMethod]. An error that wraps syscall.ECONNREFUSED says that the host answers and nothing listens there: package
+	// migrate takes it as a sign that the process is gone. Cancelling ctx after Dial has returned does not touch the connection.
 	Dial(ctx context.Context, to Peer, h Handler) (Conn, error)
 
 	// Listen accepts connections at addr until the listener is closed. For each one accept is called once, before
