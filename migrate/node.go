@@ -11,6 +11,7 @@ import (
 	"maps"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -28,8 +29,8 @@ type NodeConfig struct {
 	ID string
 	// Listen is the address for the listener, as [transport.Transport] takes it. "" stands for ":0".
 	Listen string
-	// Advertise is the address at which others reach the listener. "" stands for the listener's own, which must then name
-	// a host ([transport.AdvertiseAddr] finds one).
+	// Advertise is the address at which others reach the listener; where it has no port, or port 0, the listener's is
+	// added. "" stands for the listener's own, which must then name a host ([transport.AdvertiseAddr] finds one).
 	Advertise string
 
 	// Heartbeat is how often an active host is heard at least; 0 stands for 100 ms. Silence is how long a host may be
@@ -151,21 +152,37 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 		return nil, fmt.Errorf("migrate: host %s can't listen at %s: %w", n.self.ID, cfg.Listen, err)
 	}
 	n.listener = l
-	n.self.Addr = cfg.Advertise
-	if n.self.Addr == "" {
-		n.self.Addr = l.Addr()
-		if host, _, err := net.SplitHostPort(n.self.Addr); err == nil {
-			if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-				n.cancel()
-				l.Close()
-				return nil, transport.Errorf(CodeConfig,
-					"migrate: NodeConfig.Advertise is required to listen at %s: others can't reach that address", n.self.Addr)
-			}
+	n.self.Addr = withPort(cfg.Advertise, l.Addr())
+	if host, _, err := net.SplitHostPort(n.self.Addr); err == nil {
+		if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+			n.cancel()
+			l.Close()
+			return nil, transport.Errorf(CodeConfig,
+				"migrate: NodeConfig.Advertise must name a host to listen at %s: others can't reach %s", l.Addr(), n.self.Addr)
 		}
 	}
 	n.hooks.init(n)
 	n.wg.Go(n.announceLoop)
 	return n, nil
+}
+
+// withPort is the address to advertise for a listener: addr, with the listener's port where it has none.
+func withPort(addr, listener string) string {
+	if addr == "" {
+		return listener
+	}
+	_, port, err := net.SplitHostPort(listener)
+	if err != nil {
+		return addr // not an address of TCP's kind
+	}
+	host, p, err := net.SplitHostPort(addr)
+	switch {
+	case err == nil && p != "" && p != "0":
+		return addr
+	case err != nil:
+		host = strings.Trim(addr, "[]")
+	}
+	return net.JoinHostPort(host, port)
 }
 
 // randomID draws a number from 1 to 2^53-1.
