@@ -47,8 +47,8 @@ type NodeConfig struct {
 }
 
 // Hooks tell a program what happens on its node. They are called one at a time, on a goroutine of the node's own that
-// holds no lock: they may call the library, and a slow one delays only the hooks after it. They are not called after
-// Close has returned.
+// holds no lock: they may call the library (except for Shutdown and Close of this node, which wait for them), and a slow
+// one delays only the hooks after it. They are not called after Close has returned.
 type Hooks struct {
 	// Moved is called on the host that began a handoff, when it has ended, well or not; not for failovers.
 	Moved func(Report, error)
@@ -209,10 +209,10 @@ func (n *Node) now() time.Duration { return time.Since(n.start) }
 // the node stands by like one that called [Node.Standby], unless all hosts that held the state are gone: then the
 // error is [ErrNoHost], and [Node.Reset] starts it anew.
 //
-// new makes an empty instance of the service: one for each copy that comes to live here. ctx bounds the call only; the
+// fresh makes an empty instance of the service: one for each copy that comes to live here. ctx bounds the call only; the
 // service is hosted until [Service.Leave], [Node.Shutdown] or [Node.Close].
-func (n *Node) Host(ctx context.Context, service string, new func() Migratable, policy Policy) (*Service, error) {
-	s, err := n.add(service, new, policy)
+func (n *Node) Host(ctx context.Context, service string, fresh func() Migratable, policy Policy) (*Service, error) {
+	s, err := n.add(service, fresh, policy)
 	if err != nil {
 		return nil, err
 	}
@@ -225,8 +225,8 @@ func (n *Node) Host(ctx context.Context, service string, new func() Migratable, 
 
 // Standby makes this node a latent host of a service: it takes a copy, or the service itself, when the active host asks
 // it to. The service need not exist yet.
-func (n *Node) Standby(ctx context.Context, service string, new func() Migratable, policy Policy) (*Service, error) {
-	s, err := n.add(service, new, policy)
+func (n *Node) Standby(ctx context.Context, service string, fresh func() Migratable, policy Policy) (*Service, error) {
+	s, err := n.add(service, fresh, policy)
 	if err != nil {
 		return nil, err
 	}
@@ -241,8 +241,8 @@ func (n *Node) Standby(ctx context.Context, service string, new func() Migratabl
 // Reset hosts a service whose state is gone, with an empty state: what was acknowledged before is lost, the record's Loss
 // rises, and every client is told with [ErrStateLost]. While a host that held the state still answers, the error is
 // [ErrExists].
-func (n *Node) Reset(ctx context.Context, service string, new func() Migratable, policy Policy) (*Service, error) {
-	s, err := n.add(service, new, policy)
+func (n *Node) Reset(ctx context.Context, service string, fresh func() Migratable, policy Policy) (*Service, error) {
+	s, err := n.add(service, fresh, policy)
 	if err != nil {
 		return nil, err
 	}
@@ -253,11 +253,11 @@ func (n *Node) Reset(ctx context.Context, service string, new func() Migratable,
 	return s, nil
 }
 
-func (n *Node) add(service string, new func() Migratable, policy Policy) (*Service, error) {
+func (n *Node) add(service string, fresh func() Migratable, policy Policy) (*Service, error) {
 	if err := policy.validate(); err != nil {
 		return nil, err
 	}
-	if new == nil {
+	if fresh == nil {
 		return nil, transport.Errorf(CodeConfig, "migrate: service %s: the function that makes an instance is nil", service)
 	}
 	if service == "" || len(service) > 253 {
@@ -271,7 +271,7 @@ func (n *Node) add(service string, new func() Migratable, policy Policy) (*Servi
 	case n.services[service] != nil:
 		return nil, transport.Errorf(CodeExists, "migrate: host %s hosts %s already", n.self.ID, service)
 	}
-	s := newService(n, service, new, policy)
+	s := newService(n, service, fresh, policy)
 	n.services[service] = s
 	n.announceSoon()
 	return s, nil

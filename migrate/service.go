@@ -170,18 +170,17 @@ func (s *Service) failed() {
 	if !ok {
 		err = fmt.Errorf("%v", p)
 	}
-	s.log.Error("stack", "stack", string(debug.Stack()))
-	s.halt(err)
+	s.halt(err, debug.Stack())
 }
 
-func (s *Service) halt(err error) {
+func (s *Service) halt(err error, stack []byte) {
 	s.mu.Lock()
 	s.stopped, s.running, s.inbox = true, false, nil
 	s.timerStop()
 	s.status.Role = Halted
 	s.signal()
 	s.mu.Unlock()
-	s.log.Error("service halted", "err", err)
+	s.log.Error("service halted", "err", err, "stack", string(stack))
 	s.report(fmt.Errorf("migrate: service %s halted on host %s: %w", s.name, s.node.self.ID, err))
 	s.clients.refuseAll(s.notActive(resolver.Record{}))
 	s.node.announceSoon()

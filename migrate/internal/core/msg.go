@@ -1,6 +1,7 @@
 package core
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/binary"
 	"errors"
@@ -104,7 +105,7 @@ func AppendMsg(b []byte, m Msg) ([]byte, error) {
 	return b, nil
 }
 
-// ReadMsg reads a message that fills b. Entries' bodies point into b.
+// ReadMsg reads a message that fills b, and which then belongs to it.
 func ReadMsg(b []byte) (m Msg, err error) {
 	if len(b) < 2 || b[1] > 1 {
 		return m, errMsg
@@ -153,6 +154,9 @@ func ReadMsg(b []byte) (m Msg, err error) {
 		var e Entry
 		if e, b, err = ReadEntry(b); err != nil {
 			return m, fmt.Errorf("%w: %w", errMsg, err)
+		}
+		if count > 1 {
+			e.Body = bytes.Clone(e.Body) // or a small one that the service keeps would hold all of b
 		}
 		m.Entries = append(m.Entries, e)
 	}
