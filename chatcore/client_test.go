@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/roam-go/roam/migrate"
+	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
 )
 
@@ -399,4 +400,22 @@ func TestGapsAndUnknownEvents(t *testing.T) {
 		require.EqualValues(t, 6, list[1].Lost)
 		require.NoError(t, ann.Close())
 	})
+}
+
+func TestMessagesReadWell(t *testing.T) {
+	for want, m := range map[string]Message{
+		"ann: hi":                             {Kind: KindMessage, From: "ann", Text: "hi"},
+		"ann joined":                          {Kind: KindJoined, From: "ann"},
+		"ann left; the chat waits for 2 more": {Kind: KindLeft, From: "ann", Missing: 2},
+		"the chat has begun":                  {Kind: KindBegun},
+		"ann (private): hi":                   {Kind: KindPrivate, From: "ann", Text: "hi"},
+		"ann (private, unverified): hi":       {Kind: KindPrivate, From: "ann", Text: "hi", Unverified: true},
+		"the chat has moved to h2, in a pause of 12ms": {
+			Kind: KindMoved, Host: resolver.Host{ID: "h2"}, Pause: 12*time.Millisecond + time.Microsecond},
+		"3 messages are missing here":                         {Kind: KindGap, Lost: 3},
+		"the chat was started anew, and what it knew is lost": {Kind: KindStateLost},
+		"unknown": {},
+	} {
+		require.Equal(t, want, m.String())
+	}
 }

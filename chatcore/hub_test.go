@@ -170,7 +170,9 @@ func read(c *Client) *reader {
 	go func() {
 		for m, err := range c.Messages(context.Background()) {
 			r.mu.Lock()
-			r.list, r.err = append(r.list, m), err
+			if r.err = err; err == nil {
+				r.list = append(r.list, m)
+			}
 			r.mu.Unlock()
 		}
 	}()

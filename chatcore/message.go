@@ -1,6 +1,7 @@
 package chatcore
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/roam-go/roam/resolver"
@@ -78,4 +79,32 @@ type Message struct {
 
 	// Lost is, for KindGap, how many messages are missing.
 	Lost uint64
+}
+
+// String is the message as one line for a person.
+func (m Message) String() string {
+	switch m.Kind {
+	case KindMessage:
+		return m.From + ": " + m.Text
+	case KindJoined, KindLeft:
+		if m.Missing > 0 {
+			return fmt.Sprintf("%s %v; the chat waits for %d more", m.From, m.Kind, m.Missing)
+		}
+		return m.From + " " + m.Kind.String()
+	case KindBegun:
+		return "the chat has begun"
+	case KindPrivate:
+		if m.Unverified {
+			return m.From + " (private, unverified): " + m.Text
+		}
+		return m.From + " (private): " + m.Text
+	case KindMoved:
+		return fmt.Sprintf("the chat has moved to %s, in a pause of %v", m.Host.ID, m.Pause.Round(time.Millisecond))
+	case KindGap:
+		return fmt.Sprintf("%d messages are missing here", m.Lost)
+	case KindStateLost:
+		return "the chat was started anew, and what it knew is lost"
+	default:
+		return m.Kind.String()
+	}
 }
