@@ -35,8 +35,8 @@ type ClientConfig struct {
 //
 // All calls share one connection, which is made when a call needs it and made again when it broke: an idle client has at
 // most the connection, and no goroutine beside the connection's. A call whose attempt fails is repeated after a pause (at
-// random about 20 ms at first, 1 s at most) until its context ends: give every call one. What was asked is the same in each
-// attempt, and the server takes a resent change for what it is, so that nothing happens twice. The error then wraps the
+// random about 20 ms at first, 1 s later) until its context ends: give every call one. However many calls wait, they dial
+// together. What was asked is the same in each attempt, and the server takes a resent change for what it is, so that nothing happens twice. The error then wraps the
 // context's and says what the last attempt ran into; after a CompareAndSwap its outcome is unknown. Errors that the server
 // answered are returned at once.
 type Client struct {
@@ -50,6 +50,7 @@ type Client struct {
 	mu      sync.Mutex // guards what follows
 	conn    *clientConn
 	dialing *dial               // not nil while someone dials
+	failed  int                 // dials that failed since the last one that did not
 	known   map[string]listSent // by host ID: the announcements that the server should know
 	closed  bool
 }
@@ -305,9 +306,10 @@ func (c *Client) attempt(ctx context.Context, conn *clientConn, method string, p
 // retry calls try with a connection until it succeeds, the server answers an error, or ctx ends.
 func (c *Client) retry(ctx context.Context, what string, try func(*clientConn) ([]byte, error)) ([]byte, error) {
 	var last error
-	for pause := minPause; ; pause = min(2*pause, maxPause) {
+	for failed := 0; ; {
 		conn, err := c.connect(ctx)
-		if err == nil {
+		dialed := err == nil
+		if dialed {
 			var result []byte
 			if result, err = try(conn); err == nil {
 				return result, nil
@@ -327,7 +329,10 @@ func (c *Client) retry(ctx context.Context, what string, try func(*clientConn) (
 				c.cfg.Logger.Warn("resolver does not answer", "what", what, "addr", c.cfg.Server.Addr, "err", err)
 			}
 			last = err
-			c.pause(ctx, pause/2+rand.N(pause))
+			if dialed { // Otherwise the next dial waits, for all callers.
+				failed++
+				pause(failed, ctx.Done(), c.stopped.Done())
+			}
 		}
 		if end := ctx.Err(); end != nil {
 			if last == nil {
@@ -341,14 +346,21 @@ func (c *Client) retry(ctx context.Context, what string, try func(*clientConn) (
 	}
 }
 
-// pause waits, but not beyond the end of ctx or of the client.
-func (c *Client) pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
+// pause waits before what has failed some times is tried again, longer each time; the channels end it early.
+func pause(failed int, end, stop <-chan struct{}) {
+	if failed == 0 {
+		return
+	}
+	d := maxPause
+	if failed < 7 {
+		d = min(minPause<<(failed-1), maxPause)
+	}
+	timer := time.NewTimer(d/2 + rand.N(d))
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-	case <-ctx.Done():
-	case <-c.stopped.Done():
+	case <-end:
+	case <-stop:
 	}
 }
 
@@ -371,7 +383,8 @@ func (c *Client) connect(ctx context.Context) (*clientConn, error) {
 		// It goes on when the caller's context ends: other calls may wait for it, too, or come soon.
 		d = &dial{done: make(chan struct{})}
 		c.dialing = d
-		c.wait.Go(func() { c.dial(d) })
+		failed := c.failed
+		c.wait.Go(func() { c.dial(d, failed) })
 	}
 	c.mu.Unlock()
 	select {
@@ -382,9 +395,10 @@ func (c *Client) connect(ctx context.Context) (*clientConn, error) {
 	}
 }
 
-// dial makes the connection that d's callers wait for.
-func (c *Client) dial(d *dial) {
+// dial makes the connection that d's callers wait for, after a number of dials that failed.
+func (c *Client) dial(d *dial, failed int) {
 	defer close(d.done)
+	pause(failed, nil, c.stopped.Done())
 	ctx, cancel := context.WithTimeout(c.stopped, dialTimeout)
 	defer cancel()
 	conn := &clientConn{client: c}
@@ -395,8 +409,10 @@ func (c *Client) dial(d *dial) {
 	c.mu.Lock()
 	c.dialing = nil
 	closed := c.closed
+	c.failed++
 	if err == nil {
 		conn.Conn = raw
+		c.failed = 0
 		switch {
 		case conn.gone:
 			d.err = fmt.Errorf("resolver: the resolver at %s hung up", c.cfg.Server.Addr)

@@ -214,6 +214,9 @@ func (s *Server) Close() error {
 
 // allowed checks a client's right to speak for a host and a service.
 func (s *Server) allowed(conn transport.Conn, h Host, services ...string) error {
+	if err := validateHost(h); err != nil {
+		return err
+	}
 	key := h.Key
 	if !s.cfg.Transport.Key().IsZero() {
 		if key = conn.Peer().Key; h.Key != key {
