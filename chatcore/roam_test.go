@@ -317,3 +317,48 @@ func TestNameOfADeadClient(t *testing.T) {
 		w.close(ann)
 	})
 }
+
+// The same over real connections, with TLS.
+func TestOverTCP(t *testing.T) {
+	res := resolver.NewMemory()
+	tcp := func() *transport.TCP {
+		tr, err := transport.NewTCP(transport.TCPConfig{})
+		require.NoError(t, err)
+		t.Cleanup(func() { tr.Close() })
+		return tr
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	factory, err := New(Config{})
+	require.NoError(t, err)
+	n, err := migrate.NewNode(migrate.NodeConfig{Resolver: res, Transport: tcp(), Listen: "127.0.0.1:0"})
+	require.NoError(t, err)
+	defer n.Close()
+	_, err = n.Host(ctx, service, factory, migrate.Policy{})
+	require.NoError(t, err)
+
+	var cs []*Client
+	for _, name := range []string{"ann", "bob"} {
+		c, err := Join(ctx, service, ClientConfig{Name: name, Resolver: res, Transport: tcp(), Listen: ":0"})
+		require.NoError(t, err)
+		defer c.Close()
+		cs = append(cs, c)
+	}
+	require.NoError(t, cs[0].Say(ctx, "hello"))
+	require.NoError(t, cs[0].Private(ctx, "bob", "psst"))
+	var heard []Kind
+	for m, err := range cs[1].Messages(ctx) {
+		require.NoError(t, err)
+		if m.From == "ann" && m.Text != "" {
+			if heard = append(heard, m.Kind); len(heard) == 2 {
+				break
+			}
+		}
+	}
+	require.ElementsMatch(t, []Kind{KindMessage, KindPrivate}, heard)
+	who, err := cs[1].Who(ctx)
+	require.NoError(t, err)
+	require.Regexp(t, `^127\.0\.0\.1:\d+$`, who[0].Addr)
+	require.NoError(t, cs[1].Close())
+	require.ErrorIs(t, cs[0].Private(ctx, "bob", "gone?"), ErrPeerUnreachable)
+}
