@@ -1,0 +1,125 @@
+// Command chatnode hosts a chat, without a screen: it serves it, or stands by to take it over.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/roam-go/roam/examples/internal/cli"
+	"github.com/roam-go/roam/migrate"
+	"github.com/roam-go/roam/resolver"
+)
+
+const about = `chatnode hosts a chat, without a screen: with -s it creates the chat, otherwise it stands by to take it over.
+Ctrl-C hands the chat over to another host and leaves; a second Ctrl-C ends at once.`
+
+const leaveTimeout = 10 * time.Second
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	var f cli.Flags
+	fs := cli.NewFlagSet("chatnode", about, os.Stderr)
+	f.Register(fs)
+	if err := f.Parse(fs, os.Args[1:]); err != nil {
+		return cli.Usage(err)
+	}
+	ctx, stop := cli.Interrupted(context.Background())
+	defer stop()
+	p, err := cli.Start(ctx, f, f.Logger(os.Stderr))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "chatnode:", f.Explain(err))
+		return 1
+	}
+	n := &narrator{service: f.Service}
+	var rec resolver.Record
+	if err = p.Listen(migrate.Hooks{Changed: n.changed, Moved: n.moved, Failed: n.failed}); err == nil {
+		n.tell("this is %s at %s", p.Node.Self().ID, p.Node.Self().Addr)
+		rec, err = p.Host(ctx)
+	}
+	if err != nil {
+		leave(p)
+		if ctx.Err() != nil {
+			return 0
+		}
+		fmt.Fprintln(os.Stderr, "chatnode:", f.Explain(err))
+		return 1
+	}
+	switch self := p.Node.Self(); {
+	case rec.Active.ID == "":
+		n.tell("nobody serves %s yet; standing by until it is started with -s", f.Service)
+	case f.Serve && !rec.Active.Same(self):
+		n.tell("%s is served already, by %s at %s; standing by", f.Service, cli.Printable(rec.Active.ID), cli.Printable(rec.Active.Addr))
+	}
+	if s := p.Unreachable(ctx); s != "" {
+		n.tell("%s", s)
+	}
+	<-ctx.Done()
+	n.tell("leaving; Ctrl-C ends at once")
+	if err := leave(p); err != nil {
+		n.tell("%s", f.Explain(err))
+		if !errors.Is(err, migrate.ErrNoTarget) {
+			return 1
+		}
+	}
+	return 0
+}
+
+func leave(p *cli.Process) error {
+	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+	defer cancel()
+	return p.Leave(ctx)
+}
+
+// narrator tells what the host does, a line each.
+type narrator struct {
+	service string
+
+	mu   sync.Mutex // guards what follows
+	role migrate.Role
+	term uint64
+}
+
+func (n *narrator) tell(format string, args ...any) {
+	fmt.Printf(time.Now().Format("15:04:05 ")+format+"\n", args...)
+}
+
+func (n *narrator) changed(st migrate.Status) {
+	n.mu.Lock()
+	same := st.Role == n.role && (st.Role != migrate.Active || st.Record.Epoch == n.term)
+	n.role, n.term = st.Role, st.Record.Epoch
+	n.mu.Unlock()
+	if same {
+		return
+	}
+	active := cli.Printable(st.Record.Active.ID)
+	switch st.Role {
+	case migrate.Active:
+		n.tell("serving %s (epoch %d)", n.service, st.Record.Epoch)
+	case migrate.Standby:
+		n.tell("standing by with a copy; %s serves (epoch %d)", active, st.Record.Epoch)
+	case migrate.Latent:
+		if active != "" {
+			n.tell("standing by; %s serves (epoch %d)", active, st.Record.Epoch)
+		}
+	case migrate.Halted:
+		n.tell("stopped; see the error")
+	}
+}
+
+func (n *narrator) moved(r migrate.Report, err error) {
+	if err != nil {
+		n.tell("%s", cli.Reason(err))
+		return
+	}
+	n.tell("handed %s over to %s in %v; it was away for %v", n.service, cli.Printable(r.To.ID), (r.Join + r.Prepare + r.Transfer).Round(time.Millisecond),
+		r.Pause.Round(10*time.Microsecond))
+}
+
+func (n *narrator) failed(service string, err error) {
+	n.tell("%s: %s", cli.Printable(service), cli.Reason(err))
+}
