@@ -15,6 +15,7 @@ type activeState struct {
 	nextBeat   time.Duration
 	nextSeek   time.Duration
 	seeking    bool
+	joins      uint64 // number of the last invitation
 	round      uint64 // number of the last heartbeat round begun
 	roundDue   bool   // a read waits for a new round
 	reads      []read
@@ -37,7 +38,8 @@ type peer struct {
 	acked  time.Duration
 	round  uint64
 	flight int           // bytes between match and next
-	snap   uint64        // index of the snapshot that it fetches
+	snap   Msg           // the snapshot that it is to fetch
+	join   uint64        // number of the invitation that it follows; 0: it was a member when the epoch began
 	since  time.Duration // invited
 	down   bool          // its process is gone, as far as is known
 	beat   bool          // send something, be it empty
@@ -56,9 +58,9 @@ const (
 func (p *peer) holds() uint64 {
 	switch p.stage {
 	case streaming:
-		return p.match
+		return max(p.match, p.base)
 	case fetching:
-		return p.snap
+		return p.snap.Index
 	}
 	return ^uint64(0)
 }
@@ -140,9 +142,12 @@ func (c *Core) broadcastRecord() {
 	}
 }
 
-func (c *Core) sendRecord(to resolver.Host, t Type) {
+func (c *Core) sendRecord(to resolver.Host, t Type) { c.sendJoinRecord(to, t, 0) }
+
+// sendJoinRecord sends the record in the name of an invitation.
+func (c *Core) sendJoinRecord(to resolver.Host, t Type, join uint64) {
 	r := c.copyRec()
-	c.send(to, Msg{Type: t, Record: &r})
+	c.send(to, Msg{Type: t, Record: &r, Round: join})
 }
 
 // adoptISR takes the in-sync set from the record of this host's own epoch.
@@ -158,7 +163,7 @@ func (c *Core) adoptISR(done *proposal) {
 			if deliberate {
 				t = MsgRelease
 			}
-			c.sendRecord(p.host, t)
+			c.sendJoinRecord(p.host, t, p.join)
 			c.dropPeer(p)
 		}
 	}
@@ -222,18 +227,24 @@ func (c *Core) maybeCommit() {
 // recvAck notes what a host holds.
 func (c *Core) recvAck(m Msg) {
 	p := c.peer(m.From)
-	if p == nil || !c.role.Active() {
-		return
+	if p == nil || !c.role.Active() || m.Prev != p.join {
+		return // Of an earlier invitation: the host may have dropped since what it had then.
 	}
 	switch p.stage {
 	case invited:
 		return
 	case capturing, fetching:
 		p.acked = c.now
-		if p.stage == capturing || m.Index < p.snap {
+		if p.stage == capturing {
 			return
 		}
-		p.stage, p.base, p.next, p.beat = streaming, p.snap, p.snap+1, true
+		if m.Index < p.snap.Index {
+			if m.Flag {
+				c.send(p.host, p.snap)
+			}
+			return
+		}
+		p.stage, p.base, p.next, p.beat = streaming, p.snap.Index, p.snap.Index+1, true
 	}
 	c.assert(m.Index <= c.log.last(), "%s acknowledges %d, the log ends at %d", m.From.ID, m.Index, c.log.last())
 	p.acked, p.down = c.now, false
@@ -244,12 +255,8 @@ func (c *Core) recvAck(m Msg) {
 		p.flight = c.bytesBetween(p.match+1, p.next)
 	}
 	if m.Flag {
-		p.next = max(p.match, min(m.Commit, c.commit)) + 1
+		p.next = max(p.match, p.base, min(m.Commit, c.commit)) + 1
 		p.flight, p.beat = 0, true
-		if p.next <= c.log.base {
-			c.lost(p)
-			return
-		}
 	}
 	if p.member {
 		c.maybeCommit()
@@ -265,19 +272,10 @@ func (c *Core) bytesBetween(from, to uint64) int {
 	return n
 }
 
-// lost gives up a host that can't be brought up to date from the log.
-func (c *Core) lost(p *peer) {
-	if p.member {
-		p.down = true // and is removed
-		return
-	}
-	c.dropPeer(p)
-}
-
 // recvJoin is a host that comes to hold a copy.
 func (c *Core) recvJoin(m Msg) {
 	p := c.peer(m.From)
-	if p == nil || !c.role.Active() || p.member || p.stage != invited {
+	if p == nil || !c.role.Active() || p.member || p.stage != invited || m.Round != p.join {
 		return
 	}
 	if m.Reason != "" {
@@ -306,10 +304,14 @@ func (c *Core) captured(ev Captured) {
 		c.dropPeer(p)
 		return
 	}
-	c.assert(ev.Index >= c.log.base && ev.Index <= c.commit, "snapshot at %d, outside %d..%d", ev.Index, c.log.base, c.commit)
-	p.stage, p.snap, p.next = fetching, ev.Index, ev.Index+1
-	p.acked = c.now
-	c.send(p.host, Msg{Type: MsgSnapshot, Round: ev.ID, Index: ev.Index, PrevEpoch: ev.Epoch})
+	if ev.Index < c.log.base {
+		c.out.Snapshots = append(c.out.Snapshots, p.host) // the log was trimmed meanwhile
+		return
+	}
+	c.assert(ev.Index <= c.commit, "snapshot at %d, after %d", ev.Index, c.commit)
+	p.stage, p.acked = fetching, c.now
+	p.snap = Msg{Type: MsgSnapshot, Round: ev.ID, Index: ev.Index, PrevEpoch: ev.Epoch, Prev: p.join}
+	c.send(p.host, p.snap)
 }
 
 func (c *Core) candidates(hosts []resolver.Host) {
@@ -333,15 +335,16 @@ func (c *Core) candidates(hosts []resolver.Host) {
 
 func (c *Core) invite(h resolver.Host) {
 	p := c.addPeer(h)
-	p.stage = invited
-	c.sendRecord(h, MsgInvite)
+	c.active.joins++
+	p.stage, p.join = invited, c.active.joins
+	c.sendJoinRecord(h, MsgInvite, p.join)
 }
 
 // missing is the number of hosts that should be invited.
 func (c *Core) missing() int {
 	n := c.cfg.Standbys
 	for _, p := range c.active.peers {
-		if !p.down && !(c.active.move != nil && c.active.move.target.Same(p.host) && !p.member) {
+		if !p.down && !(p.member && c.now-p.acked >= c.cfg.Silence) && !(c.active.move != nil && c.active.move.target.Same(p.host) && !p.member) {
 			n--
 		}
 	}
@@ -395,7 +398,7 @@ func (c *Core) tickActive() {
 		case p.member:
 		case p.down, c.now-p.acked >= c.joinLimit(p), p.stage != invited && c.log.bytes > c.cfg.LogBytes:
 			// An invited or joining host that has vanished, or holds up the log.
-			c.sendRecord(p.host, MsgRelease)
+			c.sendJoinRecord(p.host, MsgRelease, p.join)
 			c.dropPeer(p)
 		case c.eligible(p) && c.free():
 			c.proposeAdd(p)
@@ -426,7 +429,7 @@ func (c *Core) joinLimit(p *peer) time.Duration {
 
 // free reports whether this host may propose a change of the in-sync set now.
 func (c *Core) free() bool {
-	return c.prop == nil && (c.active.move == nil || c.active.move.stage < moveTransferring)
+	return c.prop == nil && c.now >= c.calm && (c.active.move == nil || c.active.move.stage < moveTransferring)
 }
 
 // eligible reports whether p holds enough to be in the in-sync set: all that is committed, and this epoch's first entry.
@@ -460,9 +463,9 @@ func (c *Core) recvLeave(m Msg) {
 	switch {
 	case !c.role.Active():
 	case p == nil:
-		c.sendRecord(m.From, MsgRelease)
+		c.sendJoinRecord(m.From, MsgRelease, m.Round)
 	case !p.member:
-		c.sendRecord(m.From, MsgRelease)
+		c.sendJoinRecord(m.From, MsgRelease, p.join)
 		c.dropPeer(p)
 	case c.free() && member(c.rec.ISR, p.host):
 		c.proposeRemove(p.host, true)
@@ -518,18 +521,16 @@ func (c *Core) sendAppends() {
 		switch p.stage {
 		case invited:
 			if p.beat && c.now > p.since {
-				c.sendRecord(p.host, MsgInvite)
+				c.sendJoinRecord(p.host, MsgInvite, p.join)
 			}
 			p.beat = false
 		case capturing, fetching:
 			if p.beat {
-				c.send(p.host, Msg{Type: MsgAppend, Prev: p.snap, Commit: 0, Round: a.round})
+				c.send(p.host, Msg{Type: MsgAppend, Prev: ^uint64(0), Round: a.round})
 			}
 			p.beat = false
 		case streaming:
-			if !p.down {
-				c.sendEntries(p)
-			}
+			c.sendEntries(p)
 		}
 	}
 }

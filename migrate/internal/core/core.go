@@ -60,6 +60,8 @@ func (c *Config) setDefaults() {
 	if c.Lag == 0 {
 		c.Lag = 1000
 	}
+	// What is kept for others must leave room for what is not committed yet.
+	c.KeepBytes = min(c.KeepBytes, c.LogBytes/2)
 }
 
 // Role is what a host is for a service.
@@ -160,7 +162,10 @@ type Core struct {
 	time     int64  // of the last entry
 
 	prop    *proposal
+	calm    time.Duration // after a change that can't be made, none is proposed before
+	reset   bool          // Reset was asked for, and waits for the record
 	wantGet time.Duration // when to read the record; 0: no need
+	getCalm time.Duration // not before
 	getBusy bool
 
 	active  activeState
@@ -311,7 +316,8 @@ func (c *Core) Step(now time.Duration, ev Event) {
 	case Retire:
 		c.proposeRetire()
 	case Reset:
-		c.proposeReset()
+		c.reset = !c.role.Active()
+		c.get()
 	}
 }
 
@@ -386,7 +392,8 @@ func (c *Core) release() {
 	c.hasState = false
 	c.log.reset(0, 0)
 	c.commit, c.emitted, c.time = 0, 0, 0
-	c.standby = standbyState{}
+	c.standby = standbyState{leaving: c.standby.leaving}
+	c.out.Fetch = nil
 	c.setRole(Out)
 }
 

@@ -69,12 +69,19 @@ func (c *Core) proposeCreate() {
 	c.propose(proposal{kind: propCreate, expect: c.rec.Ver, next: next})
 }
 
-func (c *Core) proposeReset() {
-	if c.prop != nil || c.role.Active() || c.rec.Ver == 0 {
+// proposeReset makes this host active whatever others hold. rec is the resolver's record, which is the zero one if it has
+// forgotten the service.
+func (c *Core) proposeReset(rec resolver.Record) {
+	c.reset = false
+	if c.role.Active() || rec.Ver == 0 && c.rec.Ver == 0 {
 		return
 	}
-	next := resolver.Record{Epoch: c.rec.Epoch + 1, Loss: c.rec.Loss + 1, Active: c.self, ISR: []resolver.Host{c.self}}
-	c.propose(proposal{kind: propReset, expect: c.rec.Ver, next: next})
+	next := resolver.Record{Epoch: rec.Epoch + 1, Loss: rec.Loss + 1, Gen: rec.Gen, Active: c.self, ISR: []resolver.Host{c.self}}
+	if rec.Ver == 0 {
+		next.Epoch, next.Loss = c.term.Epoch+1, c.term.Loss+1
+	}
+	c.prop = nil // whatever it was: with a higher loss it does not matter
+	c.propose(proposal{kind: propReset, expect: rec.Ver, next: next})
 }
 
 // copyRec returns the record as a base for a proposal.
@@ -160,9 +167,9 @@ func (c *Core) casDone(ev CASDone) {
 func (c *Core) dropProp(reason string) {
 	p := c.prop
 	c.prop = nil
+	c.calm = c.now + 16*c.cfg.Retry
 	switch p.kind {
 	case propAdd:
-		// It stays in M until a record says otherwise: harmless, and safe under any doubt.
 		if q := c.peer(p.host); q != nil && !member(c.rec.ISR, q.host) {
 			q.member = false
 			c.dropPeer(q)
@@ -180,30 +187,42 @@ func (c *Core) Pending() bool { return c.prop != nil }
 
 func (c *Core) got(ev Got) {
 	c.getBusy = false
+	c.getCalm = c.now + c.cfg.Retry
 	if ev.Err {
-		c.wantGet = c.now + 2*c.cfg.Retry
+		c.getCalm += c.cfg.Retry
+		c.get()
 		return
 	}
 	before := c.rec.Ver
 	c.learn(ev.Record)
+	if c.reset {
+		c.proposeReset(ev.Record)
+		return
+	}
 	c.gotStandby(before)
 }
 
 // get asks for the record as soon as possible.
-func (c *Core) get() { c.wantGet = max(c.now, 1) }
+func (c *Core) get() { c.wantGet = max(c.now, c.getCalm, 1) }
 
 // learn takes notice of a record, from whatever source. The version decides what is newer; it is the truth about every
 // proposal that expected a lower one.
 func (c *Core) learn(r resolver.Record) {
-	if r.Ver <= c.rec.Ver || c.rec.Ver > 0 && r.Gen != c.rec.Gen {
+	if r.Ver == 0 {
 		return
 	}
 	t := TermOf(r)
+	// A resolver that has lost its memory counts versions anew. From then on a record is the truth again only if it was
+	// made by a reset, which raises the loss.
+	forgot := c.rec.Ver > 0 && r.Gen != c.rec.Gen
+	if !forgot && r.Ver <= c.rec.Ver || forgot && t.Loss <= c.term.Loss {
+		return
+	}
 	c.assert(t.Compare(TermOf(c.rec)) >= 0, "record %d has a lower term than record %d", r.Ver, c.rec.Ver)
 	c.rec = r
 	c.out.Changed = true
 	done := c.prop
-	if done != nil && r.Ver > done.expect {
+	if done != nil && (forgot || r.Ver > done.expect) {
 		c.prop = nil
 	} else {
 		done = nil
@@ -243,7 +262,7 @@ func (c *Core) follow(t Term, leader resolver.Host) {
 		c.release()
 	}
 	c.standby.leader, c.standby.matched, c.standby.round = leader, 0, 0
-	c.standby.heard, c.standby.ackDue, c.standby.fetch = c.now, false, nil
+	c.standby.heard, c.standby.ackDue, c.standby.fetch, c.standby.join = c.now, false, nil, 0
 	if !c.hasState {
 		c.setRole(Out)
 	} else if c.role == Out {
@@ -279,7 +298,7 @@ func (c *Core) checkMember() {
 	case in && c.hasState:
 		c.standby.outAt = 0
 		c.setRole(Standby)
-	case !in && c.role == Standby:
+	case !in && c.hasState && (c.role == Standby || c.role == Joining && c.standby.join == 0):
 		c.setRole(Out)
 		c.standby.outAt = c.now
 	}

@@ -11,7 +11,8 @@ type standbyState struct {
 	leader  resolver.Host // whom it follows in this term; zero if not known
 	heard   time.Duration // when the leader was last heard
 	down    bool          // the leader's process is gone, as far as is known
-	matched uint64        // the log equals the leader's up to here
+	join    uint64        // number of the invitation that is followed; 0: none in this term
+	matched uint64        // the log equals the leader's up to here, as the leader is told
 	round   uint64
 	ackDue  bool
 	resend  bool
@@ -19,7 +20,7 @@ type standbyState struct {
 	wonder  bool          // the record was asked for because the leader is silent
 	outAt   time.Duration // when it was taken out of the in-sync set
 	leaving bool
-	leaveAt time.Duration
+	leaveAt time.Duration // when to ask next to be taken out
 }
 
 // recv takes a message. What an active host of a lower term says is refused with the record that deposed it.
@@ -78,8 +79,9 @@ func (c *Core) recvActive(m Msg) {
 	c.assert(!c.role.Active(), "host %s is active in the same term", m.From.ID)
 	s := &c.standby
 	if m.Type == MsgRelease {
-		if !member(c.rec.ISR, c.self) {
+		if !member(c.rec.ISR, c.self) && m.Round == s.join {
 			c.release()
+			s.leader = m.From
 		}
 		return
 	}
@@ -89,16 +91,9 @@ func (c *Core) recvActive(m Msg) {
 	case MsgAppend:
 		c.recvAppend(m)
 	case MsgInvite:
-		c.recvInvite()
+		c.recvInvite(m)
 	case MsgSnapshot:
-		if c.role == Joining && s.fetch == nil && !s.leaving {
-			c.release()
-			s.leader, s.heard = m.From, c.now
-			c.setRole(Joining)
-			s.fetch = &Fetch{From: m.From, ID: m.Round, Index: m.Index, Epoch: m.PrevEpoch}
-			f := *s.fetch
-			c.out.Fetch = &f
-		}
+		c.recvSnapshot(m)
 	case MsgTransfer:
 		c.recvTransfer(m)
 	}
@@ -108,7 +103,7 @@ func (c *Core) recvAppend(m Msg) {
 	s := &c.standby
 	s.round = max(s.round, m.Round)
 	s.ackDue = true
-	if !c.hasState {
+	if !c.hasState || m.Prev == ^uint64(0) {
 		return
 	}
 	// What is committed here is the same everywhere: entries up to commit need no look.
@@ -149,23 +144,45 @@ func (c *Core) sendAck() {
 	if !s.ackDue || s.leader.ID == "" {
 		return
 	}
-	c.send(s.leader, Msg{Type: MsgAck, Index: s.matched, Commit: c.commit, Round: s.round, Flag: s.resend})
+	// A host that has nothing and fetches nothing has missed what it was to fetch.
+	resend := s.resend || s.fetch == nil && s.matched == 0
+	c.send(s.leader, Msg{Type: MsgAck, Index: s.matched, Commit: c.commit, Round: s.round, Flag: resend, Prev: s.join})
 	s.ackDue, s.resend = false, false
 }
 
 // recvInvite answers the active host that wants a copy here.
-func (c *Core) recvInvite() {
+func (c *Core) recvInvite(m Msg) {
 	s := &c.standby
-	if c.role == Standby {
+	if c.role == Standby || m.Round < s.join {
 		return
 	}
 	if s.leaving {
-		c.send(s.leader, Msg{Type: MsgJoin, Reason: "host " + c.self.ID + " is about to leave"})
+		c.send(s.leader, Msg{Type: MsgJoin, Round: m.Round, Reason: "host " + c.self.ID + " is about to leave"})
 		return
+	}
+	if m.Round > s.join {
+		// What was acknowledged under an earlier invitation does not count any more.
+		s.join, s.matched, s.fetch = m.Round, 0, nil
+		c.out.Fetch = nil
 	}
 	c.setRole(Joining)
 	s.outAt = 0
-	c.send(s.leader, Msg{Type: MsgJoin, Flag: c.hasState, Commit: c.commit, Index: c.loss})
+	c.send(s.leader, Msg{Type: MsgJoin, Round: s.join, Flag: c.hasState, Commit: c.commit, Index: c.loss})
+}
+
+// recvSnapshot begins to fetch a snapshot, in the place of the copy that is here, unless the active host counts on that.
+func (c *Core) recvSnapshot(m Msg) {
+	s := &c.standby
+	if m.Prev != s.join || s.matched > 0 || c.role != Joining || s.leaving || s.fetch != nil && s.fetch.ID == m.Round {
+		return
+	}
+	c.release()
+	s.leader, s.heard, s.join = m.From, c.now, m.Prev
+	c.setRole(Joining)
+	f := Fetch{From: m.From, ID: m.Round, Index: m.Index, Epoch: m.PrevEpoch}
+	s.fetch = &f
+	g := f
+	c.out.Fetch = &g
 }
 
 func (c *Core) restored(ev Restored) {
@@ -177,7 +194,8 @@ func (c *Core) restored(ev Restored) {
 	s.fetch = nil
 	if !ev.OK {
 		c.setRole(Out)
-		c.send(s.leader, Msg{Type: MsgLeave})
+		c.send(s.leader, Msg{Type: MsgLeave, Round: s.join})
+		s.join = 0
 		return
 	}
 	c.log.reset(f.Index, f.Epoch)
@@ -199,14 +217,21 @@ func (c *Core) gotStandby(before uint64) {
 	}
 	if !member(c.rec.ISR, c.self) {
 		if c.role == Joining {
+			// Without an invitation in this term nobody counts on the copy here. With one, the active host may have
+			// proposed this host before it fell silent: the copy stays until it, or a new term, says otherwise.
 			c.setRole(Out)
-			s.outAt = c.now
+			if s.join == 0 {
+				s.outAt = c.now
+			}
+			s.leaveAt = c.now + c.cfg.Join
 		}
 		return
 	}
 	if c.prop == nil && TermOf(c.rec) == c.term {
 		c.proposePromote(resolver.Host{}, false)
+		return
 	}
+	c.calm = c.now + c.cfg.Heartbeat
 }
 
 func (c *Core) leaderSilent() bool {
@@ -230,14 +255,20 @@ func (c *Core) leaderSilent() bool {
 func (c *Core) tickStandby() {
 	s := &c.standby
 	switch {
-	case s.leaving && c.now >= s.leaveAt:
+	case s.leaving && c.now >= s.leaveAt && (c.role != Out || c.hasState):
 		c.leave()
 	case c.role == Out && c.hasState && s.outAt > 0 && c.now-s.outAt >= c.cfg.Linger:
 		c.release()
+	case c.role == Out && c.hasState && s.outAt == 0 && c.now >= s.leaveAt:
+		s.leaveAt = c.now + c.cfg.Join
+		if s.leader.ID != "" {
+			c.send(s.leader, Msg{Type: MsgLeave, Round: s.join})
+		}
+		c.get()
 	case c.role == Joining && !c.hasState && c.now-s.heard >= c.cfg.Join:
-		s.fetch = nil
+		s.fetch, s.join = nil, 0
 		c.setRole(Out)
-	case (c.role == Standby || c.role == Joining) && c.hasState && c.prop == nil && !s.wonder && c.leaderSilent():
+	case (c.role == Standby || c.role == Joining) && c.hasState && c.prop == nil && !s.wonder && c.now >= c.calm && c.leaderSilent():
 		s.wonder = true
 		c.get()
 	}
@@ -245,14 +276,18 @@ func (c *Core) tickStandby() {
 
 func (c *Core) deadlineStandby(at func(time.Duration)) {
 	s := &c.standby
-	if s.leaving && c.role != Out {
+	if s.leaving && (c.role != Out || c.hasState) {
 		at(s.leaveAt)
 	}
 	switch {
 	case c.role == Out && c.hasState && s.outAt > 0:
 		at(s.outAt + c.cfg.Linger)
+	case c.role == Out && c.hasState:
+		at(s.leaveAt)
 	case c.role == Joining && !c.hasState:
 		at(s.heard + c.cfg.Join)
+	case (c.role == Standby || c.role == Joining) && c.now < c.calm:
+		at(c.calm)
 	case (c.role == Standby || c.role == Joining) && c.prop == nil && !s.wonder:
 		// Look again at each step of the ranks: cheap, and exact.
 		for d := c.cfg.Silence; ; d += c.cfg.Rank {
@@ -278,17 +313,15 @@ func (c *Core) leave() {
 		return
 	}
 	s.leaving = true
-	if c.role == Out {
+	if c.role == Out && (!c.hasState || s.outAt > 0) {
 		c.release()
-		c.standby.leaving = true
 		return
 	}
 	s.leaveAt = c.now + c.cfg.Heartbeat
 	if s.leader.ID != "" {
-		c.send(s.leader, Msg{Type: MsgLeave})
+		c.send(s.leader, Msg{Type: MsgLeave, Round: s.join})
 	}
 	if c.role == Joining && !c.hasState {
 		c.release()
-		c.standby.leaving = true
 	}
 }

@@ -1,0 +1,354 @@
+package sim
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/resolver"
+)
+
+// profile is what a seed makes of the world. Each kind of fault is there in some seeds only, so that others get room.
+type profile struct {
+	hosts, clients, window int
+	duration               time.Duration
+	think                  time.Duration
+	body                   int
+	reads                  float64
+	slowClient             time.Duration // a client's patience
+
+	latency, jitter, slowBy time.Duration
+	drop, dup, reorder      float64
+	slow, late, misdeliver  float64
+	hint                    float64 // hosts learn that others died, or that connections broke
+
+	nameTime                    time.Duration
+	nameLost, nameSlow, nameDup float64
+
+	batch      float64 // steps that are not followed by Ready at once
+	drift      float64
+	clocks     bool // wall clocks are off by up to an hour
+	fetch      time.Duration
+	fetchFails float64
+	expiry     time.Duration // of sessions
+
+	crash, pause, cut, reset, outage, handoff, leave, lie time.Duration // mean time between two of the kind; 0: none
+
+	amnesia, retire, force bool
+	hostile                float64 // clients that send twice or in disorder
+
+	cfg core.Config
+}
+
+func newProfile(r *rand.Rand) profile {
+	pick := func(ds ...time.Duration) time.Duration { return ds[r.IntN(len(ds))] }
+	num := func(ns ...int) int { return ns[r.IntN(len(ns))] }
+	some := func(p float64, ds ...time.Duration) time.Duration {
+		d := pick(ds...)
+		if r.Float64() < p {
+			return d
+		}
+		return 0
+	}
+	prob := func(p float64, ps ...float64) float64 {
+		v := ps[r.IntN(len(ps))]
+		if r.Float64() < p {
+			return v
+		}
+		return 0
+	}
+	const ms, s = time.Millisecond, time.Second
+	p := profile{
+		hosts: 2 + r.IntN(4), clients: 1 + r.IntN(3), window: num(1, 2, 4, 16),
+		duration: pick(5*s, 10*s, 20*s, 40*s),
+		think:    pick(20*ms, 50*ms, 100*ms, 300*ms), body: num(8, 40, 400, 2000),
+		reads: prob(0.7, 0.1, 0.3), slowClient: pick(150*ms, 300*ms, s),
+		latency: pick(50*time.Microsecond, 500*time.Microsecond, 2*ms, 10*ms), jitter: pick(50*time.Microsecond, ms, 5*ms),
+		slowBy: pick(20*ms, 200*ms, 2*s, 8*s),
+		drop:   prob(0.3, 0.002, 0.02, 0.1), dup: prob(0.3, 0.005, 0.05), reorder: prob(0.3, 0.01, 0.1, 0.5),
+		slow: prob(0.4, 0.001, 0.01), late: prob(0.3, 0.2, 1), misdeliver: prob(0.3, 0.5, 1), hint: prob(0.7, 0.3, 1),
+		nameTime: pick(100*time.Microsecond, 2*ms, 20*ms), nameLost: prob(0.4, 0.02, 0.2), nameSlow: prob(0.3, 0.02, 0.2),
+		nameDup: prob(0.3, 0.05, 0.3),
+		batch:   prob(0.5, 0.1, 0.5), drift: prob(0.5, 0.01, 0.1), clocks: r.IntN(3) == 0,
+		fetch: pick(2*ms, 50*ms, 500*ms, 3*s), fetchFails: prob(0.3, 0.1, 0.4), expiry: some(0.3, 500*ms, 3*s),
+		crash: some(0.5, 500*ms, 2*s, 6*s), pause: some(0.4, 500*ms, 2*s, 6*s), cut: some(0.4, 500*ms, 2*s, 6*s),
+		reset: some(0.4, 50*ms, 300*ms, 3*s), outage: some(0.25, s, 5*s), handoff: some(0.6, 100*ms, 500*ms, 2*s, 5*s),
+		leave: some(0.25, s, 5*s), lie: some(0.2, 300*ms, 3*s),
+		amnesia: r.IntN(25) == 0, retire: r.IntN(25) == 0, force: r.IntN(25) == 0,
+		hostile: prob(0.3, 0.02, 0.2),
+	}
+	c := &p.cfg
+	c.Standbys = 1 + r.IntN(min(3, p.hosts-1))
+	if r.IntN(12) == 0 {
+		c.Standbys = 0
+	}
+	if p.hosts > 2 && c.Standbys > 0 && r.IntN(6) == 0 {
+		c.MinInSync = 2
+	}
+	c.Linger = pick(100*ms, s, 0)
+	c.Seek = pick(100*ms, 0)
+	c.Join = pick(300*ms, 0)
+	c.Lag = uint64(num(0, 2, 20))
+	c.KeepBytes = num(0, 1, 1000, 10_000)
+	c.AppendBytes = num(0, 1, 1000, 10_000)
+	c.InflightBytes = num(0, 1, 2000, 20_000)
+	if r.IntN(5) == 0 {
+		c.LagBytes = num(2000, 20_000)
+	}
+	if r.IntN(5) == 0 {
+		c.LogBytes = num(3000, 30_000)
+	}
+	return p
+}
+
+// startFaults begins all that goes wrong.
+func (w *world) startFaults() {
+	p := &w.prof
+	w.every(p.crash, w.crashOne)
+	w.every(p.pause, func() {
+		h := w.anyHost()
+		if h.proc == nil {
+			return
+		}
+		d := w.exp(300 * time.Millisecond)
+		if w.chance(0.2) {
+			d = w.exp(4 * time.Second)
+		}
+		h.proc.pause(d)
+	})
+	w.every(p.cut, w.cutSome)
+	w.every(p.reset, func() {
+		i, j := w.rng.IntN(p.hosts), w.rng.IntN(p.hosts)
+		if i != j {
+			w.resetLink(i, j)
+		}
+		if c := w.clients[w.rng.IntN(len(w.clients))]; w.chance(0.3) && c.conn != nil {
+			c.conn.reset()
+		}
+	})
+	w.every(p.outage, func() {
+		if w.res.down {
+			return
+		}
+		w.stats.Outages++
+		w.res.down, w.res.broken = true, w.chance(0.5)
+		d := w.exp(time.Second)
+		w.tracef("the resolver is down for %v", d)
+		w.after(d, func() { w.res.down = false })
+	})
+	w.every(p.handoff, func() {
+		if a := w.active(); a != nil {
+			if t := w.anyHost(); t.proc != nil && w.chance(0.95) {
+				a.handoff(t.proc.self)
+			} else {
+				a.handoff(resolver.Host{ID: t.id, Inc: 1}) // of long ago
+			}
+		}
+	})
+	w.every(p.leave, func() {
+		if h := w.anyHost(); h.proc != nil {
+			h.proc.leave()
+		}
+	})
+	w.every(p.lie, func() {
+		if a, b := w.anyHost().proc, w.anyHost().proc; a != nil && b != nil && a != b {
+			w.tracef("%s is told that %s is gone", a.name(), b.name())
+			a.event(core.PeerDown{Host: b.self})
+		}
+	})
+	if p.amnesia {
+		w.after(w.between(0, p.duration), w.res.forget)
+	}
+	if p.retire {
+		w.after(w.between(0, p.duration), func() {
+			if a := w.active(); a != nil {
+				w.tracef("%s is to retire the service", a.name())
+				a.event(core.Retire{})
+			}
+		})
+	}
+	if p.force {
+		w.after(w.between(0, p.duration), func() {
+			if h := w.anyHost(); h.proc != nil {
+				w.forceReset(h.proc)
+			}
+		})
+	}
+}
+
+// every makes something happen again and again until the healing; mean 0: never.
+func (w *world) every(mean time.Duration, f func()) {
+	if mean == 0 {
+		return
+	}
+	var next func()
+	next = func() {
+		if !w.healed {
+			f()
+			w.after(w.exp(mean), next)
+		}
+	}
+	w.after(w.exp(mean), next)
+}
+
+func (w *world) anyHost() *host { return w.hosts[w.rng.IntN(len(w.hosts))] }
+
+// active returns a process that believes to be active.
+func (w *world) active() *proc {
+	k := w.rng.IntN(len(w.hosts))
+	for i := range w.hosts {
+		if p := w.hosts[(i+k)%len(w.hosts)].proc; p != nil && p.core.Role().Active() {
+			return p
+		}
+	}
+	return nil
+}
+
+func (w *world) crashOne() {
+	h := w.anyHost()
+	if a := w.active(); a != nil && w.chance(0.4) {
+		h = a.host
+	}
+	h.crash()
+	if w.chance(0.1) {
+		w.anyHost().crash()
+	}
+}
+
+// cutSome cuts a link, a host, or the hosts into two parts.
+func (w *world) cutSome() {
+	n := len(w.hosts)
+	holding := w.chance(0.5)
+	var pairs [][2]int
+	var blind []int
+	switch w.rng.IntN(4) {
+	case 0:
+		i, j := w.rng.IntN(n), w.rng.IntN(n)
+		pairs = append(pairs, [2]int{i, j})
+	case 1:
+		i := w.rng.IntN(n)
+		for j := range n {
+			pairs = append(pairs, [2]int{i, j}, [2]int{j, i})
+		}
+		if w.chance(0.5) {
+			blind = append(blind, i)
+		}
+	case 2:
+		side := make([]bool, n)
+		for i := range side {
+			side[i] = w.chance(0.5)
+		}
+		for i := range n {
+			for j := range n {
+				if side[i] != side[j] {
+					pairs = append(pairs, [2]int{i, j})
+				}
+			}
+		}
+	case 3:
+		blind = append(blind, w.rng.IntN(n))
+	}
+	d := w.exp(time.Second)
+	w.stats.Cuts++
+	w.tracef("cut for %v: links %v, from the resolver %v", d, pairs, blind)
+	for _, p := range pairs {
+		w.cutLink(p[0], p[1], true, holding)
+	}
+	for _, i := range blind {
+		w.hosts[i].blind = true
+	}
+	w.after(d, func() {
+		if w.healed {
+			return
+		}
+		for _, p := range pairs {
+			w.cutLink(p[0], p[1], false, false)
+		}
+		for _, i := range blind {
+			w.hosts[i].blind = false
+		}
+	})
+}
+
+// create asks one or two hosts to create the service until it is there.
+func (w *world) create() {
+	if w.res.truth().Ver == 0 && !w.res.forgot {
+		for range 1 + w.rng.IntN(2) {
+			if p := w.anyHost().proc; p != nil {
+				p.event(core.Create{})
+			}
+		}
+		w.after(w.between(time.Second, 2*time.Second), w.create)
+	}
+}
+
+// forceReset is what an operator does when the state seems lost.
+func (w *world) forceReset(p *proc) {
+	w.tracef("%s is forced to serve", p.name())
+	p.event(core.Reset{})
+}
+
+// heal ends all faults.
+func (w *world) heal() {
+	w.healed = true
+	w.tracef("healing")
+	p := &w.prof
+	p.drop, p.dup, p.reorder, p.slow, p.late, p.misdeliver, p.hostile = 0, 0, 0, 0, 0, 0, 0
+	p.nameLost, p.nameSlow, p.nameDup, p.fetchFails, p.expiry = 0, 0, 0, 0, 0
+	p.nameTime = min(p.nameTime, 2*time.Millisecond)
+	p.fetch = min(p.fetch, 200*time.Millisecond)
+	w.res.down = false
+	for i := range w.hosts {
+		for j := range w.hosts {
+			w.cutLink(i, j, false, false)
+		}
+		w.hosts[i].blind = false
+		if pr := w.hosts[i].proc; pr == nil {
+			w.hosts[i].start()
+		} else {
+			pr.resume()
+		}
+	}
+	w.create()
+	for _, c := range w.clients {
+		c.finish()
+	}
+	w.operate()
+}
+
+// operate is an operator who looks after a service that can't recover by itself: no living host has what it needs, or the
+// resolver has forgotten it.
+func (w *world) operate() {
+	w.after(3*time.Second, func() {
+		rec := w.res.truth()
+		alive := false
+		for _, h := range w.hosts {
+			if p := h.proc; p != nil && p.core.HasState() {
+				for _, m := range rec.ISR {
+					alive = alive || m.Same(p.self)
+				}
+			}
+		}
+		switch {
+		case rec.Ver == 0 && !w.res.forgot:
+			w.create()
+		case rec.Ver > 0 && rec.Active.ID == "":
+			if p := w.anyHost().proc; p != nil {
+				p.event(core.Create{})
+			}
+		case !alive:
+			p := w.anyHost().proc
+			for range 10 {
+				// Rather one that has a copy, and one that is not active: that one has nothing to repair.
+				if p != nil && !p.core.Role().Active() && (p.core.HasState() || w.chance(0.1)) {
+					break
+				}
+				p = w.anyHost().proc
+			}
+			if p != nil {
+				w.forceReset(p)
+			}
+		}
+		w.operate()
+	})
+}

@@ -1,0 +1,108 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/resolver"
+)
+
+const service = "svc"
+
+// nameService is the resolver: a real [resolver.Memory] behind an unreliable network.
+type nameService struct {
+	w      *world
+	mem    *resolver.Memory
+	down   bool
+	broken bool // while down: connections are refused at once, instead of no answer
+	forgot bool // it has lost its memory
+}
+
+func newNameService(w *world) *nameService { return &nameService{w: w, mem: resolver.NewMemory()} }
+
+// truth is the record as it is.
+func (n *nameService) truth() resolver.Record {
+	r, _ := n.mem.Get(context.Background(), service)
+	return r
+}
+
+// ask carries a request there and back: exec runs at the resolver, and done when its answer arrives, or with ok false when
+// there is none in time. done runs once.
+func (n *nameService) ask(from int, exec func(), done func(ok bool)) {
+	w := n.w
+	answered := false
+	answer := func(ok bool) {
+		if !answered {
+			answered = true
+			done(ok)
+		}
+	}
+	timeout := w.between(300*time.Millisecond, time.Second)
+	w.after(timeout, func() { answer(false) })
+	cut := func() bool { return from >= 0 && w.hosts[from].blind }
+	carry := func() {
+		delay := w.latency() + w.prof.nameTime
+		if w.chance(w.prof.nameSlow) {
+			delay += w.exp(5 * time.Second)
+		}
+		w.after(delay, func() {
+			if cut() {
+				return
+			}
+			if n.down {
+				if n.broken {
+					w.after(w.latency(), func() { answer(false) })
+				}
+				return
+			}
+			exec()
+			back := w.latency()
+			if w.chance(w.prof.nameSlow) {
+				back += w.exp(5 * time.Second)
+			}
+			if w.chance(w.prof.nameLost) {
+				return
+			}
+			w.after(back, func() {
+				if !cut() {
+					answer(true)
+				}
+			})
+		})
+	}
+	if !w.chance(w.prof.nameLost) {
+		carry()
+	}
+	if w.chance(w.prof.nameDup) {
+		w.after(w.exp(time.Second), carry)
+	}
+}
+
+// cas executes a change.
+func (n *nameService) cas(c core.CAS) (resolver.Record, core.Outcome) {
+	before := n.truth()
+	r, err := n.mem.CompareAndSwap(context.Background(), c.Expect, c.Next)
+	switch {
+	case err == nil:
+		if r.Ver != before.Ver {
+			n.w.tracef("resolver: %s, by %s", describeRecord(&r), label(r.By))
+			n.w.chk.recordChanged(before, r)
+		}
+		return r, core.CASOK
+	case errors.Is(err, resolver.ErrConflict), errors.Is(err, resolver.ErrAmnesia):
+		return r, core.CASConflict
+	case n.forgot:
+		return resolver.Record{}, core.CASRefused
+	}
+	n.w.failf("an illegal change was proposed: %v (present: %s)", err, describeRecord(&before))
+	return r, core.CASRefused
+}
+
+// forget makes the resolver lose its memory.
+func (n *nameService) forget() {
+	n.w.tracef("the resolver loses its memory")
+	n.mem = resolver.NewMemory()
+	n.forgot = true
+}

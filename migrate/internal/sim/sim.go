@@ -1,0 +1,271 @@
+// Package sim runs the protocol's core on several simulated hosts, with a resolver, clients, a network and faults, in
+// virtual time and on one goroutine. All chance comes from a seed, so that a run that breaks an invariant can be repeated
+// exactly, with its history.
+package sim
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/roam-go/roam/migrate/internal/core"
+)
+
+// Options say what to run.
+type Options struct {
+	Seed uint64
+	// New makes the machine that applies a log; nil stands for [NewModel].
+	New func() Machine
+	// Log receives the history; nil discards.
+	Log func(at time.Duration, line string)
+}
+
+// Stats counts what happened in a run.
+type Stats struct {
+	Virtual   time.Duration
+	Steps     int
+	Commands  int // acknowledged
+	Reads     int
+	Entries   int // committed
+	Epochs    int
+	Losses    int
+	Handoffs  int // asked for
+	Moved     int // taken
+	Crashes   int
+	Pauses    int
+	Cuts      int // partitions and one-way cuts
+	Outages   int // of the resolver
+	Snapshots int // restored
+	Expired   int // sessions
+	Healing   time.Duration
+}
+
+// Add sums up.
+func (s *Stats) Add(o Stats) {
+	s.Virtual += o.Virtual
+	s.Steps += o.Steps
+	s.Commands += o.Commands
+	s.Reads += o.Reads
+	s.Entries += o.Entries
+	s.Epochs += o.Epochs
+	s.Losses += o.Losses
+	s.Handoffs += o.Handoffs
+	s.Moved += o.Moved
+	s.Crashes += o.Crashes
+	s.Pauses += o.Pauses
+	s.Cuts += o.Cuts
+	s.Outages += o.Outages
+	s.Snapshots += o.Snapshots
+	s.Expired += o.Expired
+	s.Healing = max(s.Healing, o.Healing)
+}
+
+func (s Stats) String() string {
+	return fmt.Sprintf("%v of virtual time, %d steps, %d entries, %d commands and %d reads acknowledged, %d epochs, %d losses, "+
+		"%d of %d handoffs, %d crashes, %d pauses, %d cuts, %d resolver outages, %d snapshots, %d sessions expired, healed in %v at most",
+		s.Virtual.Round(time.Second), s.Steps, s.Entries, s.Commands, s.Reads, s.Epochs, s.Losses,
+		s.Moved, s.Handoffs, s.Crashes, s.Pauses, s.Cuts, s.Outages, s.Snapshots, s.Expired, s.Healing.Round(time.Millisecond))
+}
+
+// failure is what a failed check panics with.
+type failure string
+
+// Run runs one seed to its end, or to the first invariant that breaks.
+func Run(o Options) (stats Stats, err error) {
+	if o.New == nil {
+		o.New = NewModel
+	}
+	w := newWorld(o)
+	defer func() {
+		w.stats.Virtual = w.now
+		stats = w.stats
+		switch v := recover().(type) {
+		case nil:
+		case failure:
+			err = fmt.Errorf("seed %d, at %v: %w", o.Seed, w.now, errors.New(string(v)))
+		case core.Violation:
+			err = fmt.Errorf("seed %d, at %v: %w", o.Seed, w.now, v)
+		default:
+			panic(v)
+		}
+		if err != nil {
+			w.tracef("FAILED: %v", err)
+		}
+	}()
+	w.run()
+	return w.stats, nil
+}
+
+// world is all that there is.
+type world struct {
+	o       Options
+	rng     *rand.Rand
+	now     time.Duration
+	queue   queue
+	prof    profile
+	hosts   []*host
+	links   [][]*link
+	res     *nameService
+	clients []*client
+	chk     *checker
+	stats   Stats
+	healed  bool
+	why     string // the healing is not complete
+}
+
+func newWorld(o Options) *world {
+	w := &world{o: o, rng: rand.New(rand.NewPCG(o.Seed, 0x726f616d))}
+	w.prof = newProfile(w.rng)
+	w.chk = newChecker(w)
+	w.res = newNameService(w)
+	for i := range w.prof.hosts {
+		w.hosts = append(w.hosts, newHost(w, i))
+	}
+	w.links = make([][]*link, len(w.hosts))
+	for i := range w.links {
+		for range w.hosts {
+			w.links[i] = append(w.links[i], &link{})
+		}
+	}
+	for i := range w.prof.clients {
+		w.clients = append(w.clients, newClient(w, i))
+	}
+	return w
+}
+
+func (w *world) run() {
+	w.tracef("%+v", w.prof)
+	for _, h := range w.hosts {
+		h.start()
+	}
+	w.create()
+	for _, c := range w.clients {
+		c.begin()
+	}
+	w.startFaults()
+	w.until(w.prof.duration, func() bool { return false })
+	w.heal()
+	began := w.now
+	if !w.until(w.now+healBound, w.converged) {
+		if w.prof.cfg.MinInSync > 1 {
+			return // It may wait for a host that is gone for good: that is what was asked for.
+		}
+		w.failf("not healed after %v: %s", healBound, w.why)
+	}
+	w.stats.Healing = w.now - began
+	w.chk.finish()
+}
+
+// until runs to a time, or until done, which is asked from time to time.
+func (w *world) until(end time.Duration, done func() bool) bool {
+	check := w.now
+	for {
+		if w.now >= check {
+			if done() {
+				return true
+			}
+			check = w.now + 200*time.Millisecond
+		}
+		at, ok := w.queue.peek()
+		if !ok || at > end {
+			w.now = end
+			return done()
+		}
+		e := w.queue.pop()
+		w.now = e.at
+		w.stats.Steps++
+		if w.stats.Steps > maxSteps {
+			w.failf("more than %d steps", maxSteps)
+		}
+		e.fn()
+	}
+}
+
+const (
+	healBound = 40 * time.Second
+	maxSteps  = 3_000_000
+)
+
+func (w *world) failf(format string, args ...any) { panic(failure(fmt.Sprintf(format, args...))) }
+
+func (w *world) tracef(format string, args ...any) {
+	if w.o.Log != nil {
+		w.o.Log(w.now, fmt.Sprintf(format, args...))
+	}
+}
+
+// after calls fn later.
+func (w *world) after(d time.Duration, fn func()) { w.queue.push(w.now+max(d, 0), fn) }
+
+func (w *world) chance(p float64) bool { return p > 0 && w.rng.Float64() < p }
+
+// exp draws a time with the given mean, exponentially.
+func (w *world) exp(mean time.Duration) time.Duration {
+	return time.Duration(min(w.rng.ExpFloat64(), 20) * float64(mean))
+}
+
+func (w *world) between(a, b time.Duration) time.Duration {
+	if b <= a {
+		return a
+	}
+	return a + time.Duration(w.rng.Int64N(int64(b-a)))
+}
+
+// queue holds what will happen, by time and then in order of entry.
+type queue struct {
+	heap []happening
+	n    uint64
+}
+
+type happening struct {
+	at time.Duration
+	n  uint64
+	fn func()
+}
+
+func (h happening) before(o happening) bool { return h.at < o.at || h.at == o.at && h.n < o.n }
+
+func (q *queue) peek() (time.Duration, bool) {
+	if len(q.heap) == 0 {
+		return 0, false
+	}
+	return q.heap[0].at, true
+}
+
+func (q *queue) push(at time.Duration, fn func()) {
+	q.n++
+	q.heap = append(q.heap, happening{at, q.n, fn})
+	i := len(q.heap) - 1
+	for i > 0 {
+		up := (i - 1) / 2
+		if !q.heap[i].before(q.heap[up]) {
+			break
+		}
+		q.heap[i], q.heap[up] = q.heap[up], q.heap[i]
+		i = up
+	}
+}
+
+func (q *queue) pop() happening {
+	top := q.heap[0]
+	n := len(q.heap) - 1
+	q.heap[0] = q.heap[n]
+	q.heap[n] = happening{}
+	q.heap = q.heap[:n]
+	for i := 0; ; {
+		c := 2*i + 1
+		if c >= n {
+			break
+		}
+		if c+1 < n && q.heap[c+1].before(q.heap[c]) {
+			c++
+		}
+		if !q.heap[c].before(q.heap[i]) {
+			break
+		}
+		q.heap[c], q.heap[i] = q.heap[i], q.heap[c]
+		i = c
+	}
+	return top
+}
