@@ -404,8 +404,8 @@ func (c *Client) nextToSend(l *hostLink) *Call {
 	return nil
 }
 
-// enqueue queues a command and sends it if there is a host. With a nil ctx it does not wait for room.
-func (c *Client) enqueue(ctx context.Context, command []byte) (*Call, error) {
+// enqueue queues a command and sends it if there is a host. If there is no room, it waits for some or not.
+func (c *Client) enqueue(ctx context.Context, command []byte, wait bool) (*Call, error) {
 	if n := len(command); n > MaxCommand || n > c.room.maxBytes {
 		return nil, transport.Errorf(CodeTooLarge, "migrate: service %q: command of %d bytes, more than %d", c.service, n, min(MaxCommand, c.room.maxBytes))
 	}
@@ -417,7 +417,7 @@ func (c *Client) enqueue(ctx context.Context, command []byte) (*Call, error) {
 	}
 	var w *roomWaiter
 	if !c.room.take(call.size) {
-		if ctx == nil {
+		if !wait {
 			c.mu.Unlock()
 			return nil, transport.Errorf(CodeQueueFull, "migrate: service %q: queue is full", c.service)
 		}
@@ -789,12 +789,18 @@ func (c *Client) lookAfter() {
 	c.watch.Reset(next)
 }
 
+// check asks the resolver, and then waits for a while for it to name another host.
 func (c *Client) check() {
 	ctx, cancel := context.WithTimeout(c.ctx, resolveTimeout)
-	defer cancel()
 	rec, err := c.resolver.Get(ctx, c.service)
+	cancel()
 	if err == nil {
 		c.learn(rec, nil)
+		ctx, cancel = context.WithTimeout(c.ctx, maxBackoff)
+		if rec, err = c.resolver.Watch(ctx, c.service, rec.Ver); err == nil {
+			c.learn(rec, nil)
+		}
+		cancel()
 	}
 	c.mu.Lock()
 	c.checking = false

@@ -437,3 +437,10 @@ func (r *fakeResolver) Announce(context.Context, resolver.Host, []string, time.D
 	return nil
 }
 func (r *fakeResolver) Hosts(context.Context, string) ([]resolver.Host, error) { return nil, nil }
+
+// connected is how many connections a host has.
+func (w *fakeWorld) connected(name string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.hosts[name].conns)
+}

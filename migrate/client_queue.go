@@ -65,8 +65,6 @@ func (q *cmdQueue) push(call *Call) {
 // low is the lowest number whose reply is still wanted.
 func (q *cmdQueue) low() uint64 { return q.next - uint64(len(q.calls)) }
 
-func (q *cmdQueue) empty() bool { return len(q.calls) == 0 }
-
 // oldest is the first command without a reply; nil if there is none.
 func (q *cmdQueue) oldest() *Call {
 	if len(q.calls) == 0 {
