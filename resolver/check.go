@@ -250,6 +250,9 @@ func badText(s string, least, most int) string {
 		return "is not UTF-8"
 	}
 	for _, r := range s {
+		if '!' <= r && r <= '~' {
+			continue // the usual case, fast
+		}
 		if r == ' ' || !unicode.IsPrint(r) { // IsPrint knows no other space.
 			return "contains " + strconv.QuoteRune(r) + ", a space or an unprintable character"
 		}

@@ -206,7 +206,7 @@ func propose(rnd *rand.Rand, cur *Record) Record {
 // TestCheckWalk walks at random through legal changes, and asserts of each step what the fencing token promises.
 func TestCheckWalk(t *testing.T) {
 	kinds := make(map[string]int)
-	for seed := range uint64(400) {
+	for seed := range uint64(100) {
 		rnd := rand.New(rand.NewPCG(seed, 0))
 		var cur *Record
 		for range 600 {
@@ -244,7 +244,7 @@ func TestCheckWalk(t *testing.T) {
 		}
 	}
 	for _, kind := range []string{"create", "reset", "promote", "retire", "members"} {
-		require.Greater(t, kinds[kind], 100, "the walk hardly met this kind of change: %v", kinds)
+		require.Greater(t, kinds[kind], 20, "the walk hardly met this kind of change: %v", kinds)
 	}
 }
 

@@ -36,9 +36,9 @@ type ClientConfig struct {
 // All calls share one connection, which is made when a call needs it and made again when it broke: an idle client has at
 // most the connection, and no goroutine beside the connection's. A call whose attempt fails is repeated after a pause (at
 // random about 20 ms at first, 1 s later) until its context ends: give every call one. However many calls wait, they dial
-// together. What was asked is the same in each attempt, and the server takes a resent change for what it is, so that nothing happens twice. The error then wraps the
-// context's and says what the last attempt ran into; after a CompareAndSwap its outcome is unknown. Errors that the server
-// answered are returned at once.
+// together. What was asked is the same in each attempt, and the server takes a resent change for what it is, so that
+// nothing happens twice. The error then wraps the context's and says what the last attempt ran into; after a
+// CompareAndSwap its outcome is unknown. Errors that the server answered are returned at once.
 type Client struct {
 	cfg     ClientConfig
 	watchID atomic.Uint64
