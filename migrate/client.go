@@ -226,7 +226,9 @@ func (c *Client) Do(ctx context.Context, command []byte) ([]byte, error) {
 
 // Go queues a command and returns at once: ErrQueueFull if there is no room, [ErrTooLarge] for a command that never fits,
 // or the error that ended the client. The command's bytes are copied.
-func (c *Client) Go(command []byte) (*Call, error) { return c.enqueue(context.Background(), command, false) }
+func (c *Client) Go(command []byte) (*Call, error) {
+	return c.enqueue(context.Background(), command, false)
+}
 
 // Query asks without changing the state; the answer reflects every command acknowledged before, to this client or any
 // other. It waits for the service while that is moving, until ctx ends. A service that is no [Querier] answers ErrNoQuery.

@@ -277,3 +277,115 @@ func (c *Client) sleep(ctx context.Context, d time.Duration) bool {
 		return false
 	}
 }
+
+// backoff draws the delay before try n from 0 on: full jitter over 5 ms, then over 20 ms x 2^(n-1), at most 2 s.
+func backoff(n int) time.Duration {
+	window := 5 * time.Millisecond
+	if n > 0 {
+		window = min(20*time.Millisecond<<min(n-1, 16), maxBackoff)
+	}
+	return rand.N(window)
+}
+
+// searchErrors are the last failures of the search for a host.
+type searchErrors struct {
+	resolver error // of the resolver; nil if it answered with a record
+	host     error // of the host tried last
+	tried    resolver.Host
+}
+
+// cause is the reason why there is no host, for people.
+func (e *searchErrors) cause(rec resolver.Record) error {
+	switch {
+	case e.host != nil && rec.Epoch != 0 && rec.Active.ID != "":
+		return fmt.Errorf("host %q at %s does not serve this client: %w", e.tried.ID, e.tried.Addr, e.host)
+	case errors.Is(e.resolver, resolver.ErrNotFound):
+		return fmt.Errorf("%w: %w", ErrNoService, e.resolver)
+	case e.resolver != nil:
+		return fmt.Errorf("the resolver does not answer: %w", e.resolver)
+	case rec.Epoch != 0 && rec.Active.ID == "":
+		return fmt.Errorf("%w: it was retired", ErrNoService)
+	case rec.Epoch != 0:
+		return fmt.Errorf("host %q at %s has not answered yet", rec.Active.ID, rec.Active.Addr)
+	default:
+		return errors.New("the resolver has not answered yet")
+	}
+}
+
+// observe arms the timer that looks after what is not answered. c.mu is held.
+func (c *Client) observe() {
+	if c.watching || c.err != nil {
+		return
+	}
+	c.watching = true
+	if c.watch == nil {
+		c.watch = time.AfterFunc(silenceLimit, c.lookAfter)
+		return
+	}
+	c.watch.Reset(silenceLimit)
+}
+
+// lookAfter asks the resolver about a host from which nothing is heard although something is waiting: the host may have been
+// replaced where this client cannot see it.
+func (c *Client) lookAfter() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	call := c.queue.oldest()
+	if c.err != nil || call == nil && c.asking == 0 {
+		c.watching = false
+		return
+	}
+	next := silenceLimit
+	if l := c.cur; l != nil && l.started && l.opened {
+		since := c.askSince
+		if call != nil {
+			since = call.since
+		}
+		if since.Before(l.heard) {
+			since = l.heard
+		}
+		switch silent := time.Since(since); {
+		case silent < silenceLimit:
+			c.checks = 0
+			next = silenceLimit - silent
+		case !c.checking:
+			c.checking = true
+			c.spawn(c.check)
+			next = silenceLimit + rand.N(min(silenceLimit<<min(c.checks, 8), maxBackoff))
+			c.checks++
+		}
+	}
+	c.watch.Reset(next)
+}
+
+// check asks the resolver, and then waits for a while for it to name another host.
+func (c *Client) check() {
+	ctx, cancel := context.WithTimeout(c.ctx, resolveTimeout)
+	rec, err := c.resolver.Get(ctx, c.service)
+	cancel()
+	if err == nil {
+		c.learn(rec, nil)
+		ctx, cancel = context.WithTimeout(c.ctx, maxBackoff)
+		if rec, err = c.resolver.Watch(ctx, c.service, rec.Ver); err == nil {
+			c.learn(rec, nil)
+		}
+		cancel()
+	}
+	c.mu.Lock()
+	c.checking = false
+	c.mu.Unlock()
+}
+
+// known are the hosts that could serve, the active one first. c.mu is held.
+func (c *Client) known() []resolver.Host {
+	if c.rec.Epoch == 0 || c.rec.Active.Addr == "" {
+		return nil
+	}
+	hosts := []resolver.Host{c.rec.Active}
+	for _, h := range c.rec.ISR {
+		if !h.Same(c.rec.Active) && h.Addr != "" {
+			hosts = append(hosts, h)
+		}
+	}
+	return hosts
+}
