@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -114,28 +115,38 @@ func (s *Service) wait(ctx context.Context, ok func(Status) bool) error {
 	}
 }
 
-// post gives the loop something to do. The loop's goroutine lives only while there is something.
+// post gives the loop something to do. If the loop is not at work, the caller's goroutine does the work: a command then
+// crosses a host without a change of goroutines, and an idle service has none. Nothing may be locked by the caller.
 func (s *Service) post(it item) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.stopped {
+		s.mu.Unlock()
 		if it.req != nil {
 			it.req.Reply(nil, s.notActive(resolver.Record{}))
 		}
 		return
 	}
 	s.inbox = append(s.inbox, it)
-	if !s.running {
+	idle := !s.running
+	if idle {
 		s.running = true
-		s.node.wg.Go(s.run)
+		s.node.wg.Add(1)
+	}
+	s.mu.Unlock()
+	if idle {
+		s.run(borrowedRounds)
 	}
 }
 
+// borrowedRounds is how many batches a borrowed goroutine works through; it has a connection to read from.
+const borrowedRounds = 4
+
 // run is the loop: it takes what has come in as one batch, so that under load messages, acknowledgements and replies
 // travel together, while a single command waits for nothing.
-func (s *Service) run() {
+func (s *Service) run(rounds int) {
+	defer s.node.wg.Done()
 	defer s.failed()
-	for {
+	for n := 0; ; n++ {
 		s.mu.Lock()
 		if len(s.inbox) == 0 || s.stopped {
 			s.running = false
@@ -143,6 +154,12 @@ func (s *Service) run() {
 				s.inbox = nil
 				s.timerStop()
 			}
+			s.mu.Unlock()
+			return
+		}
+		if n == rounds {
+			s.node.wg.Add(1)
+			go s.run(math.MaxInt)
 			s.mu.Unlock()
 			return
 		}

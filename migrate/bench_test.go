@@ -1,0 +1,203 @@
+package migrate
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roam-go/roam/resolver"
+	"github.com/roam-go/roam/transport"
+)
+
+// The limit beside each benchmark here is what net alone can do in the same process: frames of 4 bytes length and a body.
+
+func readFrame(r io.Reader, buf []byte) ([]byte, error) {
+	if _, err := io.ReadFull(r, buf[:4]); err != nil {
+		return nil, err
+	}
+	n := binary.BigEndian.Uint32(buf)
+	_, err := io.ReadFull(r, buf[4:4+n])
+	return buf[:4+n], err
+}
+
+// rawEcho answers each frame with itself; through forwards it to another server first, as an active host does to a standby.
+func rawEcho(b *testing.B, through string) (addr string) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(b, err)
+	b.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				var next net.Conn
+				if through != "" {
+					if next, err = net.Dial("tcp", through); err != nil {
+						return
+					}
+					defer next.Close()
+				}
+				buf := make([]byte, 4096)
+				for {
+					f, err := readFrame(c, buf)
+					if err == nil && next != nil {
+						next.Write(f)
+						f, err = readFrame(next, buf)
+					}
+					if err != nil {
+						return
+					}
+					c.Write(f)
+				}
+			}()
+		}
+	}()
+	return l.Addr().String()
+}
+
+func rawClient(b *testing.B, addr string) func() {
+	c, err := net.Dial("tcp", addr)
+	require.NoError(b, err)
+	b.Cleanup(func() { c.Close() })
+	msg := make([]byte, 68)
+	binary.BigEndian.PutUint32(msg, 64)
+	buf := make([]byte, 4096)
+	return func() {
+		c.Write(msg)
+		if _, err := readFrame(c, buf); err != nil {
+			b.Error(err)
+		}
+	}
+}
+
+type counter struct{ n uint64 }
+
+func (c *counter) Apply(Command) ([]byte, error) {
+	c.n++
+	return binary.BigEndian.AppendUint64(nil, c.n), nil
+}
+func (c *counter) Snapshot() (Snapshot, error) {
+	return bytesSnapshot(binary.BigEndian.AppendUint64(nil, c.n)), nil
+}
+func (c *counter) Restore(r io.Reader) error {
+	var b [8]byte
+	if _, err := io.ReadFull(r, b[:]); err != nil {
+		return err
+	}
+	c.n = binary.BigEndian.Uint64(b[:])
+	_, err := io.Copy(io.Discard, r)
+	return err
+}
+
+// benchPair is a service on two hosts over TCP; secure chooses TLS.
+func benchPair(b *testing.B, secure bool, standbys int) (res resolver.Resolver, active *Service) {
+	res = resolver.NewMemory()
+	for i := range standbys + 1 {
+		n, err := NewNode(NodeConfig{Resolver: res, Transport: benchTCP(b, secure), ID: fmt.Sprint("h", i), Listen: "127.0.0.1:0"})
+		require.NoError(b, err)
+		b.Cleanup(func() { n.Close() })
+		p := Policy{Standbys: standbys}
+		if standbys == 0 {
+			p.Standbys = NoStandbys
+		}
+		s, err := n.Host(b.Context(), "svc", func() Migratable { return new(counter) }, p)
+		require.NoError(b, err)
+		if i == 0 {
+			active = s
+		}
+	}
+	ctx, cancel := context.WithTimeout(b.Context(), 20*time.Second)
+	defer cancel()
+	require.NoError(b, active.wait(ctx, func(st Status) bool { return len(st.Record.ISR) == standbys+1 }))
+	return res, active
+}
+
+func benchTCP(b *testing.B, secure bool) *transport.TCP {
+	tr, err := transport.NewTCP(transport.TCPConfig{InsecurePlaintext: !secure})
+	require.NoError(b, err)
+	b.Cleanup(func() { tr.Close() })
+	return tr
+}
+
+func benchClient(b *testing.B, res resolver.Resolver, secure bool) func() {
+	c, err := Dial(b.Context(), "svc", ClientConfig{Resolver: res, Transport: benchTCP(b, secure)})
+	require.NoError(b, err)
+	b.Cleanup(func() { c.Close() })
+	body := make([]byte, 64)
+	return func() {
+		if _, err := c.Do(b.Context(), body); err != nil {
+			b.Error(err)
+		}
+	}
+}
+
+// latencies runs f one at a time and reports the median.
+func latencies(b *testing.B, f func()) {
+	var all []time.Duration
+	for b.Loop() {
+		t := time.Now()
+		f()
+		all = append(all, time.Since(t))
+	}
+	slices.Sort(all)
+	b.ReportMetric(float64(all[len(all)/2].Nanoseconds()), "p50-ns")
+	b.ReportMetric(float64(all[len(all)*99/100].Nanoseconds()), "p99-ns")
+}
+
+// BenchmarkCommand is one command at a time: to a service with a standby, so that it crosses the network twice.
+func BenchmarkCommand(b *testing.B) {
+	b.Run("limit", func(b *testing.B) { latencies(b, rawClient(b, rawEcho(b, rawEcho(b, "")))) })
+	for _, tls := range []bool{false, true} {
+		b.Run(fmt.Sprintf("roam/tls=%v", tls), func(b *testing.B) {
+			res, _ := benchPair(b, tls, 1)
+			latencies(b, benchClient(b, res, tls))
+		})
+	}
+}
+
+// BenchmarkCommands is 64 sessions on 64 connections, each with one command at a time.
+func BenchmarkCommands(b *testing.B) {
+	const sessions = 64
+	run := func(b *testing.B, client func() func()) {
+		fs := make([]func(), sessions)
+		for i := range fs {
+			fs[i] = client()
+		}
+		b.ResetTimer()
+		var wg sync.WaitGroup
+		for i, f := range fs {
+			n := b.N / sessions
+			if i < b.N%sessions {
+				n++
+			}
+			wg.Go(func() {
+				for range n {
+					f()
+				}
+			})
+		}
+		wg.Wait()
+		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "commands/s")
+	}
+	b.Run("limit", func(b *testing.B) {
+		addr := rawEcho(b, "")
+		run(b, func() func() { return rawClient(b, addr) })
+	})
+	for _, standbys := range []int{0, 1, 2} {
+		b.Run(fmt.Sprintf("roam/standbys=%d", standbys), func(b *testing.B) {
+			res, _ := benchPair(b, false, standbys)
+			run(b, func() func() { return benchClient(b, res, false) })
+		})
+	}
+}
