@@ -1,0 +1,167 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf16"
+
+	"github.com/roam-go/roam/chatcore"
+	"github.com/roam-go/roam/examples/internal/cli"
+)
+
+// plain writes what is said as lines, and what is about the program to another place.
+type plain struct {
+	service string
+	json    bool
+
+	mu  sync.Mutex // one line at a time
+	out io.Writer
+	err io.Writer
+}
+
+// line is an object of the JSON output.
+type line struct {
+	Kind    string   `json:"kind"`
+	From    string   `json:"from,omitempty"`
+	Text    string   `json:"text,omitempty"`
+	Seq     uint64   `json:"seq,omitempty"`
+	Time    string   `json:"time"`
+	History bool     `json:"history,omitempty"` // said before this client joined
+	Missing int      `json:"missing,omitempty"` // participants for whom the chat waits
+	Lost    uint64   `json:"lost,omitempty"`    // for a gap
+	Epoch   uint64   `json:"epoch,omitempty"`
+	Host    string   `json:"host,omitempty"`
+	PauseMS *float64 `json:"pause_ms,omitempty"`
+}
+
+func (p *plain) message(m chatcore.Message) {
+	if p.json {
+		p.object(m)
+		return
+	}
+	from, text := cli.Printable(m.From), cli.Printable(m.Text)
+	switch m.Kind {
+	case chatcore.KindMessage:
+		p.write(p.out, from+": "+text)
+	case chatcore.KindPrivate:
+		p.write(p.out, from+private(m)+": "+text)
+	default:
+		p.write(p.out, "* "+wording(p.service, m))
+	}
+}
+
+// private marks a private message behind its sender's name.
+func private(m chatcore.Message) string {
+	if m.Unverified {
+		return " (private, unverified)"
+	}
+	return " (private)"
+}
+
+func (p *plain) object(m chatcore.Message) {
+	l := line{
+		Kind: m.Kind.String(), From: m.From, Text: m.Text, Seq: m.Seq, Time: m.Time.UTC().Format(time.RFC3339Nano),
+		History: m.History, Missing: m.Missing, Lost: m.Lost,
+	}
+	switch m.Kind {
+	case chatcore.KindMoved:
+		ms := math.Round(float64(m.Pause)/float64(time.Microsecond)) / 1000
+		l.Epoch, l.Host, l.PauseMS = m.Epoch, m.Host.ID, &ms
+	case chatcore.KindGap:
+		l.Text = wording(p.service, m)
+	case chatcore.KindStateLost:
+		l.Kind, l.Text = "error", wording(p.service, m)
+	case chatcore.KindBegun:
+		return // the messages that waited follow
+	}
+	p.encode(l)
+}
+
+func (p *plain) encode(l line) {
+	if b, err := json.Marshal(l); err == nil {
+		p.write(p.out, escape(string(b)))
+	}
+}
+
+// escape writes what could harm a screen on which the JSON is shown as JSON escapes, which changes nothing of its meaning.
+func escape(s string) string {
+	if !strings.ContainsFunc(s, cli.Harmful) {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s {
+		switch {
+		case !cli.Harmful(r):
+			b.WriteRune(r)
+		case r > 0xffff:
+			r1, r2 := utf16.EncodeRune(r)
+			fmt.Fprintf(&b, `\u%04x\u%04x`, r1, r2)
+		default:
+			fmt.Fprintf(&b, `\u%04x`, r)
+		}
+	}
+	return b.String()
+}
+
+func (p *plain) delivered(string, string) {}
+func (p *plain) waiting(int)              {}
+func (p *plain) held(string, int)         {}
+
+func (p *plain) answer(text string) {
+	if p.json {
+		p.write(p.err, text)
+	} else {
+		p.write(p.out, "* "+text)
+	}
+}
+
+func (p *plain) note(text string) { p.write(p.err, "console: "+text) }
+
+func (p *plain) fail(text string) {
+	if p.json {
+		p.encode(line{Kind: "error", Text: text, Time: time.Now().UTC().Format(time.RFC3339Nano)})
+	} else {
+		p.note(text)
+	}
+}
+
+func (p *plain) write(w io.Writer, s string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	io.WriteString(w, s+"\n")
+}
+
+// maxPiped is how long a line of piped input may be; the room takes less.
+const maxPiped = 64 << 10
+
+// readLines sends the lines of r until it ends. A line that is too long is cut, and refused by the room for its length.
+func readLines(r io.Reader, lines chan<- string, done <-chan struct{}) {
+	defer close(lines)
+	in := bufio.NewReader(r)
+	for {
+		var b []byte
+		for {
+			part, more, err := in.ReadLine()
+			if err != nil {
+				return
+			}
+			if len(b) < maxPiped {
+				b = append(b, part...)
+			}
+			if !more {
+				break
+			}
+		}
+		select {
+		case lines <- string(b):
+		case <-done:
+			return
+		}
+	}
+}

@@ -1,0 +1,195 @@
+package main
+
+import (
+	"hash/fnv"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/roam-go/roam/chatcore"
+	"github.com/roam-go/roam/examples/internal/cli"
+)
+
+// terminal shows the chat above the line that is being typed.
+type terminal struct {
+	service string
+	name    string
+	paint   palette
+	in, out *os.File
+
+	mu      sync.Mutex // guards what follows; held over writes, so that each is whole
+	edit    editor
+	restore *term.State // nil when the terminal is as it was
+}
+
+// isTerminal reports whether both ends of the conversation are a terminal on which lines can be edited.
+func isTerminal(in, out *os.File) bool {
+	return term.IsTerminal(int(in.Fd())) && term.IsTerminal(int(out.Fd())) && os.Getenv("TERM") != "dumb"
+}
+
+func newTerminal(service, name string, in, out *os.File) (*terminal, error) {
+	t := &terminal{service: service, name: name, paint: newPalette(), in: in, out: out}
+	t.edit.prompt = name + "> "
+	var err error
+	if t.restore, err = term.MakeRaw(int(in.Fd())); err != nil {
+		return nil, err
+	}
+	t.print("")
+	return t, nil
+}
+
+// close puts the terminal back as it was. Lines can still be shown.
+func (t *terminal) close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.restore != nil {
+		t.out.WriteString("\r\x1b[K")
+		term.Restore(int(t.in.Fd()), t.restore)
+		t.restore = nil
+	}
+}
+
+// read sends the lines that are entered until the user ends the conversation. Ctrl-C ends it, too; a second one the process.
+func (t *terminal) read(lines chan<- string, done <-chan struct{}) {
+	defer close(lines)
+	b := make([]byte, 4096)
+	for quitting := false; ; {
+		n, err := t.in.Read(b)
+		if err != nil {
+			return
+		}
+		t.mu.Lock()
+		events := t.edit.feed(b[:n])
+		t.mu.Unlock()
+		t.print("")
+		for _, ev := range events {
+			switch ev.kind {
+			case cleared:
+				t.print("\x1b[H\x1b[2J")
+			case interrupted, ended:
+				quitting = true
+			case entered:
+				if word, _ := split(ev.line); word == "/quit" {
+					quitting = true
+					break
+				}
+				select {
+				case lines <- ev.line:
+				case <-done:
+					return
+				}
+			}
+			if quitting {
+				return
+			}
+		}
+	}
+}
+
+// print writes text above the line being typed, and that line again.
+func (t *terminal) print(text string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if text != "" && !strings.HasSuffix(text, "J") {
+		text += "\r\n"
+	}
+	if t.restore == nil {
+		if text != "" {
+			t.out.WriteString(strings.ReplaceAll(text, "\r\n", "\n"))
+		}
+		return
+	}
+	columns, _, err := term.GetSize(int(t.out.Fd()))
+	if err != nil || columns <= 0 {
+		columns = 80
+	}
+	t.out.WriteString("\r\x1b[K" + text + t.edit.draw(columns, func(p string) string { return t.paint.name(t.name, p) }))
+}
+
+func (t *terminal) message(m chatcore.Message) {
+	at := t.paint.dim(m.Time.Local().Format("15:04")) + " "
+	from, text := cli.Printable(m.From), cli.Printable(m.Text)
+	switch m.Kind {
+	case chatcore.KindMessage:
+		t.print(at + t.paint.name(m.From, from) + ": " + text)
+	case chatcore.KindPrivate:
+		t.print(at + t.paint.name(m.From, from) + t.paint.mark(private(m)) + ": " + text)
+	case chatcore.KindGap, chatcore.KindStateLost:
+		t.print(at + t.paint.bad(wording(t.service, m)))
+	default:
+		t.print(at + t.paint.dim("* "+wording(t.service, m)))
+	}
+}
+
+func (t *terminal) delivered(to, text string) {
+	t.print(t.paint.dim(time.Now().Format("15:04")) + " " + t.paint.name(t.name, t.name) +
+		t.paint.mark(" (private to "+cli.Printable(to)+")") + ": " + cli.Printable(text))
+}
+
+func (t *terminal) held(text string, n int) {
+	t.print(t.paint.dim("      waits" + missing(n) + ": " + cli.Printable(text)))
+}
+
+func (t *terminal) waiting(lines int) {
+	t.mu.Lock()
+	t.edit.prompt = t.name + "> "
+	if lines > 0 {
+		t.edit.prompt = t.name + " (" + plural(lines, "line", "lines") + " on the way)> "
+	}
+	t.mu.Unlock()
+	t.print("")
+}
+
+func (t *terminal) answer(text string) { t.print(strings.ReplaceAll(text, "\n", "\r\n")) }
+func (t *terminal) note(text string)   { t.print(t.paint.dim("* " + text)) }
+func (t *terminal) fail(text string)   { t.print(t.paint.bad(text)) }
+
+// Write shows lines of a log.
+func (t *terminal) Write(b []byte) (int, error) {
+	t.print(t.paint.dim(cli.Printable(strings.TrimSpace(string(b)))))
+	return len(b), nil
+}
+
+// palette is how things are coloured: not at all where the user or the terminal does not want it.
+type palette struct {
+	names []string // the colours of names
+}
+
+func newPalette() palette {
+	term := os.Getenv("TERM")
+	switch {
+	case os.Getenv("NO_COLOR") != "":
+		return palette{}
+	case strings.Contains(term, "256color") || os.Getenv("COLORTERM") != "":
+		// To be read on a dark ground and on a light one.
+		return palette{names: []string{
+			"38;5;33", "38;5;37", "38;5;64", "38;5;136", "38;5;166", "38;5;160", "38;5;125", "38;5;61", "38;5;28", "38;5;130", "38;5;97",
+			"38;5;30",
+		}}
+	}
+	return palette{names: []string{"31", "32", "33", "34", "35", "36"}}
+}
+
+func (p palette) code(code, s string) string {
+	if p.names == nil || s == "" {
+		return s
+	}
+	return "\x1b[" + code + "m" + s + "\x1b[0m"
+}
+
+// name colours s in the colour of somebody's name.
+func (p palette) name(name, s string) string {
+	if p.names == nil {
+		return s
+	}
+	h := fnv.New32a()
+	h.Write([]byte(strings.ToLower(name)))
+	return p.code(p.names[h.Sum32()%uint32(len(p.names))], s)
+}
+
+func (p palette) dim(s string) string  { return p.code("2", s) }
+func (p palette) mark(s string) string { return p.code("1", s) }
+func (p palette) bad(s string) string  { return p.code("1;31", s) }
