@@ -38,6 +38,7 @@ type peer struct {
 	acked  time.Duration
 	round  uint64
 	flight int           // bytes between match and next
+	probe  time.Duration // when it was last sent again what it lacked, of which nothing is acknowledged yet; 0: never
 	snap   Msg           // the snapshot that it is to fetch
 	join   uint64        // number of the invitation that it follows; 0: it was a member when the epoch began
 	since  time.Duration // invited
@@ -67,7 +68,7 @@ func (p *peer) holds() uint64 {
 
 func (p *peer) rewind() {
 	if p.stage == streaming {
-		p.next, p.flight, p.beat = max(p.match, p.base)+1, 0, true
+		p.next, p.flight, p.beat, p.probe = max(p.match, p.base)+1, 0, true, 0
 	}
 }
 
@@ -250,13 +251,14 @@ func (c *Core) recvAck(m Msg) {
 	p.acked, p.down = c.now, false
 	p.round = max(p.round, m.Round)
 	if m.Index > p.match {
-		p.match = m.Index
+		p.match, p.probe = m.Index, 0
 		p.next = max(p.next, p.match+1)
 		p.flight = c.bytesBetween(p.match+1, p.next)
 	}
-	if m.Flag {
+	// Every message behind a lost one asks for it: to answer them all would multiply what is sent.
+	if m.Flag && (p.probe == 0 || c.now-p.probe >= c.cfg.Heartbeat) {
 		p.next = max(p.match, p.base, min(m.Commit, c.commit)) + 1
-		p.flight, p.beat = 0, true
+		p.flight, p.beat, p.probe = 0, true, max(c.now, 1)
 	}
 	if p.member {
 		c.maybeCommit()
@@ -526,7 +528,7 @@ func (c *Core) sendAppends() {
 			p.beat = false
 		case capturing, fetching:
 			if p.beat {
-				c.send(p.host, Msg{Type: MsgAppend, Prev: ^uint64(0), Round: a.round})
+				c.send(p.host, Msg{Type: MsgAppend, Prev: ^uint64(0), Round: a.round, Index: p.join})
 			}
 			p.beat = false
 		case streaming:
@@ -539,7 +541,7 @@ func (c *Core) sendEntries(p *peer) {
 	for {
 		from, bytes := p.next, 0
 		to := from
-		for to <= c.log.last() && bytes < c.cfg.AppendBytes && p.flight < c.cfg.InflightBytes {
+		for to <= c.log.last() && bytes < c.cfg.AppendBytes && p.flight < c.cfg.InflightBytes && (p.probe == 0 || p.beat) {
 			n := c.log.ents[to-c.log.base-1].Size()
 			bytes += n
 			p.flight += n
@@ -552,7 +554,7 @@ func (c *Core) sendEntries(p *peer) {
 		c.assert(ok, "host %s needs entry %d, the log begins after %d", p.host.ID, from, c.log.base)
 		c.send(p.host, Msg{
 			Type: MsgAppend, Prev: from - 1, PrevEpoch: prev, Entries: c.log.slice(from, to-1),
-			Commit: c.commit, Round: c.active.round,
+			Commit: c.commit, Round: c.active.round, Index: p.join,
 		})
 		p.next, p.beat = to, false
 	}

@@ -254,7 +254,8 @@ type (
 	Leave struct{}
 	// Retire ends the service: for an active host with no one to hand over to.
 	Retire struct{}
-	// Reset makes this host active with the copy it has, or an empty one, at the price of a higher Loss.
+	// Reset makes this host active with the copy it has, or an empty one, at the price of a higher Loss. On the active
+	// host it repairs a record that the resolver has lost.
 	Reset struct{}
 )
 
@@ -316,7 +317,7 @@ func (c *Core) Step(now time.Duration, ev Event) {
 	case Retire:
 		c.proposeRetire()
 	case Reset:
-		c.reset = !c.role.Active()
+		c.reset = true
 		c.get()
 	}
 }

@@ -73,9 +73,6 @@ func (c *Core) proposeCreate() {
 // forgotten the service.
 func (c *Core) proposeReset(rec resolver.Record) {
 	c.reset = false
-	if c.role.Active() || rec.Ver == 0 && c.rec.Ver == 0 {
-		return
-	}
 	next := resolver.Record{Epoch: rec.Epoch + 1, Loss: rec.Loss + 1, Gen: rec.Gen, Active: c.self, ISR: []resolver.Host{c.self}}
 	if rec.Ver == 0 {
 		next.Epoch, next.Loss = c.term.Epoch+1, c.term.Loss+1
@@ -230,6 +227,9 @@ func (c *Core) learn(r resolver.Record) {
 	mine := r.Active.Same(c.self)
 	switch d := t.Compare(c.term); {
 	case d > 0 && mine:
+		if c.role.Active() {
+			c.stepDown() // reset by itself
+		}
 		c.activate(done)
 	case d > 0:
 		c.follow(t, r.Active)
@@ -284,7 +284,7 @@ func (c *Core) stepDown() {
 	if c.prop != nil && c.prop.kind != propPromote {
 		c.prop = nil // the record has moved on, or will: a lower epoch's change can only conflict from now on
 	}
-	c.out.Deposed = true
+	c.out.Deposed, c.out.Activated, c.out.Gained = true, false, nil
 	c.standby = standbyState{heard: c.now}
 	c.setRole(Standby)
 }

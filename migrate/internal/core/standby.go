@@ -101,6 +101,9 @@ func (c *Core) recvActive(m Msg) {
 
 func (c *Core) recvAppend(m Msg) {
 	s := &c.standby
+	if m.Index != s.join {
+		return // Of an earlier invitation.
+	}
 	s.round = max(s.round, m.Round)
 	s.ackDue = true
 	if !c.hasState || m.Prev == ^uint64(0) {

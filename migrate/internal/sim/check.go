@@ -36,6 +36,7 @@ type mark struct{ loss, index uint64 }
 type history struct {
 	loss     uint64
 	entries  []core.Entry
+	epochs   []uint64 // in which each entry was committed
 	outcomes []outcome
 	sessions map[uint64]uint64 // open ones, with their last command
 	ended    map[uint64]bool
@@ -133,6 +134,7 @@ func (k *checker) activated(p *proc) {
 			}
 			for _, e := range old.entries[:n] {
 				h.fold(e)
+				h.epochs = append(h.epochs, t.Epoch)
 			}
 			h.outcomes = slices.Clone(old.outcomes[:n])
 		}
@@ -140,6 +142,9 @@ func (k *checker) activated(p *proc) {
 		return
 	}
 	n := uint64(len(h.entries))
+	for n > 0 && h.epochs[n-1] >= t.Epoch {
+		n-- // it has lost its epoch already, and will commit nothing
+	}
 	if p.core.EpochStart() <= n {
 		k.failf("%s is active with a log up to %d, but %d is committed (I4)", p, p.core.EpochStart()-1, n)
 	}
@@ -196,6 +201,7 @@ func (k *checker) applied(p *proc, e core.Entry, a Applied) {
 			k.failf("%s applies %s: %+v, want %+v (I10, I11)", p, entry(e), a, want)
 		}
 		k.w.stats.Entries++
+		h.epochs = append(h.epochs, p.core.Term().Epoch)
 		h.outcomes = append(h.outcomes, outcome{a.Count, p.m.Hash(), true})
 		if e.Kind == core.Command {
 			if a.Code != OK || a.Duplicate {
@@ -275,6 +281,12 @@ func (k *checker) recordChanged(before, after resolver.Record) {
 	}
 	k.records[a] = after
 	k.durable(&after)
+}
+
+// forgotten: no record binds anyone any more, but what is known of it goes on.
+func (k *checker) forgotten() {
+	k.top.ISR = nil
+	clear(k.records)
 }
 
 // look checks one process after each thing that it did.
@@ -426,12 +438,6 @@ func (k *checker) expired(c *client, t core.Term) {
 		return
 	}
 	k.failf("client %d: session %d is said to have expired, in %s, but has not (I15)", c.id, c.session, t)
-}
-
-func (k *checker) finish() {
-	if k.w.stats.Commands == 0 {
-		k.failf("no command was acknowledged in all the run")
-	}
 }
 
 func contains(hs []resolver.Host, h resolver.Host) bool { return slices.ContainsFunc(hs, h.Same) }

@@ -54,6 +54,8 @@ const (
 	askRead
 )
 
+func (k askKind) String() string { return [...]string{"", "open", "command", "read"}[k] }
+
 type request struct {
 	conn    *conn
 	kind    askKind
@@ -221,6 +223,9 @@ func (q *request) answer(r reply) {
 	q.done = true
 	n := q.conn
 	w := n.c.w
+	if w.o.Log != nil {
+		w.tracef("%s answers client %d: %v %d: %s at %d", n.proc.name(), n.c.id, q.kind, q.seq, r.Code, r.Index)
+	}
 	r.Term = n.proc.core.Term()
 	n.from = max(n.from, w.now+w.latency())
 	w.queue.push(n.from, func() {

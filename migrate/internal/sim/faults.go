@@ -77,6 +77,9 @@ func newProfile(r *rand.Rand) profile {
 		amnesia: r.IntN(25) == 0, retire: r.IntN(25) == 0, force: r.IntN(25) == 0,
 		hostile: prob(0.3, 0.02, 0.2),
 	}
+	if p.amnesia {
+		p.crash, p.leave = 0, 0 // with both the resolver and the hosts gone nobody knows that there was a service
+	}
 	c := &p.cfg
 	c.Standbys = 1 + r.IntN(min(3, p.hosts-1))
 	if r.IntN(12) == 0 {
@@ -321,6 +324,12 @@ func (w *world) heal() {
 func (w *world) operate() {
 	w.after(3*time.Second, func() {
 		rec := w.res.truth()
+		for _, h := range w.hosts {
+			// Who watches the record hears of a reset, even if nobody speaks to it any more.
+			if p := h.proc; p != nil && core.TermOf(rec).Compare(p.core.Term()) > 0 {
+				p.event(core.Got{Record: rec})
+			}
+		}
 		alive := false
 		for _, h := range w.hosts {
 			if p := h.proc; p != nil && p.core.HasState() {
@@ -337,16 +346,20 @@ func (w *world) operate() {
 				p.event(core.Create{})
 			}
 		case !alive:
-			p := w.anyHost().proc
-			for range 10 {
-				// Rather one that has a copy, and one that is not active: that one has nothing to repair.
-				if p != nil && !p.core.Role().Active() && (p.core.HasState() || w.chance(0.1)) {
-					break
+			// One of those that know the highest term, and rather one with a copy.
+			var best *proc
+			for _, i := range w.rng.Perm(len(w.hosts)) {
+				p := w.hosts[i].proc
+				if p == nil {
+					continue
 				}
-				p = w.anyHost().proc
+				if best == nil || p.core.Term().Compare(best.core.Term()) > 0 ||
+					p.core.Term() == best.core.Term() && p.core.HasState() && !best.core.HasState() {
+					best = p
+				}
 			}
-			if p != nil {
-				w.forceReset(p)
+			if best != nil {
+				w.forceReset(best)
 			}
 		}
 		w.operate()

@@ -18,6 +18,7 @@ type nameService struct {
 	down   bool
 	broken bool // while down: connections are refused at once, instead of no answer
 	forgot bool // it has lost its memory
+	starts int
 }
 
 func newNameService(w *world) *nameService { return &nameService{w: w, mem: resolver.NewMemory()} }
@@ -42,13 +43,14 @@ func (n *nameService) ask(from int, exec func(), done func(ok bool)) {
 	timeout := w.between(300*time.Millisecond, time.Second)
 	w.after(timeout, func() { answer(false) })
 	cut := func() bool { return from >= 0 && w.hosts[from].blind }
+	starts := n.starts
 	carry := func() {
 		delay := w.latency() + w.prof.nameTime
 		if w.chance(w.prof.nameSlow) {
-			delay += w.exp(5 * time.Second)
+			delay += min(w.exp(5*time.Second), 12*time.Second)
 		}
 		w.after(delay, func() {
-			if cut() {
+			if cut() || n.starts != starts {
 				return
 			}
 			if n.down {
@@ -60,7 +62,7 @@ func (n *nameService) ask(from int, exec func(), done func(ok bool)) {
 			exec()
 			back := w.latency()
 			if w.chance(w.prof.nameSlow) {
-				back += w.exp(5 * time.Second)
+				back += min(w.exp(5*time.Second), 12*time.Second)
 			}
 			if w.chance(w.prof.nameLost) {
 				return
@@ -102,6 +104,15 @@ func (n *nameService) cas(c core.CAS) (resolver.Record, core.Outcome) {
 
 // forget makes the resolver lose its memory.
 func (n *nameService) forget() {
+	for _, h := range n.w.hosts {
+		if p := h.proc; p != nil && p.core.Pending() && p.core.Record().Ver == 0 {
+			// Its creation of the service may have happened, and would happen again.
+			n.w.after(time.Second, n.forget)
+			return
+		}
+	}
+	n.starts++
+	n.w.chk.forgotten()
 	n.w.tracef("the resolver loses its memory")
 	n.mem = resolver.NewMemory()
 	n.forgot = true

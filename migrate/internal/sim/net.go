@@ -22,7 +22,7 @@ type link struct {
 func (w *world) latency() time.Duration {
 	d := w.prof.latency + w.exp(w.prof.jitter)
 	if w.chance(w.prof.slow) {
-		d += w.exp(w.prof.slowBy)
+		d += min(w.exp(w.prof.slowBy), 12*time.Second)
 	}
 	return d
 }

@@ -154,7 +154,6 @@ func (w *world) run() {
 		w.failf("not healed after %v: %s", healBound, w.why)
 	}
 	w.stats.Healing = w.now - began
-	w.chk.finish()
 }
 
 // until runs to a time, or until done, which is asked from time to time.
