@@ -205,7 +205,7 @@ func (c *Client) follow(from uint64) error {
 }
 
 func (c *Client) moved(m migrate.Move) {
-	c.inbox.push(Message{Kind: KindMoved, Epoch: m.Epoch, Host: m.Host, Pause: m.Pause, Time: time.Now()})
+	c.inbox.push(Message{Kind: KindMoved, Epoch: m.Epoch, Host: m.Host, Pause: m.Pause, Planned: m.Planned, Time: time.Now()})
 }
 
 // Name is the name under which the room knows this client.

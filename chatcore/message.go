@@ -72,10 +72,11 @@ type Message struct {
 	Unverified bool
 
 	// Epoch, Host and Pause say, for KindMoved, in which epoch and where the room lives now, and how long it was not there
-	// for this client.
-	Epoch uint64
-	Host  resolver.Host
-	Pause time.Duration
+	// for this client. Planned is false when this client lost the host without being told to move.
+	Epoch   uint64
+	Host    resolver.Host
+	Pause   time.Duration
+	Planned bool
 
 	// Lost is, for KindGap, how many messages are missing.
 	Lost uint64
