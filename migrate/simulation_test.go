@@ -1,0 +1,206 @@
+package migrate
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/migrate/internal/sim"
+	"github.com/roam-go/roam/transport"
+)
+
+var (
+	simSeeds = flag.Uint64("sim.seeds", 200, "TestSimulation: how many seeds")
+	simFirst = flag.Uint64("sim.first", 1, "TestSimulation: the first of them")
+	simSeed  = flag.Uint64("sim.seed", 0, "TestSimulation: run this seed alone, and print its history with -v")
+)
+
+// TestSimulation runs the core of the protocol and the machine on simulated hosts, under faults. Any seed that fails is
+// repeated by -sim.seed.
+func TestSimulation(t *testing.T) {
+	if *simSeed != 0 {
+		var history bytes.Buffer
+		stats, err := sim.Run(sim.Options{Seed: *simSeed, New: newSimMachine, Log: func(at time.Duration, line string) {
+			fmt.Fprintf(&history, "%14v  %s\n", at, line)
+		}})
+		if testing.Verbose() {
+			t.Logf("the history of seed %d:\n%s", *simSeed, history.String())
+		}
+		t.Log(stats)
+		require.NoError(t, err)
+		return
+	}
+	var (
+		mu     sync.Mutex
+		sum    sim.Stats
+		failed []error
+		next   atomic.Uint64
+		wg     sync.WaitGroup
+	)
+	began := time.Now()
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for {
+				n := next.Add(1) - 1
+				if n >= *simSeeds {
+					return
+				}
+				stats, err := sim.Run(sim.Options{Seed: *simFirst + n, New: newSimMachine})
+				mu.Lock()
+				sum.Add(stats)
+				if err != nil {
+					failed = append(failed, err)
+				}
+				stop := len(failed) >= 10
+				mu.Unlock()
+				if stop {
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	t.Logf("%d seeds, %.0f a second: %v", *simSeeds, float64(*simSeeds)/time.Since(began).Seconds(), sum)
+	for _, err := range failed {
+		t.Error(err)
+	}
+}
+
+// simMachine is the real machine, for the simulator.
+type simMachine struct {
+	*machine
+	app *simApp
+}
+
+func newSimMachine() sim.Machine {
+	app := new(simApp)
+	return simMachine{newMachine("svc", app, machineLimits{EventBytes: 4 << 10}), app}
+}
+
+func (m simMachine) Apply(e core.Entry) sim.Applied {
+	a := m.apply(e)
+	return simApplied(&a)
+}
+
+func simApplied(a *applied) sim.Applied {
+	r := sim.Applied{Index: a.Index, Duplicate: a.Duplicate}
+	if a.Err != nil {
+		r.Code = simCode(a.Err)
+	} else if len(a.Reply) == 8 {
+		r.Count = binary.BigEndian.Uint64(a.Reply)
+	}
+	return r
+}
+
+func simCode(err error) sim.Code {
+	switch {
+	case errors.Is(err, ErrSessionExpired):
+		return sim.Expired
+	case errors.Is(err, ErrOutOfOrder):
+		return sim.OutOfOrder
+	case errors.Is(err, ErrRetry):
+		return sim.Retry
+	}
+	return sim.Other
+}
+
+func simAdmission(a admission) sim.Admission {
+	switch a.verdict {
+	case verdictAppend:
+		return sim.Admission{Verdict: sim.Append}
+	case verdictPending:
+		return sim.Admission{Verdict: sim.Pending}
+	case verdictReplied:
+		return sim.Admission{Verdict: sim.Replied, Reply: simApplied(&a.reply)}
+	}
+	return sim.Admission{Verdict: sim.Refused, Code: simCode(a.err)}
+}
+
+func (m simMachine) AdmitOpen(session uint64, resume bool) sim.Admission {
+	return simAdmission(m.admitOpen(session, transport.Key{}, resume))
+}
+
+func (m simMachine) Admit(session, seq, low uint64) sim.Admission {
+	return simAdmission(m.admit(session, seq, low, transport.Key{}))
+}
+
+func (m simMachine) Ordered(e core.Entry)           { m.ordered(e) }
+func (m simMachine) ResetOrdered(tail []core.Entry) { m.resetOrdered(tail) }
+
+func (m simMachine) Capture() func() (sim.Machine, error) {
+	snap, err := m.snapshot()
+	var stream bytes.Buffer
+	if err == nil {
+		_, err = snap.WriteTo(&stream)
+		snap.Release()
+	}
+	return func() (sim.Machine, error) {
+		if err != nil {
+			return nil, err
+		}
+		app := new(simApp)
+		r, err := restoreMachine("svc", app, machineLimits{EventBytes: 4 << 10}, bytes.NewReader(stream.Bytes()))
+		return simMachine{r, app}, err
+	}
+}
+
+func (m simMachine) Idle() []uint64 {
+	var ids []uint64
+	for id := range m.idle(1<<63 - 1) {
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+func (m simMachine) Index() uint64 { return m.index }
+func (m simMachine) Time() int64   { return m.logTime() }
+func (m simMachine) Hash() uint64  { return mixWord(m.hash(), m.app.sum) }
+func (m simMachine) Count() uint64 { return m.app.count }
+
+// simApp counts commands and sums them up.
+type simApp struct{ count, sum uint64 }
+
+func (a *simApp) Apply(cmd Command) ([]byte, error) {
+	a.count++
+	a.sum = mixWord(a.sum, cmd.Session)
+	for _, b := range cmd.Body {
+		a.sum = a.sum*31 + uint64(b)
+	}
+	if cmd.Seq%3 == 0 {
+		cmd.Emit(cmd.Body)
+	}
+	return binary.BigEndian.AppendUint64(nil, a.count), nil
+}
+
+func (a *simApp) Snapshot() (Snapshot, error) {
+	return &simSnapshot{binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, a.count), a.sum)}, nil
+}
+
+func (a *simApp) Restore(r io.Reader) error {
+	b, err := io.ReadAll(r)
+	if err != nil || len(b) != 16 {
+		return fmt.Errorf("%d bytes: %w", len(b), err)
+	}
+	a.count, a.sum = binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:])
+	return nil
+}
+
+type simSnapshot struct{ state []byte }
+
+func (s *simSnapshot) WriteTo(w io.Writer) (int64, error) {
+	n, err := w.Write(s.state)
+	return int64(n), err
+}
+
+func (s *simSnapshot) Release() {}
