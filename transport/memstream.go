@@ -1,11 +1,11 @@
 package transport
 
 import (
-	"errors"
 	"io"
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -14,7 +14,7 @@ const (
 	memPiece  = 16 << 10  // bytes that travel together
 )
 
-var errReset = errors.New("connection reset by peer")
+var errReset error = syscall.ECONNRESET
 
 // memConn is one end of a connection of a [Memory]: two ordered streams of bytes. Everything is guarded by the network's
 // mutex and waits on condition variables, so that it runs in a bubble of testing/synctest.
