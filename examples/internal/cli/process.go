@@ -22,6 +22,7 @@ type Process struct {
 	Flags     Flags
 	Transport *transport.TCP
 	Resolver  *resolver.Client
+	ID        string        // of the host; "" for one made from the key
 	Node      *migrate.Node // nil before Listen
 	Log       *slog.Logger
 }
@@ -75,7 +76,8 @@ func (p *Process) Listen(hooks migrate.Hooks) error {
 		return err
 	}
 	p.Node, err = migrate.NewNode(migrate.NodeConfig{
-		Resolver: p.Resolver, Transport: p.Transport, Listen: p.Flags.Listen, Advertise: addr, Hooks: hooks, Logger: p.Log,
+		Resolver: p.Resolver, Transport: p.Transport, ID: p.ID, Listen: p.Flags.Listen, Advertise: addr, Hooks: hooks,
+		Logger: p.Log,
 	})
 	return err
 }

@@ -1,0 +1,154 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+)
+
+// timeline draws which host served when: on a terminal a picture that grows, elsewhere a line a second.
+type timeline struct {
+	out    io.Writer
+	live   bool // out is a terminal
+	colour bool
+	total  time.Duration
+
+	hosts []*track
+	drawn int // lines of the picture on the screen
+	said  int // seconds told where there is no picture
+}
+
+// track is the row of one host.
+type track struct {
+	name  string
+	cells []byte // what it was, by column
+	state byte
+}
+
+// What a host can be in a column.
+const (
+	absent  = ' '
+	latent  = '.'
+	standby = 's'
+	active  = 'A'
+	dead    = 'x'
+)
+
+const columns = 60
+
+func newTimeline(out *os.File, total time.Duration) *timeline {
+	t := &timeline{out: out, total: total}
+	if info, err := out.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 && os.Getenv("TERM") != "dumb" {
+		t.live = true
+		t.colour = os.Getenv("NO_COLOR") == ""
+	}
+	return t
+}
+
+func (t *timeline) track(name string) *track {
+	for _, h := range t.hosts {
+		if h.name == name {
+			return h
+		}
+	}
+	h := &track{name: name, state: absent, cells: []byte(strings.Repeat(string(rune(absent)), columns))}
+	t.hosts = append(t.hosts, h)
+	return h
+}
+
+func (t *timeline) column(at time.Duration) int {
+	return min(max(int(at*columns/t.total), 0), columns-1)
+}
+
+// set says what a host is from now on.
+func (t *timeline) set(name string, state byte, at time.Duration) {
+	h := t.track(name)
+	h.state = state
+	h.mark(t.column(at))
+}
+
+// mark puts the state in a column; where there were several, serving and dying are what to see.
+func (h *track) mark(column int) {
+	if c := h.cells[column]; c == dead || c == active && h.state != dead {
+		return
+	}
+	h.cells[column] = h.state
+}
+
+// advance fills the rows up to now.
+func (t *timeline) advance(at time.Duration) {
+	for _, h := range t.hosts {
+		if h.state == dead {
+			h.state = absent
+			continue
+		}
+		h.mark(t.column(at))
+	}
+}
+
+// draw shows the picture, or the line, with the progress so far.
+func (t *timeline) draw(at time.Duration, progress string, last bool) {
+	at = min(at, t.total)
+	if !t.live {
+		if s := int(at / time.Second); s > t.said || last {
+			t.said = s
+			fmt.Fprintf(t.out, "%3ds  %s\n", s, progress)
+		}
+		return
+	}
+	var b strings.Builder
+	if t.drawn > 0 {
+		fmt.Fprintf(&b, "\x1b[%dA", t.drawn)
+	}
+	t.drawn = 0
+	line := func(s string) {
+		b.WriteString("\r\x1b[K" + s + "\n")
+		t.drawn++
+	}
+	now := t.column(at)
+	for _, h := range t.hosts {
+		line(fmt.Sprintf("%-8s %s", h.name, t.row(h.cells[:now+1])))
+	}
+	line(t.axis())
+	line(t.paint("32", "█") + " serves  ─ holds a copy  · could serve  " + t.paint("1;31", "✗") + " was killed")
+	line(progress)
+	io.WriteString(t.out, b.String())
+}
+
+func (t *timeline) row(cells []byte) string {
+	var b strings.Builder
+	for _, c := range cells {
+		switch c {
+		case active:
+			b.WriteString(t.paint("32", "█"))
+		case standby:
+			b.WriteString(t.paint("2", "─"))
+		case latent:
+			b.WriteString(t.paint("2", "·"))
+		case dead:
+			b.WriteString(t.paint("1;31", "✗"))
+		default:
+			b.WriteByte(' ')
+		}
+	}
+	return b.String()
+}
+
+func (t *timeline) paint(code, s string) string {
+	if !t.colour {
+		return s
+	}
+	return "\x1b[" + code + "m" + s + "\x1b[0m"
+}
+
+// axis is the line with the times.
+func (t *timeline) axis() string {
+	b := []byte(strings.Repeat(" ", columns+12))
+	for i := range 4 {
+		at := t.total * time.Duration(i) / 3
+		copy(b[9+columns*i/3:], fmt.Sprintf("%.3gs", at.Seconds()))
+	}
+	return strings.TrimRight(string(b), " ")
+}
