@@ -4,6 +4,7 @@
 //	go run ./.ci/check docs       fails if an exported name has no documentation
 //	go run ./.ci/check examples   fails if a constructor or interface has no runnable example with output
 //	go run ./.ci/check readme     fails if the program in README.md is not the one in doc_test.go; prints it
+//	go run ./.ci/check output     prints what README.md says that the program prints
 //	go run ./.ci/check commands SECTION [BLOCK]
 //	                              prints the command lines of a section of README.md, or of one of its blocks
 //	go run ./.ci/check tour FILE MOVES FAILOVERS
@@ -34,6 +35,8 @@ func main() {
 		err = examples()
 	case "readme":
 		err = readme()
+	case "output":
+		err = output()
 	case "commands":
 		err = commands(args)
 	case "tour":

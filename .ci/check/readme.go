@@ -71,3 +71,18 @@ func readme() error {
 	fmt.Print(program)
 	return nil
 }
+
+// output prints what README.md says that its program prints.
+func output() error {
+	text, err := os.ReadFile("README.md")
+	if err != nil {
+		return err
+	}
+	_, after, ok := strings.Cut(string(text), "It prints:\n\n```\n")
+	want, _, ok2 := strings.Cut(after, "```\n")
+	if !ok || !ok2 {
+		return errors.New("README.md does not say what its program prints")
+	}
+	fmt.Print(want)
+	return nil
+}
