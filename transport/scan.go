@@ -43,13 +43,14 @@ func (s *scanner) scan(b []byte) (bool, error) {
 			return false, nil
 		}
 		var size, children uint64 // of header and payload together; of an array or map
+		var container bool
 		switch c := b[s.pos]; {
 		case c <= 0x7f || c >= 0xe0: // fixint
 			size = 1
 		case c <= 0x8f:
-			size, children = 1, 2*uint64(c&0x0f)
+			size, children, container = 1, 2*uint64(c&0x0f), true
 		case c <= 0x9f:
-			size, children = 1, uint64(c&0x0f)
+			size, children, container = 1, uint64(c&0x0f), true
 		case c <= 0xbf:
 			size = 1 + uint64(c&0x1f)
 		case c == 0xc1:
@@ -76,7 +77,7 @@ func (s *scanner) scan(b []byte) (bool, error) {
 				if h.per == 0 {
 					size += n
 				} else {
-					children = n * uint64(h.per)
+					children, container = n*uint64(h.per), true
 				}
 			}
 		}
@@ -86,10 +87,10 @@ func (s *scanner) scan(b []byte) (bool, error) {
 			return false, errTooLong
 		}
 		s.pos += int(size)
+		if container && s.depth == s.nest {
+			return false, errTooDeep
+		}
 		if children > 0 {
-			if s.depth == s.nest {
-				return false, errTooDeep
-			}
 			s.left[s.depth] = children
 			s.depth++
 			continue
