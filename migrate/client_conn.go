@@ -264,9 +264,8 @@ func (c *Client) learn(rec resolver.Record, from *hostLink) {
 		if c.undial != nil {
 			c.undial()
 		}
-		if s := c.spare; s != nil && s.link != nil && s.host.Same(rec.Active) {
-			next = c.takeSpare()
-		} else if !planned && c.opened {
+		ready := c.spare != nil && c.spare.link != nil && c.spare.host.Same(rec.Active)
+		if !planned && !ready && c.opened {
 			c.notBefore = time.Now().Add(rand.N(herdSpread))
 		}
 	}

@@ -152,6 +152,31 @@ func TestEventsTrimmed(t *testing.T) {
 	require.Len(t, f.buf, 2)
 }
 
+func TestEventFeedListen(t *testing.T) {
+	f := eventFeed{wake: make(chan struct{}, 1)}
+	_, _, want := f.listen()
+	require.False(t, want, "nobody reads")
+	f.open = true
+	_, first, want := f.listen()
+	require.True(t, want)
+	from, second, _ := f.listen()
+	require.Zero(t, from)
+	f.begun(first, 5)
+	require.False(t, f.live, "the answer to an earlier one")
+	one := &eventsParams{First: 9, Times: []int64{0}, Bodies: [][]byte{nil}}
+	f.take(one)
+	require.Empty(t, f.buf, "sent for an earlier one")
+	f.begun(second, 7)
+	f.take(one)
+	require.Equal(t, uint64(7), f.buf[0].Gap)
+	from, third, _ := f.listen()
+	require.Equal(t, uint64(10), from)
+	f.take(&eventsParams{First: 12, Times: []int64{0}, Bodies: [][]byte{nil}})
+	require.Len(t, f.buf, 1)
+	f.begun(third, 10)
+	require.Equal(t, uint64(10), f.next)
+}
+
 // A reader that is slower than the service, for longer than the client's buffer lasts, misses nothing that the host keeps,
 // and what the client holds stays bounded.
 func TestEventsSlowReader(t *testing.T) {

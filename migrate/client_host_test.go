@@ -370,6 +370,7 @@ type fakeResolver struct {
 	rec     resolver.Record
 	down    error
 	gets    int
+	linger  time.Duration // between the end of a Watch's context and its return
 	changed chan struct{}
 }
 
@@ -425,6 +426,10 @@ func (r *fakeResolver) Watch(ctx context.Context, name string, after uint64) (re
 		select {
 		case <-changed:
 		case <-ctx.Done():
+			r.mu.Lock()
+			linger := r.linger
+			r.mu.Unlock()
+			time.Sleep(linger)
 			return resolver.Record{}, ctx.Err()
 		}
 	}

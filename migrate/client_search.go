@@ -5,11 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
 )
+
+// doubtAfter is how long the client looks for the service without the resolver where that seems not to be needed.
+const doubtAfter = 300 * time.Millisecond
 
 // tend starts the goroutine that looks for the service, unless it is there or not needed, and otherwise wakes it. c.mu is
 // held.
@@ -38,13 +42,14 @@ func (c *Client) healthy() bool { return c.cur != nil && c.cur.started && c.cur.
 func (c *Client) search() {
 	ctx, cancel := context.WithCancel(c.ctx)
 	defer cancel()
-	following := false
-	follow := func() {
-		if !following {
-			following = true
-			c.wg.Go(func() { c.follow(ctx) })
-		}
-	}
+	follow := sync.OnceFunc(func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.spawn(func() { c.follow(ctx) })
+	})
+	// A host that was told of and does not answer may be gone already.
+	doubt := time.AfterFunc(doubtAfter, follow)
+	defer doubt.Stop()
 	for {
 		c.mu.Lock()
 		if c.err != nil || c.healthy() {

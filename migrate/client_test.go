@@ -551,6 +551,21 @@ func TestClientSessionExpired(t *testing.T) {
 	})
 }
 
+// The session is taken up again, never opened afresh, when the connection breaks.
+func TestClientSessionExpiredMeanwhile(t *testing.T) {
+	inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
+		c := w.dial()
+		defer c.Close()
+		w.mu.Lock()
+		clear(w.sessions)
+		w.mu.Unlock()
+		w.net.Cut("a", "client0")
+		_, err := c.Query(t.Context(), nil)
+		require.ErrorIs(t, err, ErrSessionExpired)
+		require.Empty(t, w.sessions)
+	})
+}
+
 // A host that was active long ago does not know the session; what it says about that is not believed.
 func TestClientSessionUnknownToStaleHost(t *testing.T) {
 	inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
@@ -749,6 +764,21 @@ func TestClientClose(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Close waits for what the client has begun.
+func TestClientCloseWaits(t *testing.T) {
+	inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
+		c := w.dial()
+		w.res.mu.Lock()
+		w.res.linger = time.Second
+		w.res.mu.Unlock()
+		w.crash("a")
+		time.Sleep(time.Second)
+		begin := time.Now()
+		require.NoError(t, c.Close())
+		require.Equal(t, time.Second, time.Since(begin))
+	})
 }
 
 func alwaysRetry(string, int) error { return ErrRetry }
