@@ -26,7 +26,7 @@ func main() {
 	if config := os.Getenv(partEnv); config != "" {
 		os.Exit(play(config))
 	}
-	os.Exit(run())
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
 // plan is what the flags say.
@@ -81,8 +81,8 @@ func (p plan) check() error {
 	return nil
 }
 
-func run() int {
-	p, err := parse(os.Args[1:], os.Stderr)
+func run(args []string, stdout, stderr io.Writer) int {
+	p, err := parse(args, stderr)
 	if err != nil {
 		return cli.Usage(err)
 	}
@@ -90,28 +90,32 @@ func run() int {
 	defer stop()
 	c, err := newCrew()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "tour:", err)
+		fmt.Fprintln(stderr, "tour:", err)
 		return 1
 	}
 	defer c.dismiss()
-	out := os.Stdout
+	out := stdout
 	if p.json {
-		out = os.Stderr
+		out = stderr
 	}
-	t := &tour{plan: p, crew: c, out: out, line: newTimeline(out, p.total), hosts: make(map[string]*host)}
+	t := &tour{
+		plan: p, crew: c, out: out, line: newTimeline(out, p.total), hosts: make(map[string]*host), ready: make(map[*member]string),
+	}
 	if err := t.run(ctx); err != nil {
 		if ctx.Err() != nil {
 			return 130
 		}
-		fmt.Fprintln(os.Stderr, "tour:", err)
+		fmt.Fprintln(stderr, "tour:", err)
 		return 1
 	}
 	c.dismiss()
-	result := t.tally.all()
 	fmt.Fprintf(out, "\n%s", t.tally.table())
+	result := t.tally.all()
 	if p.json {
-		b, _ := json.Marshal(result)
-		fmt.Println(string(b))
+		if err := json.NewEncoder(stdout).Encode(result); err != nil {
+			fmt.Fprintln(stderr, "tour:", err)
+			return 1
+		}
 	}
 	if !result.clean() {
 		return 1
@@ -148,8 +152,7 @@ const (
 )
 
 func (t *tour) run(ctx context.Context) error {
-	t.ready = make(map[*member]string)
-	fmt.Fprintf(t.out, "a DNS, %s and %s, each in a process of its own; %g messages a second for %v; a move every %v\n",
+	fmt.Fprintf(t.out, "a DNS, %s and %s, each a process; %g messages/s for %v, a move every %v\n\n",
 		plural(t.plan.hosts, "host", "hosts"), plural(t.plan.clients, "client", "clients"), t.rate, t.total, t.every)
 	dns, err := t.crew.start(part{Role: "dns", Name: "dns"})
 	if err != nil {

@@ -20,35 +20,36 @@ func parseText(s string) (client string, n int, ok bool) {
 // tally counts what the clients report. It believes nobody else.
 type tally struct {
 	clients []string
-	sent    []int     // by each client
-	acked   [][]bool  // by client and number, from 1
-	seen    [][]count // by the client who saw, and the one who sent
-	foreign int       // texts that nobody sent
+	counts  []counts
+	foreign int // texts that nobody sent
 	epochs  map[uint64]*epoch
 	order   []uint64 // the epochs as they were first reported
 }
 
-// count is what one client saw of another.
-type count struct {
-	times     []int // by number
-	highest   int
-	reordered int
+// counts is what one client sent and saw.
+type counts struct {
+	sent  int
+	acked []bool // by number, from 1
+	acks  int
+
+	of         [][]int // how often each message was seen, by sender and number
+	highest    []int   // by sender
+	delivered  int     // different messages that were acknowledged and seen
+	duplicated int
+	reordered  int
 }
 
 // epoch is what clients told of a move.
 type epoch struct {
-	host    string
 	planned bool // at least one was told to move
 	pauses  []time.Duration
 }
 
 func newTally(clients []string) *tally {
-	t := &tally{
-		clients: clients, sent: make([]int, len(clients)), acked: make([][]bool, len(clients)), seen: make([][]count, len(clients)),
-		epochs: make(map[uint64]*epoch),
-	}
-	for i := range t.seen {
-		t.seen[i] = make([]count, len(clients))
+	t := &tally{clients: clients, counts: make([]counts, len(clients)), epochs: make(map[uint64]*epoch)}
+	for i := range t.counts {
+		t.counts[i].of = make([][]int, len(clients))
+		t.counts[i].highest = make([]int, len(clients))
 	}
 	return t
 }
@@ -59,24 +60,22 @@ func (t *tally) add(client string, r report) error {
 	if i < 0 {
 		return fmt.Errorf("a report from %q, who is no client", client)
 	}
-	t.sent[i] = max(t.sent[i], r.Sent)
+	t.counts[i].sent = max(t.counts[i].sent, r.Sent)
 	for _, n := range r.Acked {
-		t.acked[i] = grown(t.acked[i], n)
-		t.acked[i][n] = true
+		t.ack(i, n)
 	}
 	for _, s := range r.Seen {
 		from, n, ok := parseText(s)
-		j := slices.Index(t.clients, from)
-		if !ok || j < 0 {
+		if j := slices.Index(t.clients, from); ok && j >= 0 {
+			t.see(i, j, n)
+		} else {
 			t.foreign++
-			continue
 		}
-		t.seen[i][j].see(n)
 	}
 	if m := r.Moved; m != nil {
 		e := t.epochs[m.Epoch]
 		if e == nil {
-			e = &epoch{host: m.Host}
+			e = &epoch{}
 			t.epochs[m.Epoch] = e
 			t.order = append(t.order, m.Epoch)
 		}
@@ -86,20 +85,46 @@ func (t *tally) add(client string, r report) error {
 	return nil
 }
 
+// ack notes that message n of client j was acknowledged.
+func (t *tally) ack(j, n int) {
+	c := &t.counts[j]
+	c.acked = grown(c.acked, n)
+	if c.acked[n] {
+		return
+	}
+	c.acked[n] = true
+	c.acks++
+	for i := range t.counts { // some have seen it already
+		if of := t.counts[i].of[j]; n < len(of) && of[n] > 0 {
+			t.counts[i].delivered++
+		}
+	}
+}
+
+// see notes that client i saw message n of client j.
+func (t *tally) see(i, j, n int) {
+	c := &t.counts[i]
+	c.of[j] = grown(c.of[j], n)
+	c.of[j][n]++
+	if c.of[j][n] > 1 {
+		c.duplicated++
+		return
+	}
+	if acked := t.counts[j].acked; n < len(acked) && acked[n] {
+		c.delivered++
+	}
+	if n < c.highest[j] {
+		c.reordered++
+	}
+	c.highest[j] = max(c.highest[j], n)
+}
+
+// grown returns s with a place for index n.
 func grown[T any](s []T, n int) []T {
 	if n < len(s) {
 		return s
 	}
 	return append(s, make([]T, n+1-len(s))...)
-}
-
-func (c *count) see(n int) {
-	c.times = grown(c.times, n)
-	c.times[n]++
-	if n < c.highest && c.times[n] == 1 {
-		c.reordered++
-	}
-	c.highest = max(c.highest, n)
 }
 
 // result is the table at the end, for one client or for all.
@@ -125,32 +150,15 @@ func (r result) clean() bool { return r.Lost == 0 && r.Duplicated == 0 && r.Reor
 
 // client is the result for what one client sent and saw.
 func (t *tally) client(i int) result {
-	r := result{Sent: t.sent[i], Acknowledged: ackedOf(t.acked[i])}
-	for j, c := range t.seen[i] {
-		for n, acked := range t.acked[j] {
-			switch {
-			case !acked:
-			case n < len(c.times) && c.times[n] > 0:
-				r.Delivered++
-			default:
-				r.Lost++
-			}
-		}
-		for _, times := range c.times {
-			r.Duplicated += max(times-1, 0)
-		}
-		r.Reordered += c.reordered
+	c := &t.counts[i]
+	r := result{
+		Sent: c.sent, Acknowledged: c.acks, Delivered: c.delivered, Duplicated: c.duplicated, Reordered: c.reordered,
+		Lost: -c.delivered,
+	}
+	for j := range t.counts { // everything that was acknowledged is for everybody
+		r.Lost += t.counts[j].acks
 	}
 	return r
-}
-
-func ackedOf(acked []bool) (n int) {
-	for _, a := range acked {
-		if a {
-			n++
-		}
-	}
-	return n
 }
 
 // all is the sum over the clients, and what they told of moves.
@@ -216,7 +224,7 @@ func (t *tally) table() string {
 		fmt.Fprintf(&b, " and %s", plural(all.Failovers, "failover", "failovers"))
 	}
 	if all.Moves+all.Failovers > 0 {
-		fmt.Fprintf(&b, "; the pause that clients saw: median %.1f ms, longest %.1f ms", all.Pause.Median, all.Pause.Longest)
+		fmt.Fprintf(&b, "; pause: median %.1f ms, longest %.1f ms", all.Pause.Median, all.Pause.Longest)
 	}
 	b.WriteByte('\n')
 	return b.String()

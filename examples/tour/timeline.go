@@ -38,10 +38,11 @@ const (
 
 const columns = 60
 
-func newTimeline(out *os.File, total time.Duration) *timeline {
+func newTimeline(out io.Writer, total time.Duration) *timeline {
 	t := &timeline{out: out, total: total}
-	if info, err := out.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 && os.Getenv("TERM") != "dumb" {
-		t.live = true
+	if f, ok := out.(*os.File); ok && os.Getenv("TERM") != "dumb" {
+		info, err := f.Stat()
+		t.live = err == nil && info.Mode()&os.ModeCharDevice != 0
 		t.colour = os.Getenv("NO_COLOR") == ""
 	}
 	return t

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestMain plays a part when the tour of a test has started this program for it.
+func TestMain(m *testing.M) {
+	if config := os.Getenv(partEnv); config != "" {
+		os.Exit(play(config))
+	}
+	code := m.Run()
+	for range 100 { // what was told to end may take a moment
+		if runtime.NumGoroutine() <= 2 {
+			os.Exit(code)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if code == 0 {
+		b := make([]byte, 1<<20)
+		println("goroutines are left:\n" + string(b[:runtime.Stack(b, true)]))
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// runTour runs a tour and returns its result.
+func runTour(t *testing.T, args ...string) result {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	status := run(args, &stdout, &stderr)
+	require.Zero(t, status, "%s", &stderr)
+	lines := strings.Split(strings.TrimSpace(stdout.String()), "\n")
+	require.Len(t, lines, 1, "standard output is the JSON alone")
+	var r result
+	d := json.NewDecoder(strings.NewReader(lines[0]))
+	d.DisallowUnknownFields()
+	require.NoError(t, d.Decode(&r))
+	require.Contains(t, stderr.String(), "out of order")
+	require.NotContains(t, strings.ToLower(stderr.String()), "error")
+	return r
+}
+
+func TestTour(t *testing.T) {
+	r := runTour(t, "-for", "3s", "-every", "500ms", "-json")
+	require.InDelta(t, 600, r.Sent, 60)
+	require.Equal(t, r.Sent, r.Acknowledged)
+	require.Equal(t, 4*r.Acknowledged, r.Delivered)
+	require.True(t, r.clean())
+	require.GreaterOrEqual(t, r.Moves, 2)
+	require.Zero(t, r.Failovers)
+	require.Positive(t, r.Pause.Median)
+	require.GreaterOrEqual(t, r.Pause.Longest, r.Pause.Median)
+}
+
+func TestTourThatKillsAHost(t *testing.T) {
+	r := runTour(t, "-for", "3s", "-every", "1s", "-clients", "2", "-kill", "-json")
+	require.Equal(t, r.Sent, r.Acknowledged)
+	require.Equal(t, 2*r.Acknowledged, r.Delivered)
+	require.True(t, r.clean())
+	require.Equal(t, 1, r.Failovers)
+}
+
+func TestTourReportsAProcessThatEnds(t *testing.T) {
+	var stderr bytes.Buffer
+	c, err := newCrew()
+	require.NoError(t, err)
+	defer c.dismiss()
+	tr := &tour{
+		plan: plan{total: time.Second, hosts: 1}, crew: c, out: io.Discard, line: newTimeline(io.Discard, time.Second),
+		hosts: make(map[string]*host), ready: make(map[*member]string),
+	}
+	dns, err := c.start(part{Role: "dns", Name: "dns"})
+	require.NoError(t, err)
+	require.NoError(t, tr.await(t.Context(), dns))
+	dns.cmd.Process.Kill()
+	h, err := tr.addHost(tr.ready[dns], true)
+	require.NoError(t, err)
+	require.ErrorContains(t, tr.await(t.Context(), h), "has ended", "%s", &stderr)
+}
+
+func TestProcessesEndWithTheTour(t *testing.T) {
+	c, err := newCrew()
+	require.NoError(t, err)
+	defer c.dismiss()
+	m, err := c.start(part{Role: "dns", Name: "dns"})
+	require.NoError(t, err)
+	<-c.heard                           // it is ready
+	require.NoError(t, m.stdin.Close()) // as when the tour dies
+	select {
+	case <-m.ended:
+	case <-time.After(5 * time.Second):
+		t.Fatal("it goes on without the tour")
+	}
+}
+
+func TestFlags(t *testing.T) {
+	p, err := parse(nil, io.Discard)
+	require.NoError(t, err)
+	require.Equal(t, plan{total: 15 * time.Second, every: 2 * time.Second, hosts: 3, clients: 4, rate: 200}, p)
+	for _, bad := range []string{
+		"-for 1ms", "-for x", "-every 1ms", "-hosts 0", "-hosts 33", "-kill -hosts 1", "-clients 0", "-clients 65", "-rate 0",
+		"-rate NaN", "-rate -1", "extra",
+	} {
+		var stderr bytes.Buffer
+		require.Equal(t, 2, run(strings.Fields(bad), io.Discard, &stderr), "%s", bad)
+		require.NotEmpty(t, stderr.String(), "%s", bad)
+	}
+	require.Zero(t, run([]string{"-help"}, io.Discard, io.Discard))
+}
+
+func TestPartsThatDoNotExist(t *testing.T) {
+	c, err := newCrew()
+	require.NoError(t, err)
+	defer c.dismiss()
+	_, err = c.start(part{Role: "cook"})
+	require.NoError(t, err)
+	require.Contains(t, (<-c.heard).Error, "cook")
+}
