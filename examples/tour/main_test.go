@@ -20,7 +20,7 @@ func TestMain(m *testing.M) {
 	}
 	code := m.Run()
 	for range 100 { // what was told to end may take a moment
-		if runtime.NumGoroutine() <= 2 {
+		if runtime.NumGoroutine() <= 2 { // os/signal keeps one
 			os.Exit(code)
 		}
 		time.Sleep(10 * time.Millisecond)

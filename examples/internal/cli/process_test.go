@@ -1,0 +1,182 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roam-go/roam/chatcore"
+	"github.com/roam-go/roam/migrate"
+	"github.com/roam-go/roam/resolver"
+	"github.com/roam-go/roam/transport"
+)
+
+var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
+
+// serveDNS starts a DNS for a test, and returns the flags with which it is found.
+func serveDNS(t *testing.T, insecure bool) (Flags, transport.Key) {
+	t.Helper()
+	tr, err := NewTransport("", insecure, quiet)
+	require.NoError(t, err)
+	s, err := resolver.NewServer(resolver.ServerConfig{Transport: tr})
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		s.Close()
+		tr.Close()
+	})
+	addr, err := s.Listen("127.0.0.1:0")
+	require.NoError(t, err)
+	f, _, err := parse(t, "")
+	require.NoError(t, err)
+	host, port, err := net.SplitHostPort(addr)
+	require.NoError(t, err)
+	f.DNSIP, f.Insecure = host, insecure
+	f.DNSPort, err = strconv.Atoi(port)
+	require.NoError(t, err)
+	return f, tr.Key()
+}
+
+// start starts a process that leaves with the test.
+func start(t *testing.T, f Flags) *Process {
+	t.Helper()
+	p, err := Start(t.Context(), f, quiet)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		if p.Node != nil {
+			p.Node.Close()
+		}
+		p.Leave(context.Background())
+	})
+	require.NoError(t, p.Listen(migrate.Hooks{}))
+	return p
+}
+
+func TestHostAndStandBy(t *testing.T) {
+	f, key := serveDNS(t, false)
+	f.DNSKey = key.String()
+	require.Contains(t, start(t, f).Why(t.Context()), "nobody serves backend.com yet")
+
+	f.Serve = true
+	first := start(t, f)
+	rec, err := first.Host(t.Context())
+	require.NoError(t, err)
+	require.True(t, rec.Active.Same(first.Node.Self()))
+	require.NotContains(t, rec.Active.Addr, ":0", "the port that was bound is advertised")
+	require.Contains(t, first.Why(t.Context()), "does not answer yet")
+
+	second := start(t, f)
+	rec, err = second.Host(t.Context())
+	require.NoError(t, err)
+	require.True(t, rec.Active.Same(first.Node.Self()), "it stands by")
+
+	f.Reset = true
+	_, err = start(t, f).Host(t.Context())
+	require.Contains(t, f.Explain(err), "backend.com is alive")
+}
+
+func TestHostsThatAreGone(t *testing.T) {
+	f, _ := serveDNS(t, false)
+	f.Serve = true
+	first := start(t, f)
+	_, err := first.Host(t.Context())
+	require.NoError(t, err)
+	first.Node.Close() // as if it had died
+
+	second := start(t, f)
+	require.Contains(t, second.Why(t.Context()), "gone with all that was said")
+	_, err = second.Host(t.Context())
+	require.ErrorIs(t, err, migrate.ErrNoHost)
+	require.Contains(t, f.Explain(err), "-s -reset")
+
+	f.Reset = true
+	third := start(t, f)
+	rec, err := third.Host(t.Context())
+	require.NoError(t, err)
+	require.True(t, rec.Active.Same(third.Node.Self()))
+	err = third.Leave(t.Context())
+	require.Contains(t, f.Explain(err), "has ended: nobody else was there")
+}
+
+func TestNoDNS(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	port := l.Addr().(*net.TCPAddr).Port
+	l.Close()
+	f := Flags{DNSIP: "127.0.0.1", DNSPort: port}
+	_, err = Start(t.Context(), f, quiet)
+	require.Error(t, err)
+	require.Contains(t, f.Explain(err), fmt.Sprintf("no DNS at 127.0.0.1:%d. Start it there", port))
+	require.Contains(t, f.Explain(err), fmt.Sprintf("-port %d", port))
+
+	f.DNSIP = "host.invalid"
+	require.Contains(t, f.Explain(&noDNS{&net.DNSError{IsNotFound: true}}), "no machine called host.invalid")
+	require.Contains(t, f.Explain(&noDNS{context.DeadlineExceeded}), "firewall")
+}
+
+func TestAnotherDNS(t *testing.T) {
+	f, _ := serveDNS(t, false)
+	f.DNSKey = transport.NewIdentity().Key().String()
+	_, err := Start(t.Context(), f, quiet)
+	require.ErrorIs(t, err, transport.ErrWrongKey)
+	require.Contains(t, f.Explain(err), "-dns_key")
+
+	for _, insecure := range []bool{false, true} {
+		f, _ := serveDNS(t, insecure)
+		f.Insecure = !insecure
+		_, err := Start(t.Context(), f, quiet)
+		require.Error(t, err)
+		require.Contains(t, f.Explain(err), map[bool]string{false: "without -insecure", true: "with -insecure"}[insecure])
+	}
+}
+
+func TestExplain(t *testing.T) {
+	f := Flags{Service: "x.org", Listen: ":7000"}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	tr, err := NewTransport("", false, quiet)
+	require.NoError(t, err)
+	defer tr.Close()
+	_, err = tr.Listen(l.Addr().String(), nil)
+	require.Contains(t, f.Explain(err), "in use")
+	require.Contains(t, ExplainListen(err, "localhost:8000", "-port"), "the port of localhost:8000 is in use")
+	require.Contains(t, ExplainListen(err, "localhost:8000", "-port"), "with -port")
+	require.Contains(t, f.Explain(syscall.EADDRNOTAVAIL), "not an address of this machine")
+	require.Contains(t, f.Explain(syscall.EACCES), "above 1023")
+
+	taken := fmt.Errorf("chat: join: %w", transport.Errorf(chatcore.CodeNameTaken, "chat: the name \"bob\x1b\" is taken"))
+	require.Contains(t, f.Explain(taken), "the name \"bob␛\" is taken. Choose another one with -name")
+	require.Contains(t, f.Explain(transport.Errorf(chatcore.CodeBadName, "chat: the name is empty")), "the name is empty. Choose another")
+	require.Contains(t, f.Explain(transport.Errorf(chatcore.CodeFull, "chat: the room is full")), "Try again when somebody has left")
+	require.Equal(t, "what␛ever", f.Explain(errors.New("what\x1bever")))
+	require.Equal(t, "the text is empty", Reason(fmt.Errorf("say: %w", transport.Errorf(chatcore.CodeBadText, "chat: the text is empty"))))
+}
+
+func TestUnreachable(t *testing.T) {
+	local := resolver.Host{ID: "near", Addr: "127.0.0.1:1"}
+	lan := resolver.Host{ID: "far", Addr: "192.168.1.5:1"}
+	require.Empty(t, unreachable(nil))
+	require.Empty(t, unreachable([]resolver.Host{local, local}))
+	require.Empty(t, unreachable([]resolver.Host{lan, lan}))
+	require.Contains(t, unreachable([]resolver.Host{lan, local}), "near is known by the address 127.0.0.1:1")
+}
+
+func TestInterrupted(t *testing.T) {
+	ctx, stop := Interrupted(t.Context())
+	require.NoError(t, ctx.Err())
+	stop()
+	select {
+	case <-ctx.Done():
+	case <-time.After(5 * time.Second):
+		t.Fatal("it goes on")
+	}
+}
