@@ -1,0 +1,240 @@
+//go:build unix
+
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// checker judges what the clients saw against what an exactly-once log allows. Every command is unique, so that all of it
+// takes time linear in the number of commands, but for a sort:
+//
+//	(a) what is at a position is the same for all who saw it
+//	(b) an acknowledged command is at the position it was acknowledged with, and nowhere else
+//	(c) a command that was not acknowledged is in the log once at most
+//	(d) a command sent after another was acknowledged comes after it
+//	(e) a client's commands are in the order in which it sent them
+//	(f) events come without a gap that is not told (seen to by the clients themselves; their links are compared here)
+//	(g) nothing is in the log that was not sent
+//	(h) the hosts' states are the result of the log
+//	(i) a query sees all that was acknowledged before it was sent, and nothing later than its answer
+//
+// It is safe for concurrent use.
+type checker struct {
+	mu      sync.Mutex          // guards what follows
+	log     []event             // by position-1; a zero link where nobody has seen what is there
+	known   int                 // of log
+	at      map[uint32][]uint64 // by client: the position of each command, by Seq-1; 0: unknown
+	acks    []ack
+	last    map[uint32]uint64 // by client: the position of its latest acknowledged command
+	seen    map[uint32]uint64 // by observer: the latest event
+	gaps    int
+	queries int
+	wrong   []string
+}
+
+func newChecker() *checker {
+	return &checker{at: make(map[uint32][]uint64), last: make(map[uint32]uint64), seen: make(map[uint32]uint64)}
+}
+
+// maxWrong bounds what is printed; one is enough to fail.
+const maxWrong = 20
+
+func (k *checker) failf(pos uint64, format string, args ...any) {
+	if len(k.wrong) >= maxWrong {
+		return
+	}
+	s := fmt.Sprintf(format, args...)
+	if pos > 0 {
+		s += "\n" + k.around(pos)
+	}
+	k.wrong = append(k.wrong, s)
+}
+
+// violation notes what somebody else found.
+func (k *checker) violation(format string, args ...any) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.failf(0, format, args...)
+}
+
+func (k *checker) violations() []string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Clone(k.wrong)
+}
+
+// around is the log near a position, with what its clients were told.
+func (k *checker) around(pos uint64) string {
+	var b strings.Builder
+	const context = 5
+	for p := max(pos, context+1) - context; p <= min(pos+context, uint64(len(k.log))); p++ {
+		e := k.log[p-1]
+		fmt.Fprintf(&b, "  %d: command %d of client %d, link %x\n", p, e.Seq, e.Client, e.Link)
+	}
+	n := 0
+	for i := len(k.acks) - 1; i >= 0 && n < 4*context; i-- {
+		if a := &k.acks[i]; a.Seq != 0 && a.Pos+context >= pos && a.Pos <= pos+context {
+			fmt.Fprintf(&b, "  command %d of client %d, sent %d, acknowledged %d with %d, epoch %d\n", a.Seq, a.Client, a.Invoked, a.Done, a.Pos, a.Epoch)
+			n++
+		}
+	}
+	return b.String()
+}
+
+// put notes what is at a position: (a), (b), (c).
+func (k *checker) put(pos uint64, e event, who string, n uint32) {
+	if pos == 0 || pos > 1<<40 || e.Client == 0 || e.Seq == 0 {
+		k.failf(0, "%s %d saw command %d of client %d at %d, which can't be (g)", who, n, e.Seq, e.Client, pos)
+		return
+	}
+	if n := uint64(len(k.log)); pos > n {
+		k.log = append(k.log, make([]event, pos-n)...)
+	}
+	switch at := &k.log[pos-1]; {
+	case at.Seq == 0:
+		*at = e
+		k.known++
+	case *at != e:
+		k.failf(pos, "%s %d saw command %d of client %d at %d with link %x, where others saw command %d of client %d, link %x (a)",
+			who, n, e.Seq, e.Client, pos, e.Link, at.Seq, at.Client, at.Link)
+		return
+	default:
+		return
+	}
+	at := k.at[e.Client]
+	if n := uint32(len(at)); e.Seq > n {
+		at = append(at, make([]uint64, e.Seq-n)...)
+		k.at[e.Client] = at
+	}
+	if was := at[e.Seq-1]; was != 0 {
+		k.failf(pos, "command %d of client %d is at %d and at %d (b, c)", e.Seq, e.Client, was, pos)
+	}
+	at[e.Seq-1] = pos
+}
+
+func (k *checker) acked(acks []ack) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, a := range acks {
+		k.acks = append(k.acks, a)
+		if a.Seq == 0 {
+			k.queries++
+			continue
+		}
+		k.put(a.Pos, event{a.Ident, a.Link}, "client", a.Client)
+		if last := k.last[a.Client]; a.Pos <= last {
+			k.failf(a.Pos, "command %d of client %d is at %d, but the one before it at %d (e)", a.Seq, a.Client, a.Pos, last)
+		}
+		k.last[a.Client] = a.Pos
+	}
+}
+
+func (k *checker) observed(b *eventBatch) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if b.Gap != 0 {
+		k.gaps++
+	}
+	if last := k.seen[b.Observer]; b.First <= last {
+		k.failf(b.First, "client %d got event %d after %d (f)", b.Observer, b.First, last)
+	}
+	for i, e := range b.Events {
+		k.put(b.First+uint64(i), e, "listener", b.Observer)
+	}
+	k.seen[b.Observer] = b.First + uint64(len(b.Events)) - 1
+}
+
+// finish checks what can be said only of the whole. sent is how many commands each client has sent; states are those of
+// the hosts in the in-sync set, when nothing was under way any more.
+func (k *checker) finish(sent map[uint32]uint32, states map[string]Place) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.known != len(k.log) {
+		for i, e := range k.log {
+			if e.Seq == 0 {
+				k.failf(uint64(i+1), "nobody knows what is at %d: %d places of %d are unknown", i+1, len(k.log)-k.known, len(k.log))
+				break
+			}
+		}
+	} else {
+		k.fold()
+	}
+	for client, at := range k.at {
+		if n := uint32(len(at)); n > sent[client] {
+			k.failf(at[n-1], "command %d of client %d is in the log, but it has sent only %d (g)", n, client, sent[client])
+		}
+		for i := 1; i < len(at); i++ {
+			if at[i] != 0 && at[i] < at[i-1] {
+				k.failf(at[i], "command %d of client %d is at %d, before the one sent before it, at %d (e)", i+1, client, at[i], at[i-1])
+			}
+		}
+	}
+	for client, n := range sent {
+		if got := len(k.at[client]); uint32(got) < n || slices.Contains(k.at[client], 0) {
+			k.failf(0, "client %d has sent %d commands and was told that all are done, but %d are in the log (b)", client, n, got)
+		}
+	}
+	end := Place{}
+	if n := len(k.log); n > 0 {
+		end = Place{uint64(n), k.log[n-1].Link}
+	}
+	for host, p := range states {
+		if p != end {
+			k.failf(end.Pos, "host %s ends with %d commands and link %x, but the log with %d and %x (h)", host, p.Pos, p.Link, end.Pos, end.Link)
+		}
+	}
+	k.realTime()
+}
+
+// fold checks that the links are those of the log.
+func (k *checker) fold() {
+	p := Place{}
+	for i, e := range k.log {
+		p = p.next(e.Ident)
+		if p.Link != e.Link {
+			k.failf(uint64(i+1), "the link at %d is %x, but the log gives %x (h)", i+1, e.Link, p.Link)
+			return
+		}
+	}
+}
+
+// realTime checks (d) and (i): it goes through all sendings and answers by time, and remembers the highest position that
+// anyone had been told when something was sent.
+func (k *checker) realTime() {
+	byDone := make([]int32, len(k.acks))
+	for i := range byDone {
+		byDone[i] = int32(i)
+	}
+	byInvoked := slices.Clone(byDone)
+	slices.SortFunc(byDone, func(a, b int32) int { return cmp.Compare(k.acks[a].Done, k.acks[b].Done) })
+	slices.SortFunc(byInvoked, func(a, b int32) int { return cmp.Compare(k.acks[a].Invoked, k.acks[b].Invoked) })
+	var (
+		highest uint64
+		by      *ack
+	)
+	done := byDone
+	for _, i := range byInvoked {
+		a := &k.acks[i]
+		for len(done) > 0 && k.acks[done[0]].Done < a.Invoked {
+			if d := &k.acks[done[0]]; d.Pos > highest {
+				highest, by = d.Pos, d
+			}
+			done = done[1:]
+		}
+		switch {
+		case a.Seq != 0 && a.Pos <= highest:
+			k.failf(a.Pos, "command %d of client %d, sent %d, is at %d, but %d was told to client %d at %d (d)",
+				a.Seq, a.Client, a.Invoked, a.Pos, highest, by.Client, by.Done)
+		case a.Seq == 0 && a.Pos < highest:
+			k.failf(a.Pos, "a query of client %d, sent %d, saw %d, but %d was told to client %d at %d (i)",
+				a.Client, a.Invoked, a.Pos, highest, by.Client, by.Done)
+		case a.Seq == 0 && a.Pos > 0 && (a.Pos > uint64(len(k.log)) || k.log[a.Pos-1].Link != a.Link):
+			k.failf(a.Pos, "a query of client %d saw %d with link %x, which never was (i)", a.Client, a.Pos, a.Link)
+		}
+	}
+}

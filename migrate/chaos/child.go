@@ -1,0 +1,190 @@
+//go:build unix
+
+package main
+
+import (
+	"context"
+	"encoding/gob"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"github.com/roam-go/roam/resolver"
+	"github.com/roam-go/roam/transport"
+)
+
+// roleEnv tells a process that it is a child.
+const roleEnv = "ROAM_CHAOS_CHILD"
+
+// child is what all roles have in common.
+type child struct {
+	setup
+	out        *pipe
+	in         *gob.Decoder
+	log        *slog.Logger
+	tr         *transport.TCP
+	res        *resolver.Client // nil in the resolver itself
+	goroutines int
+	files      int
+}
+
+// role is what a kind of process does. start returns when the process is ready; close undoes all that it did.
+type role interface {
+	start(ctx context.Context) (addr string, err error)
+	order(o *order, rep *report) error
+	close()
+}
+
+// childMain is the life of a child; it ends with standard input, that is with the parent at the latest.
+func childMain() int {
+	c := &child{out: newPipe(os.Stdout), in: gob.NewDecoder(os.Stdin)}
+	if err := c.in.Decode(&c.setup); err != nil {
+		fmt.Fprintln(os.Stderr, "chaos: a child is started by its parent only:", err)
+		return 2
+	}
+	if err := c.run(); err != nil {
+		fmt.Fprintf(os.Stderr, "chaos: %s: %v\n", c.ID, err)
+		c.out.send(report{Err: err.Error()})
+		return 1
+	}
+	return 0
+}
+
+func (c *child) run() error {
+	began := time.Now()
+	level := slog.LevelInfo
+	if os.Getenv("ROAM_CHAOS_DEBUG") != "" {
+		level = slog.LevelDebug
+	}
+	c.log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	if l, err := net.Listen("tcp", "127.0.0.1:0"); err == nil {
+		l.Close() // has the runtime open what its poller needs
+	}
+	c.files, c.goroutines = openFiles(), runtime.NumGoroutine()
+	if err := c.connect(); err != nil {
+		return err
+	}
+	var r role
+	switch c.Role {
+	case "resolver":
+		r = &resolverRole{child: c}
+	case "host":
+		r = &hostRole{child: c}
+	case "clients":
+		r = &clientsRole{child: c}
+	default:
+		return fmt.Errorf("there is no role %q", c.Role)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	addr, err := r.start(ctx)
+	if err != nil {
+		return err
+	}
+	ready := &readyReport{Addr: addr, Took: time.Since(began)}
+	if h, ok := r.(*hostRole); ok {
+		ready.Inc = h.inc()
+	}
+	c.out.send(report{Ready: ready})
+	for {
+		o := new(order)
+		if c.in.Decode(o) != nil {
+			os.Exit(3) // the parent is gone: no goodbyes
+		}
+		if o.Op == "quit" {
+			r.close()
+			c.disconnect()
+			c.out.send(report{ID: o.ID, Leaks: c.leaks()})
+			return nil
+		}
+		go func() {
+			rep := report{ID: o.ID}
+			if err := r.order(o, &rep); err != nil {
+				rep.Err = err.Error()
+			}
+			c.out.send(rep)
+		}()
+	}
+}
+
+func keyFile(dir, id string) string { return filepath.Join(dir, id+".key") }
+
+func (c *child) connect() error {
+	cfg := transport.TCPConfig{InsecurePlaintext: c.Insecure, Logger: c.log}
+	if !c.Insecure {
+		identity, err := transport.LoadIdentity(keyFile(c.Dir, c.ID))
+		if err != nil {
+			return err
+		}
+		cfg.Identity = identity
+	}
+	tr, err := transport.NewTCP(cfg)
+	if err != nil {
+		return err
+	}
+	c.tr = tr
+	if c.Role == "resolver" {
+		return nil
+	}
+	server := transport.Peer{Addr: c.Resolver}
+	if !c.Insecure {
+		identity, err := transport.LoadIdentity(keyFile(c.Dir, resolverID))
+		if err != nil {
+			return err
+		}
+		server.Key = identity.Key()
+	}
+	c.res, err = resolver.NewClient(resolver.ClientConfig{Transport: c.transport(), Server: server, Logger: c.log})
+	return err
+}
+
+func (c *child) disconnect() {
+	if c.res != nil {
+		c.res.Close()
+	}
+	c.tr.Close()
+}
+
+// transport is what the process speaks through: it dials a proxy where there is one.
+func (c *child) transport() transport.Transport { return &detour{c.tr, c.Via} }
+
+type detour struct {
+	transport.Transport
+	via map[string]string
+}
+
+func (d *detour) Dial(ctx context.Context, to transport.Peer, h transport.Handler) (transport.Conn, error) {
+	if addr, ok := d.via[to.Addr]; ok {
+		to.Addr = addr
+	}
+	return d.Transport.Dial(ctx, to, h)
+}
+
+// leaks waits a while for what ends on its own.
+func (c *child) leaks() *leakReport {
+	l := &leakReport{GoroutinesBefore: c.goroutines, FilesBefore: c.files}
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		l.Goroutines, l.Files = runtime.NumGoroutine(), openFiles()
+		if !l.leaked() {
+			return l
+		}
+		if time.Now().After(end) {
+			buf := make([]byte, 64<<10)
+			l.Stacks = string(buf[:runtime.Stack(buf, true)])
+			return l
+		}
+	}
+}
+
+// openFiles counts the process's file descriptors; 0 where the system does not say.
+func openFiles() int {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return 0
+	}
+	return len(entries)
+}

@@ -1,0 +1,421 @@
+//go:build unix
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/roam-go/roam/migrate"
+)
+
+const service = "chaos.example"
+
+// cluster is all processes of a run.
+type cluster struct {
+	cfg      config
+	rnd      *rand.Rand
+	starter  *starter
+	check    *checker
+	meter    *meter
+	net      *network // nil: processes dial one another
+	resolver *process
+	hosts    []*host
+	clients  []*process
+	addrs    map[string]string // of what listens, by ID
+	sayf     func(format string, args ...any)
+
+	mu    sync.Mutex // guards what follows
+	moves []moved
+	notes map[string]int
+}
+
+// host is one host over all its processes.
+type host struct {
+	id string
+	p  *process
+}
+
+func newCluster(cfg config, sayf func(string, ...any)) (*cluster, error) {
+	c := &cluster{
+		cfg: cfg, rnd: rand.New(rand.NewPCG(cfg.seed, 1)), check: newChecker(), meter: newMeter(),
+		addrs: make(map[string]string), notes: make(map[string]int), sayf: sayf, starter: newStarter(),
+	}
+	if cfg.proxies {
+		c.net = newNetwork()
+	}
+	for _, id := range append([]string{resolverID}, hostIDs(cfg.hosts)...) {
+		addr, err := freeAddr()
+		if err != nil {
+			return nil, err
+		}
+		c.addrs[id] = addr
+	}
+	return c, nil
+}
+
+func hostIDs(n int) []string {
+	ids := make([]string, n)
+	for i := range ids {
+		ids[i] = fmt.Sprintf("h%d", i+1)
+	}
+	return ids
+}
+
+// freeAddr is an address that nobody listens at. A process that is started again listens at the same one.
+func freeAddr() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	return l.Addr().String(), nil
+}
+
+// start starts everything, and returns when a standby is in sync.
+func (c *cluster) start(ctx context.Context) error {
+	if err := c.startResolver(); err != nil {
+		return err
+	}
+	for i, id := range hostIDs(c.cfg.hosts) {
+		h := &host{id: id}
+		c.hosts = append(c.hosts, h)
+		if err := c.startHost(h, i == 0); err != nil {
+			return err
+		}
+	}
+	first := uint32(1)
+	for i := range c.cfg.procs {
+		if err := c.startClients(fmt.Sprintf("c%d", i+1), &first, share(c.cfg.clients, c.cfg.procs, i), share(c.cfg.idle, c.cfg.procs, i),
+			c.cfg.rate/float64(c.cfg.procs)); err != nil {
+			return err
+		}
+	}
+	return c.waitInSync(ctx, 10*time.Second)
+}
+
+// share is the i-th of n parts of total.
+func share(total, n, i int) int { return total*(i+1)/n - total*i/n }
+
+func (c *cluster) setup(role, id string) (setup, error) {
+	s := setup{
+		Role: role, ID: id, Dir: c.cfg.dir, Service: service, Listen: c.addrs[id], Resolver: c.addrs[resolverID],
+		Insecure: c.cfg.insecure, Standbys: c.cfg.standbys, EventBytes: c.cfg.events, Ballast: c.cfg.ballast,
+	}
+	if c.net == nil {
+		return s, nil
+	}
+	var err error
+	s.Via, err = c.net.via(id, c.addrs)
+	return s, err
+}
+
+func (c *cluster) startResolver() error {
+	s, err := c.setup("resolver", resolverID)
+	if err == nil {
+		c.resolver, err = c.starter.run(s, nil, c.take)
+	}
+	if err == nil && c.net != nil {
+		err = c.net.refuse(resolverID, false)
+	}
+	return err
+}
+
+func (c *cluster) startHost(h *host, create bool) error {
+	s, err := c.setup("host", h.id)
+	if err != nil {
+		return err
+	}
+	s.Create = create
+	if c.net != nil {
+		if err := c.net.refuse(h.id, false); err != nil {
+			return err
+		}
+	}
+	h.p, err = c.starter.run(s, nil, c.take)
+	return err
+}
+
+func (c *cluster) startClients(id string, first *uint32, writers, idle int, rate float64) error {
+	s, err := c.setup("clients", id)
+	if err != nil {
+		return err
+	}
+	s.First, s.Writers, s.Idle, s.Rate = *first, writers, idle, rate
+	*first += uint32(writers + idle)
+	p, err := c.starter.run(s, nil, c.take)
+	if err == nil {
+		c.clients = append(c.clients, p)
+	}
+	return err
+}
+
+// take is given all that children say.
+func (c *cluster) take(p *process, rep *report) {
+	if rep.Wrong != "" {
+		c.check.violation("%s: %s", p.ID, rep.Wrong)
+	}
+	if rep.Note != "" {
+		c.mu.Lock()
+		c.notes[p.ID+": "+rep.Note]++
+		c.mu.Unlock()
+	}
+	if len(rep.Acks) > 0 {
+		c.check.acked(rep.Acks)
+		c.meter.count(rep.Acks)
+	}
+	for i := range rep.Events {
+		c.check.observed(&rep.Events[i])
+	}
+	if len(rep.Moves) > 0 {
+		c.mu.Lock()
+		c.moves = append(c.moves, rep.Moves...)
+		c.mu.Unlock()
+	}
+}
+
+// active is the host that said last that it is active, in the highest epoch; nil if there is none.
+func (c *cluster) active() (*host, *statusReport) {
+	var (
+		best *host
+		st   *statusReport
+	)
+	for _, h := range c.hosts {
+		if s := h.p.latest(); s != nil && s.Role == migrate.Active && (st == nil || s.Epoch > st.Epoch) {
+			best, st = h, s
+		}
+	}
+	return best, st
+}
+
+// standby is a host in the in-sync set beside the active one; nil if there is none.
+func (c *cluster) standby() *host {
+	a, st := c.active()
+	if a == nil {
+		return nil
+	}
+	for _, h := range c.hosts {
+		if h != a && slices.ContainsFunc(st.ISR, func(m member) bool { return m.ID == h.id }) {
+			return h
+		}
+	}
+	return nil
+}
+
+func (c *cluster) other(h *host) *host {
+	for {
+		if o := c.hosts[c.rnd.IntN(len(c.hosts))]; o != h {
+			return o
+		}
+	}
+}
+
+func (c *cluster) host(id string) *host {
+	for _, h := range c.hosts {
+		if h.id == id {
+			return h
+		}
+	}
+	return nil
+}
+
+// inSync says what is missing until as many hosts hold every command as should; "" if nothing.
+func (c *cluster) inSync() string {
+	a, st := c.active()
+	if a == nil {
+		return "no host is active"
+	}
+	if st.Susp {
+		return "host " + a.id + " can't commit"
+	}
+	for _, m := range st.ISR {
+		h := c.host(m.ID)
+		if h == nil || h.p.inc() != m.Inc || h.p.latest() == nil {
+			return "a host that is gone, " + m.ID + ", is in the in-sync set"
+		}
+	}
+	if want := min(c.cfg.standbys+1, len(c.hosts)); len(st.ISR) < want {
+		return fmt.Sprintf("%d hosts are in sync, not %d", len(st.ISR), want)
+	}
+	return ""
+}
+
+func (c *cluster) waitInSync(ctx context.Context, timeout time.Duration) error {
+	why := ""
+	if poll(ctx, timeout, func() bool { why = c.inSync(); return why == "" }) {
+		return nil
+	}
+	return fmt.Errorf("after %s: %s (%s)", timeout, why, c.describe())
+}
+
+// describe is what the hosts last said of themselves.
+func (c *cluster) describe() string {
+	s := ""
+	for _, h := range c.hosts {
+		if st := h.p.latest(); st == nil {
+			s += h.id + ": dead or silent; "
+		} else {
+			s += fmt.Sprintf("%s: %s, epoch %d of %s, in sync %v; ", h.id, st.Role, st.Epoch, st.Active, st.ISR)
+		}
+	}
+	return s
+}
+
+// poll waits until ok is true.
+func poll(ctx context.Context, timeout time.Duration, ok func() bool) bool {
+	for end := time.Now().Add(timeout); ; {
+		if ok() {
+			return true
+		}
+		if time.Now().After(end) || ctx.Err() != nil {
+			return false
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+// errLoad ends a run that proves nothing.
+var errLoad = errors.New("load too low")
+
+// ready waits until a fault may come: all in sync, and enough commands are acknowledged.
+func (c *cluster) ready(ctx context.Context) error {
+	if err := c.waitInSync(ctx, 30*time.Second); err != nil {
+		return err
+	}
+	const span = 250 * time.Millisecond
+	rate := 0.0
+	if poll(ctx, 20*time.Second, func() bool { rate = c.meter.rate(span); return rate >= c.cfg.minRate }) {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return fmt.Errorf("%w: %.0f commands/s before a fault, want %.0f (%s)", errLoad, rate, c.cfg.minRate, c.describe())
+}
+
+// killHost ends a host's process as kill -9 does.
+func (c *cluster) killHost(h *host) {
+	h.p.signal(syscall.SIGKILL)
+	if c.net != nil {
+		c.net.refuse(h.id, true)
+	}
+	<-h.p.done
+}
+
+func (c *cluster) killResolver() {
+	c.resolver.signal(syscall.SIGKILL)
+	if c.net != nil {
+		c.net.refuse(resolverID, true)
+	}
+	<-c.resolver.done
+}
+
+func (c *cluster) processes() []*process {
+	ps := slices.Clone(c.clients)
+	for _, h := range c.hosts {
+		ps = append(ps, h.p)
+	}
+	return append(ps, c.resolver)
+}
+
+// settle ends the writing, and checks that everybody agrees on what was written. healed is when the last fault ended.
+func (c *cluster) settle(ctx context.Context, res *result) error {
+	began := time.Now()
+	if err := c.waitInSync(ctx, 30*time.Second); err != nil {
+		c.check.violation("after healing: %v", err)
+	}
+	res.InSync = time.Since(began)
+	sent := make(map[uint32]uint32)
+	for _, p := range c.clients {
+		if _, err := p.ask(order{Op: "rate"}, 5*time.Second); err != nil {
+			return fmt.Errorf("%s: %w", p.ID, err)
+		}
+	}
+	for _, p := range c.clients {
+		rep, err := p.ask(order{Op: "settle", Timeout: 30 * time.Second}, 40*time.Second)
+		if err != nil {
+			c.check.violation("after healing, commands are not acknowledged: %s: %v (%s)", p.ID, err, c.describe())
+			return nil
+		}
+		for client, n := range rep.Done {
+			sent[client] = n
+			res.Sent += int(n)
+		}
+	}
+	end := uint64(res.Sent)
+	states := make(map[string]Place)
+	poll(ctx, 5*time.Second, func() bool {
+		clear(states)
+		all := true
+		_, st := c.active()
+		if st == nil {
+			return false
+		}
+		for _, m := range st.ISR {
+			h := c.host(m.ID)
+			if rep, err := h.p.ask(order{Op: "state"}, 2*time.Second); err == nil {
+				states[m.ID] = rep.Status.Place
+				all = all && rep.Status.Place.Pos == end
+			}
+		}
+		return all && len(states) == len(st.ISR)
+	})
+	res.Equal = time.Since(began)
+	res.Replicas = len(states)
+	c.check.finish(sent, states)
+	return nil
+}
+
+// quit ends all processes in an orderly way, and reports what they leave behind.
+func (c *cluster) quit(res *result) {
+	for _, p := range c.processes() {
+		rep, err := p.ask(order{Op: "quit"}, 30*time.Second)
+		switch {
+		case err != nil:
+			c.check.violation("%s does not end: %v", p.ID, err)
+		case rep.Leaks != nil && rep.Leaks.leaked():
+			l := rep.Leaks
+			c.check.violation("%s leaks: %d goroutines, %d before; %d files, %d before\n%s",
+				p.ID, l.Goroutines, l.GoroutinesBefore, l.Files, l.FilesBefore, l.Stacks)
+		default:
+			res.Closed++
+		}
+	}
+}
+
+// close ends what is left, whatever state it is in.
+func (c *cluster) close() {
+	for _, p := range c.processes() {
+		if p != nil {
+			p.kill()
+		}
+	}
+	if c.net != nil {
+		c.net.close()
+	}
+	c.starter.close()
+}
+
+// makeDir makes the directory of a run; "" stands for a temporary one.
+func makeDir(dir string) (string, error) {
+	if dir == "" {
+		return os.MkdirTemp("", "roam-chaos-*")
+	}
+	abs, err := filepath.Abs(dir)
+	if err == nil {
+		err = os.MkdirAll(abs, 0o700)
+	}
+	if err == nil {
+		err = os.RemoveAll(recordsFile(abs)) // of another run
+	}
+	return abs, err
+}

@@ -1,0 +1,110 @@
+//go:build unix
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/roam-go/roam/migrate"
+	"github.com/roam-go/roam/resolver"
+)
+
+const resolverID = "resolver"
+
+func recordsFile(dir string) string { return filepath.Join(dir, "records") }
+
+type resolverRole struct {
+	*child
+	server *resolver.Server
+}
+
+func (r *resolverRole) start(context.Context) (string, error) {
+	server, err := resolver.NewServer(resolver.ServerConfig{
+		Transport: r.tr, File: recordsFile(r.Dir), Logger: r.log,
+	})
+	if err != nil {
+		return "", err
+	}
+	r.server = server
+	return server.Listen(r.Listen)
+}
+
+func (r *resolverRole) order(o *order, _ *report) error {
+	return fmt.Errorf("a resolver can't %s", o.Op)
+}
+
+func (r *resolverRole) close() { r.server.Close() }
+
+type hostRole struct {
+	*child
+	board   board
+	node    *migrate.Node
+	service *migrate.Service
+}
+
+func (h *hostRole) start(ctx context.Context) (string, error) {
+	node, err := migrate.NewNode(migrate.NodeConfig{
+		Resolver: h.res, Transport: h.transport(), ID: h.ID, Listen: h.Listen, Logger: h.log,
+		Hooks: migrate.Hooks{Changed: h.changed, Failed: h.failed},
+	})
+	if err != nil {
+		return "", err
+	}
+	h.node = node
+	fresh := func() migrate.Migratable { return newLedger(&h.board, h.Ballast) }
+	policy := migrate.Policy{Standbys: h.Standbys, EventBytes: h.EventBytes}
+	take := node.Standby
+	if h.Create {
+		take = node.Host
+	}
+	if h.service, err = take(ctx, h.Service, fresh, policy); err != nil {
+		return "", err
+	}
+	return node.Self().Addr, nil
+}
+
+func (h *hostRole) changed(st migrate.Status) {
+	h.out.send(report{Status: h.status(st)})
+}
+
+func (h *hostRole) status(st migrate.Status) *statusReport {
+	rep := &statusReport{
+		At: time.Now().UnixNano(), Role: st.Role, Loss: st.Record.Loss, Epoch: st.Record.Epoch, Active: st.Record.Active.ID,
+		Place: h.board.get(), Susp: st.Suspended,
+	}
+	for _, m := range st.Record.ISR {
+		rep.ISR = append(rep.ISR, member{m.ID, m.Inc})
+	}
+	return rep
+}
+
+// failed: copies that could not be fetched are to be expected when processes die, all else is not.
+func (h *hostRole) failed(_ string, err error) {
+	rep := report{Note: err.Error()}
+	if h.service != nil && h.service.Status().Role == migrate.Halted {
+		rep.Wrong = err.Error()
+	}
+	h.out.send(rep)
+}
+
+func (h *hostRole) order(o *order, rep *report) error {
+	switch o.Op {
+	case "handoff":
+		ctx, cancel := context.WithTimeout(context.Background(), o.Timeout)
+		defer cancel()
+		r, err := h.service.Handoff(ctx, o.Target)
+		rep.Move = &r
+		return err
+	case "state":
+		rep.Status = h.status(h.service.Status())
+		return nil
+	}
+	return fmt.Errorf("a host can't %s", o.Op)
+}
+
+func (h *hostRole) inc() uint64 { return h.node.Self().Inc }
+
+func (h *hostRole) close() { h.node.Close() }

@@ -1,0 +1,313 @@
+//go:build unix
+
+// Command chaos runs a service on real processes, which it kills, stops, cuts off and starts again at random moments under
+// load, and checks what the clients saw.
+//
+// It starts itself again as a resolver, as hosts and as processes full of clients, which speak over TCP. The clients write
+// commands that are all different, listen to the events and ask questions; the parent collects what they saw, and checks that
+// every acknowledged command is in the log exactly once, in an order that agrees with real time. It ends with status 1 on a
+// violation, and 2 when the run proves nothing, as when there was less load than wanted before a fault.
+//
+//	go run ./migrate/chaos -scenario kill -count 100
+//	go run ./migrate/chaos -scenario mixed -for 10m -seed 7
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const (
+	sigStop = syscall.SIGSTOP
+	sigCont = syscall.SIGCONT
+)
+
+// config is what the flags say.
+type config struct {
+	scenario string
+	lasts    time.Duration
+	count    int
+	hosts    int
+	standbys int
+	procs    int
+	clients  int
+	idle     int
+	rate     float64
+	minRate  float64
+	down     time.Duration
+	seed     uint64
+	events   int
+	ballast  int
+	proxies  bool
+	insecure bool
+	dir      string
+	keep     bool
+	json     bool
+}
+
+func main() {
+	if os.Getenv(roleEnv) != "" {
+		os.Exit(childMain())
+	}
+	cfg, err := parse(os.Args[1:], os.Stderr)
+	if err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			os.Exit(0)
+		}
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(runMain(ctx, cfg, os.Stdout, os.Stderr))
+}
+
+func parse(args []string, out io.Writer) (config, error) {
+	var cfg config
+	fs := flag.NewFlagSet("chaos", flag.ContinueOnError)
+	fs.SetOutput(out)
+	fs.StringVar(&cfg.scenario, "scenario", "mixed", "what is done to the service, see below")
+	fs.DurationVar(&cfg.lasts, "for", 0, "end after this `time`; 0: after -count faults")
+	fs.IntVar(&cfg.count, "count", 0, "end after this `number` of faults; 0: after -for, or 10 if that is 0, too")
+	fs.IntVar(&cfg.hosts, "hosts", 3, "`number` of hosts")
+	fs.IntVar(&cfg.standbys, "standbys", 1, "`number` of hosts in sync beside the active one")
+	fs.IntVar(&cfg.procs, "procs", 2, "`number` of processes with clients")
+	fs.IntVar(&cfg.clients, "clients", 8, "`number` of clients that write, listen and ask")
+	fs.IntVar(&cfg.idle, "idle", 0, "`number` of clients that only follow the service; herd: 10000 if 0")
+	fs.Float64Var(&cfg.rate, "rate", 2000, "commands a `second`, of all clients together")
+	fs.Float64Var(&cfg.minRate, "min-rate", 1000, "acknowledged commands a `second` without which no fault counts")
+	fs.DurationVar(&cfg.down, "down", time.Minute, "resolver: how `long` it is away")
+	fs.Uint64Var(&cfg.seed, "seed", 0, "`number` that the random choices follow from; 0: draw one")
+	fs.IntVar(&cfg.events, "events", 4<<20, "`bytes` of events that are kept for clients that were away")
+	fs.IntVar(&cfg.ballast, "state", 256<<10, "`bytes` of state beside what the commands make")
+	fs.BoolVar(&cfg.proxies, "proxies", false, "put proxies between all processes, as partition, slow and mixed do anyway")
+	fs.BoolVar(&cfg.insecure, "insecure", false, "no TLS")
+	fs.StringVar(&cfg.dir, "dir", "", "`directory` for logs, keys and records; empty: a temporary one")
+	fs.BoolVar(&cfg.keep, "keep", false, "keep the temporary directory even when all is well")
+	fs.BoolVar(&cfg.json, "json", false, "print the result as JSON")
+	fs.Usage = func() {
+		fmt.Fprintln(out, "chaos runs a service on real processes, breaks them, and checks what the clients saw. Scenarios:")
+		for _, name := range slices.Sorted(maps.Keys(scenarios)) {
+			fmt.Fprintf(out, "  %-10s %s\n", name, scenarios[name].about)
+		}
+		fmt.Fprintln(out, "Flags:")
+		fs.PrintDefaults()
+	}
+	if err := fs.Parse(args); err != nil {
+		return cfg, err
+	}
+	return cfg, cfg.validate(out)
+}
+
+func (cfg *config) validate(out io.Writer) error {
+	bad := func(format string, args ...any) error {
+		err := fmt.Errorf("chaos: "+format, args...)
+		fmt.Fprintln(out, err)
+		return err
+	}
+	sc, ok := scenarios[cfg.scenario]
+	switch {
+	case !ok:
+		return bad("-scenario is %q, want one of %s", cfg.scenario, strings.Join(slices.Sorted(maps.Keys(scenarios)), ", "))
+	case cfg.hosts < 2:
+		return bad("-hosts is %d, want 2 or more", cfg.hosts)
+	case cfg.standbys < 1 || cfg.standbys >= cfg.hosts:
+		return bad("-standbys is %d, want 1 to %d, one less than there are hosts", cfg.standbys, cfg.hosts-1)
+	case cfg.procs < 1 || cfg.clients < cfg.procs:
+		return bad("-clients is %d and -procs %d, want at least one client a process", cfg.clients, cfg.procs)
+	}
+	if cfg.seed == 0 {
+		cfg.seed = rand.Uint64N(1<<32) + 1
+	}
+	switch {
+	case sc.once || cfg.scenario == "herd" && cfg.lasts == 0 && cfg.count == 0, cfg.scenario == "resolver" && cfg.lasts == 0 && cfg.count == 0:
+		cfg.count = 1
+	case cfg.count == 0 && cfg.lasts == 0:
+		cfg.count = 10
+	}
+	cfg.proxies = cfg.proxies || sc.proxies
+	if cfg.scenario == "herd" && cfg.idle == 0 {
+		cfg.idle = 10000
+	}
+	return nil
+}
+
+// runMain is a whole run, and returns the exit status.
+func runMain(ctx context.Context, cfg config, out, progress io.Writer) int {
+	began := time.Now()
+	sayf := func(format string, args ...any) {
+		fmt.Fprintf(progress, "%7.1fs %s\n", time.Since(began).Seconds(), fmt.Sprintf(format, args...))
+	}
+	dir, err := makeDir(cfg.dir)
+	if err != nil {
+		sayf("%v", err)
+		return 2
+	}
+	temporary := cfg.dir == ""
+	cfg.dir = dir
+	res, err := execute(ctx, cfg, sayf)
+	if cfg.json {
+		enc := json.NewEncoder(out)
+		enc.SetIndent("", "  ")
+		enc.Encode(res)
+	} else {
+		res.print(out)
+	}
+	status := 0
+	switch {
+	case len(res.Violations) > 0:
+		status = 1
+	case err != nil:
+		status = 2
+	}
+	if err != nil {
+		sayf("%v", err)
+	}
+	if temporary && status == 0 && !cfg.keep {
+		os.RemoveAll(dir)
+	} else {
+		sayf("logs are in %s", dir)
+	}
+	return status
+}
+
+// execute runs a scenario. An error means that the run proves nothing; what was seen until then is in the result.
+func execute(ctx context.Context, cfg config, sayf func(string, ...any)) (*result, error) {
+	sc := scenarios[cfg.scenario]
+	res := &result{Scenario: cfg.scenario, Seed: cfg.seed}
+	began := time.Now()
+	c, err := newCluster(cfg, sayf)
+	if err != nil {
+		return res, err
+	}
+	defer c.close()
+	sayf("scenario %s, seed %d", cfg.scenario, cfg.seed)
+	if err := c.start(ctx); err != nil {
+		return res, err
+	}
+	r := &run{cluster: c, ctx: ctx}
+	if cfg.lasts > 0 {
+		var cancel context.CancelFunc
+		r.ctx, cancel = context.WithTimeout(ctx, cfg.lasts)
+		defer cancel()
+	}
+	sayf("%d hosts, %d clients and %d idle ones in %d processes", cfg.hosts, cfg.clients, cfg.idle, cfg.procs)
+	said := time.Now()
+	var failed error
+	for n := 0; (cfg.count == 0 || n < cfg.count) && r.ctx.Err() == nil && len(c.check.violations()) == 0; n++ {
+		if failed = sc.step(r); failed != nil {
+			break
+		}
+		if time.Since(said) > 10*time.Second {
+			said = time.Now()
+			sayf("%d of %d; %.0f commands/s; epoch %d; machine's load %s", n+1, cfg.count, c.meter.rate(time.Second), c.meter.highest(), loadAverage())
+		}
+	}
+	if r.ctx.Err() != nil && (errors.Is(failed, r.ctx.Err()) || ctx.Err() == nil && !errors.Is(failed, errLoad)) {
+		failed = nil // the time was up
+	}
+	if c.net != nil {
+		c.net.heal()
+	}
+	if failed == nil || errors.Is(failed, errLoad) {
+		if err := c.settle(context.Background(), res); err != nil && failed == nil {
+			failed = err
+		}
+		c.quit(res)
+	}
+	res.Took = time.Since(began)
+	res.Load = loadAverage()
+	r.conclude(res)
+	return res, failed
+}
+
+// conclude fills the result from what was seen.
+func (r *run) conclude(res *result) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	k := r.check
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	res.analyse(r.faults, k.acks)
+	res.Gaps = k.gaps
+	res.Violations = k.wrong
+	res.Extra = r.extra
+	m := &r.moves
+	res.Handoffs = handoffResult{
+		Done: len(m.all), Failed: len(m.failed), Errors: m.errs,
+		Pause: spreadOf(m.pause), Won: spreadOf(m.won), Transfer: spreadOf(m.transfer), All: spreadOf(m.all),
+		Prepare: spreadOf(m.prepare), Join: spreadOf(m.join), FailedAfter: spreadOf(m.failed),
+	}
+	pauses := make(map[string][]time.Duration)
+	r.cluster.mu.Lock()
+	defer r.cluster.mu.Unlock()
+	for _, m := range r.cluster.moves {
+		kind := "unplanned"
+		if m.Planned {
+			kind = "planned"
+		}
+		pauses[kind] = append(pauses[kind], m.Pause)
+	}
+	res.ClientPause = spreads(pauses)
+	res.Notes = r.notes
+}
+
+func (r *result) print(w io.Writer) {
+	p := func(format string, args ...any) { fmt.Fprintf(w, format+"\n", args...) }
+	p("scenario %s, seed %d: %s, machine's load %s", r.Scenario, r.Seed, r.Took.Round(time.Millisecond), r.Load)
+	p("%d commands, %d queries; latency %s; %d gaps in events, all told", r.Sent, r.Queries, r.Latency, r.Gaps)
+	for _, kind := range slices.Sorted(maps.Keys(r.Faults)) {
+		p("%5d x %s", r.Faults[kind], kind)
+		p("        longest time without an acknowledgement: %s", r.Silence[kind])
+		if s := r.New[kind]; s.N > 0 {
+			p("        to the first acknowledgement of a later epoch: %s", s)
+		}
+	}
+	if h := &r.Handoffs; h.Done+h.Failed > 0 {
+		p("handoffs: %d done, %d failed", h.Done, h.Failed)
+		p("        pause at the hosts %s", h.Pause)
+		p("        transfer %s; prepare %s; join %s; all %s", h.Transfer, h.Prepare, h.Join, h.All)
+		if h.Failed > 0 {
+			p("        failed after %s", h.FailedAfter)
+			for _, e := range slices.Sorted(maps.Keys(h.Errors)) {
+				p("        %d x %s", h.Errors[e], e)
+			}
+		}
+	}
+	for _, kind := range slices.Sorted(maps.Keys(r.ClientPause)) {
+		p("pause as clients see it, %s: %s", kind, r.ClientPause[kind])
+	}
+	for _, s := range r.Extra {
+		p("%s", s)
+	}
+	for _, s := range slices.Sorted(maps.Keys(r.Notes)) {
+		p("hosts said %d x: %s", r.Notes[s], s)
+	}
+	p("after healing: in sync after %s, %d equal replicas after %s; %d processes closed without a leak",
+		ms(r.InSync), r.Replicas, ms(r.Equal), r.Closed)
+	for _, s := range r.Violations {
+		p("VIOLATION (seed %d): %s", r.Seed, s)
+	}
+	p("%d violations", len(r.Violations))
+}
+
+// loadAverage is the machine's, where it says.
+func loadAverage() string {
+	b, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return "unknown"
+	}
+	f := strings.Fields(string(b))
+	return strings.Join(f[:min(3, len(f))], " ")
+}

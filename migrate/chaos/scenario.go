@@ -1,0 +1,364 @@
+//go:build unix
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// run is one scenario under way.
+type run struct {
+	*cluster
+	ctx context.Context // ends when the run's time is up
+
+	mu     sync.Mutex // guards what follows
+	faults []fault
+	moves  handoffs
+	extra  []string
+}
+
+// handoffs is what hosts said of the handoffs that they were asked for.
+type handoffs struct {
+	pause, won, transfer, all, prepare, join []time.Duration
+	failed                                   []time.Duration
+	errs                                     map[string]int
+}
+
+// scenarios by name. Each does one fault, with all that belongs to it, and returns when the next may come.
+var scenarios = map[string]struct {
+	about   string
+	proxies bool
+	once    bool // it is a whole program, not one fault
+	step    func(*run) error
+}{
+	"kill":      {"SIGKILL of the active host, which is replaced by a new process", false, false, (*run).stepKill},
+	"standby":   {"SIGKILL of a standby, which is replaced by a new process", false, false, (*run).stepKillStandby},
+	"stop":      {"SIGSTOP of a host for 0.1 to 5 s, then SIGCONT", false, false, (*run).stepStop},
+	"handoff":   {"planned handoff to a random host", false, false, (*run).stepHandoff},
+	"badmove":   {"handoff to a host that dies or hangs, or without the resolver", false, false, (*run).stepBadMove},
+	"partition": {"hosts cut off from one another, from the resolver, from all, one way or both", true, false, (*run).stepPartition},
+	"resolver":  {"resolver killed, away for -down, started again", false, false, (*run).stepResolver},
+	"herd":      {"-idle clients over a planned move and a SIGKILL", false, false, (*run).stepHerd},
+	"slow":      {"clients that don't read, a standby behind a slow link", true, true, (*run).slow},
+	"mixed":     {"all of the above but herd and slow, in random order, and handoffs at the same time", true, false, (*run).stepMixed},
+}
+
+// fault notes what is about to be done.
+func (r *run) fault(kind, target string, lasts time.Duration) fault {
+	f := fault{Kind: kind, Target: target, At: time.Now().UnixNano(), Lasted: lasts, Epoch: r.meter.highest()}
+	r.mu.Lock()
+	r.faults = append(r.faults, f)
+	r.mu.Unlock()
+	return f
+}
+
+func (r *run) sleep(d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-r.ctx.Done():
+	}
+}
+
+func (r *run) between(lo, hi time.Duration) time.Duration {
+	return lo + time.Duration(r.rnd.Int64N(int64(hi-lo)))
+}
+
+func (r *run) sayLater(format string, args ...any) {
+	r.mu.Lock()
+	r.extra = append(r.extra, fmt.Sprintf(format, args...))
+	r.mu.Unlock()
+	r.sayf(format, args...)
+}
+
+// awaitEpoch waits until a command of a later epoch is acknowledged.
+func (r *run) awaitEpoch(after uint32, timeout time.Duration) bool {
+	return poll(context.Background(), timeout, func() bool { return r.meter.highest() > after })
+}
+
+// errLastCopy ends a run that can't go on: the host that was killed had removed its standby just before, because that was
+// silent for too long. That loses the state by design, as a standby that is not in sync can't take over.
+var errLastCopy = errors.New("the host that was killed held the last copy")
+
+// takenOver waits until the service has gone on after f.
+func (r *run) takenOver(f fault, killed *host) error {
+	const patience = 15 * time.Second
+	if r.awaitEpoch(f.Epoch, patience) {
+		return nil
+	}
+	lost := true
+	for _, h := range r.hosts {
+		if st := h.p.latest(); h != killed && st != nil && slices.ContainsFunc(st.ISR, func(m member) bool { return m.ID == h.id && m.Inc == h.p.inc() }) {
+			lost = false
+		}
+	}
+	if lost {
+		return fmt.Errorf("%w: %s (%s)", errLastCopy, f.String(), r.describe())
+	}
+	r.check.violation("nobody has taken over within %s after %s (%s)", patience, f.String(), r.describe())
+	return errStuck
+}
+
+var errStuck = errors.New("the service does not go on")
+
+func (r *run) stepKill() error {
+	if err := r.ready(r.ctx); err != nil {
+		return err
+	}
+	r.sleep(r.between(0, 200*time.Millisecond))
+	a, _ := r.active()
+	if a == nil || r.inSync() != "" {
+		return nil // another time
+	}
+	f := r.fault("kill active", a.id, 0)
+	r.killHost(a)
+	if err := r.takenOver(f, a); err != nil {
+		return err
+	}
+	r.sleep(r.between(0, 200*time.Millisecond))
+	return r.startHost(a, false)
+}
+
+func (r *run) stepKillStandby() error {
+	if err := r.ready(r.ctx); err != nil {
+		return err
+	}
+	s := r.standby()
+	if s == nil {
+		return nil
+	}
+	r.fault("kill standby", s.id, 0)
+	r.killHost(s)
+	r.sleep(r.between(0, 200*time.Millisecond))
+	return r.startHost(s, false)
+}
+
+// duration is from 0.1 to 5 s, as often below as above 0.7 s.
+func (r *run) duration() time.Duration {
+	d := 100 * time.Millisecond
+	for f := r.rnd.Float64() * 50; f > 1 && d < 5*time.Second; f /= 2 {
+		d = d * 2
+	}
+	return min(d+r.between(0, d), 5*time.Second)
+}
+
+func (r *run) stepStop() error {
+	if err := r.ready(r.ctx); err != nil {
+		return err
+	}
+	h, _ := r.active()
+	kind := "stop active"
+	if r.rnd.IntN(3) == 0 {
+		h, kind = r.standby(), "stop standby"
+	}
+	if h == nil {
+		return nil
+	}
+	d := r.duration()
+	if d >= 500*time.Millisecond {
+		kind += ", 0.5 s and more"
+	}
+	f := r.fault(kind, h.id, d)
+	h.p.signal(syscall.SIGSTOP)
+	r.sleep(d)
+	h.p.signal(syscall.SIGCONT)
+	if strings.HasPrefix(kind, "stop active") && d > 1500*time.Millisecond && !r.awaitEpoch(f.Epoch, 15*time.Second) {
+		r.check.violation("nobody has taken over within 15 s after %s (%s)", f.String(), r.describe())
+		return errStuck
+	}
+	return nil
+}
+
+// handoff asks the active host for one. It returns the host's own error.
+func (r *run) handoff(target string, timeout time.Duration) (time.Duration, error) {
+	a, _ := r.active()
+	if a == nil {
+		return 0, nil
+	}
+	began := time.Now()
+	rep, err := a.p.ask(order{Op: "handoff", Target: target, Timeout: timeout}, timeout+10*time.Second)
+	took := time.Since(began)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m := &r.moves
+	if err != nil {
+		if m.errs == nil {
+			m.errs = make(map[string]int)
+		}
+		s := err.Error()
+		if len(s) > 160 {
+			s = s[:160]
+		}
+		m.errs[s]++
+		m.failed = append(m.failed, took)
+		return took, err
+	}
+	m.all = append(m.all, took)
+	m.pause = append(m.pause, rep.Move.Pause)
+	m.won = append(m.won, rep.Move.Won)
+	m.transfer = append(m.transfer, rep.Move.Transfer)
+	m.prepare = append(m.prepare, rep.Move.Prepare)
+	m.join = append(m.join, rep.Move.Join)
+	return took, nil
+}
+
+func (r *run) stepHandoff() error {
+	a, _ := r.active()
+	if a == nil || r.meter.rate(250*time.Millisecond) < r.cfg.minRate {
+		if err := r.ready(r.ctx); err != nil {
+			return err
+		}
+		if a, _ = r.active(); a == nil {
+			return nil
+		}
+	}
+	to := r.other(a).id
+	r.fault("handoff", to, 0)
+	if _, err := r.handoff(to, 10*time.Second); err != nil {
+		r.sleep(50 * time.Millisecond)
+	}
+	r.sleep(r.between(0, 10*time.Millisecond))
+	return nil
+}
+
+// stepBadMove asks for a handoff that can't succeed.
+func (r *run) stepBadMove() error {
+	if err := r.ready(r.ctx); err != nil {
+		return err
+	}
+	a, st := r.active()
+	if a == nil {
+		return nil
+	}
+	t := r.other(a)
+	role := "latent target"
+	if slices.ContainsFunc(st.ISR, func(m member) bool { return m.ID == t.id }) {
+		role = "standby target"
+	}
+	var (
+		undo func() error
+		kind string
+		do   func()
+	)
+	switch r.rnd.IntN(4) {
+	case 0:
+		kind = "handoff, " + role + " killed"
+		do = func() { r.killHost(t) }
+		undo = func() error { return r.startHost(t, false) }
+	case 1:
+		kind = "handoff, " + role + " stopped"
+		do = func() { t.p.signal(syscall.SIGSTOP) }
+		undo = func() error { t.p.signal(syscall.SIGCONT); return nil }
+	case 2:
+		kind = "handoff, resolver killed"
+		do = r.killResolver
+		undo = r.startResolver
+	case 3:
+		kind = "handoff, resolver stopped"
+		do = func() { r.resolver.signal(syscall.SIGSTOP) }
+		undo = func() error { r.resolver.signal(syscall.SIGCONT); return nil }
+	}
+	during := r.rnd.IntN(2) == 0 // while it is under way, rather than before
+	r.fault(kind, t.id, 2*time.Second)
+	if !during {
+		do()
+	}
+	done := make(chan struct{})
+	var (
+		took time.Duration
+		err  error
+	)
+	go func() {
+		defer close(done)
+		took, err = r.handoff(t.id, 10*time.Second)
+	}()
+	if during {
+		r.sleep(r.between(0, 20*time.Millisecond))
+		do()
+	}
+	<-done
+	if err != nil && took > time.Second {
+		r.sayLater("%s: the error came after %s: %v", kind, ms(took), err)
+	}
+	return undo()
+}
+
+func (r *run) stepResolver() error {
+	if err := r.ready(r.ctx); err != nil {
+		return err
+	}
+	down := r.cfg.down
+	end := time.Now().Add(down)
+	r.fault("resolver away", resolverID, down)
+	r.killResolver()
+	for time.Now().Before(end) && r.ctx.Err() == nil {
+		if took, err := r.handoff("", 10*time.Second); err == nil {
+			r.sayLater("resolver away: a handoff succeeded")
+		} else if took > time.Second {
+			r.sayLater("resolver away: a handoff's error came after %s: %v", ms(took), err)
+		}
+		r.sleep(min(5*time.Second, time.Until(end)))
+	}
+	if err := r.startResolver(); err != nil {
+		return err
+	}
+	back := time.Now()
+	if !poll(r.ctx, 30*time.Second, func() bool { _, err := r.handoff("", 5*time.Second); return err == nil }) {
+		r.check.violation("no handoff succeeds within 30 s after the resolver came back")
+		return errStuck
+	}
+	r.sayLater("resolver away for %s: the first handoff succeeded %s after it was back", down, ms(time.Since(back)))
+	return nil
+}
+
+func (r *run) stepMixed() error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	steps := []func() error{r.stepKill, r.stepKill, r.stepKillStandby, r.stepStop, r.stepPartition, r.stepBadMove, r.stepHandoff, r.stepHandoff, r.stepBlink}
+	n := r.rnd.IntN(len(steps))
+	if n >= 3 && n <= 4 && r.rnd.IntN(2) == 0 {
+		after := r.between(0, time.Second)
+		wg.Go(func() {
+			r.sleep(after)
+			r.handoff("", 5*time.Second)
+		})
+	}
+	return steps[n]()
+}
+
+// stepBlink is a resolver that is away for a moment, and sometimes the active host with it.
+func (r *run) stepBlink() error {
+	if err := r.ready(r.ctx); err != nil {
+		return err
+	}
+	d := r.between(0, 2*time.Second)
+	a, _ := r.active()
+	if a == nil {
+		return nil
+	}
+	kind := "resolver away"
+	both := r.rnd.IntN(3) == 0
+	if both {
+		kind = "resolver away, active killed"
+	}
+	f := r.fault(kind, a.id, d)
+	r.killResolver()
+	if both {
+		r.sleep(r.between(0, 50*time.Millisecond))
+		r.killHost(a)
+	}
+	r.sleep(d)
+	if err := r.startResolver(); err != nil || !both {
+		return err
+	}
+	if err := r.takenOver(f, a); err != nil {
+		return err
+	}
+	return r.startHost(a, false)
+}

@@ -1,0 +1,193 @@
+//go:build unix
+
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+)
+
+// meter counts acknowledgements as they are told.
+type meter struct {
+	mu      sync.Mutex // guards what follows
+	buckets map[int64]int
+	epoch   uint32 // the highest acknowledged
+	latest  int64
+	trimmed int64
+}
+
+const bucket = int64(10 * time.Millisecond)
+
+func newMeter() *meter { return &meter{buckets: make(map[int64]int)} }
+
+func (m *meter) count(acks []ack) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i := range acks {
+		a := &acks[i]
+		if a.Seq == 0 {
+			continue
+		}
+		m.buckets[a.Done/bucket]++
+		m.epoch = max(m.epoch, a.Epoch)
+		m.latest = max(m.latest, a.Done)
+	}
+	if now := m.latest / bucket; now-m.trimmed > 1000 {
+		for b := range m.buckets {
+			if b < now-1000 {
+				delete(m.buckets, b)
+			}
+		}
+		m.trimmed = now
+	}
+}
+
+// rate is how many commands a second were acknowledged in the last span, but for what is on its way to us.
+func (m *meter) rate(span time.Duration) float64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	end := (time.Now().UnixNano() - int64(2*reportEvery)) / bucket
+	n := int64(span) / bucket
+	sum := 0
+	for b := end - n; b < end; b++ {
+		sum += m.buckets[b]
+	}
+	return float64(sum) / span.Seconds()
+}
+
+func (m *meter) highest() uint32 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.epoch
+}
+
+// fault is something that was done to the service.
+type fault struct {
+	Kind   string
+	Target string
+	At     int64         // Unix nanoseconds
+	Lasted time.Duration // 0 for what is over at once
+	Epoch  uint32        // the highest that was acknowledged before
+}
+
+func (f *fault) String() string {
+	s := f.Kind + " " + f.Target
+	if f.Lasted > 0 {
+		s += " for " + f.Lasted.Round(time.Millisecond).String()
+	}
+	return s
+}
+
+// spread is how something is distributed.
+type spread struct {
+	N                           int
+	Median, P90, P99, P999, Max time.Duration
+}
+
+func spreadOf(d []time.Duration) spread {
+	if len(d) == 0 {
+		return spread{}
+	}
+	d = slices.Sorted(slices.Values(d))
+	at := func(q float64) time.Duration { return d[min(int(q*float64(len(d))), len(d)-1)] }
+	return spread{len(d), at(.5), at(.9), at(.99), at(.999), d[len(d)-1]}
+}
+
+func (s spread) String() string {
+	if s.N == 0 {
+		return "none"
+	}
+	return fmt.Sprintf("n=%d median %s p90 %s p99 %s max %s", s.N, ms(s.Median), ms(s.P90), ms(s.P99), ms(s.Max))
+}
+
+func ms(d time.Duration) string {
+	if d < 10*time.Millisecond {
+		return fmt.Sprintf("%.2fms", float64(d)/1e6)
+	}
+	return fmt.Sprintf("%.0fms", float64(d)/1e6)
+}
+
+// result is what a run is summed up in.
+type result struct {
+	Scenario string
+	Seed     uint64
+	Took     time.Duration
+	Faults   map[string]int
+	Sent     int
+	Queries  int
+	Gaps     int // told to listeners
+	// Silence is, by kind of fault, the longest time without an acknowledgement that began after the fault and before the
+	// next, or was under way when it came. New is the time from the fault to the first acknowledgement of a later epoch,
+	// where there was one.
+	Silence, New map[string]spread
+	Latency      spread
+	Handoffs     handoffResult
+	ClientPause  map[string]spread
+	InSync       time.Duration // after healing, until all are in sync
+	Equal        time.Duration // and until all states are equal and nothing is under way
+	Replicas     int
+	Closed       int // processes that ended without leaving anything behind
+	Extra        []string
+	Violations   []string
+	Notes        map[string]int // what went wrong at hosts, without being a violation
+	Load         string         // of the machine
+}
+
+type handoffResult struct {
+	Done, Failed              int
+	Pause, Won, Transfer, All spread
+	Prepare, Join             spread
+	FailedAfter               spread
+	Errors                    map[string]int
+}
+
+// analyse finds what the faults did.
+func (r *result) analyse(faults []fault, acks []ack) {
+	r.Faults = make(map[string]int)
+	writes := make([]*ack, 0, len(acks))
+	var latency []time.Duration
+	for i := range acks {
+		if acks[i].Seq != 0 {
+			writes = append(writes, &acks[i])
+			latency = append(latency, time.Duration(acks[i].Done-acks[i].Invoked))
+		} else {
+			r.Queries++
+		}
+	}
+	slices.SortFunc(writes, func(a, b *ack) int { return cmp.Compare(a.Done, b.Done) })
+	r.Latency = spreadOf(latency)
+	slices.SortFunc(faults, func(a, b fault) int { return cmp.Compare(a.At, b.At) })
+	silence, first := make(map[string][]time.Duration), make(map[string][]time.Duration)
+	for i, f := range faults {
+		r.Faults[f.Kind]++
+		end := f.At + int64(f.Lasted) + int64(10*time.Second)
+		if i+1 < len(faults) {
+			end = min(end, max(faults[i+1].At, f.At+int64(f.Lasted)))
+		}
+		j, _ := slices.BinarySearchFunc(writes, f.At, func(a *ack, t int64) int { return cmp.Compare(a.Done, t) })
+		var longest, fresh int64
+		for last := f.At; j < len(writes) && last < end; j++ {
+			longest = max(longest, writes[j].Done-last)
+			if fresh == 0 && writes[j].Epoch > f.Epoch {
+				fresh = writes[j].Done - f.At
+			}
+			last = writes[j].Done
+		}
+		silence[f.Kind] = append(silence[f.Kind], time.Duration(longest))
+		if fresh > 0 {
+			first[f.Kind] = append(first[f.Kind], time.Duration(fresh))
+		}
+	}
+	r.Silence, r.New = spreads(silence), spreads(first)
+}
+
+func spreads(m map[string][]time.Duration) map[string]spread {
+	s := make(map[string]spread)
+	for k, d := range m {
+		s[k] = spreadOf(d)
+	}
+	return s
+}
