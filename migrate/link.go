@@ -103,7 +103,7 @@ func (l *link) dialLocked() {
 // there is gone: a hint that saves waiting for its silence.
 func (l *link) dial() {
 	n := l.node
-	refused := 0
+	refused, broken := 0, 0
 	for {
 		conn, err := l.connect()
 		if err == nil {
@@ -111,10 +111,14 @@ func (l *link) dial() {
 			return
 		}
 		n.log.Debug("no connection to host", "to", l.to.ID, "addr", l.to.Addr, "err", err)
-		if isGone(err) {
+		switch {
+		case isGone(err):
 			refused++
+		case !isTimeout(err):
+			// A process that is being killed still takes connections for a moment, and breaks them.
+			broken++
 		}
-		again := refused > 0 && refused < redials
+		again := refused+broken > 0 && refused < redials && broken <= redials
 		if !again || n.ctx.Err() != nil {
 			n.mu.Lock()
 			if n.links[keyOf(l.to)] == l {
@@ -142,6 +146,10 @@ var errOtherStart = errors.New("another start of the host answers")
 
 func isGone(err error) bool {
 	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, errOtherStart)
+}
+
+func isTimeout(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, transport.ErrTimeout)
 }
 
 func (l *link) connect() (transport.Conn, error) {
