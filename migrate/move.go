@@ -17,7 +17,7 @@ type moveState struct {
 	asked            time.Duration // when the target was told to take over
 	taken            bool
 	last             uint64 // the log's end at the beginning
-	preparing, armed bool
+	preparing        bool
 	timer            *time.Timer
 	done             chan moveResult
 }

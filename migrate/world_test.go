@@ -29,6 +29,8 @@ func (t *tally) Apply(cmd Command) ([]byte, error) {
 	return strconv.AppendInt(nil, int64(len(t.Seen)), 10), nil
 }
 
+func (t *tally) all() []string { return t.Seen }
+
 func (t *tally) Query(q []byte) ([]byte, error) {
 	if string(q) == "all" {
 		return json.Marshal(t.Seen)
@@ -249,7 +251,7 @@ func (w *world) state(s *Service) (seen []string, ok bool) {
 	done := make(chan struct{})
 	s.post(item{kind: itemFunc, fn: func() {
 		if s.machine != nil {
-			seen, ok = slices.Clone(s.machine.sm.(*tally).Seen), true
+			seen, ok = slices.Clone(s.machine.sm.(interface{ all() []string }).all()), true
 		}
 		close(done)
 	}})
@@ -269,9 +271,10 @@ type writer struct {
 	done   chan struct{}
 	once   sync.Once
 
-	mu   sync.Mutex // guards what follows
-	n    int        // acknowledged
-	last time.Time  // of the last reply
+	mu   sync.Mutex    // guards what follows
+	n    int           // acknowledged
+	pace time.Duration // between two commands
+	last time.Time     // of the last reply, or of the end of the pause after it
 	gap  time.Duration
 	err  error // that ended it
 }
@@ -296,8 +299,10 @@ func (w *world) write(c *Client) *writer {
 			wr.mu.Lock()
 			wr.n++
 			wr.gap = max(wr.gap, time.Since(wr.last))
-			wr.last = time.Now()
+			pace := wr.pace
+			wr.last = time.Now().Add(pace)
 			wr.mu.Unlock()
+			time.Sleep(pace)
 		}
 	}()
 	return wr
@@ -331,6 +336,13 @@ func (wr *writer) end() int {
 	wr.once.Do(wr.cancel)
 	<-wr.done
 	return wr.n
+}
+
+// slow makes the writer wait between two commands, to save time where it is not watched. It does not count for gaps.
+func (wr *writer) slow(pace time.Duration) {
+	wr.mu.Lock()
+	defer wr.mu.Unlock()
+	wr.pace = pace
 }
 
 // resetGap forgets the longest gap so far.

@@ -95,9 +95,7 @@ func (c *Core) addPeer(h resolver.Host) *peer {
 
 func (c *Core) dropPeer(p *peer) {
 	c.active.peers = slices.DeleteFunc(c.active.peers, func(q *peer) bool { return q == p })
-	if m := c.active.move; m != nil && m.target.Same(p.host) {
-		c.moveFailed("host " + p.host.ID + " was lost")
-	}
+	c.moveLost(p.host, "host "+p.host.ID+" was lost")
 }
 
 // activate begins this host's epoch, which the record shows.
@@ -281,10 +279,8 @@ func (c *Core) recvJoin(m Msg) {
 		return
 	}
 	if m.Reason != "" {
+		c.moveLost(m.From, m.Reason)
 		c.dropPeer(p)
-		if mv := c.active.move; mv != nil && mv.target.Same(m.From) {
-			c.moveFailed(m.Reason)
-		}
 		return
 	}
 	p.acked = c.now
@@ -303,6 +299,7 @@ func (c *Core) captured(ev Captured) {
 		return
 	}
 	if ev.ID == 0 {
+		c.moveLost(p.host, "no snapshot could be taken for host "+p.host.ID)
 		c.dropPeer(p)
 		return
 	}
@@ -409,6 +406,9 @@ func (c *Core) tickActive() {
 	if m := a.move; m != nil && m.deadline > 0 && c.now >= m.deadline {
 		c.moveFailed("host " + m.target.ID + " did not take over in time")
 	}
+	if m := a.move; m != nil && m.stage == 0 && c.prop != nil && c.now >= c.prop.began+c.cfg.Transfer {
+		c.moveFailed("the resolver does not answer")
+	}
 	if c.role == Serving && c.free() && a.move == nil {
 		c.trimStandbys()
 	}
@@ -467,6 +467,7 @@ func (c *Core) recvLeave(m Msg) {
 	case p == nil:
 		c.sendJoinRecord(m.From, MsgRelease, m.Round)
 	case !p.member:
+		c.moveLost(p.host, "host "+p.host.ID+" did not get a copy, or is about to leave")
 		c.sendJoinRecord(m.From, MsgRelease, p.join)
 		c.dropPeer(p)
 	case c.free() && member(c.rec.ISR, p.host):
@@ -572,8 +573,11 @@ func (c *Core) deadlineActive(at func(time.Duration)) {
 			at(p.acked + c.joinLimit(p))
 		}
 	}
-	if a.move != nil {
-		at(a.move.deadline)
+	if m := a.move; m != nil {
+		at(m.deadline)
+		if m.stage == 0 && c.prop != nil {
+			at(c.prop.began + c.cfg.Transfer)
+		}
 	}
 	if c.role == Serving && !a.seeking && c.missing() > 0 {
 		at(a.nextSeek)

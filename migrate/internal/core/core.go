@@ -16,7 +16,7 @@ type Config struct {
 	Heartbeat time.Duration // active to members: 100 ms
 	Silence   time.Duration // a member that is silent for so long is removed, a silent active replaced: 500 ms
 	Rank      time.Duration // the second standby waits so much longer, the third twice as much: 50 ms
-	Transfer  time.Duration // a transfer that has not happened after so long has failed: 1 s
+	Transfer  time.Duration // a transfer that has not happened after so long has failed: 900 ms
 	Retry     time.Duration // first pause before asking the resolver again: 50 ms, doubling up to 16 x
 	Join      time.Duration // an invited host that is silent for so long is given up: 2 s
 	Seek      time.Duration // pause between looking for standbys while there are too few: 500 ms
@@ -42,7 +42,7 @@ func (c *Config) setDefaults() {
 	def(&c.Heartbeat, 100*time.Millisecond)
 	def(&c.Silence, 500*time.Millisecond)
 	def(&c.Rank, 50*time.Millisecond)
-	def(&c.Transfer, time.Second)
+	def(&c.Transfer, 900*time.Millisecond) // so that who waits for it knows within a second
 	def(&c.Retry, 50*time.Millisecond)
 	def(&c.Join, 2*time.Second)
 	def(&c.Seek, 500*time.Millisecond)

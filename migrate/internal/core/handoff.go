@@ -90,8 +90,13 @@ func (c *Core) recvTransfer(m Msg) {
 }
 
 func (c *Core) recvFailed(m Msg) {
-	if mv := c.active.move; mv != nil && mv.target.Same(m.From) {
-		c.moveFailed(m.Reason)
+	c.moveLost(m.From, m.Reason)
+}
+
+// moveLost ends a handoff to h, for whatever happened to it.
+func (c *Core) moveLost(h resolver.Host, reason string) {
+	if mv := c.active.move; mv != nil && mv.target.Same(h) {
+		c.moveFailed(reason)
 	}
 }
 
