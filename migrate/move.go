@@ -11,15 +11,15 @@ import (
 
 // moveState is a handoff that this host has begun.
 type moveState struct {
-	report           Report
-	began            time.Duration
-	prepared         time.Duration // when clients were told
-	asked            time.Duration // when the target was told to take over
-	taken            bool
-	last             uint64 // the log's end at the beginning
-	preparing        bool
-	timer            *time.Timer
-	done             chan moveResult
+	report    Report
+	began     time.Duration
+	prepared  time.Duration // when clients were told
+	asked     time.Duration // when the target was told to take over
+	taken     bool
+	last      uint64 // the log's end at the beginning
+	preparing bool
+	timer     *time.Timer
+	done      chan moveResult
 }
 
 type moveResult struct {
