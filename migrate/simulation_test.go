@@ -23,6 +23,7 @@ import (
 var (
 	simSeeds = flag.Uint64("sim.seeds", 200, "TestSimulation: how many seeds")
 	simFirst = flag.Uint64("sim.first", 1, "TestSimulation: the first of them")
+	simStop  = flag.Int("sim.stop", 10, "TestSimulation: stop after so many have failed")
 	simSeed  = flag.Uint64("sim.seed", 0, "TestSimulation: run this seed alone, and print its history with -v")
 )
 
@@ -62,7 +63,7 @@ func TestSimulation(t *testing.T) {
 				if err != nil {
 					failed = append(failed, err)
 				}
-				stop := len(failed) >= 10
+				stop := len(failed) >= *simStop
 				mu.Unlock()
 				if stop {
 					return

@@ -285,7 +285,7 @@ func (k *checker) recordChanged(before, after resolver.Record) {
 
 // forgotten: no record binds anyone any more, but what is known of it goes on.
 func (k *checker) forgotten() {
-	k.top.ISR = nil
+	k.top = resolver.Record{}
 	clear(k.records)
 }
 

@@ -74,7 +74,7 @@ func newProfile(r *rand.Rand) profile {
 		crash: some(0.5, 500*ms, 2*s, 6*s), pause: some(0.4, 500*ms, 2*s, 6*s), cut: some(0.4, 500*ms, 2*s, 6*s),
 		reset: some(0.4, 50*ms, 300*ms, 3*s), outage: some(0.25, s, 5*s), handoff: some(0.6, 100*ms, 500*ms, 2*s, 5*s),
 		leave: some(0.25, s, 5*s), lie: some(0.2, 300*ms, 3*s),
-		amnesia: r.IntN(25) == 0, retire: r.IntN(25) == 0, force: r.IntN(25) == 0,
+		amnesia: r.IntN(20) == 0, retire: r.IntN(25) == 0, force: r.IntN(25) == 0,
 		hostile: prob(0.3, 0.02, 0.2),
 	}
 	if p.amnesia {
@@ -330,8 +330,12 @@ func (w *world) operate() {
 				p.event(core.Got{Record: rec})
 			}
 		}
-		alive := false
+		alive, forgotten := false, false
 		for _, h := range w.hosts {
+			if p := h.proc; p != nil {
+				r := p.core.Record()
+				forgotten = forgotten || r.Ver > 0 && r.Gen != rec.Gen
+			}
 			if p := h.proc; p != nil && p.core.HasState() {
 				for _, m := range rec.ISR {
 					alive = alive || m.Same(p.self)
@@ -341,11 +345,11 @@ func (w *world) operate() {
 		switch {
 		case rec.Ver == 0 && !w.res.forgot:
 			w.create()
-		case rec.Ver > 0 && rec.Active.ID == "":
+		case rec.Ver > 0 && rec.Active.ID == "" && !forgotten:
 			if p := w.anyHost().proc; p != nil {
 				p.event(core.Create{})
 			}
-		case !alive:
+		case !alive, forgotten:
 			// One of those that know the highest term, and rather one with a copy.
 			var best *proc
 			for _, i := range w.rng.Perm(len(w.hosts)) {

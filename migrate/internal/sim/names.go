@@ -19,6 +19,7 @@ type nameService struct {
 	broken bool // while down: connections are refused at once, instead of no answer
 	forgot bool // it has lost its memory
 	starts int
+	made   []core.CAS // all changes since its start
 }
 
 func newNameService(w *world) *nameService { return &nameService{w: w, mem: resolver.NewMemory()} }
@@ -89,6 +90,7 @@ func (n *nameService) cas(c core.CAS) (resolver.Record, core.Outcome) {
 	switch {
 	case err == nil:
 		if r.Ver != before.Ver {
+			n.made = append(n.made, c)
 			n.w.tracef("resolver: %s, by %s", describeRecord(&r), label(r.By))
 			n.w.chk.recordChanged(before, r)
 		}
@@ -113,7 +115,16 @@ func (n *nameService) forget() {
 	}
 	n.starts++
 	n.w.chk.forgotten()
-	n.w.tracef("the resolver loses its memory")
 	n.mem = resolver.NewMemory()
 	n.forgot = true
+	// Of all it knew, it may know an old part, from a backup.
+	made := n.made
+	n.made = nil
+	for _, c := range made[:n.w.rng.IntN(len(made)+1)] {
+		if c.Next.Gen = 0; n.w.chance(0.95) {
+			n.mem.CompareAndSwap(context.Background(), c.Expect, c.Next)
+		}
+	}
+	r := n.truth()
+	n.w.tracef("the resolver loses its memory, but for %s", describeRecord(&r))
 }
