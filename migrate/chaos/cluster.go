@@ -293,7 +293,7 @@ func (c *cluster) ready(ctx context.Context) error {
 	}
 	const span = 250 * time.Millisecond
 	rate := 0.0
-	if poll(ctx, 20*time.Second, func() bool { rate = c.meter.rate(span); return rate >= c.cfg.minRate }) {
+	if poll(ctx, c.cfg.patience, func() bool { rate = c.meter.rate(span); return rate >= c.cfg.minRate }) {
 		return nil
 	}
 	if ctx.Err() != nil {

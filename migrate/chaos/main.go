@@ -55,6 +55,8 @@ type config struct {
 	dir      string
 	keep     bool
 	json     bool
+
+	patience time.Duration // for the load that is wanted
 }
 
 func main() {
@@ -107,6 +109,11 @@ func parse(args []string, out io.Writer) (config, error) {
 	if err := fs.Parse(args); err != nil {
 		return cfg, err
 	}
+	if fs.NArg() > 0 {
+		err := fmt.Errorf("chaos: %q is not a flag", fs.Arg(0))
+		fmt.Fprintln(out, err)
+		return cfg, err
+	}
 	return cfg, cfg.validate(out)
 }
 
@@ -127,6 +134,7 @@ func (cfg *config) validate(out io.Writer) error {
 	case cfg.procs < 1 || cfg.clients < cfg.procs:
 		return bad("-clients is %d and -procs %d, want at least one client a process", cfg.clients, cfg.procs)
 	}
+	cfg.patience = 20 * time.Second
 	if cfg.seed == 0 {
 		cfg.seed = rand.Uint64N(1<<32) + 1
 	}
