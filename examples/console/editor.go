@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	maxLine    = 16 << 10 // bytes of a line being typed
-	maxHistory = 200      // lines
+	maxLine    = 8192 // characters of a line being typed
+	maxHistory = 200  // lines
 )
 
 // editor is a line being typed. It knows nothing of the terminal: keys go in, and out comes what to do and how the line
@@ -197,7 +197,7 @@ func (e *editor) press(key rune) event {
 }
 
 func (e *editor) insert(r rune) {
-	if len(string(e.line)) < maxLine {
+	if len(e.line) < maxLine {
 		e.line = slices.Insert(e.line, e.cursor, r)
 		e.cursor++
 	}

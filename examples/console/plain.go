@@ -38,6 +38,8 @@ type line struct {
 	Epoch   uint64   `json:"epoch,omitempty"`
 	Host    string   `json:"host,omitempty"`
 	PauseMS *float64 `json:"pause_ms,omitempty"`
+
+	Unverified bool `json:"unverified,omitempty"` // a private message whose sender could not be checked
 }
 
 func (p *plain) message(m chatcore.Message) {
@@ -67,7 +69,7 @@ func private(m chatcore.Message) string {
 func (p *plain) object(m chatcore.Message) {
 	l := line{
 		Kind: m.Kind.String(), From: m.From, Text: m.Text, Seq: m.Seq, Time: m.Time.UTC().Format(time.RFC3339Nano),
-		History: m.History, Missing: m.Missing, Lost: m.Lost,
+		History: m.History, Missing: m.Missing, Lost: m.Lost, Unverified: m.Unverified,
 	}
 	switch m.Kind {
 	case chatcore.KindMoved:

@@ -38,8 +38,12 @@ func wording(service string, m chatcore.Message) string {
 	case chatcore.KindBegun:
 		return "the chat begins"
 	case chatcore.KindMoved:
-		return fmt.Sprintf("%s moved to %s at %s (epoch %d), away for %s", service, cli.Printable(m.Host.ID), cli.Printable(m.Host.Addr),
-			m.Epoch, pause(m.Pause))
+		what := "moved to"
+		if !m.Planned {
+			what = "lost its host and goes on at"
+		}
+		return fmt.Sprintf("%s %s %s at %s (epoch %d), away for %s", service, what, cli.Printable(m.Host.ID),
+			cli.Printable(m.Host.Addr), m.Epoch, pause(m.Pause))
 	case chatcore.KindGap:
 		return plural(m.Lost, "message is", "messages are") + " missing here"
 	case chatcore.KindStateLost:

@@ -1,0 +1,317 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// consoleEnv makes this test program be the console.
+const consoleEnv = "ROAM_CONSOLE_TEST"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(consoleEnv) != "" {
+		main()
+	}
+	code := m.Run()
+	if built != "" {
+		os.RemoveAll(built)
+	}
+	for range 100 { // what was told to end may take a moment
+		if runtime.NumGoroutine() <= 1 {
+			os.Exit(code)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if code == 0 {
+		b := make([]byte, 1<<20)
+		println("goroutines are left:\n" + string(b[:runtime.Stack(b, true)]))
+		code = 1
+	}
+	os.Exit(code)
+}
+
+var built string // the directory, for TestMain to remove
+
+// build builds the other programs, once.
+var build = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "roam-e2e")
+	if err != nil {
+		return "", err
+	}
+	built = dir
+	const examples = "github.com/roam-go/roam/examples/"
+	out, err := exec.Command("go", "build", "-o", dir+string(filepath.Separator), examples+"dns", examples+"chatnode").CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("%w: %s", err, out)
+	}
+	return dir, err
+})
+
+// program is a running program.
+type program struct {
+	t     *testing.T
+	name  string
+	cmd   *exec.Cmd
+	stdin io.WriteCloser
+	lines chan string // of its standard output
+	ended chan struct{}
+	all   []string // the lines that were read
+	from  int      // the first that await has not passed
+
+	mu   sync.Mutex
+	errs strings.Builder // its standard error
+}
+
+const patience = 15 * time.Second
+
+// start starts dns, chatnode or console. It is gone when the test ends.
+func start(t *testing.T, name string, args ...string) *program {
+	t.Helper()
+	p := &program{t: t, name: name, lines: make(chan string, 10_000), ended: make(chan struct{})}
+	if name == "console" {
+		p.cmd = exec.Command(os.Args[0], args...)
+		p.cmd.Env = append(os.Environ(), consoleEnv+"=1")
+	} else {
+		dir, err := build()
+		require.NoError(t, err)
+		p.cmd = exec.Command(filepath.Join(dir, name), args...)
+	}
+	p.cmd.Stderr = p
+	stdout, err := p.cmd.StdoutPipe()
+	require.NoError(t, err)
+	p.stdin, err = p.cmd.StdinPipe()
+	require.NoError(t, err)
+	require.NoError(t, p.cmd.Start())
+	go func() {
+		defer close(p.ended)
+		in := bufio.NewScanner(stdout)
+		for in.Scan() {
+			p.lines <- in.Text()
+		}
+		close(p.lines)
+		p.cmd.Wait()
+	}()
+	t.Cleanup(func() {
+		p.cmd.Process.Kill()
+		<-p.ended
+	})
+	return p
+}
+
+func (p *program) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.errs.Write(b)
+}
+
+func (p *program) stderr() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.errs.String()
+}
+
+// await waits for a line, after the one that it returned before, that matches.
+func (p *program) await(pattern string) string {
+	p.t.Helper()
+	re := regexp.MustCompile(pattern)
+	timeout := time.After(patience)
+	for {
+		for p.from < len(p.all) {
+			p.from++
+			if l := p.all[p.from-1]; re.MatchString(l) {
+				return l
+			}
+		}
+		select {
+		case l, ok := <-p.lines:
+			if !ok {
+				require.FailNow(p.t, p.name+" has ended", "no %q in %q; %s", pattern, p.all, p.stderr())
+			}
+			p.all = append(p.all, l)
+		case <-timeout:
+			require.FailNow(p.t, p.name+" does not say it", "no %q in %q; %s", pattern, p.all, p.stderr())
+		}
+	}
+}
+
+func (p *program) say(format string, args ...any) {
+	p.t.Helper()
+	_, err := fmt.Fprintf(p.stdin, format+"\n", args...)
+	require.NoError(p.t, err)
+}
+
+// end waits until the program has ended, and returns its exit status. p.all holds all its lines then.
+func (p *program) end() int {
+	p.t.Helper()
+	select {
+	case <-p.ended:
+	case <-time.After(patience):
+		require.FailNow(p.t, p.name+" does not end", "%s", p.stderr())
+	}
+	for l := range p.lines {
+		p.all = append(p.all, l)
+	}
+	return p.cmd.ProcessState.ExitCode()
+}
+
+// texts are what a client wrote to standard output of the messages of one kind.
+func (p *program) texts(kind string) (texts []string) {
+	p.t.Helper()
+	for _, l := range p.all {
+		var m line
+		require.NoError(p.t, json.Unmarshal([]byte(l), &m), "%s", l)
+		if m.Kind == kind {
+			texts = append(texts, m.From+": "+m.Text)
+		}
+	}
+	return texts
+}
+
+// startDNS returns the flags with which it is found.
+func startDNS(t *testing.T, args ...string) []string {
+	t.Helper()
+	dns := start(t, "dns", append([]string{"-port", "0"}, args...)...)
+	_, port, _ := strings.Cut(dns.await("listening at"), "listening at 127.0.0.1:")
+	return []string{"-dns_port", port, "-every", "400ms"}
+}
+
+func with(flags []string, more ...string) []string {
+	return append(append([]string{}, flags...), more...)
+}
+
+func TestChatOverMoves(t *testing.T) {
+	flags := startDNS(t)
+	node := start(t, "chatnode", with(flags, "-s")...)
+	node.await("serving backend.com")
+	alice := start(t, "console", with(flags, "-name", "alice", "-json")...)
+	alice.await(`"kind":"joined","from":"alice"`)
+	bob := start(t, "console", with(flags, "-name", "bob", "-client_only")...)
+	alice.await(`"kind":"joined","from":"bob"`)
+
+	// What is written before, between and after moves arrives once and in order, at both.
+	const rounds, each = 3, 20
+	for round := range rounds {
+		for i := range each {
+			alice.say("from alice %d", round*each+i)
+			bob.say("from bob %d", round*each+i)
+		}
+		var moved line
+		require.NoError(t, json.Unmarshal([]byte(alice.await(`"kind":"moved"`)), &moved))
+		require.NotZero(t, moved.Epoch)
+		require.NotEmpty(t, moved.Host)
+		require.NotNil(t, moved.PauseMS)
+	}
+	bob.say("/msg alice between us")
+	alice.await("between us")
+	bob.say("that is all")
+	alice.await("that is all")
+	require.NoError(t, alice.stdin.Close())
+	require.Zero(t, alice.end(), "%s", alice.stderr())
+	require.Equal(t, []string{"bob: between us"}, alice.texts("private"))
+	bob.await("alice left")
+	require.NoError(t, bob.stdin.Close())
+	require.Zero(t, bob.end(), "%s", bob.stderr())
+	require.Contains(t, strings.Join(bob.all, "\n"), "* backend.com moved to host-")
+
+	for _, name := range []string{"alice", "bob"} {
+		var want []string
+		for i := range rounds * each {
+			want = append(want, fmt.Sprintf("%s: from %s %d", name, name, i))
+		}
+		for who, saw := range map[string][]string{"alice": alice.texts("message"), "bob": bob.all} {
+			saw = slices.DeleteFunc(slices.Clone(saw), func(l string) bool { return !strings.HasPrefix(l, name+": from") })
+			require.Equal(t, want, saw, "what %s saw", who)
+		}
+	}
+
+	require.NoError(t, node.cmd.Process.Signal(os.Interrupt))
+	require.Zero(t, node.end())
+	require.Contains(t, strings.Join(node.all, "\n"), "The chat backend.com has ended: nobody else was there")
+}
+
+func TestConsolesAreServersToo(t *testing.T) {
+	flags := startDNS(t)
+	alice := start(t, "console", with(flags, "-s", "-name", "alice", "-min_n", "2")...)
+	alice.say("hello?")
+	alice.await("alice joined; the chat begins when 1 more have joined")
+	second := start(t, "chatnode", with(flags, "-s")...)
+	second.await("backend.com is served already, by host-.*; standing by")
+	bob := start(t, "console", with(flags, "-name", "bob", "-every", "0")...)
+	bob.await("alice: hello?") // it has waited for bob
+	bob.say("/who")
+	bob.await(`2 here: alice, bob \(you\)`)
+
+	other := start(t, "console", with(flags, "-name", "Alice", "-client_only")...)
+	require.Equal(t, 1, other.end())
+	require.Contains(t, other.stderr(), `the name "Alice" is taken`)
+	require.Contains(t, other.stderr(), "-name")
+
+	// All leave but one, who still has the chat.
+	require.NoError(t, alice.stdin.Close())
+	require.Zero(t, alice.end(), "%s", alice.stderr())
+	require.NoError(t, second.cmd.Process.Signal(os.Interrupt))
+	require.Zero(t, second.end())
+	bob.await("alice left")
+	bob.say("alone")
+	bob.await("bob: alone")
+	bob.say("/nonsense")
+	require.NoError(t, bob.stdin.Close())
+	require.Equal(t, 1, bob.end(), "a line came to nothing")
+	require.Contains(t, bob.stderr(), "there is no command /nonsense")
+	require.Contains(t, bob.stderr(), "has ended: nobody else was there")
+}
+
+func TestAHostThatDies(t *testing.T) {
+	flags := startDNS(t)
+	flags = with(flags, "-every", "0")
+	node := start(t, "chatnode", with(flags, "-s")...)
+	node.await("serving backend.com")
+	other := start(t, "chatnode", flags...)
+	other.await("standing by with a copy")
+	alice := start(t, "console", with(flags, "-name", "alice", "-client_only")...)
+	alice.say("before")
+	alice.await("alice: before")
+	require.NoError(t, node.cmd.Process.Kill())
+	alice.say("after")
+	alice.await("alice: after")
+	require.Equal(t, 1, strings.Count(strings.Join(alice.all, "\n"), "before"), "nothing comes twice")
+	require.NoError(t, other.cmd.Process.Kill())
+	<-other.ended
+
+	third := start(t, "chatnode", with(flags, "-s")...)
+	require.Equal(t, 1, third.end())
+	require.Contains(t, third.stderr(), "gone with all that was said there")
+	require.Contains(t, third.stderr(), "-s -reset")
+	start(t, "chatnode", with(flags, "-s", "-reset")...).await("serving backend.com")
+	require.Equal(t, 1, alice.end(), "what was said is lost, and alice is told")
+	require.Contains(t, alice.stderr(), "joining the chat that was started anew")
+}
+
+func TestErrorsOfStarting(t *testing.T) {
+	console := start(t, "console", "-dns_port", "1", "-name", "alice")
+	require.Equal(t, 1, console.end())
+	require.Contains(t, console.stderr(), "console: no DNS at localhost:1.")
+	for _, args := range [][]string{{"-s", "-client_only"}, {"-name="}, {"-dns_port", "x"}} {
+		console = start(t, "console", args...)
+		require.Equal(t, 2, console.end())
+		require.NotEmpty(t, console.stderr())
+	}
+	flags := startDNS(t)
+	dns := start(t, "dns", "-port", flags[1])
+	require.Equal(t, 1, dns.end())
+	require.Contains(t, dns.stderr(), "the port of localhost:"+flags[1]+" is in use")
+}

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roam-go/roam/chatcore"
+	"github.com/roam-go/roam/resolver"
+)
+
+var said1 = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
+
+// all is a message of each kind.
+var all = []chatcore.Message{
+	{Kind: chatcore.KindJoined, From: "bob", Seq: 1, Missing: 2, Time: said1},
+	{Kind: chatcore.KindBegun, Seq: 2, Time: said1},
+	{Kind: chatcore.KindMessage, From: "bob", Text: "hi \x1b[2J\u202e there", Seq: 3, Time: said1},
+	{Kind: chatcore.KindPrivate, From: "bob", Text: "psst", Time: said1},
+	{Kind: chatcore.KindPrivate, From: "bob", Text: "psst", Unverified: true, Time: said1},
+	{
+		Kind: chatcore.KindMoved, Epoch: 7, Host: resolver.Host{ID: "host-b", Addr: "10.0.0.2:70"}, Pause: 1234567 * time.Nanosecond,
+		Planned: true, Time: said1,
+	},
+	{Kind: chatcore.KindMoved, Epoch: 8, Host: resolver.Host{ID: "host-c", Addr: "10.0.0.3:70"}, Pause: 80 * time.Millisecond, Time: said1},
+	{Kind: chatcore.KindGap, Lost: 3, Time: said1},
+	{Kind: chatcore.KindStateLost, Time: said1},
+	{Kind: chatcore.KindLeft, From: "bob", Seq: 9, Time: said1},
+}
+
+func TestPlainLines(t *testing.T) {
+	var out, err bytes.Buffer
+	p := &plain{service: "x.org", out: &out, err: &err}
+	for _, m := range all {
+		p.message(m)
+	}
+	p.answer("an answer")
+	p.note("a note")
+	p.fail("a failure")
+	require.Equal(t, []string{
+		"* bob joined; the chat begins when 2 more have joined",
+		"* the chat begins",
+		"bob: hi ␛[2J<U+202E> there",
+		"bob (private): psst",
+		"bob (private, unverified): psst",
+		"* x.org moved to host-b at 10.0.0.2:70 (epoch 7), away for 1.2 ms",
+		"* x.org lost its host and goes on at host-c at 10.0.0.3:70 (epoch 8), away for 80 ms",
+		"* 3 messages are missing here",
+		"* x.org was started anew: what was said before is gone there",
+		"* bob left",
+		"* an answer",
+		"",
+	}, strings.Split(out.String(), "\n"))
+	require.Equal(t, "console: a note\nconsole: a failure\n", err.String())
+}
+
+func TestJSONLines(t *testing.T) {
+	var out, err bytes.Buffer
+	p := &plain{service: "x.org", json: true, out: &out, err: &err}
+	for _, m := range all {
+		p.message(m)
+	}
+	p.answer("an answer")
+	p.fail("a failure")
+	const at = `"time":"2030-01-02T03:04:05Z"`
+	lines := strings.Split(out.String(), "\n")
+	require.Equal(t, []string{
+		`{"kind":"joined","from":"bob","seq":1,` + at + `,"missing":2}`,
+		`{"kind":"message","from":"bob","text":"hi \u001b[2J\u202e there","seq":3,` + at + `}`,
+		`{"kind":"private","from":"bob","text":"psst",` + at + `}`,
+		`{"kind":"private","from":"bob","text":"psst",` + at + `,"unverified":true}`,
+		`{"kind":"moved",` + at + `,"epoch":7,"host":"host-b","pause_ms":1.235}`,
+		`{"kind":"moved",` + at + `,"epoch":8,"host":"host-c","pause_ms":80}`,
+		`{"kind":"gap","text":"3 messages are missing here",` + at + `,"lost":3}`,
+		`{"kind":"error","text":"x.org was started anew: what was said before is gone there",` + at + `}`,
+		`{"kind":"left","from":"bob","seq":9,` + at + `}`,
+	}, lines[:9])
+	require.Contains(t, lines[9], `{"kind":"error","text":"a failure"`)
+	require.Equal(t, "an answer\n", err.String())
+
+	var l line
+	require.NoError(t, json.Unmarshal([]byte(lines[1]), &l))
+	require.Equal(t, "hi \x1b[2J\u202e there", l.Text, "the text is the same for whoever reads the JSON")
+}
+
+func TestEscapeOutsideTheFirstPlane(t *testing.T) {
+	in, _ := json.Marshal("a\U000e0041\u009bb🙂")
+	require.Equal(t, `"a\udb40\udc41\u009bb🙂"`, escape(string(in)))
+	var back string
+	require.NoError(t, json.Unmarshal([]byte(escape(string(in))), &back))
+	require.Equal(t, "a\U000e0041\u009bb🙂", back)
+}
+
+func TestReadLines(t *testing.T) {
+	lines := make(chan string, 10)
+	readLines(strings.NewReader("one\r\n\ntwo\n"+strings.Repeat("x", 3*maxPiped)+"\nlast"), lines, nil)
+	var got []string
+	for l := range lines {
+		got = append(got, l)
+	}
+	require.Equal(t, []string{"one", "", "two"}, got[:3])
+	require.Greater(t, len(got[3]), maxPiped/2, "a line that is too long is not taken for several")
+	require.Less(t, len(got[3]), 2*maxPiped)
+	require.Equal(t, []string{"last"}, got[4:])
+}
+
+func TestPause(t *testing.T) {
+	require.Equal(t, "0.0 ms", pause(0))
+	require.Equal(t, "9.9 ms", pause(9949*time.Microsecond))
+	require.Equal(t, "262 ms", pause(261600*time.Microsecond))
+}
