@@ -1,0 +1,532 @@
+package core
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roam-go/roam/resolver"
+)
+
+var update = flag.Bool("update", false, "TestScenarios: write what happens into the files of testdata")
+
+// TestScenarios plays the files of testdata: commands, then "----", then what the hosts did. See scenario.exec for the
+// commands.
+func TestScenarios(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txt")
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+			text, err := os.ReadFile(file)
+			require.NoError(t, err)
+			got := playScenario(t, string(text))
+			if *update {
+				require.NoError(t, os.WriteFile(file, []byte(got), 0o600))
+				return
+			}
+			require.Equal(t, string(text), got, "run with -update to accept")
+		})
+	}
+}
+
+// playScenario returns text with the output of each command as it is now.
+func playScenario(t *testing.T, text string) string {
+	s := &scenario{t: t, lat: time.Millisecond, hosts: make(map[string]*scenarioHost), cut: make(map[string]bool), committed: make(map[uint64][]Entry)}
+	var out strings.Builder
+	for block := range strings.SplitSeq(strings.TrimRight(text, "\n"), "\n\n") {
+		commands, _, _ := strings.Cut(block, "\n----")
+		out.WriteString(commands)
+		s.out.Reset()
+		run := false
+		for line := range strings.SplitSeq(commands, "\n") {
+			if line != "" && !strings.HasPrefix(line, "#") {
+				run = true
+				s.exec(strings.Fields(line))
+			}
+		}
+		if run {
+			out.WriteString("\n----\n")
+			out.WriteString(cmpOr(s.out.String(), "nothing\n"))
+		} else {
+			out.WriteString("\n")
+		}
+		out.WriteString("\n")
+	}
+	return strings.TrimRight(out.String(), "\n") + "\n"
+}
+
+func cmpOr(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// scenario is a small world without chance: each message takes a millisecond, a snapshot ten.
+type scenario struct {
+	t     *testing.T
+	out   strings.Builder
+	now   time.Duration
+	lat   time.Duration
+	names []string
+	hosts map[string]*scenarioHost
+	cfg   Config
+	queue []scenarioEvent
+	n     int
+
+	rec       resolver.Record
+	cut       map[string]bool // "a b": nothing gets from a to b
+	loseReply string          // the next answer to a change of this host is lost
+	loseCAS   string          // its next change is lost
+	dieOn     map[string]string
+	quiet     bool
+
+	committed map[uint64][]Entry // by loss
+}
+
+type scenarioEvent struct {
+	at time.Duration
+	n  int
+	fn func()
+}
+
+type scenarioHost struct {
+	s     *scenario
+	self  resolver.Host
+	core  *Core
+	up    bool
+	inc   uint64
+	role  Role
+	term  Term
+	snaps map[uint64]Captured
+	reads uint64
+}
+
+func (s *scenario) printf(format string, args ...any) {
+	fmt.Fprintf(&s.out, "%8s  %s\n", s.now.Round(time.Millisecond), fmt.Sprintf(format, args...))
+}
+
+func (s *scenario) after(d time.Duration, fn func()) {
+	s.n++
+	s.queue = append(s.queue, scenarioEvent{s.now + d, s.n, fn})
+}
+
+// exec executes a command:
+//
+//	hosts a b c standbys=1 …    start hosts
+//	create a                    create the service
+//	propose a 3                 order so many commands
+//	read a                      ask for leave to answer a read
+//	run 500ms                   let time pass
+//	state                       say what every host is
+//	handoff a b                 begin a handoff; the rest goes by itself
+//	leave b | retire a | reset b
+//	crash a | start a           end and start a process
+//	cut a b | cut a resolver    stop messages, both ways; also: cut a > b
+//	heal                        undo all cuts
+//	lose-answer a | lose-change a   of the next change that it proposes
+//	die b on transfer | taken       crash when told to take over, or when its change was made but it was not told yet
+//	quiet | loud                leave out, or show, messages without news
+func (s *scenario) exec(args []string) {
+	host := func(i int) *scenarioHost {
+		h := s.hosts[args[i]]
+		require.NotNil(s.t, h, "%v: no such host", args)
+		return h
+	}
+	switch args[0] {
+	case "hosts":
+		s.dieOn = make(map[string]string)
+		s.quiet = true
+		for _, a := range args[1:] {
+			if k, v, ok := strings.Cut(a, "="); ok {
+				n, err := strconv.Atoi(v)
+				require.NoError(s.t, err)
+				switch k {
+				case "standbys":
+					s.cfg.Standbys = n
+				case "keep":
+					s.cfg.KeepBytes = n
+				case "min":
+					s.cfg.MinInSync = n
+				default:
+					s.t.Fatalf("unknown setting %s", k)
+				}
+				continue
+			}
+			s.names = append(s.names, a)
+			s.hosts[a] = &scenarioHost{s: s}
+		}
+		for _, a := range s.names {
+			s.start(a)
+		}
+	case "create":
+		host(1).step(Create{})
+	case "propose":
+		h := host(1)
+		n, err := strconv.Atoi(args[2])
+		require.NoError(s.t, err)
+		for range n {
+			e, ok := h.core.Propose(s.now, Entry{Kind: Command, Session: 1, Body: []byte("x")})
+			if !ok {
+				s.printf("%s: refused", args[1])
+			} else {
+				s.printf("%s: orders entry %d", args[1], e.Index)
+			}
+		}
+		h.ready()
+	case "read":
+		h := host(1)
+		h.reads++
+		h.step(Read{ID: h.reads})
+	case "run":
+		d, err := time.ParseDuration(args[1])
+		require.NoError(s.t, err)
+		s.run(s.now + d)
+	case "state":
+		for _, a := range s.names {
+			h := s.hosts[a]
+			if !h.up {
+				s.printf("%s: down", a)
+				continue
+			}
+			s.printf("%s: %s %s, commit %d of %d, knows %s", a, h.core.Role(), h.core.Term(), h.core.Commit(), h.core.Last(), Describe(h.core.Record()))
+		}
+		s.printf("resolver: %s", Describe(s.rec))
+	case "handoff":
+		host(1).step(Handoff{Target: host(2).self})
+	case "leave":
+		host(1).step(Leave{})
+	case "retire":
+		host(1).step(Retire{})
+	case "reset":
+		host(1).step(Reset{})
+	case "crash":
+		s.crash(args[1])
+	case "start":
+		s.start(args[1])
+	case "cut":
+		if args[2] == ">" {
+			s.cut[args[1]+" "+args[3]] = true
+			return
+		}
+		s.cut[args[1]+" "+args[2]], s.cut[args[2]+" "+args[1]] = true, true
+	case "heal":
+		clear(s.cut)
+	case "lose-answer":
+		s.loseReply = args[1]
+	case "lose-change":
+		s.loseCAS = args[1]
+	case "die":
+		s.dieOn[args[1]] = args[3]
+	case "quiet", "loud":
+		s.quiet = args[0] == "quiet"
+	default:
+		s.t.Fatalf("unknown command %v", args)
+	}
+}
+
+// run lets things happen until a time.
+func (s *scenario) run(end time.Duration) {
+	for {
+		next := scenarioEvent{at: end + 1}
+		at := -1
+		for i, e := range s.queue {
+			if e.at < next.at || e.at == next.at && e.n < next.n {
+				next, at = e, i
+			}
+		}
+		var due *scenarioHost
+		for _, a := range s.names {
+			h := s.hosts[a]
+			if d := h.core.Deadline(); h.up && d > 0 && d < next.at && d <= end {
+				next, due = scenarioEvent{at: d}, h
+			}
+		}
+		if due != nil {
+			s.now = max(s.now, next.at)
+			due.step(Tick{})
+			continue
+		}
+		if at < 0 || next.at > end {
+			s.now = end
+			return
+		}
+		s.queue = slices.Delete(s.queue, at, at+1)
+		s.now = max(s.now, next.at)
+		next.fn()
+	}
+}
+
+func (s *scenario) start(a string) {
+	h := s.hosts[a]
+	h.inc++
+	h.self = resolver.Host{ID: a, Inc: h.inc, Addr: a}
+	cfg := s.cfg
+	cfg.Name, cfg.Self = "svc", h.self
+	h.core, h.up, h.role, h.term, h.snaps = New(cfg), true, Out, Term{}, make(map[uint64]Captured)
+	if h.inc > 1 {
+		s.printf("%s starts anew", a)
+	}
+	h.ready()
+}
+
+func (s *scenario) crash(a string) {
+	h := s.hosts[a]
+	if !h.up {
+		return
+	}
+	h.up = false
+	s.printf("%s crashes", a)
+}
+
+func (h *scenarioHost) step(ev Event) {
+	if !h.up {
+		return
+	}
+	h.core.Step(h.s.now, ev)
+	h.ready()
+}
+
+// reach calls fn at the host's process of now, if it is still there and not cut off.
+func (s *scenario) reach(from, to string, d time.Duration, fn func()) {
+	s.after(d, func() {
+		if !s.cut[from+" "+to] {
+			fn()
+		}
+	})
+}
+
+func (h *scenarioHost) ready() {
+	s, id := h.s, h.self.ID
+	r := h.core.Ready()
+	if r.Drop {
+		s.printf("%s: drops its copy", id)
+	}
+	if r.Deposed {
+		s.printf("%s: is deposed", id)
+	}
+	for _, m := range r.Msgs {
+		s.send(h, m)
+	}
+	for _, e := range r.Committed {
+		s.commit(h, e)
+	}
+	if n := len(r.Committed); n > 0 {
+		s.printf("%s: applies %d-%d", id, r.Committed[0].Index, r.Committed[n-1].Index)
+	}
+	if h.core.Role() != h.role || h.core.Term() != h.term {
+		h.role, h.term = h.core.Role(), h.core.Term()
+		s.printf("%s: is %s in %s", id, h.role, h.term)
+	}
+	if r.CAS != nil {
+		s.propose(h, *r.CAS)
+	}
+	if r.Get {
+		s.printf("%s: reads the record", id)
+		s.ask(h, func() resolver.Record { return s.rec }, func(rec resolver.Record, ok bool) {
+			h.step(Got{Record: rec, Err: !ok})
+		})
+	}
+	if r.Seek {
+		var hosts []resolver.Host
+		for _, a := range s.names {
+			if o := s.hosts[a]; o.up && o != h {
+				hosts = append(hosts, o.self)
+			}
+		}
+		s.after(2*s.lat, func() { h.step(Candidates{Hosts: hosts}) })
+	}
+	for _, to := range r.Snapshots {
+		ev := Captured{To: to, ID: uint64(len(h.snaps) + 1), Index: h.core.Commit()}
+		ev.Epoch, _ = h.core.EpochAt(ev.Index)
+		h.snaps[ev.ID] = ev
+		s.printf("%s: captures snapshot %d at %d", id, ev.ID, ev.Index)
+		h.step(ev)
+	}
+	if f := r.Fetch; f != nil {
+		s.printf("%s: fetches snapshot %d", id, f.ID)
+		self := h.self
+		s.after(10*s.lat, func() {
+			src := s.hosts[f.From.ID]
+			ok := src.up && src.self.Same(f.From) && !s.cut[f.From.ID+" "+id]
+			if self.Same(h.self) {
+				h.step(Restored{ID: f.ID, OK: ok})
+			}
+		})
+	}
+	for _, id := range r.Reads {
+		s.printf("%s: may answer read %d, at %d", h.self.ID, id, h.core.Commit())
+	}
+	if r.ReadsFail {
+		s.printf("%s: can't answer reads", id)
+	}
+	for _, e := range r.Moves {
+		stage := [...]string{"", "is in sync", "has taken over", "serves", "failed: " + e.Reason}[e.Stage]
+		if e.Stage == MoveServed {
+			stage += fmt.Sprintf(", after %v and %v", e.Won.Round(time.Millisecond), e.Served.Round(time.Millisecond))
+		}
+		s.printf("%s: the move's target %s", id, stage)
+		if e.Stage == MoveInSync {
+			h.step(Transfer{})
+		}
+	}
+	s.check()
+}
+
+func (s *scenario) send(h *scenarioHost, m Outgoing) {
+	from, to := h.self.ID, m.To
+	quiet := s.quiet && (m.Msg.Type == MsgAppend && len(m.Msg.Entries) == 0 || m.Msg.Type == MsgAck && !m.Msg.Flag && s.known(h, m.Msg))
+	if !quiet {
+		lost := ""
+		if s.cut[from+" "+to.ID] {
+			lost = "  (lost)"
+		}
+		s.printf("%s -> %s: %s%s", from, to.ID, m.Msg, lost)
+	}
+	s.reach(from, to.ID, s.lat, func() {
+		p := s.hosts[to.ID]
+		if !p.up || !p.self.Same(to) {
+			if h.up {
+				h.step(PeerDown{Host: to})
+			}
+			return
+		}
+		if m.Msg.Type == MsgTransfer && s.dieOn[to.ID] == "transfer" {
+			s.crash(to.ID)
+			return
+		}
+		b, err := AppendMsg(nil, m.Msg)
+		require.NoError(s.t, err)
+		msg, err := ReadMsg(b)
+		require.NoError(s.t, err)
+		msg.From = h.self
+		p.step(Recv{Msg: msg})
+	})
+}
+
+// known reports whether an acknowledgement has nothing new for the active host.
+func (s *scenario) known(h *scenarioHost, m Msg) bool {
+	for _, o := range s.hosts {
+		if o.up && o.core.Role().Active() && o.core.Term() == m.Term {
+			p := o.core.peer(h.self)
+			return p != nil && p.stage == streaming && m.Index <= p.match && (len(o.core.active.reads) == 0 || m.Round <= p.round)
+		}
+	}
+	return false
+}
+
+// ask carries a request to the resolver and back; without an answer it fails after 500 ms.
+func (s *scenario) ask(h *scenarioHost, exec func() resolver.Record, done func(resolver.Record, bool)) {
+	id, self := h.self.ID, h.self
+	answered := false
+	answer := func(r resolver.Record, ok bool) {
+		if !answered && h.up && self.Same(h.self) {
+			answered = true
+			done(r, ok)
+		}
+	}
+	s.after(500*time.Millisecond, func() { answer(resolver.Record{}, false) })
+	s.reach(id, "resolver", s.lat, func() {
+		r := exec()
+		s.reach("resolver", id, s.lat, func() { answer(r, true) })
+	})
+}
+
+func (s *scenario) propose(h *scenarioHost, c CAS) {
+	id := h.self.ID
+	next := c.Next
+	next.Ver = c.Expect + 1
+	s.printf("%s: proposes %s", id, Describe(next))
+	if s.loseCAS == id {
+		s.loseCAS = ""
+		s.printf("the change is lost")
+		s.after(500*time.Millisecond, func() { h.step(CASDone{Nonce: c.Next.Nonce, Outcome: CASUnknown}) })
+		return
+	}
+	outcome := CASOK
+	s.ask(h, func() resolver.Record {
+		switch {
+		case s.rec.Ver == c.Expect:
+			var before *resolver.Record
+			if s.rec.Ver > 0 {
+				before = &s.rec
+			}
+			require.NoError(s.t, resolver.Check(before, next))
+			s.rec = next
+			s.printf("resolver: %s", Describe(s.rec))
+			if s.dieOn[id] == "taken" && next.Active.Same(h.self) {
+				s.crash(id)
+			}
+		case s.rec.Ver == c.Expect+1 && s.rec.Nonce == c.Next.Nonce:
+		default:
+			outcome = CASConflict
+		}
+		r := s.rec
+		if s.loseReply == id {
+			s.loseReply = ""
+			s.printf("the answer is lost")
+			s.cut["resolver "+id] = true
+			s.after(2*s.lat, func() { delete(s.cut, "resolver "+id) })
+		}
+		return r
+	}, func(r resolver.Record, ok bool) {
+		ev := CASDone{Nonce: c.Next.Nonce, Record: r, Outcome: outcome}
+		if !ok {
+			ev.Outcome, ev.Record = CASUnknown, resolver.Record{}
+			s.printf("%s: has no answer", id)
+		} else if outcome == CASConflict {
+			s.printf("%s: conflict, the record is %s", id, Describe(r))
+		}
+		h.step(ev)
+	})
+}
+
+// commit: all hosts apply the same log.
+func (s *scenario) commit(h *scenarioHost, e Entry) {
+	loss := h.core.Term().Loss
+	log := s.committed[loss]
+	if log == nil && e.Index > 1 { // after a reset
+		log = slices.Clone(s.committed[loss-1][:e.Index-1])
+	}
+	switch {
+	case e.Index <= uint64(len(log)):
+		have := log[e.Index-1]
+		require.True(s.t, have.Epoch == e.Epoch && have.Kind == e.Kind && bytes.Equal(have.Body, e.Body), "%s applies another entry %d", h.self.ID, e.Index)
+	default:
+		require.Equal(s.t, uint64(len(log))+1, e.Index, "%s applies with a gap", h.self.ID)
+		s.committed[loss] = append(log, e)
+	}
+}
+
+// check: one host is active a term, it needs whoever is in its record, and who is in the in-sync set holds all that is
+// committed.
+func (s *scenario) check() {
+	active := make(map[Term]string)
+	for _, a := range s.names {
+		h := s.hosts[a]
+		if h.core == nil || !h.up || !h.core.Role().Active() {
+			continue
+		}
+		require.Empty(s.t, active[h.core.Term()], "two active hosts in %s", h.core.Term())
+		active[h.core.Term()] = a
+		for _, m := range h.core.Record().ISR {
+			require.True(s.t, m.Same(h.self) || h.core.Needs(m), "%s commits without %s", a, m.ID)
+		}
+	}
+	n := uint64(len(s.committed[s.rec.Loss]))
+	for _, m := range s.rec.ISR {
+		if h := s.hosts[m.ID]; n > 0 && h.up && h.self.Same(m) {
+			require.GreaterOrEqual(s.t, h.core.Last(), n, "%s lacks committed entries", m.ID)
+		}
+	}
+}
