@@ -154,8 +154,9 @@ func ExampleHasher() {
 		}
 		return book.Hash()
 	}
-	fmt.Println(apply("a", "b") == apply("a", "b"))
-	fmt.Println(apply("a", "b") == apply("b", "a"))
+	active, standby, other := apply("a", "b"), apply("a", "b"), apply("b", "a")
+	fmt.Println(active == standby)
+	fmt.Println(active == other)
 	// Output:
 	// true
 	// false

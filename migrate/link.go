@@ -21,13 +21,13 @@ const (
 )
 
 type hostHello struct {
-	_struct struct{} `codec:",toarray"`
+	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Host resolver.Host
 }
 
 type msgParams struct {
-	_struct struct{} `codec:",toarray"`
+	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Service string
 	Msg     []byte

@@ -52,6 +52,7 @@ type Validator interface {
 // SessionCloser learns that a session has ended: closed by its client, or expired because the client was away for longer
 // than [Policy.SessionTimeout]. It is called in log order like Apply and may emit events. cmd has no Body and no Seq.
 type SessionCloser interface {
+	// SessionClosed is told the session in cmd.Session.
 	SessionClosed(cmd Command)
 }
 

@@ -10,6 +10,7 @@ import (
 
 // Report tells how a handoff went. Times that were not reached are 0.
 type Report struct {
+	// Service moves From one host To another.
 	Service  string
 	From, To resolver.Host
 	// Cause is "timer", "demand" or "shutdown".
@@ -68,6 +69,7 @@ func roleOf(r core.Role) Role {
 
 // Status describes a service on this node.
 type Status struct {
+	// Service is its name, and Role what this host is for it.
 	Service string
 	Role    Role
 	// Record is the newest record that this node knows; its Ver is 0 if it knows none.

@@ -23,7 +23,7 @@ const (
 // openParams opens a session, or takes it up again on this connection (after a move, after a broken connection): opening
 // twice is harmless. Session is a random number below 2^53 that the client draws.
 type openParams struct {
-	_struct struct{} `codec:",toarray"`
+	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Service string
 	Session uint64
@@ -35,7 +35,7 @@ type openParams struct {
 }
 
 type openResult struct {
-	_struct struct{} `codec:",toarray"`
+	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Loss, Epoch uint64
 	// NextEvent is the number that the next event will have.
@@ -44,7 +44,7 @@ type openResult struct {
 
 // doParams is a command. Low is the lowest Seq whose reply the client still wants: lower ones are forgotten.
 type doParams struct {
-	_struct struct{} `codec:",toarray"`
+	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Service      string
 	Session, Seq uint64
@@ -55,7 +55,7 @@ type doParams struct {
 // doResult is the reply of a committed command: Index is its place in the log, Replicas the number of hosts that held it
 // when it was acknowledged. An error of the service itself comes as the call's error with ErrData as its Data.
 type doResult struct {
-	_struct struct{} `codec:",toarray"`
+	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Index    uint64
 	Epoch    uint64
@@ -67,7 +67,7 @@ type doResult struct {
 // the command is done with. An error without it is final only with CodeSessionExpired, CodeForbidden, CodeTooLarge or
 // CodeStateLost; after any other the client sends the command again.
 type appliedData struct {
-	_struct struct{} `codec:",toarray"`
+	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Index    uint64
 	Epoch    uint64
@@ -77,7 +77,7 @@ type appliedData struct {
 }
 
 type queryParams struct {
-	_struct struct{} `codec:",toarray"`
+	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Service string
 	Session uint64
@@ -85,7 +85,7 @@ type queryParams struct {
 }
 
 type queryResult struct {
-	_struct struct{} `codec:",toarray"`
+	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Index uint64
 	Epoch uint64
@@ -95,7 +95,7 @@ type queryResult struct {
 // listenParams asks for the events from number From on (0: those after now). A second listen on the same connection and
 // session replaces the first.
 type listenParams struct {
-	_struct struct{} `codec:",toarray"`
+	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Service string
 	Session uint64
@@ -104,27 +104,27 @@ type listenParams struct {
 
 // listenResult: the first event that will come is Next; if that is higher than From, the events between are gone.
 type listenResult struct {
-	_struct struct{} `codec:",toarray"`
+	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Next uint64
 }
 
 type leaveParams struct {
-	_struct struct{} `codec:",toarray"`
+	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Service string
 	Session uint64
 }
 
 type readyParams struct {
-	_struct struct{} `codec:",toarray"`
+	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Service string
 	Session uint64
 }
 
 type parkParams struct {
-	_struct struct{} `codec:",toarray"`
+	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Service string
 	Session uint64
@@ -133,7 +133,7 @@ type parkParams struct {
 // eventsParams carries events First, First+1, ...: Times and Bodies have the same length. First is higher than the number
 // expected when the client was too slow and events are gone.
 type eventsParams struct {
-	_struct struct{} `codec:",toarray"`
+	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Service     string
 	Loss, Epoch uint64
@@ -143,7 +143,7 @@ type eventsParams struct {
 }
 
 type prepareParams struct {
-	_struct struct{} `codec:",toarray"`
+	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Service string
 	Next    resolver.Host
@@ -153,7 +153,7 @@ type prepareParams struct {
 
 // movedParams is sent by the host that stops serving, and by the one that begins to on the connections parked there.
 type movedParams struct {
-	_struct struct{} `codec:",toarray"`
+	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Service string
 	Record  resolver.Record

@@ -25,6 +25,7 @@ const (
 // Error is an error with a code that survives the wire. [errors.Is] compares codes, so that a sentinel such as [ErrClosed]
 // matches wherever the error was made.
 type Error struct {
+	// Code says what kind of error it is, Message what has happened.
 	Code    Code
 	Message string
 	// Data is an optional detail, one MessagePack value.
@@ -38,6 +39,7 @@ func Errorf(code Code, format string, args ...any) *Error {
 	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}
 }
 
+// Error returns the message.
 func (e *Error) Error() string { return e.Message }
 
 // Is reports whether target is an [*Error] with the same code.

@@ -76,8 +76,10 @@ type Handler interface {
 
 // Peer says where a process listens and which key it must prove; a zero Key accepts any.
 type Peer struct {
+	// Addr is the address of a listener, as [Listener].Addr gives it.
 	Addr string
-	Key  Key
+	// Key is what the process proves.
+	Key Key
 }
 
 // Request is a call or a notification that has arrived.
