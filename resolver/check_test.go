@@ -70,6 +70,7 @@ func TestCheck(t *testing.T) {
 		{"remove the active", running, hostA, func(r *Record) { r.ISR = is(hostB, hostC) }, "is not, as it stands, in the in-sync set", ErrInvalid},
 		{"replace", running, hostA, func(r *Record) { r.ISR = is(hostA, Host{ID: "host-b", Inc: 5, Key: hostB.Key}, hostC) }, "", nil},
 		{"replace two", running, hostA, func(r *Record) { r.ISR = is(hostA, Host{ID: "host-b", Inc: 5}, Host{ID: "host-c", Inc: 5}) }, "one member at a time", ErrRefused},
+		{"replace one and remove one", running, hostA, func(r *Record) { r.ISR = is(hostA, Host{ID: "host-b", Inc: 5}) }, "one member at a time", ErrRefused},
 		{"replace the active", running, hostA, func(r *Record) { r.Active, r.ISR = hostA2, is(hostA2, hostB, hostC) }, "only promotes itself", ErrRefused},
 		{"raise the feature level", running, hostA, func(r *Record) { r.Feature = 3 }, "", nil},
 		{"lower the feature level", running, hostA, func(r *Record) { r.Feature = 1 }, "lower the feature level", ErrRefused},

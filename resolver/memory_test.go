@@ -1,6 +1,7 @@
 package resolver
 
 import (
+	"context"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -37,5 +38,10 @@ func TestMemory(t *testing.T) {
 		hs, err = m.Hosts(ctx, "backend.com")
 		require.NoError(t, err)
 		require.Empty(t, hs)
+		ended, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		_, err = m.Watch(ended, "backend.com", 1)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Empty(t, m.store.watches, "a watch that ended must be forgotten")
 	})
 }

@@ -451,7 +451,10 @@ func TestServerClose(t *testing.T) {
 		synctest.Wait()
 		var closing sync.WaitGroup
 		for range 4 {
-			closing.Go(func() { assert.NoError(t, w.server.Close()) })
+			closing.Go(func() {
+				assert.NoError(t, w.server.Close())
+				assert.Empty(t, w.server.conns, "Close must wait until each connection's handler was told its end")
+			})
 		}
 		require.NoError(t, w.server.Wait())
 		closing.Wait()
