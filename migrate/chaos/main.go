@@ -23,6 +23,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -52,6 +53,7 @@ type config struct {
 	ballast  int
 	proxies  bool
 	insecure bool
+	only     string
 	dir      string
 	keep     bool
 	json     bool
@@ -87,14 +89,15 @@ func parse(args []string, out io.Writer) (config, error) {
 	fs.IntVar(&cfg.procs, "procs", 2, "`number` of processes with clients")
 	fs.IntVar(&cfg.clients, "clients", 8, "`number` of clients that write, listen and ask")
 	fs.IntVar(&cfg.idle, "idle", 0, "`number` of clients that only follow the service; herd: 10000 if 0")
-	fs.Float64Var(&cfg.rate, "rate", 2000, "commands a `second`, of all clients together")
-	fs.Float64Var(&cfg.minRate, "min-rate", 1000, "acknowledged commands a `second` without which no fault counts")
+	fs.Float64Var(&cfg.rate, "rate", 2000, "commands a second, as a `number`, of all clients together")
+	fs.Float64Var(&cfg.minRate, "min-rate", 1000, "acknowledged commands a second, as a `number`, without which no fault counts")
 	fs.DurationVar(&cfg.down, "down", time.Minute, "resolver: how `long` it is away")
 	fs.Uint64Var(&cfg.seed, "seed", 0, "`number` that the random choices follow from; 0: draw one")
 	fs.IntVar(&cfg.events, "events", 4<<20, "`bytes` of events that are kept for clients that were away")
 	fs.IntVar(&cfg.ballast, "state", 256<<10, "`bytes` of state beside what the commands make")
 	fs.BoolVar(&cfg.proxies, "proxies", false, "put proxies between all processes, as partition, slow and mixed do anyway")
 	fs.BoolVar(&cfg.insecure, "insecure", false, "no TLS")
+	fs.StringVar(&cfg.only, "only", "", "partition: only faults with this `text` in their name")
 	fs.StringVar(&cfg.dir, "dir", "", "`directory` for logs, keys and records; empty: a temporary one")
 	fs.BoolVar(&cfg.keep, "keep", false, "keep the temporary directory even when all is well")
 	fs.BoolVar(&cfg.json, "json", false, "print the result as JSON")
@@ -125,6 +128,8 @@ func (cfg *config) validate(out io.Writer) error {
 	}
 	sc, ok := scenarios[cfg.scenario]
 	switch {
+	case !slices.ContainsFunc(cuts, func(c cut) bool { return strings.Contains(c.kind, cfg.only) }):
+		return bad("-only is %q, which no fault has in its name", cfg.only)
 	case !ok:
 		return bad("-scenario is %q, want one of %s", cfg.scenario, strings.Join(slices.Sorted(maps.Keys(scenarios)), ", "))
 	case cfg.hosts < 2:
@@ -204,7 +209,12 @@ func execute(ctx context.Context, cfg config, sayf func(string, ...any)) (*resul
 	if err := c.start(ctx); err != nil {
 		return res, err
 	}
-	r := &run{cluster: c, ctx: ctx}
+	faultLog, err := os.Create(filepath.Join(cfg.dir, "faults.log"))
+	if err != nil {
+		return res, err
+	}
+	defer faultLog.Close()
+	r := &run{cluster: c, ctx: ctx, faultLog: faultLog}
 	if cfg.lasts > 0 {
 		var cancel context.CancelFunc
 		r.ctx, cancel = context.WithTimeout(ctx, cfg.lasts)

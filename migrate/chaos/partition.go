@@ -3,8 +3,54 @@
 package main
 
 import (
+	"strings"
 	"time"
 )
+
+// cut is a way to part a, the active host, and s, a standby, from each other or from the rest.
+type cut struct {
+	kind string
+	once bool // it is over at once
+	do   func(r *run, a, s *host)
+}
+
+var cuts = []cut{
+	{"active and standby apart", false, func(r *run, a, s *host) { r.net.hold(a.id, s.id, true) }},
+	{"active does not reach standby", false, func(r *run, a, s *host) { r.net.hold(a.id, s.id, false) }},
+	{"standby does not reach active", false, func(r *run, a, s *host) { r.net.hold(s.id, a.id, false) }},
+	{"active apart from hosts and resolver", false, func(r *run, a, _ *host) {
+		for _, h := range r.hosts {
+			if h != a {
+				r.net.hold(a.id, h.id, true)
+			}
+		}
+		r.net.hold(a.id, resolverID, true)
+	}},
+	{"active apart from all", false, func(r *run, a, _ *host) { r.net.apart(a.id) }},
+	{"standby apart from all", false, func(r *run, _, s *host) { r.net.apart(s.id) }},
+	{"connections of active and standby refused", false, func(r *run, a, s *host) {
+		r.net.between(a.id, s.id, func(l *link, _ int) { l.sever(true) })
+	}},
+	{"connections of active and standby reset", true, func(r *run, a, s *host) {
+		r.net.between(a.id, s.id, func(l *link, _ int) { l.sever(false) })
+	}},
+	{"all connections reset", true, func(r *run, _, _ *host) {
+		for _, l := range r.net.links {
+			l.sever(false)
+		}
+	}},
+	{"everything is slow", false, func(r *run, _, _ *host) {
+		for _, l := range r.net.links {
+			l.set(way{delay: 10 * time.Millisecond}, way{delay: 10 * time.Millisecond})
+		}
+	}},
+	// Nobody can help these clients: their commands wait until the way is free.
+	{"clients don't hear active", false, func(r *run, a, _ *host) {
+		for _, c := range r.clients {
+			r.net.hold(a.id, c.ID, false)
+		}
+	}},
+}
 
 // stepPartition cuts some of the ways between processes and restores them after 0.1 to 5 s.
 func (r *run) stepPartition() error {
@@ -16,63 +62,22 @@ func (r *run) stepPartition() error {
 	if a == nil || s == nil {
 		return nil
 	}
+	c := cuts[r.rnd.IntN(len(cuts))]
+	for !strings.Contains(c.kind, r.cfg.only) {
+		c = cuts[r.rnd.IntN(len(cuts))]
+	}
 	d := r.duration()
-	n := r.net
-	var (
-		kind string
-		do   func()
-	)
-	hosts := func(h *host, f func(id string)) {
-		for _, o := range r.hosts {
-			if o != h {
-				f(o.id)
-			}
-		}
-	}
-	switch r.rnd.IntN(9) {
-	case 0:
-		kind = "active and standby apart"
-		do = func() { n.hold(a.id, s.id, true) }
-	case 1:
-		kind = "active does not reach standby"
-		do = func() { n.hold(a.id, s.id, false) }
-	case 2:
-		kind = "standby does not reach active"
-		do = func() { n.hold(s.id, a.id, false) }
-	case 3:
-		kind = "active apart from hosts and resolver"
-		do = func() {
-			hosts(a, func(id string) { n.hold(a.id, id, true) })
-			n.hold(a.id, resolverID, true)
-		}
-	case 4:
-		kind = "active apart from all"
-		do = func() { n.apart(a.id) }
-	case 5:
-		kind = "standby apart from all"
-		do = func() { n.apart(s.id) }
-	case 6:
-		kind = "connections of active and standby reset"
-		do = func() { n.between(a.id, s.id, func(l *link, _ int) { l.sever(false) }) }
+	kind := c.kind
+	switch {
+	case c.once:
 		d = 0
-	case 7:
-		kind = "connections of active and standby refused"
-		do = func() { n.between(a.id, s.id, func(l *link, _ int) { l.sever(true) }) }
-	case 8:
-		kind = "clients reach active one way"
-		do = func() {
-			for _, c := range r.clients {
-				n.hold(a.id, c.ID, false)
-			}
-		}
-	}
-	if d >= 500*time.Millisecond {
+	case d >= 500*time.Millisecond:
 		kind += ", 0.5 s and more"
 	}
 	r.fault(kind, a.id+" "+s.id, d)
-	do()
+	c.do(r, a, s)
 	r.sleep(d)
-	n.heal()
+	r.net.heal()
 	return nil
 }
 

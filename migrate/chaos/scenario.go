@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -16,7 +18,8 @@ import (
 // run is one scenario under way.
 type run struct {
 	*cluster
-	ctx context.Context // ends when the run's time is up
+	ctx      context.Context // ends when the run's time is up
+	faultLog io.Writer       // in the form of the children's logs
 
 	mu     sync.Mutex // guards what follows
 	faults []fault
@@ -54,8 +57,9 @@ var scenarios = map[string]struct {
 func (r *run) fault(kind, target string, lasts time.Duration) fault {
 	f := fault{Kind: kind, Target: target, At: time.Now().UnixNano(), Lasted: lasts, Epoch: r.meter.highest()}
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.faults = append(r.faults, f)
-	r.mu.Unlock()
+	fmt.Fprintf(r.faultLog, "time=%s %s\n", time.Unix(0, f.At).UTC().Format("2006-01-02T15:04:05.000Z"), f.String())
 	return f
 }
 
@@ -141,11 +145,7 @@ func (r *run) stepKillStandby() error {
 
 // duration is from 0.1 to 5 s, as often below as above 0.7 s.
 func (r *run) duration() time.Duration {
-	d := 100 * time.Millisecond
-	for f := r.rnd.Float64() * 50; f > 1 && d < 5*time.Second; f /= 2 {
-		d = d * 2
-	}
-	return min(d+r.between(0, d), 5*time.Second)
+	return time.Duration(float64(100*time.Millisecond) * math.Pow(50, r.rnd.Float64()))
 }
 
 func (r *run) stepStop() error {

@@ -119,8 +119,7 @@ type result struct {
 	Sent     int
 	Queries  int
 	Gaps     int // told to listeners
-	// Silence is, by kind of fault, the longest time without an acknowledgement that began after the fault and before the
-	// next, or was under way when it came. New is the time from the fault to the first acknowledgement of a later epoch,
+	// Silence is, by kind of fault, the longest time without an acknowledgement between the fault and the next. New is the time from the fault to the first acknowledgement of a later epoch,
 	// where there was one.
 	Silence, New map[string]spread
 	Latency      spread
@@ -170,7 +169,7 @@ func (r *result) analyse(faults []fault, acks []ack) {
 		j, _ := slices.BinarySearchFunc(writes, f.At, func(a *ack, t int64) int { return cmp.Compare(a.Done, t) })
 		var longest, fresh int64
 		for last := f.At; j < len(writes) && last < end; j++ {
-			longest = max(longest, writes[j].Done-last)
+			longest = max(longest, min(writes[j].Done, end)-last)
 			if fresh == 0 && writes[j].Epoch > f.Epoch {
 				fresh = writes[j].Done - f.At
 			}
