@@ -27,9 +27,7 @@ func TestBulk(t *testing.T) {
 	for _, size := range []int{0, 1, bulkChunk - 1, bulkChunk, bulkChunk + 1, 5<<20 + 3} {
 		synctest.Test(t, func(t *testing.T) {
 			data := make([]byte, size)
-			for i := range data {
-				data[i] = byte(rand.Uint32())
-			}
+			rand.NewChaCha8([32]byte{1}).Read(data)
 			src := NewBulkSource(bytes.NewReader(data))
 			c := memPair(t, NewMemory(), bulkServer(src))
 			sent := make(chan error, 1)
@@ -92,7 +90,7 @@ func TestBulkStops(t *testing.T) {
 	run("close", 1<<40, func(_ *Memory, r *BulkReader, _ func()) { r.Close() }, "closed", "wants no more")
 	run("cut", 1<<40, func(n *Memory, _ *BulkReader, _ func()) { n.Cut("a", "b") }, "reset", "reset")
 	run("crash", 1<<40, func(n *Memory, _ *BulkReader, _ func()) { n.Crash("b") }, "reset", "reset")
-	run("silent", 1<<40, func(n *Memory, _ *BulkReader, _ func()) { n.Partition("a", "b") }, "silent", "")
+	run("silent", 1<<40, func(n *Memory, _ *BulkReader, _ func()) { n.Partition("a", "b") }, "bulk transfer from a:1", "")
 	run("flip", 1<<40, func(n *Memory, _ *BulkReader, _ func()) { n.FlipAfter("a", "b", 3<<20) }, "wrong checksum", "wants no more")
 }
 

@@ -1,7 +1,24 @@
 package transport
 
 import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"io"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -16,6 +33,7 @@ func (h testHandler) Handle(c Conn, r *Request) {
 		h.handle(c, r)
 	}
 }
+
 func (h testHandler) Closed(c Conn, err error) {
 	if h.closed != nil {
 		h.closed(c, err)
@@ -31,19 +49,274 @@ func newTCP(t testing.TB, cfg TCPConfig) *TCP {
 	return tr
 }
 
-func TestTCPEcho(t *testing.T) {
+func listenEcho(t testing.TB, tr *TCP) string {
+	l, err := tr.Listen("127.0.0.1:0", func(Conn) Handler { return echo })
+	require.NoError(t, err)
+	return l.Addr()
+}
+
+func TestTCPConfig(t *testing.T) {
+	for want, cfg := range map[string]TCPConfig{
+		"MaxMessage is 511":           {MaxMessage: 511},
+		"MaxMessage is 2147483648":    {MaxMessage: 1 << 31},
+		"MaxPending is 1000, less":    {MaxPending: 1000},
+		"PingEvery is 1ns":            {PingEvery: 1},
+		"HandshakeTimeout is -1ns":    {HandshakeTimeout: -1},
+		"MessageTimeout is -1ns":      {MessageTimeout: -1},
+		"Identity is set, but":        {Identity: NewIdentity(), InsecurePlaintext: true},
+		"MaxPending is 1, less than ": {MaxPending: 1},
+	} {
+		_, err := NewTCP(cfg)
+		require.ErrorContains(t, err, want)
+	}
+	require.True(t, newTCP(t, TCPConfig{InsecurePlaintext: true}).Key().IsZero())
+	require.False(t, newTCP(t, TCPConfig{}).Key().IsZero())
+}
+
+func TestTCPKeys(t *testing.T) {
+	a := newTCP(t, TCPConfig{})
+	addr := listenEcho(t, a)
+	b := newTCP(t, TCPConfig{})
+	other := NewIdentity().Key()
+	_, err := b.Dial(t.Context(), Peer{Addr: addr, Key: other}, nil)
+	require.ErrorIs(t, err, ErrWrongKey)
+	require.ErrorContains(t, err, other.String())
+	require.ErrorContains(t, err, a.Key().String())
+	require.ErrorContains(t, err, addr)
+
+	plain := newTCP(t, TCPConfig{InsecurePlaintext: true})
+	_, err = plain.Dial(t.Context(), Peer{Addr: addr, Key: a.Key()}, nil)
+	require.ErrorIs(t, err, ErrWrongKey)
+	require.ErrorContains(t, err, "InsecurePlaintext")
+}
+
+// Two sides that do not agree on TLS find out at the dial.
+func TestTCPMixedSecurity(t *testing.T) {
+	secure, plain := newTCP(t, TCPConfig{}), newTCP(t, TCPConfig{InsecurePlaintext: true})
+	_, err := plain.Dial(t.Context(), Peer{Addr: listenEcho(t, secure)}, nil)
+	require.Error(t, err)
+	_, err = secure.Dial(t.Context(), Peer{Addr: listenEcho(t, plain)}, nil)
+	require.Error(t, err)
+}
+
+// Only TLS 1.3 with an Ed25519 certificate gets as far as a message.
+func TestTCPRefusesOtherTLS(t *testing.T) {
+	addr := listenEcho(t, newTCP(t, TCPConfig{}))
+	ec, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Unix(1<<33, 0)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, ec.Public(), ec)
+	require.NoError(t, err)
+	wrongKind := tls.Certificate{Certificate: [][]byte{der}, PrivateKey: ec}
+	good, _, err := tlsConfigs(NewIdentity())
+	require.NoError(t, err)
+	for name, cfg := range map[string]*tls.Config{
+		"TLS 1.2":        {MaxVersion: tls.VersionTLS12, Certificates: good.Certificates, NextProtos: good.NextProtos},
+		"no certificate": {NextProtos: good.NextProtos},
+		"ECDSA":          {Certificates: []tls.Certificate{wrongKind}, NextProtos: good.NextProtos},
+		"another ALPN":   {Certificates: good.Certificates, NextProtos: []string{"h2"}},
+	} {
+		cfg.InsecureSkipVerify = true
+		c, err := tls.Dial("tcp", addr, cfg)
+		if err == nil {
+			c.Write(helloFrame)
+			_, err = c.Read(make([]byte, 1))
+			c.Close()
+		}
+		require.Error(t, err, name)
+	}
+	good.InsecureSkipVerify = true
+	c, err := tls.Dial("tcp", addr, good)
+	require.NoError(t, err)
+	defer c.Close()
+	_, err = c.Write(helloFrame)
+	require.NoError(t, err)
+	read(t, c, 7)
+}
+
+// Connections that never finish their greeting end by themselves, and keep nobody else out.
+func TestTCPHandshakeTimeout(t *testing.T) {
+	for _, plain := range []bool{true, false} {
+		cfg := TCPConfig{InsecurePlaintext: plain, HandshakeTimeout: 300 * time.Millisecond}
+		a := newTCP(t, cfg)
+		addr := listenEcho(t, a)
+		var wg sync.WaitGroup
+		for range 2 * cap(a.slots) {
+			wg.Go(func() {
+				c, err := net.Dial("tcp", addr)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer c.Close()
+				c.SetReadDeadline(time.Now().Add(20 * time.Second))
+				if _, err := io.ReadAll(c); isTimeout(err) {
+					t.Error("still open")
+				}
+			})
+		}
+		b := newTCP(t, TCPConfig{InsecurePlaintext: plain, HandshakeTimeout: 20 * time.Second})
+		c, err := b.Dial(t.Context(), Peer{Addr: addr}, nil)
+		require.NoError(t, err)
+		_, err = c.Call(t.Context(), "echo", nil)
+		require.NoError(t, err)
+		wg.Wait()
+	}
+}
+
+func TestTCPClose(t *testing.T) {
+	a, b := newTCP(t, TCPConfig{}), newTCP(t, TCPConfig{})
+	addr := listenEcho(t, a)
+	c, err := b.Dial(t.Context(), Peer{Addr: addr}, nil)
+	require.NoError(t, err)
+	silent, err := net.Dial("tcp", addr) // in its handshake
+	require.NoError(t, err)
+	defer silent.Close()
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() { a.Close() })
+	}
+	wg.Wait()
+	_, err = c.Call(t.Context(), "echo", nil)
+	require.Error(t, err)
+	_, err = a.Dial(t.Context(), Peer{Addr: addr}, nil)
+	require.Error(t, err)
+	_, err = a.Listen("127.0.0.1:0", func(Conn) Handler { return nil })
+	require.ErrorIs(t, err, ErrClosed)
+	require.NoError(t, b.Close())
+	_, err = b.Dial(t.Context(), Peer{Addr: addr}, nil)
+	require.Error(t, err)
+}
+
+// A dial that is cancelled in its handshake leaves nothing behind.
+func TestTCPDialCancelled(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	for _, plain := range []bool{true, false} {
+		b := newTCP(t, TCPConfig{InsecurePlaintext: plain, HandshakeTimeout: time.Minute})
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(20*time.Millisecond, cancel)
+		_, err = b.Dial(ctx, Peer{Addr: l.Addr().String()}, nil)
+		require.ErrorIs(t, err, context.Canceled)
+		require.Empty(t, b.conns)
+	}
+}
+
+func TestAdvertiseAddr(t *testing.T) {
+	for in, want := range map[string]string{
+		"0.0.0.0:7000":   "127.0.0.1:7000",
+		"[::]:7000":      "127.0.0.1:7000",
+		":7000":          "127.0.0.1:7000",
+		"10.0.0.1:7000":  "10.0.0.1:7000",
+		"host-a:7000":    "host-a:7000",
+		"127.0.0.1:7000": "127.0.0.1:7000",
+	} {
+		got, err := AdvertiseAddr(in, "127.0.0.1:8000")
+		require.NoError(t, err)
+		require.Equal(t, want, got, in)
+	}
+	_, err := AdvertiseAddr("nonsense", "127.0.0.1:8000")
+	require.ErrorContains(t, err, "nonsense")
+	_, err = AdvertiseAddr(":1", "nonsense")
+	require.ErrorContains(t, err, "nonsense")
+}
+
+func TestIdentity(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "id.pem")
+	var wg sync.WaitGroup
+	keys := make(chan Key, 8)
+	for range 8 { // whoever is first makes it, and all get the same
+		wg.Go(func() {
+			id, err := LoadIdentity(path)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			keys <- id.Key()
+		})
+	}
+	wg.Wait()
+	first := <-keys
+	for len(keys) > 0 {
+		require.Equal(t, first, <-keys)
+	}
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	if runtime.GOOS != "windows" {
+		require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
+	}
+	entries, err := os.ReadDir(filepath.Dir(path))
+	require.NoError(t, err)
+	require.Len(t, entries, 1, "temporary files are left")
+
+	id, err := LoadIdentity(path)
+	require.NoError(t, err)
+	key := id.Key()
+	require.True(t, ed25519.Verify(key[:], []byte("m"), id.Sign([]byte("m"))))
+	parsed, err := ParseKey(key.String())
+	require.NoError(t, err)
+	require.Equal(t, key, parsed)
+	for _, s := range []string{"x", key.String() + "A", strings.Repeat("!", 43), key.String()[:42]} {
+		_, err := ParseKey(s)
+		require.Error(t, err, s)
+	}
+	zero, err := ParseKey("")
+	require.NoError(t, err)
+	require.True(t, zero.IsZero())
+
+	whole, err := os.ReadFile(path)
+	require.NoError(t, err)
+	ec, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	der, err := x509.MarshalPKCS8PrivateKey(ec)
+	require.NoError(t, err)
+	for name, data := range map[string][]byte{
+		"empty":   {},
+		"torn":    whole[:len(whole)/2],
+		"flipped": []byte(strings.Replace(string(whole), "M", "!", 1)),
+		"twice":   append(whole, whole...),
+		"other":   []byte("hello"),
+		"ECDSA":   pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}),
+		"no key":  pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der[:20]}),
+	} {
+		require.NoError(t, os.WriteFile(path, data, 0o600))
+		_, err := LoadIdentity(path)
+		require.ErrorContains(t, err, path, name)
+		now, err := os.ReadFile(path)
+		require.NoError(t, err)
+		require.Equal(t, data, now, "%s: the file was changed", name)
+	}
+	_, err = LoadIdentity(filepath.Join(t.TempDir(), "no", "directory"))
+	require.Error(t, err)
+}
+
+// An idle connection costs little, so that a process can have many.
+func TestIdleConnectionIsSmall(t *testing.T) {
+	if testing.Short() {
+		t.Skip("many connections")
+	}
+	const n = 50
 	for _, plain := range []bool{true, false} {
 		a, b := newTCP(t, TCPConfig{InsecurePlaintext: plain}), newTCP(t, TCPConfig{InsecurePlaintext: plain})
-		l, err := a.Listen("127.0.0.1:0", func(c Conn) Handler { return echo })
-		require.NoError(t, err)
-		c, err := b.Dial(t.Context(), Peer{Addr: l.Addr(), Key: a.Key()}, nil)
-		require.NoError(t, err)
-		p, _ := Marshal([]any{1, "x"})
-		for range 10 {
-			got, err := c.Call(t.Context(), "echo", p)
-			require.NoError(t, err)
-			require.Equal(t, p, got)
+		addr := listenEcho(t, a)
+		measure := func() uint64 {
+			runtime.GC()
+			runtime.GC()
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			return m.HeapInuse + m.StackInuse
 		}
-		require.NoError(t, c.Close())
+		before, goroutines := measure(), runtime.NumGoroutine()
+		for range n {
+			c, err := b.Dial(t.Context(), Peer{Addr: addr}, nil)
+			require.NoError(t, err)
+			_, err = c.Call(t.Context(), "echo", nil)
+			require.NoError(t, err)
+		}
+		per := int(measure()-before) / (2 * n)
+		t.Logf("plain=%v: %d bytes an end", plain, per)
+		require.Less(t, per, map[bool]int{true: 16 << 10, false: 64 << 10}[plain])
+		require.LessOrEqual(t, runtime.NumGoroutine()-goroutines, 2*n+5, "goroutines")
 	}
 }

@@ -1,0 +1,192 @@
+package transport_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+
+	"github.com/roam-go/roam/transport"
+)
+
+// adder is a [transport.Handler] that adds numbers.
+type adder struct{}
+
+func (adder) Handle(c transport.Conn, r *transport.Request) {
+	if r.Method != "add" {
+		r.Reply(nil, transport.ErrNoMethod)
+		return
+	}
+	var n []int
+	if err := transport.Unmarshal(r.Params, &n); err != nil {
+		r.Reply(nil, err)
+		return
+	}
+	sum := 0
+	for _, k := range n {
+		sum += k
+	}
+	r.Reply(transport.Marshal(sum))
+}
+
+func (adder) Closed(c transport.Conn, err error) {}
+
+// add calls it.
+func add(ctx context.Context, c transport.Conn, n ...int) (sum int, err error) {
+	params, err := transport.Marshal(n)
+	if err != nil {
+		return 0, err
+	}
+	result, err := c.Call(ctx, "add", params)
+	if err != nil {
+		return 0, err
+	}
+	return sum, transport.Unmarshal(result, &sum)
+}
+
+// Any two processes speak in this way; here both are in memory.
+func ExampleTransport() {
+	ctx := context.Background()
+	network := transport.NewMemory()
+	var server, client transport.Transport = network.Host("server"), network.Host("client")
+
+	l, err := server.Listen(":0", func(transport.Conn) transport.Handler { return adder{} })
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer l.Close()
+
+	c, err := client.Dial(ctx, transport.Peer{Addr: l.Addr(), Key: server.Key()}, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Println(add(ctx, c, 1, 2, 3))
+
+	_, err = c.Call(ctx, "multiply", nil)
+	fmt.Println(err, errors.Is(err, transport.ErrNoMethod))
+	// Output:
+	// 6 <nil>
+	// no such method true
+}
+
+// Over TCP each side has a key, and the dialer says which one it expects.
+func ExampleNewTCP() {
+	ctx := context.Background()
+	server, err := transport.NewTCP(transport.TCPConfig{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Close()
+	l, err := server.Listen("127.0.0.1:0", func(transport.Conn) transport.Handler { return adder{} })
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	client, err := transport.NewTCP(transport.TCPConfig{Identity: transport.NewIdentity()})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+	c, err := client.Dial(ctx, transport.Peer{Addr: l.Addr(), Key: server.Key()}, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(add(ctx, c, 20, 22))
+
+	_, err = client.Dial(ctx, transport.Peer{Addr: l.Addr(), Key: client.Key()}, nil)
+	fmt.Println(errors.Is(err, transport.ErrWrongKey))
+	// Output:
+	// 42 <nil>
+	// true
+}
+
+// An array of values is read into a struct's fields in their order.
+func ExampleMarshal() {
+	b, err := transport.Marshal([]any{"a", "b", 7})
+	fmt.Printf("% x %v\n", b, err)
+
+	var move struct {
+		From, To string
+		Epoch    uint64
+	}
+	err = transport.Unmarshal(b, &move)
+	fmt.Println(move, err)
+
+	err = transport.Unmarshal(append(b, 1), &move)
+	fmt.Println(err)
+	// Output:
+	// 93 a1 61 a1 62 07 <nil>
+	// {a b 7} <nil>
+	// transport: 1 bytes after the end of a MessagePack value
+}
+
+// A network in memory has the faults that a test asks for.
+func ExampleMemory() {
+	network := transport.NewMemory()
+	server, client := network.Host("server"), network.Host("client")
+	l, err := server.Listen(":0", func(transport.Conn) transport.Handler { return adder{} })
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx := context.Background()
+	c, err := client.Dial(ctx, transport.Peer{Addr: l.Addr()}, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(add(ctx, c, 1, 1))
+
+	network.Cut("server", "client")
+	_, err = add(ctx, c, 1, 1)
+	fmt.Println(err != nil)
+
+	network.Crash("server")
+	_, err = client.Dial(ctx, transport.Peer{Addr: l.Addr()}, nil)
+	fmt.Println(err)
+	// Output:
+	// 2 <nil>
+	// true
+	// transport: dial server:1: connection refused
+}
+
+// library sends its one book to whoever pulls it.
+type library struct{ book *transport.BulkSource }
+
+func (h library) Handle(c transport.Conn, r *transport.Request) {
+	if id, ok := transport.IsBulk(r); ok && id == 1 {
+		h.book.Handle(r)
+		return
+	}
+	r.Reply(nil, transport.ErrNoMethod)
+}
+
+func (h library) Closed(c transport.Conn, err error) {}
+
+func ExampleReceiveBulk() {
+	ctx := context.Background()
+	network := transport.NewMemory()
+	book := transport.NewBulkSource(bytes.NewReader(make([]byte, 1_000_000)))
+	l, err := network.Host("library").Listen(":0", func(transport.Conn) transport.Handler { return library{book} })
+	if err != nil {
+		log.Fatal(err)
+	}
+	sent := make(chan error, 1)
+	go func() {
+		_, err := book.Send(ctx)
+		sent <- err
+	}()
+
+	c, err := network.Host("reader").Dial(ctx, transport.Peer{Addr: l.Addr()}, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	r := transport.ReceiveBulk(ctx, c, 1, 10<<20)
+	defer r.Close()
+	n, err := io.Copy(io.Discard, r) // nil only if every byte is right
+	fmt.Println(n, err, <-sent)
+	network.Host("reader").Close()
+	network.Host("library").Close()
+	// Output: 1000000 <nil> <nil>
+}
