@@ -8,8 +8,16 @@ import (
 	"time"
 )
 
-// TestMain fails the package when a test leaves a goroutine behind.
+// TestMain fails the package when a test leaves a goroutine behind. It is the main function of processes that tests start,
+// too.
 func TestMain(m *testing.M) {
+	if id := os.Getenv("ROAM_COPY_HOST"); id != "" {
+		if err := copyHost(id, os.Getenv("ROAM_COPY_DNS")); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	code := m.Run()
 	for end := time.Now().Add(5 * time.Second); code == 0 && runtime.NumGoroutine() > 1; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
