@@ -59,11 +59,11 @@ func (c *Core) recv(m Msg) {
 		switch {
 		case d > 0:
 			c.get()
-		case m.Type == MsgJoin:
-			c.recvJoin(m)
 		case m.Type == MsgLeave:
 			c.recvLeave(m)
 		case d < 0:
+		case m.Type == MsgJoin:
+			c.recvJoin(m)
 		case m.Type == MsgAck:
 			c.recvAck(m)
 		case m.Type == MsgFailed:

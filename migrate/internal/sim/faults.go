@@ -94,7 +94,7 @@ func newProfile(r *rand.Rand) profile {
 	c.Lag = uint64(num(0, 2, 20))
 	c.KeepBytes = num(0, 1, 1000, 10_000)
 	c.AppendBytes = num(0, 1, 1000, 10_000)
-	c.InflightBytes = num(0, 1, 2000, 20_000)
+	c.InflightBytes = num(0, 3000, 20_000)
 	if r.IntN(5) == 0 {
 		c.LagBytes = num(2000, 20_000)
 	}

@@ -1,0 +1,766 @@
+package core
+
+import (
+	"encoding/binary"
+	"flag"
+	"fmt"
+	"hash/maphash"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roam-go/roam/resolver"
+)
+
+var (
+	searchStates   = flag.Int("search.states", 300_000, "TestSearch: stop after so many states")
+	searchEntries  = flag.Int("search.entries", 1, "TestSearch: commands")
+	searchCrashes  = flag.Int("search.crashes", 1, "TestSearch: processes that start anew")
+	searchTimeouts = flag.Int("search.timeouts", 2, "TestSearch: timeouts")
+	searchHandoffs = flag.Int("search.handoffs", 1, "TestSearch: handoffs")
+	searchReads    = flag.Int("search.reads", 1, "TestSearch: reads")
+	searchEpoch    = flag.Uint64("search.epoch", 3, "TestSearch: the last epoch")
+	searchStandbys = flag.Int("search.standbys", 1, "TestSearch: wanted standbys")
+	searchNet      = flag.Int("search.net", 6, "TestSearch: messages on their way at a time, without those that are lost")
+)
+
+// TestSearch goes through all that three hosts, a resolver and a network can do, breadth first, up to the bounds given by
+// the flags. A message arrives at any later time, in any order, or never; a host's timers go off at any time; a change
+// that was proposed is made at any later time, and its answer arrives at any time after that. It begins with a serving
+// host and a standby.
+//
+// A state is held as numbers of what it consists of: the states of single hosts, and messages, are few. So are the steps of
+// single hosts, each of which is taken once. States are told apart by 128-bit hashes.
+func TestSearch(t *testing.T) {
+	x := newSearch(t)
+	began := time.Now()
+	x.run(*searchStates)
+	t.Logf("%d states, depth %d, %d left to look at, %d states of hosts, %d messages, %d steps of hosts, %v",
+		len(x.parents), x.depth, x.left, len(x.nodes), len(x.msgs), len(x.memo), time.Since(began).Round(time.Millisecond))
+}
+
+const (
+	searchHosts = 3
+	searchJump  = time.Hour // more than any timer
+)
+
+// search is the machinery.
+type search struct {
+	t     *testing.T
+	seeds [2]maphash.Seed
+	buf   []byte
+
+	nodes    []*Core // the states of hosts
+	nodeIDs  map[[2]uint64]uint32
+	msgs     []searchMsg
+	msgIDs   map[[2]uint64]uint32
+	recs     []resolver.Record
+	recIDs   map[string]uint32
+	logs     [][]uint64 // committed: epochs of the entries
+	logIDs   map[string]uint32
+	memo     map[searchStep]*searchResult
+	seen     map[[2]uint64]struct{}
+	parents  []searchParent
+	depth    int
+	left     int
+	describe bool
+	names    []string
+}
+
+type searchParent struct {
+	state  uint32
+	action uint16
+}
+
+// searchState is everything at one moment.
+type searchState struct {
+	id                                                uint32
+	node                                              [searchHosts]uint32
+	rec, log                                          uint32
+	entries, crashes, timeouts, handoffs, reads_, inc uint8
+	net                                               []uint32 // sorted
+}
+
+// searchMsg is on its way: a message to a host, a change to the resolver, or the answer to it.
+type searchMsg struct {
+	to     int
+	inc    uint64
+	msg    *Msg
+	cas    *CAS // to the resolver, from host to
+	answer *CASDone
+	text   string
+}
+
+type searchStep struct {
+	node uint32
+	kind uint8
+	arg  uint32
+}
+
+const (
+	stepDeliver uint8 = iota + 1
+	stepPropose
+	stepTimeout
+	stepHandoff
+	stepRead
+	stepGot
+	stepCandidates
+	stepRestored
+	stepFailed
+	stepTransfer
+)
+
+// searchResult is what a host does in a step.
+type searchResult struct {
+	node      uint32
+	msgs      []uint32
+	committed []Entry
+	reads     []uint64
+	commit    uint64
+	err       string
+}
+
+func newSearch(t *testing.T) *search {
+	return &search{
+		t: t, seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()},
+		nodeIDs: make(map[[2]uint64]uint32), msgIDs: make(map[[2]uint64]uint32), recIDs: make(map[string]uint32),
+		logIDs: make(map[string]uint32), memo: make(map[searchStep]*searchResult), seen: make(map[[2]uint64]struct{}),
+	}
+}
+
+func searchHost(i int, inc uint64) resolver.Host {
+	return resolver.Host{ID: string(rune('a' + i)), Inc: inc}
+}
+
+func (x *search) fresh(i int, inc uint64) *Core {
+	return New(Config{Name: "svc", Self: searchHost(i, inc), Standbys: *searchStandbys})
+}
+
+// start is a service on a with b in sync, and nothing on its way.
+func (x *search) start() searchState {
+	rec := resolver.Record{Name: "svc", Ver: 1, Epoch: 1, Active: searchHost(0, 1), ISR: []resolver.Host{searchHost(0, 1), searchHost(1, 1)}}
+	s := searchState{}
+	for i := range searchHosts {
+		c := x.fresh(i, 1)
+		c.now = searchJump
+		if i < 2 {
+			c.hasState, c.rec, c.role, c.term = true, rec, Standby, Term{0, 1}
+			c.log.append(Entry{Index: 1, Epoch: 1, Kind: EpochStart})
+			c.commit, c.emitted = 1, 1
+			c.standby.leader, c.standby.heard, c.standby.matched = rec.Active, c.now, 1
+		}
+		if i == 0 {
+			c.role = Serving
+			c.standby = standbyState{}
+			c.active = activeState{epochStart: 1, round: 1, nextBeat: c.now + 1, nextSeek: c.now + 1}
+			p := c.addPeer(searchHost(1, 1))
+			p.member, p.stage, p.match, p.next, p.round = true, streaming, 1, 2, 1
+		}
+		s.node[i] = x.internNode(c)
+	}
+	s.rec = x.internRec(rec)
+	s.log = x.internLog([]uint64{1})
+	return s
+}
+
+func (x *search) hash(b []byte) [2]uint64 {
+	return [2]uint64{maphash.Bytes(x.seeds[0], b), maphash.Bytes(x.seeds[1], b)}
+}
+
+func (x *search) internNode(c *Core) uint32 {
+	x.buf = appendCore(x.buf[:0], c)
+	k := x.hash(x.buf)
+	if id, ok := x.nodeIDs[k]; ok {
+		return id
+	}
+	id := uint32(len(x.nodes))
+	x.nodes = append(x.nodes, c)
+	x.nodeIDs[k] = id
+	return id
+}
+
+func (x *search) internMsg(m searchMsg) uint32 {
+	b := append(x.buf[:0], byte(m.to))
+	b = binary.AppendUvarint(b, m.inc)
+	switch {
+	case m.msg != nil:
+		b = appendSearchMsg(append(b, 1), *m.msg)
+	case m.cas != nil:
+		b = binary.AppendUvarint(append(b, 2), m.cas.Expect)
+		b = appendRec(b, m.cas.Next)
+	default:
+		b = appendRec(append(b, 3, byte(m.answer.Outcome)), m.answer.Record)
+		b = binary.AppendUvarint(b, m.answer.Nonce)
+	}
+	x.buf = b
+	k := x.hash(b)
+	if id, ok := x.msgIDs[k]; ok {
+		return id
+	}
+	id := uint32(len(x.msgs))
+	x.msgs = append(x.msgs, m)
+	x.msgIDs[k] = id
+	return id
+}
+
+func (x *search) internRec(r resolver.Record) uint32 {
+	k := string(appendRec(nil, r))
+	if id, ok := x.recIDs[k]; ok {
+		return id
+	}
+	x.recs = append(x.recs, r)
+	x.recIDs[k] = uint32(len(x.recs) - 1)
+	return x.recIDs[k]
+}
+
+func (x *search) internLog(l []uint64) uint32 {
+	k := fmt.Sprint(l)
+	if id, ok := x.logIDs[k]; ok {
+		return id
+	}
+	x.logs = append(x.logs, l)
+	x.logIDs[k] = uint32(len(x.logs) - 1)
+	return x.logIDs[k]
+}
+
+// run searches until there is nothing new, or max states are seen.
+func (x *search) run(limit int) {
+	first := x.start()
+	x.parents = append(x.parents, searchParent{})
+	level := []searchState{first}
+	for ; len(level) > 0 && len(x.parents) < limit; x.depth++ {
+		var next []searchState
+		for i := range level {
+			s := &level[i]
+			n := uint16(0)
+			x.each(*s, func(to searchState, problem string) {
+				n++
+				if problem != "" {
+					x.t.Fatalf("%s, after\n%s", problem, x.trace(s.id, n-1))
+				}
+				k := x.stateKey(&to)
+				if _, ok := x.seen[k]; ok {
+					return
+				}
+				x.seen[k] = struct{}{}
+				to.id = uint32(len(x.parents))
+				x.parents = append(x.parents, searchParent{s.id, n - 1})
+				next = append(next, to)
+			})
+			if len(x.parents) >= limit {
+				x.left = len(level) - i + len(next)
+				return
+			}
+		}
+		level = next
+	}
+}
+
+func (x *search) stateKey(s *searchState) [2]uint64 {
+	b := x.buf[:0]
+	for _, n := range s.node {
+		b = binary.LittleEndian.AppendUint32(b, n)
+	}
+	b = binary.LittleEndian.AppendUint32(b, s.rec)
+	b = binary.LittleEndian.AppendUint32(b, s.log)
+	b = append(b, s.entries, s.crashes, s.timeouts, s.handoffs, s.reads_, s.inc)
+	for _, m := range s.net {
+		b = binary.LittleEndian.AppendUint32(b, m)
+	}
+	x.buf = b
+	return x.hash(b)
+}
+
+// trace tells how a state is reached, and the last action.
+func (x *search) trace(id uint32, last uint16) string {
+	path := []uint16{last}
+	for id != 0 {
+		path = append(path, x.parents[id].action)
+		id = x.parents[id].state
+	}
+	slices.Reverse(path)
+	s := x.start()
+	x.describe = true
+	var lines []string
+	for _, action := range path {
+		var n uint16
+		var to searchState
+		x.names = x.names[:0]
+		x.each(s, func(next searchState, problem string) {
+			if n == action {
+				to = next
+			}
+			n++
+		})
+		lines = append(lines, x.names[action])
+		s = to
+	}
+	x.describe = false
+	return strings.Join(lines, "\n")
+}
+
+// each calls emit for every state that may follow s.
+func (x *search) each(s searchState, emit func(to searchState, problem string)) {
+	try := func(i int, st searchStep, remove int, change func(*searchState), name func() string) {
+		r := x.step(st, s)
+		if x.describe {
+			x.names = append(x.names, name())
+		}
+		to := s
+		to.net = make([]uint32, 0, len(s.net)+len(r.msgs))
+		for k, m := range s.net {
+			if k != remove {
+				to.net = append(to.net, m)
+			}
+		}
+		if r.err != "" {
+			emit(to, r.err)
+			return
+		}
+		to.node[i] = r.node
+		to.net = append(to.net, r.msgs...)
+		if change != nil {
+			change(&to)
+		}
+		problem := x.settle(&to, r)
+		if x.nodes[to.node[i]].term.Epoch > *searchEpoch {
+			to = s // beyond the bound: as if it had not happened
+		}
+		x.tidy(&to)
+		emit(to, problem)
+	}
+	for k, id := range s.net {
+		m := x.msgs[id]
+		switch {
+		case m.cas != nil:
+			x.resolve(s, k, m, emit)
+		default:
+			try(m.to, searchStep{s.node[m.to], stepDeliver, id}, k, nil, func() string { return "deliver " + m.text })
+		}
+	}
+	for i := range searchHosts {
+		c := x.nodes[s.node[i]]
+		id := searchHost(i, 0).ID
+		if c.role.Active() && int(s.entries) < *searchEntries {
+			try(i, searchStep{s.node[i], stepPropose, 0}, -1, func(to *searchState) { to.entries++ }, func() string { return id + " orders a command" })
+		}
+		if c.role == Serving && int(s.reads_) < *searchReads {
+			// The number of the read is what it must show at least.
+			try(i, searchStep{s.node[i], stepRead, uint32(len(x.logs[s.log]))}, -1, func(to *searchState) { to.reads_++ }, func() string { return id + " is asked" })
+		}
+		if c.role == Serving && int(s.handoffs) < *searchHandoffs && c.active.move == nil {
+			for j := range searchHosts {
+				if j != i {
+					inc := x.nodes[s.node[j]].self.Inc
+					try(i, searchStep{s.node[i], stepHandoff, uint32(j)<<8 | uint32(inc)}, -1, func(to *searchState) { to.handoffs++ },
+						func() string { return id + " is to hand over to " + searchHost(j, 0).ID })
+				}
+			}
+		}
+		if int(s.timeouts) < *searchTimeouts && c.role != Out {
+			try(i, searchStep{s.node[i], stepTimeout, 0}, -1, func(to *searchState) { to.timeouts++ }, func() string { return id + "'s timers go off" })
+		}
+		if c.getBusy {
+			try(i, searchStep{s.node[i], stepGot, s.rec}, -1, nil, func() string { return id + " reads the record " + Describe(x.recs[s.rec]) })
+		}
+		if c.active.seeking {
+			incs := uint32(0)
+			for j := range searchHosts {
+				incs |= uint32(x.nodes[s.node[j]].self.Inc) << (8 * j)
+			}
+			try(i, searchStep{s.node[i], stepCandidates, incs}, -1, nil, func() string { return id + " finds hosts" })
+		}
+		if f := c.standby.fetch; f != nil {
+			if x.nodes[s.node[f.From.ID[0]-'a']].self.Same(f.From) {
+				try(i, searchStep{s.node[i], stepRestored, 0}, -1, nil, func() string { return id + " has restored its snapshot" })
+			} else {
+				try(i, searchStep{s.node[i], stepFailed, 0}, -1, nil, func() string { return id + " has no snapshot" })
+			}
+		}
+		if c.active.move != nil && c.active.move.stage == moveInSync {
+			try(i, searchStep{s.node[i], stepTransfer, 0}, -1, nil, func() string { return id + " tells the target to take over" })
+		}
+		if int(s.crashes) < *searchCrashes {
+			if x.describe {
+				x.names = append(x.names, id+" starts anew")
+			}
+			to := s
+			to.net = slices.Clone(s.net)
+			to.crashes++
+			to.inc++
+			fresh := x.fresh(i, uint64(to.inc)+1)
+			fresh.now = searchJump
+			to.node[i] = x.internNode(fresh)
+			x.tidy(&to)
+			emit(to, "")
+		}
+	}
+}
+
+// resolve lets the resolver take up a change.
+func (x *search) resolve(s searchState, k int, m searchMsg, emit func(searchState, string)) {
+	rec := x.recs[s.rec]
+	c := m.cas
+	to := s
+	to.net = slices.Delete(slices.Clone(s.net), k, k+1)
+	ev := CASDone{Nonce: c.Next.Nonce, Outcome: CASConflict, Record: rec}
+	problem := ""
+	if rec.Ver == c.Expect {
+		if err := resolver.Check(&rec, c.Next); err != nil {
+			problem = err.Error()
+		}
+		ev.Outcome = CASOK
+		ev.Record = c.Next
+		ev.Record.Ver = c.Expect + 1
+		to.rec = x.internRec(ev.Record)
+	}
+	text := ""
+	if x.describe {
+		x.names = append(x.names, fmt.Sprintf("the resolver takes up %s", m.text))
+	}
+	text = fmt.Sprintf("to %c the answer %s", 'a'+m.to, Describe(ev.Record))
+	to.net = append(to.net, x.internMsg(searchMsg{to: m.to, inc: m.inc, answer: &ev, text: text}))
+	if problem == "" {
+		problem = x.durable(&to)
+	}
+	x.tidy(&to)
+	emit(to, problem)
+}
+
+// tidy drops what can have no effect any more, so that equal situations are equal.
+func (x *search) tidy(s *searchState) {
+	s.net = slices.DeleteFunc(s.net, func(id uint32) bool {
+		m := &x.msgs[id]
+		c := x.nodes[s.node[m.to]]
+		switch {
+		case m.cas != nil:
+			// A change that comes too late is answered, but the host learns no more than by reading the record.
+			return m.cas.Expect != x.recs[s.rec].Ver && (c.self.Inc != m.inc || c.prop == nil)
+		case c.self.Inc != m.inc:
+			return true
+		case m.answer != nil:
+			return m.answer.Record.Ver <= c.rec.Ver && c.prop == nil
+		}
+		if m.msg.Term.Compare(c.term) >= 0 {
+			return false
+		}
+		switch m.msg.Type {
+		case MsgAck, MsgFailed, MsgMoved, MsgJoin:
+			return true
+		case MsgReject:
+			return m.msg.Record.Ver <= c.rec.Ver
+		}
+		// It is refused with the record, which tells its sender nothing that it knows already.
+		return x.nodes[s.node[m.msg.From.ID[0]-'a']].self.Inc != m.msg.From.Inc
+	})
+	slices.Sort(s.net)
+	s.net = slices.Compact(s.net)
+	if len(s.net) > *searchNet {
+		s.net = s.net[len(s.net)-*searchNet:] // the others are lost
+	}
+}
+
+// settle checks what a step did.
+func (x *search) settle(s *searchState, r *searchResult) string {
+	log := x.logs[s.log]
+	for _, e := range r.committed {
+		switch {
+		case e.Index <= uint64(len(log)):
+			if log[e.Index-1] != e.Epoch {
+				return fmt.Sprintf("entry %d of epoch %d is committed where that of epoch %d was", e.Index, e.Epoch, log[e.Index-1])
+			}
+		case e.Index == uint64(len(log))+1:
+			log = append(log[:len(log):len(log)], e.Epoch)
+		default:
+			return fmt.Sprintf("entry %d is committed, after %d", e.Index, len(log))
+		}
+	}
+	s.log = x.internLog(log)
+	for _, need := range r.reads {
+		if r.commit < need {
+			return fmt.Sprintf("a read shows %d entries, of %d that were committed before it was asked", r.commit, need)
+		}
+	}
+	for i := range s.node {
+		for j := range i {
+			a, b := x.nodes[s.node[i]], x.nodes[s.node[j]]
+			if a.role.Active() && b.role.Active() && a.term == b.term {
+				return fmt.Sprintf("%s and %s are active in %s", a.self.ID, b.self.ID, a.term)
+			}
+		}
+	}
+	return x.durable(s)
+}
+
+// durable checks that every member of the in-sync set has all that is committed.
+func (x *search) durable(s *searchState) string {
+	log := x.logs[s.log]
+	n := uint64(len(log))
+	for _, m := range x.recs[s.rec].ISR {
+		c := x.nodes[s.node[m.ID[0]-'a']]
+		if !c.self.Same(m) {
+			continue
+		}
+		if e, ok := c.EpochAt(n); !c.hasState || c.log.last() < n || ok && e != log[n-1] {
+			return fmt.Sprintf("%s is in the in-sync set %s, but lacks entry %d", m.ID, Describe(x.recs[s.rec]), n)
+		}
+	}
+	return ""
+}
+
+// step takes, or remembers, one step of one host.
+func (x *search) step(st searchStep, s searchState) *searchResult {
+	if r, ok := x.memo[st]; ok {
+		return r
+	}
+	c := x.nodes[st.node].clone()
+	r := new(searchResult)
+	func() {
+		defer func() {
+			if v, ok := recover().(Violation); ok {
+				r.err = string(v)
+			}
+		}()
+		var ev Event = Tick{}
+		switch st.kind {
+		case stepDeliver:
+			if m := x.msgs[st.arg]; m.msg != nil {
+				ev = Recv{*m.msg}
+			} else {
+				ans := *m.answer
+				if c.prop != nil {
+					ans.Nonce = c.prop.next.Nonce // one answer stands for those to equal proposals
+					if !equalRec(c.prop.next, ans.Record) && ans.Outcome == CASOK {
+						ans.Nonce = 0
+					}
+				}
+				ev = ans
+			}
+		case stepPropose:
+			c.Propose(c.now, Entry{Kind: Command})
+		case stepTimeout:
+			c.now += searchJump
+			if c.prop != nil && c.prop.busy {
+				ev = CASDone{Nonce: c.prop.next.Nonce, Outcome: CASUnknown}
+				c.now -= searchJump
+				c.Step(c.now, ev)
+				c.now += searchJump
+				ev = Tick{}
+			}
+		case stepHandoff:
+			ev = Handoff{searchHost(int(st.arg>>8), uint64(st.arg&0xff))}
+		case stepRead:
+			ev = Read{uint64(st.arg)}
+		case stepGot:
+			ev = Got{Record: x.recs[st.arg]}
+		case stepCandidates:
+			var hosts []resolver.Host
+			for j := range searchHosts {
+				hosts = append(hosts, searchHost(j, uint64(st.arg>>(8*j)&0xff)))
+			}
+			ev = Candidates{hosts}
+		case stepRestored:
+			ev = Restored{ID: c.standby.fetch.ID, OK: true}
+		case stepFailed:
+			ev = Restored{ID: c.standby.fetch.ID}
+		case stepTransfer:
+			ev = Transfer{}
+		}
+		c.Step(c.now, ev)
+		for again := true; again; {
+			again = x.ready(c, r)
+		}
+	}()
+	r.commit = c.commit
+	r.node = x.internNode(c)
+	x.memo[st] = r
+	return r
+}
+
+func (x *search) ready(c *Core, r *searchResult) (again bool) {
+	out := c.Ready()
+	id := c.self.ID
+	for _, m := range out.Msgs {
+		msg := m.Msg
+		msg.Entries = slices.Clone(msg.Entries)
+		r.msgs = append(r.msgs, x.internMsg(searchMsg{to: int(m.To.ID[0] - 'a'), inc: m.To.Inc, msg: &msg, text: id + " -> " + m.To.ID + ": " + msg.String()}))
+	}
+	r.committed = append(r.committed, out.Committed...)
+	r.reads = append(r.reads, out.Reads...)
+	if out.CAS != nil {
+		next := out.CAS.Next
+		next.Ver = out.CAS.Expect + 1
+		r.msgs = append(r.msgs, x.internMsg(searchMsg{to: int(id[0] - 'a'), inc: c.self.Inc, cas: out.CAS, text: id + "'s change " + Describe(next)}))
+	}
+	for _, h := range out.Snapshots {
+		again = true
+		e, _ := c.EpochAt(c.commit)
+		c.Step(c.now, Captured{To: h, ID: c.commit<<8 | uint64(h.Inc), Index: c.commit, Epoch: e})
+	}
+	if c.role.Active() {
+		for _, h := range c.rec.ISR {
+			c.assert(h.Same(c.self) || c.Needs(h), "commits without %s", h.ID)
+		}
+	}
+	return again
+}
+
+// clone makes a copy that shares nothing that changes.
+func (c *Core) clone() *Core {
+	d := *c
+	d.log.ents = c.log.ents[:len(c.log.ents):len(c.log.ents)]
+	if c.prop != nil {
+		p := *c.prop
+		d.prop = &p
+	}
+	d.active.peers = make([]*peer, len(c.active.peers))
+	for i, p := range c.active.peers {
+		q := *p
+		d.active.peers[i] = &q
+	}
+	d.active.reads = slices.Clone(c.active.reads)
+	if c.active.move != nil {
+		m := *c.active.move
+		d.active.move = &m
+	}
+	if c.active.moved != nil {
+		m := *c.active.moved
+		d.active.moved = &m
+	}
+	if c.standby.fetch != nil {
+		f := *c.standby.fetch
+		d.standby.fetch = &f
+	}
+	d.out = Ready{}
+	return &d
+}
+
+// appendCore appends what decides what c will do. Times count only as passed or to come, and nonces not at all.
+func appendCore(b []byte, c *Core) []byte {
+	num := func(vs ...uint64) {
+		for _, v := range vs {
+			b = binary.AppendUvarint(b, v)
+		}
+	}
+	flags := func(fs ...bool) {
+		for _, f := range fs {
+			if f {
+				b = append(b, 1)
+			} else {
+				b = append(b, 0)
+			}
+		}
+	}
+	host := func(h resolver.Host) { b = append(append(b, h.ID...), byte(h.Inc)) }
+	due := func(ts ...time.Duration) {
+		for _, t := range ts {
+			flags(t == 0, t <= c.now)
+		}
+	}
+	old := func(ts ...time.Duration) {
+		for _, t := range ts {
+			flags(t == 0, c.now-t >= searchJump)
+		}
+	}
+	host(c.self)
+	num(uint64(c.role), c.term.Loss, c.term.Epoch, c.loss, c.commit, c.emitted, c.log.base, c.log.baseEpoch)
+	b = appendRec(b, c.rec)
+	flags(c.hasState, c.reset, c.getBusy, c.prop != nil)
+	for _, e := range c.log.ents {
+		num(e.Epoch, uint64(e.Kind))
+	}
+	num(0)
+	due(c.calm, c.wantGet, c.getCalm)
+	if p := c.prop; p != nil {
+		num(uint64(p.kind), p.expect)
+		b = appendRec(b, p.next)
+		host(p.host)
+		host(p.from)
+		flags(p.drop, p.busy)
+		due(p.retryAt)
+		old(p.began)
+	}
+	a := &c.active
+	num(uint64(len(a.peers)), a.epochStart, a.joins, a.round)
+	due(a.nextBeat, a.nextSeek)
+	flags(a.seeking, a.roundDue, a.suspended)
+	for _, r := range a.reads {
+		num(r.id, r.round)
+	}
+	num(0)
+	for _, m := range []*move{a.move, a.moved} {
+		if flags(m != nil); m != nil {
+			host(m.target)
+			num(uint64(m.stage))
+			due(m.deadline)
+		}
+	}
+	host(a.from)
+	for _, p := range a.peers {
+		host(p.host)
+		flags(p.member, p.down, p.beat, c.now > p.since)
+		num(uint64(p.stage), p.base, p.match, p.next, p.round, uint64(p.flight), p.join)
+		old(p.acked, p.probe)
+		if flags(p.stage == fetching); p.stage == fetching {
+			b = appendSearchMsg(b, p.snap)
+		}
+	}
+	s := &c.standby
+	host(s.leader)
+	old(s.heard, s.outAt)
+	due(s.leaveAt)
+	num(s.join, s.matched, s.round)
+	flags(s.down, s.ackDue, s.resend, s.wonder, s.leaving, s.fetch != nil)
+	if f := s.fetch; f != nil {
+		host(f.From)
+		num(f.ID, f.Index, f.Epoch)
+	}
+	return b
+}
+
+func appendRec(b []byte, r resolver.Record) []byte {
+	for _, v := range [...]uint64{r.Gen, r.Ver, r.Loss, r.Epoch} {
+		b = binary.AppendUvarint(b, v)
+	}
+	for _, h := range append([]resolver.Host{r.Active}, r.ISR...) {
+		b = append(append(b, h.ID...), byte(h.Inc))
+	}
+	return append(b, 0)
+}
+
+func equalRec(a, b resolver.Record) bool {
+	a.Ver, b.Ver = 0, 0
+	return string(appendRec(nil, a)) == string(appendRec(nil, b))
+}
+
+func appendSearchMsg(b []byte, m Msg) []byte {
+	b = append(append(b, byte(m.Type)), m.From.ID...)
+	for _, v := range [...]uint64{m.From.Inc, m.Term.Loss, m.Term.Epoch, m.Index, m.Commit, m.Round, m.Prev, m.PrevEpoch, uint64(len(m.Entries))} {
+		b = binary.AppendUvarint(b, v)
+	}
+	for _, e := range m.Entries {
+		b = binary.AppendUvarint(b, e.Epoch)
+	}
+	if m.Flag {
+		b = append(b, 1)
+	}
+	if m.Record != nil {
+		b = appendRec(append(b, 2), *m.Record)
+	}
+	if m.Reason != "" {
+		b = append(b, 3)
+	}
+	return b
+}
+
+// TestSearchCopies reminds whoever adds a field to the core of clone and appendCore, which must know it.
+func TestSearchCopies(t *testing.T) {
+	fields := func(v any) int { return reflect.TypeOf(v).NumField() }
+	require.Equal(t, []int{22, 15, 15, 13, 10, 3}, []int{
+		fields(Core{}), fields(activeState{}), fields(peer{}), fields(standbyState{}), fields(proposal{}), fields(move{}),
+	}, "a field came or went: see clone and appendCore, then change this")
+}
