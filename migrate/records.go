@@ -177,6 +177,9 @@ func (s *Service) anyAlive(ctx context.Context, rec resolver.Record) error {
 func (s *Service) Leave(ctx context.Context) error {
 	var ended error
 	for {
+		if s.node.ctx.Err() != nil {
+			return s.notLeft(errStopped)
+		}
 		switch st := s.Status(); st.Role {
 		case Active, Recovering:
 			if err := s.wait(ctx, func(st Status) bool { return st.Role != Recovering }); err != nil {
