@@ -48,7 +48,8 @@ type said struct {
 }
 
 // converse shows the chat and says the lines, until there are no more of them or ctx ends, and leaves. It returns how many
-// lines nothing came of, and why the conversation was cut off, if it was.
+// lines nothing came of, and why the conversation was cut off, if it was. Otherwise it has called last when there was
+// nothing more to say.
 func converse(ctx context.Context, c *chatcore.Client, service, self string, s screen, lines <-chan string, last func()) (refused int, err error) {
 	ch := &chat{
 		Client: c, service: service, self: self, screen: s,
@@ -59,7 +60,9 @@ func converse(ctx context.Context, c *chatcore.Client, service, self string, s s
 	writing.Go(ch.watchSays)
 	writing.Go(ch.sendPrivates)
 	cut := ch.take(ctx, lines)
-	last()
+	if cut == nil {
+		last()
+	}
 	close(ch.says)
 	close(ch.privates)
 	// Whoever interrupts does not wait for long; otherwise everything is taken first, however long that is.
@@ -162,12 +165,12 @@ func (ch *chat) watchSays() {
 		case <-s.call.Done():
 		case <-time.After(slow):
 			waited = true
-			ch.screen.waiting(len(ch.says) + 1)
+			ch.screen.pending(len(ch.says) + 1)
 			<-s.call.Done()
 		}
 		if waited && len(ch.says) == 0 {
 			waited = false
-			ch.screen.waiting(0)
+			ch.screen.pending(0)
 		}
 		_, err := s.call.Reply(context.Background())
 		if err != nil {

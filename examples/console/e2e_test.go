@@ -74,6 +74,7 @@ type program struct {
 
 	mu   sync.Mutex
 	errs strings.Builder // its standard error
+	news chan struct{}   // there is more of it
 }
 
 const patience = 15 * time.Second
@@ -81,7 +82,7 @@ const patience = 15 * time.Second
 // start starts dns, chatnode or console. It is gone when the test ends.
 func start(t *testing.T, name string, args ...string) *program {
 	t.Helper()
-	p := &program{t: t, name: name, lines: make(chan string, 10_000), ended: make(chan struct{})}
+	p := &program{t: t, name: name, lines: make(chan string, 10_000), ended: make(chan struct{}), news: make(chan struct{}, 1)}
 	if name == "console" {
 		p.cmd = exec.Command(os.Args[0], args...)
 		p.cmd.Env = append(os.Environ(), consoleEnv+"=1")
@@ -115,7 +116,24 @@ func start(t *testing.T, name string, args ...string) *program {
 func (p *program) Write(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	select {
+	case p.news <- struct{}{}:
+	default:
+	}
 	return p.errs.Write(b)
+}
+
+// awaitError waits until something is on standard error.
+func (p *program) awaitError(want string) {
+	p.t.Helper()
+	timeout := time.After(patience)
+	for !strings.Contains(p.stderr(), want) {
+		select {
+		case <-p.news:
+		case <-timeout:
+			require.FailNow(p.t, p.name+" does not say it", "no %q in %q", want, p.stderr())
+		}
+	}
 }
 
 func (p *program) stderr() string {
@@ -299,6 +317,22 @@ func TestAHostThatDies(t *testing.T) {
 	start(t, "chatnode", with(flags, "-s", "-reset")...).await("serving backend.com")
 	require.Equal(t, 1, alice.end(), "what was said is lost, and alice is told")
 	require.Contains(t, alice.stderr(), "joining the chat that was started anew")
+}
+
+func TestTheInputEndsWhileNobodyServes(t *testing.T) {
+	flags := with(startDNS(t), "-every", "0", "-standbys", "0")
+	node := start(t, "chatnode", with(flags, "-s")...)
+	node.await("serving backend.com")
+	alice := start(t, "console", with(flags, "-name", "alice", "-client_only")...)
+	alice.await("alice joined")
+	require.NoError(t, node.cmd.Process.Kill())
+	<-node.ended
+	alice.say("is anybody there?")
+	require.NoError(t, alice.stdin.Close())
+	alice.awaitError("does not answer: waiting until it takes what was written")
+	require.NoError(t, alice.cmd.Process.Signal(os.Interrupt))
+	require.Equal(t, 1, alice.end())
+	require.Contains(t, alice.stderr(), "not everything that was written has been said")
 }
 
 func TestErrorsOfStarting(t *testing.T) {

@@ -213,6 +213,7 @@ func (c *console) talk(ctx context.Context, logTo *output) int {
 		text, ok := again(err)
 		s.fail(text)
 		if !ok || !interactive {
+			last()
 			return 1
 		}
 	}

@@ -20,9 +20,10 @@ type plain struct {
 	service string
 	json    bool
 
-	mu  sync.Mutex // one line at a time
-	out io.Writer
-	err io.Writer
+	mu      sync.Mutex // one line at a time
+	out     io.Writer
+	err     io.Writer
+	waiting bool // the user knows that lines are on their way
 }
 
 // line is an object of the JSON output.
@@ -112,8 +113,18 @@ func escape(s string) string {
 }
 
 func (p *plain) delivered(string, string) {}
-func (p *plain) waiting(int)              {}
 func (p *plain) held(string, int)         {}
+
+// pending tells only once that the input waits for the room.
+func (p *plain) pending(lines int) {
+	p.mu.Lock()
+	tell := lines > 0 && !p.waiting
+	p.waiting = lines > 0
+	p.mu.Unlock()
+	if tell {
+		p.note(p.service + " does not answer: waiting until it takes what was written")
+	}
+}
 
 func (p *plain) answer(text string) {
 	if p.json {

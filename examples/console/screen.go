@@ -17,8 +17,8 @@ type screen interface {
 	delivered(to, text string)
 	// held tells that what the user said waits for the chat to begin.
 	held(text string, missing int)
-	// waiting tells how many lines of the user have been on their way for a while.
-	waiting(lines int)
+	// pending tells how many lines of the user have been on their way for a while.
+	pending(lines int)
 	// answer shows what the user has asked for; note, what the program has to say; fail, what went wrong.
 	answer(text string)
 	note(text string)

@@ -133,7 +133,7 @@ func (t *terminal) held(text string, n int) {
 	t.print(t.paint.dim("      waits" + missing(n) + ": " + cli.Printable(text)))
 }
 
-func (t *terminal) waiting(lines int) {
+func (t *terminal) pending(lines int) {
 	t.mu.Lock()
 	t.edit.prompt = t.name + "> "
 	if lines > 0 {

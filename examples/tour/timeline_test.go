@@ -14,17 +14,17 @@ func TestTimeline(t *testing.T) {
 	l.set("host-1", active, 0)
 	l.set("host-2", standby, 0)
 	for at := time.Duration(0); at < 3*time.Second; at += 100 * time.Millisecond {
+		l.advance(at)
 		switch at {
 		case time.Second:
-			l.set("host-1", latent, at)
-			l.set("host-2", active, at)
+			l.set("host-1", latent, at+50*time.Millisecond) // serving is what to see in a column with both
+			l.set("host-2", active, at+50*time.Millisecond)
 		case 2 * time.Second:
-			l.set("host-2", dead, at)
+			l.set("host-2", dead, at+50*time.Millisecond)
 		}
-		l.advance(at)
 	}
 	l.draw(3*time.Second, "so far", false)
-	require.Equal(t, "\r\x1b[Khost-1   ██████████···················· \n"+
+	require.Equal(t, "\r\x1b[Khost-1   ███████████··················· \n"+
 		"\r\x1b[Khost-2   ──────────██████████✗          \n"+
 		"\r\x1b[K         0s                  2s                  4s                  6s\n"+
 		"\r\x1b[K█ serves  ─ holds a copy  · could serve  ✗ was killed\n"+
