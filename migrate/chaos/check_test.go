@@ -114,7 +114,12 @@ func TestAnalyse(t *testing.T) {
 		acks = append(acks, ack{Ident{1, uint32(i + 1)}, Place{Pos: uint64(i + 1)}, epoch, int64(at - time.Millisecond), int64(at)})
 	}
 	var res result
-	res.analyse([]fault{{Kind: "kill", At: int64(495 * time.Millisecond), Epoch: 1}}, acks)
+	silences := 0
+	res.analyse([]fault{{Kind: "kill", At: int64(495 * time.Millisecond), Epoch: 1}}, acks, func(from, to int64) {
+		require.Equal(t, [2]int64{int64(490 * time.Millisecond), int64(800 * time.Millisecond)}, [2]int64{from, to})
+		silences++
+	})
+	require.Equal(t, 1, silences)
 	require.Equal(t, map[string]int{"kill": 1}, res.Faults)
 	require.Equal(t, 305*time.Millisecond, res.Silence["kill"].Max)
 	require.Equal(t, 305*time.Millisecond, res.New["kill"].Max)

@@ -257,7 +257,9 @@ func (r *run) conclude(res *result) {
 	k := r.check
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	res.analyse(r.faults, k.acks)
+	res.analyse(r.faults, k.acks, func(from, to int64) {
+		fmt.Fprintf(r.faultLog, "time=%s silence of %s\n", logTime(from), ms(time.Duration(to-from)))
+	})
 	res.Gaps = k.gaps
 	res.Violations = k.wrong
 	res.Extra = r.extra
@@ -280,6 +282,9 @@ func (r *run) conclude(res *result) {
 	res.ClientPause = spreads(pauses)
 	res.Notes = r.notes
 }
+
+// logTime is a time as the children's logs have it.
+func logTime(t int64) string { return time.Unix(0, t).UTC().Format("2006-01-02T15:04:05.000Z") }
 
 func (r *result) print(w io.Writer) {
 	p := func(format string, args ...any) { fmt.Fprintf(w, format+"\n", args...) }

@@ -59,7 +59,7 @@ func (r *run) fault(kind, target string, lasts time.Duration) fault {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.faults = append(r.faults, f)
-	fmt.Fprintf(r.faultLog, "time=%s %s\n", time.Unix(0, f.At).UTC().Format("2006-01-02T15:04:05.000Z"), f.String())
+	fmt.Fprintf(r.faultLog, "time=%s %s\n", logTime(f.At), f.String())
 	return f
 }
 

@@ -143,8 +143,8 @@ type handoffResult struct {
 	Errors                    map[string]int
 }
 
-// analyse finds what the faults did.
-func (r *result) analyse(faults []fault, acks []ack) {
+// analyse finds what the faults did. silent is told of the longer times without an acknowledgement.
+func (r *result) analyse(faults []fault, acks []ack, silent func(from, to int64)) {
 	r.Faults = make(map[string]int)
 	writes := make([]*ack, 0, len(acks))
 	var latency []time.Duration
@@ -158,6 +158,11 @@ func (r *result) analyse(faults []fault, acks []ack) {
 	}
 	slices.SortFunc(writes, func(a, b *ack) int { return cmp.Compare(a.Done, b.Done) })
 	r.Latency = spreadOf(latency)
+	for i := range len(writes) - 1 {
+		if from, to := writes[i].Done, writes[i+1].Done; to-from > int64(100*time.Millisecond) {
+			silent(from, to)
+		}
+	}
 	slices.SortFunc(faults, func(a, b fault) int { return cmp.Compare(a.At, b.At) })
 	silence, first := make(map[string][]time.Duration), make(map[string][]time.Duration)
 	for i, f := range faults {
