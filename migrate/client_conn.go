@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	dialTimeout    = 2 * time.Second        // for one attempt to connect
+	dialTimeout    = 2 * time.Second        // for the first attempt to connect; later ones have up to 16 times as long
 	openTimeout    = 2 * time.Second        // for a host to answer roam.open
 	resolveTimeout = time.Second            // for one question to the resolver
 	silenceLimit   = 300 * time.Millisecond // an answer later than this makes the client doubt its host

@@ -86,7 +86,7 @@ func (c *Client) park(ctx context.Context, s *sparing, from *hostLink, spread ti
 }
 
 func (c *Client) connectSpare(ctx context.Context, s *sparing, from *hostLink) *hostLink {
-	dialCtx, cancel := context.WithTimeout(ctx, dialTimeout)
+	dialCtx, cancel := context.WithTimeout(ctx, parkLimit)
 	defer cancel()
 	l := &hostLink{c: c, host: s.host}
 	conn, err := c.tr.Dial(dialCtx, transport.Peer{Addr: s.host.Addr, Key: s.host.Key}, l)

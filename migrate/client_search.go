@@ -158,9 +158,10 @@ func (c *Client) nextStep(now time.Time) searchStep {
 // try connects to a host. Where it is the active one by the record, everything is sent at once; otherwise (probe) only if it
 // says that it serves.
 func (c *Client) try(ctx context.Context, h resolver.Host, probe bool) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
 	c.mu.Lock()
+	// Where many come at once a connection takes its time, and to give up early would only make it longer.
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout<<min(c.tries, 4))
+	defer cancel()
 	known := c.seen
 	c.undial = cancel
 	open := openParams{Service: c.service, Session: c.session, Resume: c.opened, Loss: c.seen.loss, Epoch: c.seen.epoch}

@@ -187,7 +187,7 @@ func (s *Service) moveUnserved(m *moveState) {
 }
 
 // prepare tells clients to connect to the target ahead, at random moments of a spread that grows with their number, and
-// goes on when all have, or when the spread has passed.
+// goes on when all have, or when the spread has passed and no further ones come.
 func (s *Service) prepare() {
 	m := s.move
 	m.prepared = s.node.now()
@@ -206,13 +206,22 @@ func (s *Service) prepare() {
 		s.transfer()
 		return
 	}
-	m.timer = time.AfterFunc(spread+s.node.cfg.Silence, func() {
-		s.post(item{kind: itemFunc, fn: func() {
-			if s.move == m && m.preparing {
-				s.transfer()
-			}
-		}})
-	})
+	m.timer = time.AfterFunc(spread+s.node.cfg.Silence, func() { s.post(item{kind: itemFunc, fn: func() { s.prepared(m, 0) }}) })
+}
+
+// maxPrepare bounds the time for which a move waits for clients that are still connecting ahead.
+const maxPrepare = 20 * time.Second
+
+// prepared goes on with the move when no further client has connected for a while.
+func (s *Service) prepared(m *moveState, ready int) {
+	if s.move != m || !m.preparing {
+		return
+	}
+	if now := m.report.Ready; now > ready && s.node.now()-m.prepared < maxPrepare {
+		m.timer = time.AfterFunc(s.node.cfg.Silence, func() { s.post(item{kind: itemFunc, fn: func() { s.prepared(m, now) }}) })
+		return
+	}
+	s.transfer()
 }
 
 // clientReady counts the clients that have connected to the target.

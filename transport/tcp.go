@@ -32,8 +32,9 @@ type TCPConfig struct {
 	// one the connection is closed with [ErrTimeout]. At least 1 ms. 0 stands for 5 s.
 	PingEvery time.Duration
 
-	// HandshakeTimeout bounds TLS and the greeting that follows, or the first message of a peer that does not greet. 0
-	// stands for 2 s.
+	// HandshakeTimeout bounds TLS and the greeting that follows, or the first message of a peer that does not greet. It
+	// does not hold for a dial whose context has a deadline: where many dial at once they wait for one another, and who
+	// gives up early only makes it longer. 0 stands for 2 s.
 	HandshakeTimeout time.Duration
 
 	// MessageTimeout bounds the time from a message's first byte to its last, and the time a write may wait for a peer
@@ -134,7 +135,8 @@ func NewTCP(cfg TCPConfig) (*TCP, error) {
 // Key is the public key of the identity; zero with InsecurePlaintext.
 func (t *TCP) Key() Key { return t.key }
 
-// Dial implements [Transport]. It takes as long as ctx allows to reach the peer, and HandshakeTimeout for the rest. With
+// Dial implements [Transport]. It takes as long as ctx allows; where ctx has no deadline, HandshakeTimeout bounds what
+// comes after reaching the peer. With
 // InsecurePlaintext a Peer with a key is refused, since nothing would be proved.
 func (t *TCP) Dial(ctx context.Context, to Peer, h Handler) (Conn, error) {
 	c, err := t.dial(ctx, to, h)
@@ -162,7 +164,11 @@ func (t *TCP) dial(ctx context.Context, to Peer, h Handler) (*conn, error) {
 	}
 	// From here on base is closed by drop, or by the connection's own end.
 	stop := context.AfterFunc(ctx, func() { base.SetDeadline(time.Unix(1, 0)) })
-	c, err := t.dialed(base, to, h)
+	by, ok := ctx.Deadline()
+	if !ok {
+		by = t.lim.handshakeBy()
+	}
+	c, err := t.dialed(base, to, h, by)
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
@@ -176,8 +182,8 @@ func (t *TCP) dial(ctx context.Context, to Peer, h Handler) (*conn, error) {
 	return c, nil
 }
 
-func (t *TCP) dialed(base net.Conn, to Peer, h Handler) (*conn, error) {
-	base.SetDeadline(t.lim.handshakeBy())
+func (t *TCP) dialed(base net.Conn, to Peer, h Handler, by time.Time) (*conn, error) {
+	base.SetDeadline(by)
 	nc := base
 	if t.client != nil {
 		cfg := t.client.Clone()

@@ -1,0 +1,58 @@
+package migrate
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roam-go/roam/transport"
+)
+
+// lateTransport takes its time for every dial but the first.
+type lateTransport struct {
+	transport.Transport
+	dialled bool
+	late    time.Duration
+}
+
+func (d *lateTransport) Dial(ctx context.Context, to transport.Peer, h transport.Handler) (transport.Conn, error) {
+	if d.dialled {
+		select {
+		case <-time.After(d.late):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	d.dialled = true
+	return d.Transport.Dial(ctx, to, h)
+}
+
+// Where it takes long until all clients are connected to the next host, a move waits as long as some still come, and not
+// for one that does not come at all.
+func TestPrepareWaitsForClients(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "a", "b")
+		defer w.close()
+		a, _ := w.pair(Policy{})
+		const n = 8
+		for i := range n {
+			name := fmt.Sprintf("client-%d", i)
+			tr := &lateTransport{Transport: w.transport(name), late: time.Duration(i) * 300 * time.Millisecond}
+			if i == n-1 {
+				tr.late = time.Hour
+			}
+			c, err := Dial(t.Context(), "svc", ClientConfig{Resolver: w.res, Transport: tr})
+			require.NoError(t, err)
+			defer c.Close()
+		}
+		rep, err := a.Handoff(t.Context(), "b")
+		require.NoError(t, err)
+		require.Equal(t, n, rep.Clients)
+		require.Equal(t, n-1, rep.Ready)
+		require.Less(t, rep.Prepare, 3*time.Second)
+	})
+}
