@@ -85,7 +85,7 @@ func TestFlags(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"-scenario", "earthquake"}, `chaos: -scenario is "earthquake", want one of badmove, handoff`},
+		{[]string{"-scenario", "earthquake"}, `chaos: -scenario is "earthquake", want one of badmove, client`},
 		{[]string{"-hosts", "1"}, "chaos: -hosts is 1, want 2 or more"},
 		{[]string{"-standbys", "3"}, "chaos: -standbys is 3, want 1 to 2"},
 		{[]string{"-clients", "1"}, "chaos: -clients is 1 and -procs 2"},

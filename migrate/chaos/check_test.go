@@ -104,6 +104,26 @@ func TestCheckerConcurrent(t *testing.T) {
 	require.Empty(t, h.check())
 }
 
+// Of a killed client only what others saw is known.
+func TestCheckerKilledClient(t *testing.T) {
+	h := goodHistory()
+	h.sent[1] = 1
+	k := newChecker()
+	k.acked(h.acks)
+	k.forget(1, 1)
+	k.finish(h.sent, h.states)
+	require.Empty(t, k.violations())
+
+	h = historyOf(Ident{1, 1}, Ident{2, 1}, Ident{1, 3})
+	k = newChecker()
+	k.acked(h.acks)
+	k.forget(1, 1)
+	delete(h.sent, 1)
+	k.finish(h.sent, h.states)
+	require.NotEmpty(t, k.violations())
+	require.Contains(t, k.violations()[0], "command 3 of client 1 is at 3, before the one sent before it, at 0 (e)")
+}
+
 func TestAnalyse(t *testing.T) {
 	var acks []ack
 	for i := range 100 {

@@ -79,7 +79,7 @@ func (c *child) run() error {
 	default:
 		return fmt.Errorf("there is no role %q", c.Role)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), readyWait)
 	defer cancel()
 	addr, err := r.start(ctx)
 	if err != nil {

@@ -31,6 +31,7 @@ type cluster struct {
 	resolver *process
 	hosts    []*host
 	clients  []*process
+	last     uint32            // the highest number of a client
 	addrs    map[string]string // of what listens, by ID
 	sayf     func(format string, args ...any)
 
@@ -93,12 +94,12 @@ func (c *cluster) start(ctx context.Context) error {
 			return err
 		}
 	}
-	first := uint32(1)
 	for i := range c.cfg.procs {
-		if err := c.startClients(fmt.Sprintf("c%d", i+1), &first, share(c.cfg.clients, c.cfg.procs, i), share(c.cfg.idle, c.cfg.procs, i),
-			c.cfg.rate/float64(c.cfg.procs)); err != nil {
+		p, err := c.startClients(fmt.Sprintf("c%d", i+1), share(c.cfg.clients, c.cfg.procs, i), share(c.cfg.idle, c.cfg.procs, i))
+		if err != nil {
 			return err
 		}
+		c.clients = append(c.clients, p)
 	}
 	return c.waitInSync(ctx, 10*time.Second)
 }
@@ -145,18 +146,15 @@ func (c *cluster) startHost(h *host, create bool) error {
 	return err
 }
 
-func (c *cluster) startClients(id string, first *uint32, writers, idle int, rate float64) error {
+// startClients starts a process full of clients, with its share of the commands. Each client has a number of its own.
+func (c *cluster) startClients(id string, writers, idle int) (*process, error) {
 	s, err := c.setup("clients", id)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	s.First, s.Writers, s.Idle, s.Rate = *first, writers, idle, rate
-	*first += uint32(writers + idle)
-	p, err := c.starter.run(s, nil, c.take)
-	if err == nil {
-		c.clients = append(c.clients, p)
-	}
-	return err
+	s.First, s.Writers, s.Idle, s.Rate = c.last+1, writers, idle, c.cfg.rate/float64(c.cfg.procs)
+	c.last += uint32(writers + idle)
+	return c.starter.run(s, nil, c.take)
 }
 
 // take is given all that children say.
@@ -351,23 +349,27 @@ func (c *cluster) settle(ctx context.Context, res *result) error {
 			res.Sent += int(n)
 		}
 	}
-	end := uint64(res.Sent)
 	states := make(map[string]Place)
 	poll(ctx, 5*time.Second, func() bool {
 		clear(states)
-		all := true
 		_, st := c.active()
 		if st == nil {
 			return false
 		}
+		equal := true
+		var one Place
 		for _, m := range st.ISR {
-			h := c.host(m.ID)
-			if rep, err := h.p.ask(order{Op: "state"}, 2*time.Second); err == nil {
-				states[m.ID] = rep.Status.Place
-				all = all && rep.Status.Place.Pos == end
+			rep, err := c.host(m.ID).p.ask(order{Op: "state"}, 2*time.Second)
+			if err != nil {
+				return false
 			}
+			one = rep.Status.Place
+			states[m.ID] = one
 		}
-		return all && len(states) == len(st.ISR)
+		for _, p := range states {
+			equal = equal && p == one
+		}
+		return equal && c.check.length() == one.Pos
 	})
 	res.Equal = time.Since(began)
 	res.Replicas = len(states)

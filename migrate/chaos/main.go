@@ -260,6 +260,7 @@ func (r *run) conclude(res *result) {
 	res.analyse(r.faults, k.acks, func(from, to int64) {
 		fmt.Fprintf(r.faultLog, "time=%s silence of %s\n", logTime(from), ms(time.Duration(to-from)))
 	})
+	res.Commands = len(k.log)
 	res.Gaps = k.gaps
 	res.Violations = k.wrong
 	res.Extra = r.extra
@@ -289,7 +290,7 @@ func logTime(t int64) string { return time.Unix(0, t).UTC().Format("2006-01-02T1
 func (r *result) print(w io.Writer) {
 	p := func(format string, args ...any) { fmt.Fprintf(w, format+"\n", args...) }
 	p("scenario %s, seed %d: %s, machine's load %s", r.Scenario, r.Seed, r.Took.Round(time.Millisecond), r.Load)
-	p("%d commands, %d queries; latency %s; %d gaps in events, all told", r.Sent, r.Queries, r.Latency, r.Gaps)
+	p("%d commands in the log, %d queries; latency %s; %d gaps in events, all told", r.Commands, r.Queries, r.Latency, r.Gaps)
 	for _, kind := range slices.Sorted(maps.Keys(r.Faults)) {
 		p("%5d x %s", r.Faults[kind], kind)
 		p("        longest time without an acknowledgement: %s", r.Silence[kind])

@@ -29,7 +29,6 @@ type process struct {
 	status  *statusReport // a host's latest
 	ready   readyReport
 	ended   bool
-	stopped bool
 }
 
 // starter starts processes from one thread, because a child is killed by the system when the thread that started it ends.
@@ -62,7 +61,7 @@ func (s *starter) close() {
 }
 
 // readyWait is how long a process may take until it is ready.
-const readyWait = 60 * time.Second
+const readyWait = 5 * time.Minute
 
 // run starts a child and waits until it is ready. sink is given what it says, one report at a time.
 func (s *starter) run(cfg setup, wrap []string, sink func(*process, *report)) (*process, error) {
@@ -202,12 +201,6 @@ func (p *process) signal(sig syscall.Signal) {
 	defer p.mu.Unlock()
 	if p.ended {
 		return
-	}
-	switch sig {
-	case syscall.SIGSTOP:
-		p.stopped = true
-	case syscall.SIGCONT:
-		p.stopped = false
 	}
 	p.cmd.Process.Signal(sig)
 }

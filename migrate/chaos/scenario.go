@@ -43,6 +43,7 @@ var scenarios = map[string]struct {
 }{
 	"kill":      {"SIGKILL of the active host, which is replaced by a new process", false, false, (*run).stepKill},
 	"standby":   {"SIGKILL of a standby, which is replaced by a new process", false, false, (*run).stepKillStandby},
+	"client":    {"SIGKILL of a process full of clients, which is replaced by a new one", false, false, (*run).stepKillClients},
 	"stop":      {"SIGSTOP of a host for 0.1 to 5 s, then SIGCONT", false, false, (*run).stepStop},
 	"handoff":   {"planned handoff to a random host", false, false, (*run).stepHandoff},
 	"badmove":   {"handoff to a host that dies or hangs, or without the resolver", false, false, (*run).stepBadMove},
@@ -141,6 +142,25 @@ func (r *run) stepKillStandby() error {
 	r.killHost(s)
 	r.sleep(r.between(0, 200*time.Millisecond))
 	return r.startHost(s, false)
+}
+
+// stepKillClients ends a process with clients in the middle of all that it does: what it had sent is in the log once or not
+// at all.
+func (r *run) stepKillClients() error {
+	if err := r.ready(r.ctx); err != nil {
+		return err
+	}
+	i := r.rnd.IntN(len(r.clients))
+	p := r.clients[i]
+	r.sleep(r.between(0, 200*time.Millisecond))
+	r.fault("kill clients", p.ID, 0)
+	p.kill()
+	r.check.forget(p.First, p.Writers)
+	n, err := r.startClients(p.ID, p.Writers, p.Idle)
+	if err == nil {
+		r.clients[i] = n
+	}
+	return err
 }
 
 // duration is from 0.1 to 5 s, as often below as above 0.7 s.
@@ -265,7 +285,7 @@ func (r *run) stepBadMove() error {
 		undo = func() error { r.resolver.signal(syscall.SIGCONT); return nil }
 	}
 	during := r.rnd.IntN(2) == 0 // while it is under way, rather than before
-	r.fault(kind, t.id, 2*time.Second)
+	r.fault(kind, t.id, 0)
 	if !during {
 		do()
 	}
@@ -320,9 +340,9 @@ func (r *run) stepResolver() error {
 func (r *run) stepMixed() error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	steps := []func() error{r.stepKill, r.stepKill, r.stepKillStandby, r.stepStop, r.stepPartition, r.stepBadMove, r.stepHandoff, r.stepHandoff, r.stepBlink}
+	steps := []func() error{r.stepKill, r.stepKill, r.stepKillStandby, r.stepStop, r.stepPartition, r.stepBadMove, r.stepHandoff, r.stepHandoff, r.stepBlink, r.stepKillClients}
 	n := r.rnd.IntN(len(steps))
-	if n >= 3 && n <= 4 && r.rnd.IntN(2) == 0 {
+	if (n == 3 || n == 4) && r.rnd.IntN(2) == 0 { // what does not kill
 		after := r.between(0, time.Second)
 		wg.Go(func() {
 			r.sleep(after)

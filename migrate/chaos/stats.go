@@ -116,7 +116,8 @@ type result struct {
 	Seed     uint64
 	Took     time.Duration
 	Faults   map[string]int
-	Sent     int
+	Commands int // in the log
+	Sent     int // by the clients that lived to the end
 	Queries  int
 	Gaps     int // told to listeners
 	// Silence is, by kind of fault, the longest time without an acknowledgement between the fault and the next. New is the time from the fault to the first acknowledgement of a later epoch,
@@ -169,7 +170,7 @@ func (r *result) analyse(faults []fault, acks []ack, silent func(from, to int64)
 		r.Faults[f.Kind]++
 		end := f.At + int64(f.Lasted) + int64(10*time.Second)
 		if i+1 < len(faults) {
-			end = min(end, max(faults[i+1].At, f.At+int64(f.Lasted)))
+			end = min(end, faults[i+1].At)
 		}
 		j, _ := slices.BinarySearchFunc(writes, f.At, func(a *ack, t int64) int { return cmp.Compare(a.Done, t) })
 		var longest, fresh int64
