@@ -9,6 +9,7 @@ import (
 	"maps"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,10 +25,12 @@ const (
 	queryEvery  = 25 * time.Millisecond
 )
 
-// clientsRole is a process full of clients: writers, which also listen to the events and ask questions, and idle ones.
+// clientsRole is a process full of clients: writers, which also listen to the events, and half of which ask questions; one that only asks,
+// and so would not notice that its host is no longer active if that answered; and idle ones.
 type clientsRole struct {
 	*child
 	writers []*writer
+	asker   *migrate.Client
 	idle    []*migrate.Client
 	rate    atomic.Uint64 // float64 bits: commands a second of one writer
 	stop    context.CancelFunc
@@ -87,6 +90,9 @@ func (r *clientsRole) start(ctx context.Context) (string, error) {
 		dial(n, func(c *migrate.Client) { w.c = c; r.writers = append(r.writers, w) })
 		n++
 	}
+	asker := n
+	dial(n, func(c *migrate.Client) { r.asker = c })
+	n++
 	for range r.Idle {
 		dial(n, func(c *migrate.Client) { r.idle = append(r.idle, c) })
 		n++
@@ -100,8 +106,11 @@ func (r *clientsRole) start(ctx context.Context) (string, error) {
 		r.wg.Go(func() { w.write(under) })
 		r.wg.Go(func() { w.collect(under) })
 		r.wg.Go(w.listen)
-		r.wg.Go(w.ask)
+		if w.id%2 == 0 { // an answer can hide from a client that its commands get none
+			r.wg.Go(func() { r.ask(w.id, w.c) })
+		}
 	}
+	r.wg.Go(func() { r.ask(asker, r.asker) })
 	r.wg.Go(r.tell)
 	return "", nil
 }
@@ -229,28 +238,28 @@ func (w *writer) collect(under <-chan pending) {
 }
 
 // ask puts questions.
-func (w *writer) ask() {
+func (r *clientsRole) ask(n uint32, c *migrate.Client) {
 	for {
 		select {
-		case <-w.r.ctx.Done():
+		case <-r.ctx.Done():
 			return
 		case <-time.After(queryEvery + rand.N(queryEvery)):
 		}
-		if math.Float64frombits(w.r.rate.Load()) <= 0 {
+		if math.Float64frombits(r.rate.Load()) <= 0 {
 			continue
 		}
 		invoked := time.Now().UnixNano()
-		reply, err := w.c.Query(w.r.ctx, nil)
+		reply, err := c.Query(r.ctx, nil)
 		done := time.Now().UnixNano()
 		var a answer
 		if err == nil {
 			err = a.unmarshal(reply)
 		}
 		if err != nil {
-			w.r.wrong("client %d: a query failed: %v", w.id, err)
+			r.wrong("client %d: a query failed: %v", n, err)
 			return
 		}
-		w.r.seen(ack{Ident: Ident{Client: w.id}, Place: a.Place, Invoked: invoked, Done: done})
+		r.seen(ack{Ident: Ident{Client: n}, Place: a.Place, Invoked: invoked, Done: done})
 	}
 }
 
@@ -312,7 +321,7 @@ func (r *clientsRole) order(o *order, rep *report) error {
 	case "settle":
 		return r.settle(o.Timeout, rep)
 	case "herd":
-		rep.Herd = &herdReport{Clients: len(r.idle) + len(r.writers)}
+		rep.Herd = &herdReport{Clients: len(r.idle) + len(r.writers) + 1}
 		count := func(c *migrate.Client) {
 			if c.Err() != nil {
 				rep.Herd.Ended++
@@ -323,7 +332,7 @@ func (r *clientsRole) order(o *order, rep *report) error {
 		for _, w := range r.writers {
 			count(w.c)
 		}
-		for _, c := range r.idle {
+		for _, c := range append(slices.Clone(r.idle), r.asker) {
 			count(c)
 		}
 		return nil
@@ -357,7 +366,7 @@ func (r *clientsRole) close() {
 	for _, w := range r.writers {
 		w.c.Close()
 	}
-	for _, c := range r.idle {
+	for _, c := range append(slices.Clone(r.idle), r.asker) {
 		c.Close()
 	}
 	r.wg.Wait()

@@ -153,7 +153,7 @@ func (c *cluster) startClients(id string, writers, idle int) (*process, error) {
 		return nil, err
 	}
 	s.First, s.Writers, s.Idle, s.Rate = c.last+1, writers, idle, c.cfg.rate/float64(c.cfg.procs)
-	c.last += uint32(writers + idle)
+	c.last += uint32(writers + 1 + idle) // one only asks
 	return c.starter.run(s, nil, c.take)
 }
 
