@@ -211,7 +211,10 @@ func (s *Service) Leave(ctx context.Context) error {
 			s.remove()
 			return ended
 		default:
-			s.post(item{kind: itemEvent, ev: core.Leave{}})
+			s.post(item{kind: itemFunc, fn: func() {
+				s.leaving = true
+				s.core.Step(s.node.now(), core.Leave{})
+			}})
 			if err := s.wait(ctx, func(st Status) bool { return st.Role == Latent || st.Role == Active || st.Role == Halted }); err != nil {
 				return s.notLeft(err)
 			}

@@ -43,6 +43,8 @@ type Service struct {
 	every    *time.Timer
 	lastHash uint64
 	expiry   time.Duration // when to look for expired sessions; 0: never
+	strayed  int           // how often the state was found to differ from the active host's
+	leaving  bool          // Leave was called
 	batch    []item
 }
 
@@ -357,10 +359,27 @@ func (s *Service) diverged(e core.Entry) {
 		s.name, s.node.self.ID, e.Low)
 	s.log.Error("states differ", "entry", e.Low)
 	s.report(err)
-	if !s.core.Role().Active() {
-		s.core.Step(s.node.now(), core.Leave{})
+	if s.core.Role().Active() {
+		return
 	}
+	s.core.Step(s.node.now(), core.Leave{})
+	// The next copy may be better, or not: each one costs the active host some work.
+	wait := min(strayWait<<s.strayed, maxStrayWait)
+	s.strayed = min(s.strayed+1, 16)
+	time.AfterFunc(wait, func() {
+		s.post(item{kind: itemFunc, fn: func() {
+			if !s.leaving {
+				s.core.Step(s.node.now(), core.Stay{})
+			}
+		}})
+	})
 }
+
+// strayWait is how long a host whose state was found to differ takes no new copy; it doubles each time.
+const (
+	strayWait    = 2 * time.Second
+	maxStrayWait = 5 * time.Minute
+)
 
 // hashEvery is the number of entries between two checks that hosts agree.
 const hashEvery = 4096

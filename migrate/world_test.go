@@ -68,7 +68,8 @@ type world struct {
 	net   *transport.Memory
 	res   resolver.Resolver
 	log   *slog.Logger
-	hooks Hooks // of the nodes made from now on
+	hooks Hooks         // of the nodes made from now on
+	beat  time.Duration // their heartbeat
 	trs   map[string]*transport.MemoryTransport
 	nodes map[string]*Node
 	cls   []*Client
@@ -138,6 +139,7 @@ func (w *world) remoteResolver() {
 func (w *world) node(name string) *Node {
 	n, err := NewNode(NodeConfig{
 		Resolver: w.resolver(name), Transport: w.transport(name), ID: name, Listen: name + ":1", Logger: w.log, Hooks: w.hooks,
+		Heartbeat: w.beat,
 	})
 	require.NoError(w.t, err)
 	w.nodes[name] = n

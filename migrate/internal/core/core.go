@@ -250,8 +250,10 @@ type (
 	PeerReset struct{ Host resolver.Host }
 	// Read asks for leave to answer a read: see Ready.Reads.
 	Read struct{ ID uint64 }
-	// Leave asks to be taken out of the in-sync set.
+	// Leave asks to be taken out of the in-sync set. Invitations are refused from now on.
 	Leave struct{}
+	// Stay takes Leave back: the next invitation is followed.
+	Stay struct{}
 	// Retire ends the service: for an active host with no one to hand over to.
 	Retire struct{}
 	// Reset makes this host active with the copy it has, or an empty one, at the price of a higher Loss. On the active
@@ -274,6 +276,7 @@ func (PeerDown) event()   {}
 func (PeerReset) event()  {}
 func (Read) event()       {}
 func (Leave) event()      {}
+func (Stay) event()       {}
 func (Retire) event()     {}
 func (Reset) event()      {}
 
@@ -314,6 +317,8 @@ func (c *Core) Step(now time.Duration, ev Event) {
 		c.read(ev.ID)
 	case Leave:
 		c.leave()
+	case Stay:
+		c.standby.leaving = false
 	case Retire:
 		c.proposeRetire()
 	case Reset:
