@@ -56,6 +56,15 @@ func BenchmarkCall(b *testing.B) {
 	})
 }
 
+func BenchmarkCallLimitConcurrent(b *testing.B) {
+	c := newLimitClient(limitEcho(b)) // with a goroutine that reads for all callers, as it takes for more than one
+	for b.Loop() {
+		if err := c.call(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 func BenchmarkCall64(b *testing.B) {
 	const callers = 64
 	spread := func(b *testing.B, call func() error) {

@@ -277,17 +277,12 @@ func (c *conn) linger() {
 	closeBy := c.closeBy
 	c.mu.Unlock()
 	if !closeBy.IsZero() {
+		// A peer that reads nothing can keep even the last few bytes from leaving.
+		late := time.AfterFunc(time.Until(closeBy), func() { c.base.Close() })
+		defer late.Stop()
 		if half, ok := c.nc.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
 			c.nc.SetReadDeadline(closeBy)
-			buf := c.rd.buf
-			if len(buf) == 0 {
-				buf = make([]byte, readSmall)
-			}
-			for {
-				if _, err := c.nc.Read(buf); err != nil {
-					break
-				}
-			}
+			_, _ = io.Copy(io.Discard, c.nc)
 		}
 	}
 	c.base.Close()

@@ -188,6 +188,29 @@ func TestTCPClose(t *testing.T) {
 	require.Error(t, err)
 }
 
+// Close gives a peer that reads nothing a second, no more.
+func TestTCPCloseWithStuckPeer(t *testing.T) {
+	for _, plain := range []bool{true, false} {
+		a := newTCP(t, TCPConfig{InsecurePlaintext: plain})
+		stuck := make(chan struct{})
+		l, err := a.Listen("127.0.0.1:0", func(Conn) Handler {
+			return testHandler{handle: func(Conn, *Request) { <-stuck }}
+		})
+		require.NoError(t, err)
+		b := newTCP(t, TCPConfig{InsecurePlaintext: plain, MaxPending: 1 << 30})
+		c, err := b.Dial(t.Context(), Peer{Addr: l.Addr()}, nil)
+		require.NoError(t, err)
+		p := append([]byte{0xc6, 0, 8, 0, 0}, make([]byte, 1<<19)...)
+		for range 64 {
+			require.NoError(t, c.Notify("n", p))
+		}
+		start := time.Now()
+		require.NoError(t, b.Close())
+		require.Less(t, time.Since(start), 4*time.Second) // a second, and a busy machine
+		close(stuck)
+	}
+}
+
 // A dial that is cancelled in its handshake leaves nothing behind.
 func TestTCPDialCancelled(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")

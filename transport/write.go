@@ -181,10 +181,12 @@ func (c *conn) armWrite() {
 	}
 }
 
-// giveUp ends the connection after a failed write; when it is closing already, the bytes left are dropped.
+// giveUp ends the connection after a failed write; when it is closing already, the bytes left are dropped, and there is
+// nothing more to wait for.
 func (c *conn) giveUp(err error) {
 	c.end(err)
 	c.mu.Lock()
 	c.forgetAll()
+	c.closeBy = time.Time{}
 	c.mu.Unlock()
 }
