@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -43,9 +42,9 @@ func TestDialNobody(t *testing.T) {
 
 func TestClientConnection(t *testing.T) {
 	inBubble(t, ServerConfig{}, func(t *testing.T, w *world) {
-		before := runtime.NumGoroutine()
+		before := w.goroutines()
 		c := w.client("a")
-		require.Equal(t, before, runtime.NumGoroutine(), "a client that was never used must have no goroutine")
+		require.Equal(t, before, w.goroutines(), "a client that was never used must have no goroutine")
 		require.Zero(t, w.net.Stats().Dials)
 		var calls sync.WaitGroup
 		for range 50 {
@@ -57,7 +56,7 @@ func TestClientConnection(t *testing.T) {
 		calls.Wait()
 		synctest.Wait()
 		require.EqualValues(t, 1, w.net.Stats().Dials, "calls must share one connection")
-		require.LessOrEqual(t, runtime.NumGoroutine(), before+2, "an idle client has the connection's goroutine, and the server its own")
+		require.LessOrEqual(t, w.goroutines(), before+2, "an idle client has the connection's goroutine, and the server its own")
 
 		// A call that is cancelled harms no other.
 		ctx, cancel := context.WithCancel(t.Context())
