@@ -278,6 +278,12 @@ func TestConsolesAreServersToo(t *testing.T) {
 	require.Contains(t, other.stderr(), `the name "Alice" is taken`)
 	require.Contains(t, other.stderr(), "-name")
 
+	brief := start(t, "console", with(flags, "-name", "brief", "-client_only")...)
+	brief.say("first and last words")
+	require.NoError(t, brief.stdin.Close())
+	require.Zero(t, brief.end(), "%s", brief.stderr())
+	require.Contains(t, brief.all, "brief: first and last words")
+
 	// All leave but one, who still has the chat.
 	require.NoError(t, alice.stdin.Close())
 	require.Zero(t, alice.end(), "%s", alice.stderr())
