@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"runtime"
@@ -19,6 +20,9 @@ func TestMain(m *testing.M) {
 		return
 	}
 	code := m.Run()
+	if f := flag.Lookup("test.fuzz"); f != nil && f.Value.String() != "" {
+		os.Exit(code) // the fuzzer keeps a goroutine of its own
+	}
 	for end := time.Now().Add(5 * time.Second); code == 0 && runtime.NumGoroutine() > 1; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			buf := make([]byte, 1<<20)

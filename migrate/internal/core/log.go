@@ -9,13 +9,6 @@ type log struct {
 
 func (l *log) last() uint64 { return l.base + uint64(len(l.ents)) }
 
-func (l *log) lastEpoch() uint64 {
-	if n := len(l.ents); n > 0 {
-		return l.ents[n-1].Epoch
-	}
-	return l.baseEpoch
-}
-
 // epochAt returns the epoch of the entry at i; false if i is not in [base, last].
 func (l *log) epochAt(i uint64) (uint64, bool) {
 	switch {
