@@ -51,6 +51,7 @@ type fakeHost struct {
 	mute   bool                             // hears, and says nothing
 	lossy  bool                             // executes, and loses the reply
 	refuse func(method string, n int) error // n counts the calls refused or not; nil: serve
+	late   bool                             // with refuse: the opening is refused after what came behind it
 	calls  int
 	slow   time.Duration // its own time for a command
 	hint   *resolver.Record
@@ -212,7 +213,11 @@ func (h *fakeHost) Handle(c transport.Conn, r *transport.Request) {
 	}
 	if h.refuse != nil {
 		if err := h.refuse(r.Method, h.calls); err != nil {
-			r.Reply(nil, err)
+			if h.late && r.Method == methodOpen {
+				time.AfterFunc(10*time.Millisecond, func() { r.Reply(nil, err) })
+			} else {
+				r.Reply(nil, err)
+			}
 			return
 		}
 	}

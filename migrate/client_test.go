@@ -433,10 +433,27 @@ func TestClientCrashResolverDown(t *testing.T) {
 	})
 }
 
+// A host that is only tried gets no commands until it says that it serves.
+func TestClientProbesWithoutCommands(t *testing.T) {
+	inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
+		c := w.dial()
+		defer c.Close()
+		w.res.fail(errors.New("down"))
+		w.crash("a")
+		call := mustGo(t, c, "x")
+		time.Sleep(5 * time.Second)
+		require.NotZero(t, w.count("b", methodOpen))
+		require.Zero(t, w.count("b", methodDo))
+		w.serve("b", false)
+		requireReply(t, call, "re:x")
+	})
+}
+
 // The host is there, but cut off from the others: it answers nothing, and the resolver knows another one.
 func TestClientSilentHost(t *testing.T) {
 	inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
-		c := w.dial()
+		moves := make(chan Move, 2)
+		c := w.dial(func(cfg *ClientConfig) { cfg.OnMove = func(m Move) { moves <- m } })
 		defer c.Close()
 		for _, what := range []string{"command", "query"} {
 			from, to := "a", "b"
@@ -454,6 +471,9 @@ func TestClientSilentHost(t *testing.T) {
 			}
 			require.NoError(t, err)
 			require.Less(t, time.Since(begin), 1200*time.Millisecond)
+			if m := <-moves; what == "command" {
+				require.Equal(t, time.Since(begin), m.Pause, "counted from the command")
+			}
 			w.set(from, func(h *fakeHost) { h.mute = false })
 		}
 	})
@@ -568,26 +588,33 @@ func TestClientSessionExpiredMeanwhile(t *testing.T) {
 
 // A host that was active long ago does not know the session; what it says about that is not believed.
 func TestClientSessionUnknownToStaleHost(t *testing.T) {
-	inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
-		c := w.dial()
-		defer c.Close()
-		w.res.fail(errors.New("down"))
-		w.crash("a")
-		w.set("b", func(h *fakeHost) {
-			h.refuse = func(method string, _ int) error {
-				if method == methodOpen {
-					return ErrNotActive
+	for _, late := range []bool{false, true} {
+		inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
+			c := w.dial()
+			defer c.Close()
+			w.res.fail(errors.New("down"))
+			w.crash("a")
+			rec := w.rec
+			rec.Active, rec.Ver = w.hosts["b"].host, rec.Ver+1
+			rec.Epoch++
+			w.set("b", func(h *fakeHost) {
+				h.hint, h.late = &rec, late
+				h.refuse = func(method string, _ int) error {
+					if method == methodOpen {
+						return ErrNotActive
+					}
+					return ErrSessionExpired
 				}
-				return ErrSessionExpired
-			}
+			})
+			call := mustGo(t, c, "x")
+			c.learn(rec, nil) // b is where the client opens with its commands behind
+			time.Sleep(5 * time.Second)
+			require.NoError(t, c.Err())
+			w.set("b", func(h *fakeHost) { h.refuse = nil })
+			w.serve("b", false)
+			requireReply(t, call, "re:x")
 		})
-		call := mustGo(t, c, "x")
-		time.Sleep(5 * time.Second)
-		require.NoError(t, c.Err())
-		w.set("b", func(h *fakeHost) { h.refuse = nil })
-		w.serve("b", false)
-		requireReply(t, call, "re:x")
-	})
+	}
 }
 
 func TestClientStateLost(t *testing.T) {
