@@ -18,6 +18,7 @@ type moveState struct {
 	taken     bool
 	last      uint64 // the log's end at the beginning
 	preparing bool
+	waiting   int // clients that were told to connect to the target, and neither have nor are gone
 	timer     *time.Timer
 	done      chan moveResult
 }
@@ -140,7 +141,7 @@ func (s *Service) beginMove(rep Report, done chan moveResult) {
 		return
 	}
 	s.move = &moveState{report: rep, began: now, last: s.core.Last(), done: done}
-	s.core.Step(now, core.Handoff{Target: rep.To})
+	s.step(core.Handoff{Target: rep.To})
 }
 
 func (s *Service) endMove(err error) {
@@ -193,12 +194,13 @@ func (s *Service) prepare() {
 	m.prepared = s.node.now()
 	m.preparing = true
 	m.report.Clients = len(s.clients.attached)
-	// 2,000 connections a second are a load that a host can bear beside its work.
-	spread := min(time.Duration(m.report.Clients)*time.Second/2000, s.policy.Spread)
+	m.waiting = m.report.Clients
+	// 1,000 connections a second with TLS are about what a host of several CPUs can bear beside its work.
+	spread := min(time.Duration(m.report.Clients)*time.Millisecond, s.policy.Spread)
 	params, err := transport.Marshal(prepareParams{Service: s.name, Next: m.report.To, SpreadMS: spread.Milliseconds()})
 	if err == nil {
 		for _, a := range s.clients.attached {
-			a.ready = false
+			a.told, a.ready = true, false
 			a.from.conn.Notify(methodPrepare, params)
 		}
 	}
@@ -224,14 +226,16 @@ func (s *Service) prepared(m *moveState, ready int) {
 	s.transfer()
 }
 
-// clientReady counts the clients that have connected to the target.
-func (s *Service) clientReady() {
+// clientReady counts the clients that have connected to the target, and those that have left instead.
+func (s *Service) clientReady(gone bool) {
 	m := s.move
 	if m == nil || !m.preparing {
 		return
 	}
-	m.report.Ready++
-	if m.report.Ready >= m.report.Clients {
+	if !gone {
+		m.report.Ready++
+	}
+	if m.waiting--; m.waiting <= 0 {
 		s.transfer()
 	}
 }
@@ -245,7 +249,7 @@ func (s *Service) transfer() {
 	}
 	m.asked = s.node.now()
 	m.report.Prepare = m.asked - m.prepared
-	s.core.Step(m.asked, core.Transfer{})
+	s.step(core.Transfer{})
 }
 
 // startEvery sets the timer of a policy that moves from time to time.

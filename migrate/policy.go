@@ -29,7 +29,8 @@ type Policy struct {
 	// EventBytes bounds the events kept for clients that resume, by the sum of their bodies. 0 stands for 16 MiB.
 	EventBytes int
 
-	// Spread is the time over which clients connect to the next host ahead of a move, at most. 0 stands for 1 s.
+	// Spread is the time over which clients connect to the next host ahead of a move, at most; the service goes on
+	// meanwhile. Below it that is a millisecond a client. 0 stands for 10 s.
 	Spread time.Duration
 }
 
@@ -69,7 +70,7 @@ func (p *Policy) validate() error {
 		p.SessionTimeout = time.Hour
 	}
 	if p.Spread == 0 {
-		p.Spread = time.Second
+		p.Spread = 10 * time.Second
 	}
 	return nil
 }

@@ -56,3 +56,21 @@ func TestPrepareWaitsForClients(t *testing.T) {
 		require.Less(t, rep.Prepare, 3*time.Second)
 	})
 }
+
+// A client that leaves while a move waits for it does not hold the move up.
+func TestPrepareDoesNotWaitForTheGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "a", "b")
+		defer w.close()
+		a, _ := w.pair(Policy{})
+		tr := &lateTransport{Transport: w.transport("client"), late: time.Hour}
+		c, err := Dial(t.Context(), "svc", ClientConfig{Resolver: w.res, Transport: tr})
+		require.NoError(t, err)
+		time.AfterFunc(50*time.Millisecond, func() { c.Close() })
+		rep, err := a.Handoff(t.Context(), "b")
+		require.NoError(t, err)
+		require.Equal(t, 1, rep.Clients)
+		require.Zero(t, rep.Ready)
+		require.Less(t, rep.Prepare, 100*time.Millisecond)
+	})
+}

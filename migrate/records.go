@@ -94,9 +94,8 @@ func (s *Service) create(ctx context.Context) error {
 		return err
 	}
 	s.post(item{kind: itemFunc, fn: func() {
-		now := s.node.now()
-		s.core.Step(now, core.Got{Record: rec})
-		s.core.Step(now, core.Create{})
+		s.step(core.Got{Record: rec})
+		s.step(core.Create{})
 	}})
 	return s.wait(ctx, func(st Status) bool {
 		return st.Role == Active || st.Record.Ver > 0 && st.Record.Active.ID != "" && !st.Record.Active.Same(s.node.self)
@@ -116,9 +115,8 @@ func (s *Service) reset(ctx context.Context) error {
 		return transport.Errorf(CodeExists, "migrate: service %s is alive on host %s: it can't be reset", s.name, rec.Active.ID)
 	}
 	s.post(item{kind: itemFunc, fn: func() {
-		now := s.node.now()
-		s.core.Step(now, core.Got{Record: rec})
-		s.core.Step(now, core.Reset{})
+		s.step(core.Got{Record: rec})
+		s.step(core.Reset{})
 	}})
 	return s.wait(ctx, func(st Status) bool {
 		return st.Role == Active || st.Record.Ver > rec.Ver && !st.Record.Active.Same(s.node.self)
@@ -213,7 +211,7 @@ func (s *Service) Leave(ctx context.Context) error {
 		default:
 			s.post(item{kind: itemFunc, fn: func() {
 				s.leaving = true
-				s.core.Step(s.node.now(), core.Leave{})
+				s.step(core.Leave{})
 			}})
 			if err := s.wait(ctx, func(st Status) bool { return st.Role == Latent || st.Role == Active || st.Role == Halted }); err != nil {
 				return s.notLeft(err)

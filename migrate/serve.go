@@ -48,7 +48,8 @@ type attachment struct {
 	listening bool
 	next      uint64 // the next event to send
 	busy      bool   // a batch is on its way that the client has not confirmed
-	ready     bool   // connected to the next host
+	told      bool   // was told to connect to the next host
+	ready     bool   // has done so
 }
 
 type opener struct {
@@ -147,9 +148,9 @@ func (c *clients) handle(from *session, r *transport.Request, params any) {
 	case *leaveParams:
 		c.leave(from, r, p)
 	case *readyParams:
-		if a := c.attached[clientKey{from, p.Session}]; a != nil && !a.ready {
+		if a := c.attached[clientKey{from, p.Session}]; a != nil && a.told && !a.ready {
 			a.ready = true
-			c.s.clientReady()
+			c.s.clientReady(false)
 		}
 	case *parkParams:
 		r.Reply(nil, nil)
@@ -172,6 +173,9 @@ func (c *clients) attach(from *session, id uint64) *attachment {
 func (c *clients) detach(a *attachment) {
 	delete(c.attached, a.clientKey)
 	delete(c.behind, a)
+	if a.told && !a.ready {
+		c.s.clientReady(true)
+	}
 	if c.sessions[a.session] == a {
 		delete(c.sessions, a.session)
 		put(&c.gone, a.session, c.s.node.now())
@@ -310,7 +314,7 @@ func (c *clients) ended(id uint64) {
 func (c *clients) query(from *session, r *transport.Request, p *queryParams) {
 	c.lastID++
 	put(&c.reads, c.lastID, question{r, p.Body})
-	c.s.core.Step(c.s.node.now(), core.Read{ID: c.lastID})
+	c.s.step(core.Read{ID: c.lastID})
 }
 
 // answerRead answers a question: everything acknowledged before it was asked is applied.

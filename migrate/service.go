@@ -46,6 +46,7 @@ type Service struct {
 	strayed  int           // how often the state was found to differ from the active host's
 	leaving  bool          // Leave was called
 	batch    []item
+	dirty    bool // the core was given something since it was last asked what is to be done
 }
 
 // item is something for the loop to do.
@@ -213,15 +214,14 @@ func (s *Service) report(err error) {
 }
 
 func (s *Service) handle(it *item) {
-	now := s.node.now()
 	switch it.kind {
 	case itemStart:
-		s.core.Step(now, core.Tick{})
+		s.step(core.Tick{})
 	case itemTick:
-		s.core.Step(now, core.Tick{})
+		s.step(core.Tick{})
 		s.clients.expire()
 	case itemEvent:
-		s.core.Step(now, it.ev)
+		s.step(it.ev)
 	case itemClient:
 		s.clients.handle(it.from, it.req, it.params)
 	case itemGone:
@@ -234,9 +234,10 @@ func (s *Service) handle(it *item) {
 // flush does all that the core has made due.
 func (s *Service) flush() {
 	changed := false
-	for again := true; again; {
+	for s.dirty = true; s.dirty; {
+		s.dirty = false
 		r := s.core.Ready()
-		again = s.do(r)
+		s.do(r)
 		changed = changed || r.Changed
 	}
 	s.clients.push()
@@ -246,8 +247,14 @@ func (s *Service) flush() {
 	s.schedule()
 }
 
-// do carries out what the core asks for, and reports whether the core was stepped meanwhile.
-func (s *Service) do(r core.Ready) (stepped bool) {
+// step gives the core an event.
+func (s *Service) step(ev core.Event) {
+	s.dirty = true
+	s.core.Step(s.node.now(), ev)
+}
+
+// do carries out what the core asks for.
+func (s *Service) do(r core.Ready) {
 	if r.Drop {
 		s.machine, s.lastHash = nil, 0
 	}
@@ -274,7 +281,6 @@ func (s *Service) do(r core.Ready) (stepped bool) {
 	}
 	for _, h := range r.Snapshots {
 		s.capture(h)
-		stepped = true
 	}
 	if r.Fetch != nil {
 		s.startFetch(*r.Fetch)
@@ -287,12 +293,8 @@ func (s *Service) do(r core.Ready) (stepped bool) {
 	}
 	for _, ev := range r.Moves {
 		s.moveEvent(ev)
-		stepped = true
 	}
-	if s.core.Role() == core.Serving && s.hashDue() {
-		stepped = true
-	}
-	return stepped
+	s.checkHash()
 }
 
 func (s *Service) send(m core.Outgoing) {
@@ -362,14 +364,14 @@ func (s *Service) diverged(e core.Entry) {
 	if s.core.Role().Active() {
 		return
 	}
-	s.core.Step(s.node.now(), core.Leave{})
+	s.step(core.Leave{})
 	// The next copy may be better, or not: each one costs the active host some work.
 	wait := min(strayWait<<s.strayed, maxStrayWait)
 	s.strayed = min(s.strayed+1, 16)
 	time.AfterFunc(wait, func() {
 		s.post(item{kind: itemFunc, fn: func() {
 			if !s.leaving {
-				s.core.Step(s.node.now(), core.Stay{})
+				s.step(core.Stay{})
 			}
 		}})
 	})
@@ -384,25 +386,21 @@ const (
 // hashEvery is the number of entries between two checks that hosts agree.
 const hashEvery = 4096
 
-// hashDue orders a check of the hash from time to time.
-func (s *Service) hashDue() bool {
-	if s.machine.index-s.lastHash < hashEvery || s.core.Replicas() == 1 {
-		return false
+// checkHash orders a check of the hash from time to time.
+func (s *Service) checkHash() {
+	if s.core.Role() != core.Serving || s.machine.index-s.lastHash < hashEvery || s.core.Replicas() == 1 {
+		return
 	}
-	low, body, ok := s.machine.hashCheck()
-	if !ok {
-		return false
+	if low, body, ok := s.machine.hashCheck(); ok {
+		s.lastHash = s.machine.index
+		s.propose(core.Entry{Kind: core.HashCheck, Low: low, Body: body})
 	}
-	s.lastHash = s.machine.index
-	_, ok = s.core.Propose(s.node.now(), core.Entry{
-		Kind: core.HashCheck, Low: low, Body: body, Time: time.Now().UnixMilli(),
-	})
-	return ok
 }
 
 // propose orders an entry, if there is room.
 func (s *Service) propose(e core.Entry) bool {
 	e.Time = time.Now().UnixMilli()
+	s.dirty = true
 	e, ok := s.core.Propose(s.node.now(), e)
 	if ok {
 		s.machine.ordered(e)

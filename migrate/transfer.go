@@ -36,7 +36,7 @@ func (s *Service) capture(to resolver.Host) {
 		ev.ID = s.node.offer(s, to, snap)
 		ev.Index, ev.Epoch = s.machine.applied()
 	}
-	s.core.Step(s.node.now(), ev)
+	s.step(ev)
 }
 
 // fetchWait is how long a captured state waits to be fetched.
@@ -169,7 +169,7 @@ func (s *Service) fetched(f core.Fetch, m *machine, err error) {
 		m.onPanic = s.panicked
 	}
 	had := s.core.HasState()
-	s.core.Step(s.node.now(), ev)
+	s.step(ev)
 	if !had && s.core.HasState() {
 		s.machine = m
 	}
