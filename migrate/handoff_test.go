@@ -416,3 +416,28 @@ func TestHandoffWithBadSnapshot(t *testing.T) {
 		})
 	}
 }
+
+// A host joins while commands come without a break, although a host that is alone commits each of them at once.
+func TestJoinUnderLoad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "a", "b")
+		defer w.close()
+		a := w.host("a", "svc", Policy{})
+		for i := range 10 {
+			c := w.dial(fmt.Sprint("client", i), "svc", ClientConfig{})
+			w.write(c)
+			time.Sleep(100 * time.Microsecond)
+		}
+		time.Sleep(time.Second)
+		w.standby("b", "svc", Policy{})
+		began := time.Now()
+		w.inSync(a, 2)
+		require.Less(t, time.Since(began), time.Second)
+		_, err := a.Handoff(t.Context(), "b")
+		require.NoError(t, err)
+		for _, wr := range w.writers {
+			require.Less(t, wr.longest(), 20*time.Millisecond)
+		}
+		w.check(w.cls[0])
+	})
+}

@@ -30,7 +30,9 @@ type activeState struct {
 // peer is another host as the active one sees it.
 type peer struct {
 	host   resolver.Host
-	member bool // in M: its acknowledgement is needed
+	member bool          // in M: its acknowledgement is needed
+	hold   time.Duration // since when nothing is committed without it, for it to catch up; 0: it is not waited for
+	rest   time.Duration // when that may be tried again
 	stage  stage
 	base   uint64 // it surely holds everything up to here, whatever the epoch
 	match  uint64 // it acknowledged everything up to here, in this epoch
@@ -207,7 +209,7 @@ func (c *Core) Propose(now time.Duration, e Entry) (Entry, bool) {
 func (c *Core) maybeCommit() {
 	n := c.log.last()
 	for _, p := range c.active.peers {
-		if p.member {
+		if p.member || p.hold > 0 {
 			n = min(n, p.match)
 		}
 	}
@@ -401,6 +403,8 @@ func (c *Core) tickActive() {
 			c.dropPeer(p)
 		case c.eligible(p) && c.free():
 			c.proposeAdd(p)
+		default:
+			c.awaitJoiner(p)
 		}
 	}
 	if m := a.move; m != nil && m.deadline > 0 && c.now >= m.deadline {
@@ -436,9 +440,29 @@ func (c *Core) free() bool {
 
 // eligible reports whether p holds enough to be in the in-sync set: all that is committed, and this epoch's first entry.
 func (c *Core) eligible(p *peer) bool {
-	return c.role == Serving && p.stage == streaming && p.match >= max(c.commit, c.active.epochStart) && p.round > 0 &&
-		c.log.last()-p.match < c.cfg.Lag
+	return c.near(p) && p.match >= max(c.commit, c.active.epochStart)
 }
+
+// near reports whether p is about to catch up.
+func (c *Core) near(p *peer) bool {
+	return c.role == Serving && p.stage == streaming && p.round > 0 && c.log.last()-p.match < c.cfg.Lag
+}
+
+// awaitJoiner lets p catch up. Where members acknowledge sooner than p, or there are none, and commands come all the time,
+// it would be a few entries behind what is committed for ever. So for a moment nothing is committed without it: one round
+// trip if all is well.
+func (c *Core) awaitJoiner(p *peer) {
+	switch {
+	case p.hold > 0:
+		if c.now-p.hold >= c.holdLimit() {
+			p.hold, p.rest = 0, c.now+c.cfg.Join
+		}
+	case c.near(p) && c.free() && c.now >= p.rest:
+		p.hold = max(c.now, 1)
+	}
+}
+
+func (c *Core) holdLimit() time.Duration { return c.cfg.Silence / 2 }
 
 // trimStandbys removes the hosts that hold a copy beyond the number that is wanted: first the one that handed over to this
 // one, then from the end.
@@ -571,6 +595,9 @@ func (c *Core) deadlineActive(at func(time.Duration)) {
 			at(p.acked + c.cfg.Silence)
 		} else {
 			at(p.acked + c.joinLimit(p))
+		}
+		if p.hold > 0 {
+			at(p.hold + c.holdLimit())
 		}
 	}
 	if m := a.move; m != nil {

@@ -91,7 +91,7 @@ func (c *Core) copyRec() resolver.Record {
 func (c *Core) proposeAdd(p *peer) {
 	next := c.copyRec()
 	next.ISR = append(next.ISR, p.host)
-	p.member = true // before the proposal leaves
+	p.member, p.hold = true, 0 // before the proposal leaves
 	p.acked = c.now
 	c.propose(proposal{kind: propAdd, expect: c.rec.Ver, next: next, host: p.host})
 }

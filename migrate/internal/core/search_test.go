@@ -724,9 +724,10 @@ func appendCore(b []byte, c *Core) []byte {
 	host(a.from)
 	for _, p := range a.peers {
 		host(p.host)
-		flags(p.member, p.down, p.beat, c.now > p.since)
+		flags(p.member, p.down, p.beat, c.now > p.since, p.hold > 0)
 		num(uint64(p.stage), p.base, p.match, p.next, p.round, uint64(p.flight), p.join)
-		old(p.acked, p.probe)
+		old(p.acked, p.probe, p.hold)
+		due(p.rest)
 		if flags(p.stage == fetching); p.stage == fetching {
 			b = appendSearchMsg(b, p.snap)
 		}
@@ -782,7 +783,7 @@ func appendSearchMsg(b []byte, m Msg) []byte {
 // TestSearchCopies reminds whoever adds a field to the core of clone and appendCore, which must know it.
 func TestSearchCopies(t *testing.T) {
 	fields := func(v any) int { return reflect.TypeOf(v).NumField() }
-	require.Equal(t, []int{22, 15, 15, 13, 10, 3}, []int{
+	require.Equal(t, []int{22, 15, 17, 13, 10, 3}, []int{
 		fields(Core{}), fields(activeState{}), fields(peer{}), fields(standbyState{}), fields(proposal{}), fields(move{}),
 	}, "a field came or went: see clone and appendCore, then change this")
 }
