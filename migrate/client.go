@@ -15,8 +15,9 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// MaxCommand is the size in bytes of the largest command or query that a client sends; a longer one is [ErrTooLarge].
-const MaxCommand = 1<<20 - 4<<10
+// MaxCommand is the size in bytes of the largest command or query; a longer one is [ErrTooLarge]. It leaves room for others
+// in one message between hosts.
+const MaxCommand = 512 << 10
 
 const (
 	defaultQueueLen   = 1024

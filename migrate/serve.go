@@ -1,15 +1,13 @@
 package migrate
 
 import (
+	"maps"
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
 )
-
-// maxCommand is the longest command, in bytes: an entry must fit into one message between hosts with others.
-const maxCommand = 512 << 10
 
 const (
 	pushEvents = 1024
@@ -22,6 +20,7 @@ type clients struct {
 	attached map[clientKey]*attachment
 	sessions map[uint64]*attachment // the newest attachment of a session
 	parked   map[clientKey]struct{} // connections made ahead of a move to this host
+	ahead    map[clientKey]struct{} // clients that have seen a higher term
 	gone     map[uint64]time.Duration
 	since    time.Duration // when this host became active
 
@@ -70,7 +69,7 @@ func (c *clients) init(s *Service) {
 func (c *clients) reset() {
 	c.attached, c.sessions = nil, nil
 	c.waiting, c.opening, c.leaving, c.reads = nil, nil, nil, nil
-	c.gone, c.behind = nil, nil
+	c.gone, c.behind, c.ahead = nil, nil, nil
 }
 
 // put writes to a map that is made when it is first needed: an idle service has none.
@@ -115,7 +114,7 @@ func (c *session) handleClient(r *transport.Request) {
 		return
 	}
 	s := c.used[*name]
-	if s == nil {
+	if s == nil || s.over.Load() {
 		if s = c.node.service(*name); s == nil {
 			r.Reply(nil, transport.Errorf(CodeNotActive, "migrate: host %s does not host service %s", c.node.self.ID, *name))
 			return
@@ -133,6 +132,10 @@ func (c *clients) handle(from *session, r *transport.Request, params any) {
 			r.Reply(nil, nil)
 			return
 		}
+		r.Reply(nil, c.s.notActive(c.s.core.Record()))
+		return
+	}
+	if c.behindOf(from, params) {
 		r.Reply(nil, c.s.notActive(c.s.core.Record()))
 		return
 	}
@@ -156,6 +159,33 @@ func (c *clients) handle(from *session, r *transport.Request, params any) {
 		r.Reply(nil, nil)
 		c.sendMoved(from, c.s.core.Record())
 	}
+}
+
+// behindOf reports whether the client of a session has seen a higher term than this host, which then must be about to learn
+// that it is no longer active: it does not know what has become of the session, and takes nothing for it.
+func (c *clients) behindOf(from *session, params any) bool {
+	k := clientKey{from: from}
+	switch p := params.(type) {
+	case *openParams:
+		k.session = p.Session
+		if (core.Term{Loss: p.Loss, Epoch: p.Epoch}).Compare(c.s.core.Term()) > 0 {
+			put(&c.ahead, k, struct{}{})
+			c.s.step(core.Doubt{})
+			return true
+		}
+		delete(c.ahead, k)
+		return false
+	case *doParams:
+		k.session = p.Session
+	case *queryParams:
+		k.session = p.Session
+	case *listenParams:
+		k.session = p.Session
+	case *leaveParams:
+		k.session = p.Session
+	}
+	_, ok := c.ahead[k]
+	return ok
 }
 
 func (c *clients) attach(from *session, id uint64) *attachment {
@@ -190,11 +220,8 @@ func (c *clients) closed(from *session) {
 			c.detach(a)
 		}
 	}
-	for k := range c.parked {
-		if k.from == from {
-			delete(c.parked, k)
-		}
-	}
+	maps.DeleteFunc(c.parked, func(k clientKey, _ struct{}) bool { return k.from == from })
+	maps.DeleteFunc(c.ahead, func(k clientKey, _ struct{}) bool { return k.from == from })
 }
 
 func (c *clients) open(from *session, r *transport.Request, p *openParams) {
@@ -223,9 +250,9 @@ func (c *clients) opened(from *session, r *transport.Request, id uint64) {
 
 func (c *clients) do(from *session, r *transport.Request, p *doParams) {
 	m := c.s.machine
-	if len(p.Body) > maxCommand {
+	if len(p.Body) > MaxCommand {
 		r.Reply(nil, transport.Errorf(CodeTooLarge, "migrate: service %s: a command of %d bytes is over the limit of %d",
-			c.s.name, len(p.Body), maxCommand))
+			c.s.name, len(p.Body), MaxCommand))
 		return
 	}
 	switch a := m.admit(p.Session, p.Seq, p.Low, from.conn.Peer().Key); a.verdict {

@@ -212,7 +212,7 @@ func TestErrorsOfService(t *testing.T) {
 		require.Equal(t, []byte{0xa1, 'x'}, e.Data)
 		_, err = c.Do(t.Context(), make([]byte, 2<<20))
 		require.ErrorIs(t, err, ErrTooLarge)
-		_, err = c.Do(t.Context(), make([]byte, maxCommand+1))
+		_, err = c.Do(t.Context(), make([]byte, MaxCommand+1))
 		require.ErrorIs(t, err, ErrTooLarge)
 		_, err = c.Query(t.Context(), []byte("panic"))
 		require.Equal(t, CodePanic, transport.CodeOf(err))

@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
@@ -23,6 +24,8 @@ type Service struct {
 	policy Policy
 	fresh  func() Migratable
 	log    *slog.Logger
+
+	over atomic.Bool // stopped, without the lock
 
 	mu      sync.Mutex // guards what follows
 	inbox   []item
@@ -196,6 +199,7 @@ func (s *Service) failed() {
 func (s *Service) halt(err error, stack []byte) {
 	s.mu.Lock()
 	s.stopped, s.running, s.inbox = true, false, nil
+	s.over.Store(true)
 	s.timerStop()
 	s.status.Role = Halted
 	s.signal()
@@ -488,6 +492,7 @@ func (s *Service) tick() {
 func (s *Service) stop() {
 	s.mu.Lock()
 	s.stopped = true
+	s.over.Store(true)
 	s.timerStop()
 	if !s.running {
 		s.inbox = nil

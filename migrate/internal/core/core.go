@@ -252,6 +252,8 @@ type (
 	Read struct{ ID uint64 }
 	// Leave asks to be taken out of the in-sync set. Invitations are refused from now on.
 	Leave struct{}
+	// Doubt hints that a higher term may exist; it is worth a look at the record, no more.
+	Doubt struct{}
 	// Stay takes Leave back: the next invitation is followed.
 	Stay struct{}
 	// Retire ends the service: for an active host with no one to hand over to.
@@ -276,6 +278,7 @@ func (PeerDown) event()   {}
 func (PeerReset) event()  {}
 func (Read) event()       {}
 func (Leave) event()      {}
+func (Doubt) event()      {}
 func (Stay) event()       {}
 func (Retire) event()     {}
 func (Reset) event()      {}
@@ -317,6 +320,8 @@ func (c *Core) Step(now time.Duration, ev Event) {
 		c.read(ev.ID)
 	case Leave:
 		c.leave()
+	case Doubt:
+		c.get()
 	case Stay:
 		c.standby.leaving = false
 	case Retire:
