@@ -89,7 +89,7 @@ func (c *session) handleBulk(r *transport.Request, id uint64) {
 		o := n.offers[id]
 		n.mu.Unlock()
 		// A connection fetches one state, and only the host that was offered it.
-		if o == nil || c.source != nil || !o.to.Same(c.host) || !n.takeOffer(o, id) {
+		if o == nil || c.source != nil || !o.to.Same(c.host) || o.to.Key != c.host.Key || !n.takeOffer(o, id) {
 			r.Reply(nil, transport.Errorf(CodeForbidden, "migrate: host %s offers host %q no such snapshot", n.self.ID, c.host.ID))
 			return
 		}
@@ -158,7 +158,7 @@ func (s *Service) fetched(f core.Fetch, m *machine, err error) {
 	if s.fetch != nil && s.fetch.ID == f.ID {
 		s.fetch = nil
 	}
-	ev := core.Restored{ID: f.ID, OK: err == nil}
+	ev := core.Restored{ID: f.ID, From: f.From, OK: err == nil}
 	if err != nil {
 		if s.node.ctx.Err() == nil {
 			s.log.Warn("copy not fetched", "err", err)

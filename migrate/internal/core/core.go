@@ -232,9 +232,10 @@ type (
 		Index, Epoch uint64
 		Time         int64
 	}
-	// Restored answers Ready.Fetch: the state at Index is in place, or not.
+	// Restored answers Ready.Fetch with its ID and From: the state at Index is in place, or not.
 	Restored struct {
 		ID   uint64
+		From resolver.Host
 		OK   bool
 		Time int64
 	}

@@ -360,7 +360,7 @@ func (h *scenarioHost) ready() {
 			src := s.hosts[f.From.ID]
 			ok := src.up && src.self.Same(f.From) && !s.cut[f.From.ID+" "+id]
 			if self.Same(h.self) {
-				h.step(Restored{ID: f.ID, OK: ok})
+				h.step(Restored{ID: f.ID, From: f.From, OK: ok})
 			}
 		})
 	}

@@ -586,9 +586,9 @@ func (x *search) step(st searchStep, s searchState) *searchResult {
 			}
 			ev = Candidates{hosts}
 		case stepRestored:
-			ev = Restored{ID: c.standby.fetch.ID, OK: true}
+			ev = Restored{ID: c.standby.fetch.ID, From: c.standby.fetch.From, OK: true}
 		case stepFailed:
-			ev = Restored{ID: c.standby.fetch.ID}
+			ev = Restored{ID: c.standby.fetch.ID, From: c.standby.fetch.From}
 		case stepTransfer:
 			ev = Transfer{}
 		}

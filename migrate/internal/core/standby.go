@@ -176,7 +176,8 @@ func (c *Core) recvInvite(m Msg) {
 // recvSnapshot begins to fetch a snapshot, in the place of the copy that is here, unless the active host counts on that.
 func (c *Core) recvSnapshot(m Msg) {
 	s := &c.standby
-	if m.Prev != s.join || s.matched > 0 || c.role != Joining || s.leaving || s.fetch != nil && s.fetch.ID == m.Round {
+	if m.Prev != s.join || s.matched > 0 || c.role != Joining || s.leaving ||
+		s.fetch != nil && s.fetch.ID == m.Round && s.fetch.From.Same(m.From) {
 		return
 	}
 	c.release()
@@ -191,7 +192,7 @@ func (c *Core) recvSnapshot(m Msg) {
 func (c *Core) restored(ev Restored) {
 	s := &c.standby
 	f := s.fetch
-	if f == nil || f.ID != ev.ID || c.role != Joining {
+	if f == nil || f.ID != ev.ID || !f.From.Same(ev.From) || c.role != Joining {
 		return
 	}
 	s.fetch = nil

@@ -458,7 +458,7 @@ func (p *proc) startFetch(f core.Fetch) {
 			}
 			w.tracef("%s has fetched snapshot %d: %v", p.name(), f.ID, err)
 			had := p.core.HasState()
-			p.step(core.Restored{ID: f.ID, OK: err == nil, Time: at})
+			p.step(core.Restored{ID: f.ID, From: f.From, OK: err == nil, Time: at})
 			if !had && p.core.HasState() {
 				w.stats.Snapshots++
 				p.m = m

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime/debug"
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
@@ -87,7 +88,7 @@ func Run(o Options) (stats Stats, err error) {
 		case core.Violation:
 			err = fmt.Errorf("seed %d, at %v: %w", o.Seed, w.now, v)
 		default:
-			panic(v)
+			err = fmt.Errorf("seed %d, at %v: panic: %v\n%s", o.Seed, w.now, v, debug.Stack())
 		}
 		if err != nil {
 			w.tracef("FAILED: %v", err)
