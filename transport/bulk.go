@@ -78,11 +78,14 @@ func (s *BulkSource) Handle(r *Request) {
 		s.finish(nil, errStopped)
 		return
 	}
-	n, b, ok := takeArray(r.Params)
-	if ok && n >= 2 {
-		if _, b, ok = takeUint(b); ok {
-			n, _, ok = takeUint(b)
-		}
+	count, b, ok := takeArray(r.Params)
+	ok = ok && count >= 2
+	if ok {
+		_, b, ok = takeUint(b)
+	}
+	n := uint64(0)
+	if ok {
+		n, _, ok = takeUint(b)
 	}
 	if r.Method != MethodBulkPull || !ok {
 		r.Reply(nil, Errorf(CodeBadMessage, "transport: bad request %s", r.Method))
@@ -176,6 +179,9 @@ type bulkWriter struct {
 
 // wait waits until there is a call to answer.
 func (w *bulkWriter) wait() error {
+	if err := w.ctx.Err(); err != nil {
+		return err
+	}
 	if w.pull != nil {
 		return nil
 	}

@@ -3,6 +3,7 @@ package transport
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"io"
 	"math/rand/v2"
@@ -92,6 +93,99 @@ func TestBulkStops(t *testing.T) {
 	run("crash", 1<<40, func(n *Memory, _ *BulkReader, _ func()) { n.Crash("b") }, "reset", "reset")
 	run("silent", 1<<40, func(n *Memory, _ *BulkReader, _ func()) { n.Partition("a", "b") }, "bulk transfer from a:1", "")
 	run("flip", 1<<40, func(n *Memory, _ *BulkReader, _ func()) { n.FlipAfter("a", "b", 3<<20) }, "wrong checksum", "wants no more")
+}
+
+// What a source may answer by mistake, or by malice, never passes for a whole transfer.
+func TestBulkDistrustsTheSource(t *testing.T) {
+	data := []byte("some bytes")
+	chunk := func(offset uint64, crc uint32, data []byte) []byte {
+		b := appendUint(appendUint([]byte{0x94, 0}, offset), uint64(crc))
+		return append(appendBinHeader(b, len(data)), data...)
+	}
+	good := chunk(0, bulkSum(0, data), data)
+	end := func(total int, digest [32]byte) []byte {
+		return append(appendBinHeader(appendUint([]byte{0x93, 1}, uint64(total)), len(digest)), digest[:]...)
+	}
+	n := len(data)
+	for name, c := range map[string]struct {
+		answers [][]byte
+		want    string
+	}{
+		"good":             {[][]byte{good, end(n, sha256.Sum256(data))}, ""},
+		"empty":            {[][]byte{end(0, sha256.Sum256(nil))}, ""},
+		"checksum":         {[][]byte{chunk(0, 1, data)}, "wrong checksum of 10 bytes at offset 0"},
+		"offset in crc":    {[][]byte{good, chunk(10, bulkSum(0, data), data)}, "wrong checksum of 10 bytes at offset 10"},
+		"again":            {[][]byte{good, good}, "chunk of offset 0 where 10 is next"},
+		"gap":              {[][]byte{good, chunk(11, bulkSum(11, data), data)}, "chunk of offset 11 where 10 is next"},
+		"early end":        {[][]byte{good, end(20, sha256.Sum256(data))}, "10 bytes received, 20 sent"},
+		"late end":         {[][]byte{good, end(5, sha256.Sum256(data))}, "10 bytes received, 5 sent"},
+		"another hash":     {[][]byte{good, end(n, sha256.Sum256(nil))}, "wrong SHA-256 of 10 bytes"},
+		"empty chunk":      {[][]byte{chunk(0, bulkSum(0, nil), nil)}, "malformed"},
+		"large chunk":      {[][]byte{chunk(0, bulkSum(0, make([]byte, bulkChunk+1)), make([]byte, bulkChunk+1))}, "malformed"},
+		"too much":         {[][]byte{good, chunk(10, bulkSum(10, make([]byte, 91)), make([]byte, 91))}, "more than the 100 bytes allowed"},
+		"no array":         {[][]byte{{1}}, "malformed"},
+		"short array":      {[][]byte{{0x92, 1, 0}}, "malformed"},
+		"unknown kind":     {[][]byte{{0x94, 2, 0, 0, 0xc4, 1, 1}}, "malformed"},
+		"no data":          {[][]byte{{0x94, 0, 0, 0, 0xc0}}, "malformed"},
+		"short digest":     {[][]byte{{0x93, 1, 0, 0xc4, 1, 1}}, "malformed"},
+		"error":            {[][]byte{nil}, "no such method"},
+		"error after data": {[][]byte{good, nil}, "no such method"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				pulls := 0
+				conn := memPair(t, NewMemory(), testHandler{handle: func(_ Conn, r *Request) {
+					switch {
+					case r.Method == MethodBulkPull && pulls < len(c.answers) && c.answers[pulls] != nil:
+						r.Reply(c.answers[pulls], nil)
+						pulls++
+					case r.Method == MethodBulkPull:
+						r.Reply(nil, ErrNoMethod)
+					}
+				}})
+				r := ReceiveBulk(t.Context(), conn, 7, 100)
+				got, err := io.ReadAll(r)
+				if c.want == "" {
+					require.NoError(t, err)
+					require.Equal(t, r.offset, uint64(len(got)))
+					return
+				}
+				require.ErrorContains(t, err, c.want)
+				_, again := r.Read(make([]byte, 1))
+				require.Equal(t, err, again)
+			})
+		})
+	}
+}
+
+// The receiver is not trusted either.
+func TestBulkDistrustsTheReceiver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := NewBulkSource(&endless{})
+		c := memPair(t, NewMemory(), testHandler{handle: func(_ Conn, r *Request) { src.Handle(r) }})
+		for _, p := range [][]byte{nil, {0x91, 7}, {0x92, 7, 0xc0}, {0x92, 7, 1}, {7}} {
+			_, err := c.Call(t.Context(), MethodBulkPull, p)
+			require.ErrorIs(t, err, ErrBadMessage, "% x", p)
+		}
+		_, err := c.Call(t.Context(), "roam.bulk.other", []byte{0x92, 7, 0})
+		require.ErrorIs(t, err, ErrBadMessage)
+		answers := make(chan error, 100)
+		for i := range 100 {
+			c.Go(MethodBulkPull, []byte{0x92, 7, byte(i)}, func(_ []byte, err error) { answers <- err })
+		}
+		synctest.Wait()
+		require.Len(t, answers, 100-4*bulkWindow) // those beyond what may wait
+		for range 100 - 4*bulkWindow {
+			require.ErrorIs(t, <-answers, ErrBadMessage)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		_, err = src.Send(ctx)
+		require.Error(t, err)
+		for range 4 * bulkWindow {
+			<-answers
+		}
+	})
 }
 
 type failing struct{}

@@ -1,9 +1,12 @@
 package transport
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"time"
 )
@@ -98,6 +101,16 @@ func (e *endpoint) close() {
 		l.Close()
 	}
 	e.wg.Wait()
+}
+
+// dialError is what Dial returns for err: the context's error if that was the reason.
+func dialError(ctx context.Context, to Peer, err error) error {
+	if ctx.Err() != nil && CodeOf(err) != CodeClosed {
+		err = ctx.Err()
+	} else if _, ok := ctx.Deadline(); ok && errors.Is(err, os.ErrDeadlineExceeded) {
+		err = context.DeadlineExceeded // the socket's clock was a moment ahead
+	}
+	return fmt.Errorf("transport: dial %s: %w", to.Addr, err)
 }
 
 // gate is what a listener's Close shuts: no accept call begins afterwards.

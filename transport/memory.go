@@ -193,14 +193,11 @@ func (l *memListener) Close() error {
 	return nil
 }
 
-// Dial implements [Transport].
+// Dial implements [Transport]. HandshakeTimeout bounds the greeting where ctx has no deadline.
 func (t *MemoryTransport) Dial(ctx context.Context, to Peer, h Handler) (Conn, error) {
 	c, err := t.dial(ctx, to, h)
 	if err != nil {
-		if ctx.Err() != nil {
-			err = ctx.Err()
-		}
-		return nil, fmt.Errorf("transport: dial %s: %w", to.Addr, err)
+		return nil, dialError(ctx, to, err)
 	}
 	return c, nil
 }
@@ -214,8 +211,10 @@ func (t *MemoryTransport) dial(ctx context.Context, to Peer, h Handler) (*conn, 
 		base.Close()
 		return nil, ErrClosed
 	}
+	if _, ok := ctx.Deadline(); !ok {
+		base.SetDeadline(t.lim.handshakeBy())
+	}
 	stop := context.AfterFunc(ctx, func() { base.SetDeadline(time.Unix(1, 0)) })
-	base.SetDeadline(t.lim.handshakeBy())
 	c := newConn(base, base, t.lim, Peer{Addr: to.Addr, Key: key})
 	c.handler = h
 	err = c.greet()

@@ -136,15 +136,11 @@ func NewTCP(cfg TCPConfig) (*TCP, error) {
 func (t *TCP) Key() Key { return t.key }
 
 // Dial implements [Transport]. It takes as long as ctx allows; where ctx has no deadline, HandshakeTimeout bounds what
-// comes after reaching the peer. With
-// InsecurePlaintext a Peer with a key is refused, since nothing would be proved.
+// comes after reaching the peer. With InsecurePlaintext a Peer with a key is refused, since nothing would be proved.
 func (t *TCP) Dial(ctx context.Context, to Peer, h Handler) (Conn, error) {
 	c, err := t.dial(ctx, to, h)
 	if err != nil {
-		if ctx.Err() != nil && CodeOf(err) != CodeClosed {
-			err = ctx.Err()
-		}
-		return nil, fmt.Errorf("transport: dial %s: %w", to.Addr, err)
+		return nil, dialError(ctx, to, err)
 	}
 	return c, nil
 }
@@ -163,12 +159,11 @@ func (t *TCP) dial(ctx context.Context, to Peer, h Handler) (*conn, error) {
 		return nil, ErrClosed
 	}
 	// From here on base is closed by drop, or by the connection's own end.
-	stop := context.AfterFunc(ctx, func() { base.SetDeadline(time.Unix(1, 0)) })
-	by, ok := ctx.Deadline()
-	if !ok {
-		by = t.lim.handshakeBy()
+	if _, ok := ctx.Deadline(); !ok {
+		base.SetDeadline(t.lim.handshakeBy())
 	}
-	c, err := t.dialed(base, to, h, by)
+	stop := context.AfterFunc(ctx, func() { base.SetDeadline(time.Unix(1, 0)) })
+	c, err := t.dialed(base, to, h)
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
@@ -182,8 +177,7 @@ func (t *TCP) dial(ctx context.Context, to Peer, h Handler) (*conn, error) {
 	return c, nil
 }
 
-func (t *TCP) dialed(base net.Conn, to Peer, h Handler, by time.Time) (*conn, error) {
-	base.SetDeadline(by)
+func (t *TCP) dialed(base net.Conn, to Peer, h Handler) (*conn, error) {
 	nc := base
 	if t.client != nil {
 		cfg := t.client.Clone()

@@ -211,6 +211,26 @@ func TestTCPCloseWithStuckPeer(t *testing.T) {
 	}
 }
 
+// A peer that is still sending when it is answered for the last time gets the answer and a proper end.
+func TestTCPCloseIsClean(t *testing.T) {
+	a := newTCP(t, TCPConfig{InsecurePlaintext: true})
+	l, err := a.Listen("127.0.0.1:0", func(Conn) Handler {
+		return testHandler{handle: func(c Conn, r *Request) {
+			r.Reply(nil, nil)
+			c.Close()
+		}}
+	})
+	require.NoError(t, err)
+	c, err := net.Dial("tcp", l.Addr())
+	require.NoError(t, err)
+	defer c.Close()
+	_, err = c.Write(append(appendCall(nil, 7, "last", nil), make([]byte, 1<<20)...))
+	require.NoError(t, err)
+	got, err := io.ReadAll(c)
+	require.NoError(t, err)
+	require.Equal(t, appendReply(nil, 7, nil), got)
+}
+
 // A dial that is cancelled in its handshake leaves nothing behind.
 func TestTCPDialCancelled(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
