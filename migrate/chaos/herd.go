@@ -18,10 +18,13 @@ func (r *run) stepHerd() error {
 	began := time.Now()
 	r.fault("handoff with herd", a.id, 0)
 	rep, err := a.p.ask(order{Op: "handoff", Target: r.standby().id, Timeout: time.Minute}, 2*time.Minute)
-	if err != nil {
+	if rep == nil {
 		return fmt.Errorf("the handoff failed: %w", err)
 	}
 	m := rep.Move
+	if err != nil {
+		r.sayLater("the handoff failed: %v", err)
+	}
 	r.sayLater("handoff: %d clients, %d connected ahead, prepare %s, transfer %s, pause %s", m.Clients, m.Ready, ms(m.Prepare), ms(m.Transfer), ms(m.Pause))
 	if err := r.herdBack("handoff", began); err != nil {
 		return err
