@@ -141,6 +141,7 @@ func (s *Service) beginMove(rep Report, done chan moveResult) {
 		return
 	}
 	s.move = &moveState{report: rep, began: now, last: s.core.Last(), done: done}
+	s.introduce(rep.To)
 	s.step(core.Handoff{Target: rep.To})
 }
 
@@ -196,7 +197,7 @@ func (s *Service) prepare() {
 	m.report.Clients = len(s.clients.attached)
 	m.waiting = m.report.Clients
 	// 1,000 connections a second with TLS are about what a host of several CPUs can bear beside its work.
-	spread := min(time.Duration(m.report.Clients)*time.Millisecond, s.policy.Spread)
+	spread := min(time.Duration(max(m.report.Clients-1, 0))*time.Millisecond, s.policy.Spread)
 	params, err := transport.Marshal(prepareParams{Service: s.name, Next: m.report.To, SpreadMS: spread.Milliseconds()})
 	if err == nil {
 		for _, a := range s.clients.attached {

@@ -45,9 +45,11 @@ type Service struct {
 	fetch    *fetching
 	every    *time.Timer
 	lastHash uint64
-	expiry   time.Duration // when to look for expired sessions; 0: never
-	strayed  int           // how often the state was found to differ from the active host's
-	leaving  bool          // Leave was called
+	expiry   time.Duration             // when to look for expired sessions; 0: never
+	known    map[hostKey]transport.Key // hosts that may speak for the service
+	stranger core.Msg                  // an invitation from a host that is not known
+	strayed  int                       // how often the state was found to differ from the active host's
+	leaving  bool                      // Leave was called
 	batch    []item
 	dirty    bool // the core was given something since it was last asked what is to be done
 }
@@ -220,12 +222,12 @@ func (s *Service) report(err error) {
 func (s *Service) handle(it *item) {
 	switch it.kind {
 	case itemStart:
-		s.step(core.Tick{})
+		s.step(core.Doubt{})
 	case itemTick:
 		s.step(core.Tick{})
 		s.clients.expire()
 	case itemEvent:
-		s.step(it.ev)
+		s.event(it.ev)
 	case itemClient:
 		s.clients.handle(it.from, it.req, it.params)
 	case itemGone:
@@ -247,8 +249,51 @@ func (s *Service) flush() {
 	s.clients.push()
 	if changed {
 		s.publish()
+		s.introduce(s.core.Record().ISR...)
 	}
 	s.schedule()
+}
+
+// maxKnown bounds the hosts that a service remembers.
+const maxKnown = 256
+
+// introduce remembers hosts that the resolver, or a host that is known, has named: those in the record, and those that
+// were invited. The others are strangers whoever they claim to be.
+func (s *Service) introduce(hosts ...resolver.Host) {
+	for _, h := range hosts {
+		if len(s.known) >= maxKnown {
+			s.known = nil
+			s.introduce(s.core.Record().ISR...)
+		}
+		put(&s.known, keyOf(h), h.Key)
+	}
+}
+
+// event gives the core an event. What a stranger says is not heeded; it is a reason to read the record, for it might be
+// the active host of an epoch that is not known here yet. Then its invitation waits for the answer.
+func (s *Service) event(ev core.Event) {
+	switch ev := ev.(type) {
+	case core.Candidates:
+		s.introduce(ev.Hosts...)
+	case core.Got:
+		s.step(ev)
+		s.introduce(s.core.Record().ISR...)
+		m := s.stranger
+		s.stranger = core.Msg{}
+		if key, ok := s.known[keyOf(m.From)]; ok && key == m.From.Key {
+			s.step(core.Recv{Msg: m})
+		}
+		return
+	case core.Recv:
+		if key, ok := s.known[keyOf(ev.Msg.From)]; !ok || key != ev.Msg.From.Key {
+			if ev.Msg.Type == core.MsgInvite {
+				s.stranger = ev.Msg
+			}
+			s.step(core.Doubt{})
+			return
+		}
+	}
+	s.step(ev)
 }
 
 // step gives the core an event.
