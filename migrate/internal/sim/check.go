@@ -145,8 +145,8 @@ func (k *checker) activated(p *proc) {
 	for n > 0 && h.epochs[n-1] >= t.Epoch {
 		n-- // it has lost its epoch already, and will commit nothing
 	}
-	if p.core.EpochStart() <= n {
-		k.failf("%s is active with a log up to %d, but %d is committed (I4)", p, p.core.EpochStart()-1, n)
+	if p.core.Last() < n {
+		k.failf("%s is active with a log up to %d, but %d is committed (I4)", p, p.core.Last(), n)
 	}
 	for i := p.core.Commit() + 1; i <= n; i++ {
 		if e, ok := p.core.EpochAt(i); !ok || e != h.entries[i-1].Epoch {

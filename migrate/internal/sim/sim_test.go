@@ -9,7 +9,7 @@ import (
 
 var (
 	seedFlag  = flag.Uint64("sim.seed", 0, "run only this seed, and print its history")
-	seedsFlag = flag.Uint64("sim.seeds", 300, "run so many seeds")
+	seedsFlag = flag.Uint64("sim.seeds", 100, "run so many seeds")
 )
 
 func TestModel(t *testing.T) {
