@@ -194,7 +194,7 @@ func (w *writer) write(under chan<- pending) {
 				return
 			}
 		}
-		if math.Float64frombits(w.r.rate.Load()) <= 0 { // perhaps only since the wait began
+		if rate = math.Float64frombits(w.r.rate.Load()); rate <= 0 { // perhaps only since the wait began
 			next = time.Now()
 			continue
 		}
