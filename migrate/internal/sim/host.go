@@ -589,6 +589,8 @@ func (p *proc) handle(q *request) {
 	if q.conn.seen.Compare(p.core.Term()) > 0 {
 		// The client has seen a higher term: what this host does not know says nothing.
 		q.answer(reply{Code: Retry})
+		p.step(core.Doubt{})
+		p.kick()
 		return
 	}
 	p.seen[q.session] = p.local()
