@@ -325,6 +325,55 @@ func TestKeepalive(t *testing.T) {
 	})
 }
 
+// A process that was stopped for a while does not take its peers for dead before it has listened again.
+func TestPauseOfTheProcess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := serve(t, TCPConfig{})
+		base := s.greeted(t)
+		lim, err := (&TCPConfig{}).limits()
+		require.NoError(t, err)
+		c := newConn(base, base, lim, Peer{Addr: "a:1"})
+		now := time.Now()
+		paused := func(waiting, armed time.Duration) error {
+			c.rd.waiting, c.rd.armed, c.rd.pinged = now.Add(-waiting), now.Add(-armed), false
+			return c.tick(now)
+		}
+		require.NoError(t, paused(time.Minute, 55*time.Second))
+		require.True(t, c.rd.pinged)
+		require.ErrorIs(t, paused(15*time.Second, 0), ErrTimeout)
+		require.NoError(t, paused(0, time.Minute)) // the handler took a minute
+		require.False(t, c.rd.pinged)
+		require.Equal(t, now.Add(5*time.Second), c.rd.armed)
+		c.rd.started = now.Add(-time.Minute)
+		require.NoError(t, paused(time.Minute, 55*time.Second))
+		c.rd.started = now.Add(-10 * time.Second)
+		require.ErrorIs(t, paused(5*time.Second, 0), ErrTimeout) // a message was on its way for long enough
+		synctest.Wait()
+	})
+}
+
+// Who is still greeting when the listener closes is not accepted.
+func TestListenerCloseInGreeting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := NewMemory()
+		l, err := n.Host("a").Listen("a:1", func(Conn) Handler {
+			t.Error("accepted")
+			return echo
+		})
+		require.NoError(t, err)
+		defer n.Host("a").Close()
+		raw, _, err := n.connect(t.Context(), n.Host("raw"), Peer{Addr: "a:1"})
+		require.NoError(t, err)
+		defer raw.Close()
+		synctest.Wait()
+		require.NoError(t, l.Close())
+		_, err = raw.Write(helloFrame)
+		require.NoError(t, err)
+		_, err = io.ReadAll(raw)
+		require.NoError(t, err)
+	})
+}
+
 func TestPeerDisappears(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := serve(t, TCPConfig{})

@@ -37,7 +37,6 @@ type memStream struct {
 	finished bool // the writer sends no more
 	deaf     bool // the reader has closed
 	reset    error
-	last     time.Time // arrival of the last segment
 
 	readBy, writeBy memDeadline
 	arrival         *time.Timer // wakes the reader for a segment that was still on its way
@@ -126,11 +125,7 @@ func (s *memStream) put(seg memSegment) {
 		s.link.free = s.link.free.Add(time.Duration(float64(len(seg.data)) / float64(s.link.rate) * float64(time.Second)))
 		at = s.link.free
 	}
-	at = at.Add(s.net.delay(s.link))
-	if at.Before(s.last) {
-		at = s.last // nothing overtakes
-	}
-	s.last, seg.at = at, at
+	seg.at = at.Add(s.net.delay(s.link)) // what arrives earlier than what was sent before waits for it in the queue
 	s.size += len(seg.data)
 	if s.black {
 		return

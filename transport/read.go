@@ -150,13 +150,13 @@ func (c *conn) fill() error {
 // tick is called when the read deadline has passed: it pings a peer that is silent, and gives up on one that stays so.
 func (c *conn) tick(now time.Time) error {
 	rd := &c.rd
-	if rd.armed.Before(rd.waiting) {
-		// The handler kept the goroutine from reading; only now is there a wait.
-		c.arm(now)
-		return nil
+	// The goroutine was to wake at armed. If it is much later, and not because the handler kept it from waiting until
+	// then, this process stood still: what the peer sent meanwhile may be there already.
+	due := rd.armed
+	if due.Before(rd.waiting) {
+		due = rd.waiting
 	}
-	if late := now.Sub(rd.armed); late > c.lim.pingEvery/2 {
-		// This process stood still. What the peer sent meanwhile may be there already.
+	if late := now.Sub(due); late > c.lim.pingEvery/2 {
 		rd.waiting = rd.waiting.Add(late)
 		if !rd.started.IsZero() {
 			rd.started = rd.started.Add(late)
