@@ -103,6 +103,14 @@
 // has seen; and a query is answered only after all members have confirmed that their active host is still this one. A
 // service that acts on something outside passes migrate.Command.Epoch along, for that to refuse lower ones.
 //
+// # Trust
+//
+// Every process has an Ed25519 key, and TLS 1.3 proves it. The record names the key of each host: clients and hosts take
+// a connection for that host's only if it proved that key. A host heeds what another one says about a service only if
+// the record, or the resolver when it was asked for hosts, has named that other one with its key; what a stranger says is no
+// more than a reason to read the record. A session belongs to the key that opened it. So it is the resolver that
+// decides who may take part: see resolver.ServerConfig for who may announce itself and change a record.
+//
 // # Guarantees
 //
 // For a client's acknowledged commands, with one standby in sync unless said otherwise:

@@ -35,7 +35,6 @@ var (
 type paged struct {
 	pages []*page
 	gen   uint64 // of the latest snapshot
-	free  []*page
 }
 
 type page struct {
