@@ -374,6 +374,30 @@ func TestListenerCloseInGreeting(t *testing.T) {
 	})
 }
 
+// Close ends calls even while the handler, on the goroutine that would hand out replies, is stuck.
+func TestCloseEndsCallsBesideTheHandler(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := NewMemory()
+		accepted := make(chan Conn, 1)
+		_, err := n.Host("a").Listen("a:1", func(c Conn) Handler { accepted <- c; return testHandler{} })
+		require.NoError(t, err)
+		defer n.Host("a").Close()
+		stuck := make(chan struct{})
+		c, err := n.Host("b").Dial(t.Context(), Peer{Addr: "a:1"},
+			testHandler{handle: func(Conn, *Request) { <-stuck }})
+		require.NoError(t, err)
+		defer n.Host("b").Close()
+		defer close(stuck)
+		require.NoError(t, (<-accepted).Notify("block", nil))
+		ended := make(chan error, 1)
+		go func() { _, err := c.Call(t.Context(), "never", nil); ended <- err }()
+		synctest.Wait()
+		require.Empty(t, ended)
+		require.NoError(t, c.Close())
+		require.ErrorIs(t, <-ended, ErrClosed)
+	})
+}
+
 func TestPeerDisappears(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := serve(t, TCPConfig{})

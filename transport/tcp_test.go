@@ -246,6 +246,19 @@ func TestTCPDialCancelled(t *testing.T) {
 	}
 }
 
+// The socket's clock may be a moment ahead of the context's.
+func TestDialError(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+	defer cancel()
+	late := &net.OpError{Op: "dial", Err: os.ErrDeadlineExceeded}
+	require.ErrorIs(t, dialError(ctx, Peer{}, late), context.DeadlineExceeded)
+	require.NotErrorIs(t, dialError(t.Context(), Peer{}, late), context.DeadlineExceeded)
+	require.ErrorIs(t, dialError(ctx, Peer{}, ErrWrongKey), ErrWrongKey)
+	cancel()
+	require.ErrorIs(t, dialError(ctx, Peer{}, late), context.Canceled)
+	require.ErrorIs(t, dialError(ctx, Peer{}, ErrClosed), ErrClosed)
+}
+
 func TestAdvertiseAddr(t *testing.T) {
 	for in, want := range map[string]string{
 		"0.0.0.0:7000":   "127.0.0.1:7000",
