@@ -88,14 +88,18 @@ func TestPartitionedActive(t *testing.T) {
 		}
 		time.Sleep(100 * time.Millisecond)
 		commit := a.Status().Commit
+		asked := make(chan error, 1)
+		go func() { _, err := w.raw("near", a, 1).query(); asked <- err }()
 		time.Sleep(10 * time.Second)
 		require.Equal(t, commit, a.Status().Commit, "commands that a cut off host has committed")
 		require.True(t, a.Status().Suspended)
 		require.Less(t, wf.longest(), 1200*time.Millisecond)
 		require.Less(t, wn.longest(), 2500*time.Millisecond, "who still reaches the old host asks the resolver")
 		require.Equal(t, "b", near.Where().ID)
+		require.Empty(t, asked, "answers of a host that may have been replaced")
 		w.net.HealAll()
 		w.role(a, Latent)
+		require.ErrorIs(t, <-asked, ErrNotActive)
 		time.Sleep(time.Second)
 		_, err := w.active("svc").Handoff(t.Context(), "a")
 		require.NoError(t, err)
