@@ -407,8 +407,19 @@ func (c *Core) tickActive() {
 			c.awaitJoiner(p)
 		}
 	}
+	if m := a.move; m != nil && c.prop == nil {
+		if !m.begun {
+			c.beginMove()
+		} else if m.due {
+			c.transfer()
+		}
+	}
 	if m := a.move; m != nil && m.deadline > 0 && c.now >= m.deadline {
-		c.moveFailed("host " + m.target.ID + " did not take over in time")
+		if m.due {
+			c.moveFailed("the resolver does not answer")
+		} else {
+			c.moveFailed("host " + m.target.ID + " did not take over in time")
+		}
 	}
 	if m := a.move; m != nil && m.stage == 0 && c.prop != nil && c.now >= c.prop.began+c.cfg.Transfer {
 		c.moveFailed("the resolver does not answer")
@@ -435,7 +446,7 @@ func (c *Core) joinLimit(p *peer) time.Duration {
 
 // free reports whether this host may propose a change of the in-sync set now.
 func (c *Core) free() bool {
-	return c.prop == nil && c.now >= c.calm && (c.active.move == nil || c.active.move.stage < moveTransferring)
+	return c.prop == nil && c.now >= c.calm && (c.active.move == nil || c.active.move.stage < moveTransferring && !c.active.move.due)
 }
 
 // eligible reports whether p holds enough to be in the in-sync set: all that is committed, and this epoch's first entry.

@@ -20,6 +20,8 @@ type move struct {
 	target   resolver.Host
 	stage    moveStage
 	deadline time.Duration
+	begun    bool // false while it waits for the target to be out of the in-sync set, as it is about to be
+	due      bool // Transfer waits for the outcome of a proposal
 }
 
 func (c *Core) handoff(target resolver.Host) {
@@ -37,6 +39,17 @@ func (c *Core) handoff(target resolver.Host) {
 		return
 	}
 	a.move = &move{target: target}
+	c.beginMove()
+}
+
+// beginMove invites the target if it holds no copy.
+func (c *Core) beginMove() {
+	a := &c.active
+	target := a.move.target
+	if p := c.prop; p != nil && p.kind == propRemove && p.host.Same(target) {
+		return // and is called again when that has an outcome
+	}
+	a.move.begun = true
 	p := c.peer(target)
 	switch {
 	case p == nil:
@@ -64,11 +77,11 @@ func (c *Core) transfer() {
 	if m == nil || m.stage != moveInSync || c.role != Serving {
 		return
 	}
-	if c.prop != nil {
-		c.moveFailed("a change of the in-sync set has no answer from the resolver yet")
+	m.deadline = c.now + c.cfg.Transfer
+	if m.due = c.prop != nil; m.due {
 		return
 	}
-	m.stage, m.deadline = moveTransferring, c.now+c.cfg.Transfer
+	m.stage = moveTransferring
 	c.sendRecord(m.target, MsgTransfer)
 }
 
@@ -95,7 +108,7 @@ func (c *Core) recvFailed(m Msg) {
 
 // moveLost ends a handoff to h, for whatever happened to it.
 func (c *Core) moveLost(h resolver.Host, reason string) {
-	if mv := c.active.move; mv != nil && mv.target.Same(h) {
+	if mv := c.active.move; mv != nil && mv.begun && mv.target.Same(h) {
 		c.moveFailed(reason)
 	}
 }

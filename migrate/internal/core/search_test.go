@@ -91,8 +91,8 @@ type searchMsg struct {
 	to     int
 	inc    uint64
 	msg    *Msg
-	cas    *CAS // to the resolver, from host to
-	answer *CASDone
+	cas    *CAS     // to the resolver, from host to, or what is answered
+	answer *CASDone // without a nonce: equal changes have equal answers
 	text   string
 	link   int
 }
@@ -191,12 +191,12 @@ func (x *search) internMsg(m searchMsg) uint32 {
 	switch {
 	case m.msg != nil:
 		b = appendSearchMsg(append(b, 1), *m.msg)
-	case m.cas != nil:
+	default:
 		b = binary.AppendUvarint(append(b, 2), m.cas.Expect)
 		b = appendRec(b, m.cas.Next)
-	default:
-		b = appendRec(append(b, 3, byte(m.answer.Outcome)), m.answer.Record)
-		b = binary.AppendUvarint(b, m.answer.Nonce)
+		if m.answer != nil {
+			b = appendRec(append(b, byte(m.answer.Outcome)), m.answer.Record)
+		}
 	}
 	x.buf = b
 	k := x.hash(b)
@@ -206,7 +206,7 @@ func (x *search) internMsg(m searchMsg) uint32 {
 	m.link = m.to * 8
 	if m.msg != nil {
 		m.link += int(m.msg.From.ID[0]-'a') + 2
-	} else if m.cas != nil {
+	} else if m.answer == nil {
 		m.link++
 	}
 	id := uint32(len(x.msgs))
@@ -362,7 +362,7 @@ func (x *search) each(s searchState, emit func(to searchState, problem string)) 
 	for k, id := range s.net {
 		m := x.msgs[id]
 		switch {
-		case m.cas != nil:
+		case m.cas != nil && m.answer == nil:
 			x.resolve(s, k, m, emit)
 		default:
 			try(m.to, searchStep{s.node[m.to], stepDeliver, id}, k, nil, func() string { return "deliver " + m.text })
@@ -423,9 +423,12 @@ func (x *search) resolve(s searchState, k int, m searchMsg, emit func(searchStat
 	c := m.cas
 	to := s
 	to.net = slices.Delete(slices.Clone(s.net), k, k+1)
-	ev := CASDone{Nonce: c.Next.Nonce, Outcome: CASConflict, Record: rec}
+	ev := CASDone{Outcome: CASConflict, Record: rec}
 	problem := ""
-	if rec.Ver == c.Expect {
+	switch {
+	case rec.Ver == c.Expect+1 && equalRec(rec, c.Next):
+		ev.Outcome = CASOK
+	case rec.Ver == c.Expect:
 		if err := resolver.Check(&rec, c.Next); err != nil {
 			problem = err.Error()
 		}
@@ -439,7 +442,7 @@ func (x *search) resolve(s searchState, k int, m searchMsg, emit func(searchStat
 		x.names = append(x.names, fmt.Sprintf("the resolver takes up %s", m.text))
 	}
 	text = fmt.Sprintf("to %c the answer %s", 'a'+m.to, Describe(ev.Record))
-	to.net = append(to.net, x.internMsg(searchMsg{to: m.to, inc: m.inc, answer: &ev, text: text}))
+	to.net = append(to.net, x.internMsg(searchMsg{to: m.to, inc: m.inc, cas: c, answer: &ev, text: text}))
 	if problem == "" {
 		problem = x.durable(&to)
 	}
@@ -453,7 +456,7 @@ func (x *search) tidy(s *searchState) {
 		m := &x.msgs[id]
 		c := x.nodes[s.node[m.to]]
 		switch {
-		case m.cas != nil:
+		case m.cas != nil && m.answer == nil:
 			// A change that comes too late is answered, but the host learns no more than by reading the record.
 			return m.cas.Expect != x.recs[s.rec].Ver && (c.self.Inc != m.inc || c.prop == nil)
 		case c.self.Inc != m.inc:
@@ -554,11 +557,8 @@ func (x *search) step(st searchStep, s searchState) *searchResult {
 				ev = Recv{*m.msg}
 			} else {
 				ans := *m.answer
-				if c.prop != nil {
-					ans.Nonce = c.prop.next.Nonce // one answer stands for those to equal proposals
-					if !equalRec(c.prop.next, ans.Record) && ans.Outcome == CASOK {
-						ans.Nonce = 0
-					}
+				if p := c.prop; p != nil && p.expect == m.cas.Expect && equalRec(p.next, m.cas.Next) {
+					ans.Nonce = p.next.Nonce
 				}
 				ev = ans
 			}
@@ -718,6 +718,7 @@ func appendCore(b []byte, c *Core) []byte {
 		if flags(m != nil); m != nil {
 			host(m.target)
 			num(uint64(m.stage))
+			flags(m.begun, m.due)
 			due(m.deadline)
 		}
 	}
@@ -783,7 +784,7 @@ func appendSearchMsg(b []byte, m Msg) []byte {
 // TestSearchCopies reminds whoever adds a field to the core of clone and appendCore, which must know it.
 func TestSearchCopies(t *testing.T) {
 	fields := func(v any) int { return reflect.TypeOf(v).NumField() }
-	require.Equal(t, []int{22, 15, 17, 13, 10, 3}, []int{
+	require.Equal(t, []int{22, 15, 17, 13, 10, 5}, []int{
 		fields(Core{}), fields(activeState{}), fields(peer{}), fields(standbyState{}), fields(proposal{}), fields(move{}),
 	}, "a field came or went: see clone and appendCore, then change this")
 }
