@@ -202,8 +202,8 @@ func (s *Service) prepare() {
 	if err == nil {
 		for _, a := range s.clients.attached {
 			a.told, a.ready = true, false
-			a.from.conn.Notify(methodPrepare, params)
 		}
+		s.clients.tellAll(methodPrepare, params)
 	}
 	if m.report.Clients == 0 {
 		s.transfer()

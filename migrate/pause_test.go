@@ -19,7 +19,8 @@ func TestPauseInRoundTrips(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
 		target string
-	}{{"host in sync", "b"}, {"latent host", "c"}} {
+		exact  bool // all moments are met; a join that comes first makes the client keep step with it
+	}{{"host in sync", "b", true}, {"latent host", "c", false}} {
 		t.Run(tc.name, func(t *testing.T) {
 			var worstGap, worstMove time.Duration
 			for offset := time.Duration(0); offset < 2*trip; offset += step {
@@ -32,7 +33,9 @@ func TestPauseInRoundTrips(t *testing.T) {
 			// with the client, after a whole one the command is there again, after two and a half its reply.
 			t.Logf("worst of all moments: gap %s longer than usual, Move.Pause %s", worstGap, worstMove)
 			require.LessOrEqual(t, worstGap, 3*trip/2, "longest gap between two replies, minus the usual one")
-			require.Greater(t, worstGap, 3*trip/2-2*step)
+			if tc.exact {
+				require.Greater(t, worstGap, 3*trip/2-2*step)
+			}
 			// This one includes the two trips that any command takes.
 			require.LessOrEqual(t, worstMove, 3*trip, "Move.Pause")
 			require.Greater(t, worstMove, 3*trip-2*step)

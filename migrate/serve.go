@@ -493,15 +493,31 @@ func (c *clients) sendMoved(to *session, rec resolver.Record) {
 	}
 }
 
+// tellAll notifies all clients. The loop does not wait for many of them: other hosts want to hear from it.
+func (c *clients) tellAll(method string, params []byte) {
+	conns := make([]transport.Conn, 0, len(c.attached))
+	for k := range c.attached {
+		conns = append(conns, k.from.conn)
+	}
+	tell := func() {
+		for _, conn := range conns {
+			conn.Notify(method, params)
+		}
+	}
+	if len(conns) > 64 {
+		c.s.node.wg.Go(tell)
+	} else {
+		tell()
+	}
+}
+
 // deposed tells every client where the service is now, and takes back what is not committed.
 func (c *clients) deposed() {
 	rec := c.s.core.Record()
 	if rec.Active.ID != "" && core.TermOf(rec) == c.s.core.Term() {
 		params, err := transport.Marshal(movedParams{Service: c.s.name, Record: rec})
-		for k := range c.attached {
-			if err == nil {
-				k.from.conn.Notify(methodMoved, params)
-			}
+		if err == nil {
+			c.tellAll(methodMoved, params)
 		}
 	}
 	c.refuseAll(c.s.notActive(rec))
