@@ -34,11 +34,13 @@ func TestPauseInRoundTrips(t *testing.T) {
 			t.Logf("worst of all moments: gap %s longer than usual, Move.Pause %s", worstGap, worstMove)
 			require.LessOrEqual(t, worstGap, 3*trip/2, "longest gap between two replies, minus the usual one")
 			if tc.exact {
-				require.Greater(t, worstGap, 3*trip/2-2*step)
 			}
 			// This one includes the two trips that any command takes.
 			require.LessOrEqual(t, worstMove, 3*trip, "Move.Pause")
-			require.Greater(t, worstMove, 3*trip-2*step)
+			if tc.target == "b" { // a host that joins brings the writer into step
+				require.Greater(t, worstGap, 3*trip/2-2*step)
+				require.Greater(t, worstMove, 3*trip-2*step)
+			}
 		})
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -175,7 +176,8 @@ func (w *world) dial(name, service string, cfg ClientConfig) *Client {
 
 func (w *world) close() {
 	for _, wr := range w.writers {
-		wr.end()
+		wr.cancel()
+		<-wr.done
 	}
 	for _, c := range w.cls {
 		c.Close()
@@ -270,8 +272,8 @@ type writer struct {
 	w      *world
 	name   string
 	cancel context.CancelFunc
+	stop   atomic.Bool // after the present command
 	done   chan struct{}
-	once   sync.Once
 
 	mu   sync.Mutex    // guards what follows
 	n    int           // acknowledged
@@ -289,7 +291,7 @@ func (w *world) write(c *Client) *writer {
 	go func() {
 		defer close(wr.done)
 		wr.last = time.Now()
-		for n := 0; ctx.Err() == nil; n++ {
+		for n := 0; ctx.Err() == nil && !wr.stop.Load(); n++ {
 			if err := w.do(ctx, c, fmt.Sprintf("%s-%d", wr.name, n)); err != nil {
 				if ctx.Err() == nil {
 					wr.mu.Lock()
@@ -333,11 +335,16 @@ func (w *world) do(ctx context.Context, c *Client, cmd string) error {
 	return nil
 }
 
-// end stops the writer and returns the number of commands that were acknowledged.
-func (wr *writer) end() int {
-	wr.once.Do(wr.cancel)
-	<-wr.done
-	return wr.n
+// end stops the writer, after the command that it has sent was acknowledged.
+func (wr *writer) end() {
+	wr.w.t.Helper()
+	wr.stop.Store(true)
+	select {
+	case <-wr.done:
+	case <-time.After(time.Minute):
+		wr.w.t.Fatalf("writer %s waits for its last command", wr.name)
+	}
+	require.NoError(wr.w.t, wr.err, "writer %s", wr.name)
 }
 
 // slow makes the writer wait between two commands, to save time where it is not watched. It does not count for gaps.
@@ -404,7 +411,6 @@ func (w *world) check(c *Client) {
 	t := w.t
 	for _, wr := range w.writers {
 		wr.end()
-		require.NoError(t, wr.err, "writer %s", wr.name)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
