@@ -277,9 +277,10 @@ func (c *Core) stepDown() {
 		c.moveTaken()
 	}
 	keep := a.move
-	if len(a.reads) > 0 {
+	if len(a.reads) > 0 || len(c.out.Reads) > 0 {
 		c.out.ReadsFail = true
 	}
+	c.out.Reads, c.out.Snapshots, c.out.Seek = nil, nil, false
 	*a = activeState{moved: keep}
 	if c.prop != nil && c.prop.kind != propPromote {
 		c.prop = nil // the record has moved on, or will: a lower epoch's change can only conflict from now on

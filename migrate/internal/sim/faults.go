@@ -347,6 +347,7 @@ func (w *world) operate() {
 			w.create()
 		case rec.Ver > 0 && rec.Active.ID == "" && !forgotten:
 			if p := w.anyHost().proc; p != nil {
+				p.event(core.Got{Record: rec})
 				p.event(core.Create{})
 			}
 		case !alive, forgotten:
