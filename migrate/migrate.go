@@ -10,14 +10,15 @@ import (
 // Migratable is a service that roams: a deterministic state machine, as for replicated-state-machine libraries.
 //
 // Equal commands in equal order must give equal states, replies and events on every host: Apply reads no clock (use
-// [Command.Time]), draws no random numbers, and does not depend on the order of a map. All methods are called on one
-// goroutine, never two at a time; only a [Snapshot] that was returned is written concurrently with later calls.
+// [Command.Time]), draws no random numbers, and does not depend on the order of a map. Methods are called one at
+// a time, on whatever goroutine; only a [Snapshot] that was returned is written concurrently with later calls. Package
+// migratetest tests an implementation.
 //
 // A service may also implement [Querier], [Validator], [SessionCloser] and [Hasher].
 type Migratable interface {
 	// Apply executes a committed command and returns the reply for its client. An error is a reply, too: it is replicated
-	// and the client gets it, as an [*transport.Error] with its code if it is one. Apply must not keep cmd.Body's bytes
-	// after it changed them, but may keep them; the reply belongs to the library from then on.
+	// and the client gets it, as an [*transport.Error] with its code if it is one. Apply may keep cmd.Body,
+	// and must not change it; the reply belongs to the library from then on.
 	Apply(cmd Command) ([]byte, error)
 
 	// Snapshot captures the state at this point in time. It must be cheap (microseconds to a few milliseconds, whatever
