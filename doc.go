@@ -33,7 +33,7 @@
 //
 //  1. Write a service that depends on its commands alone: no clock, no random numbers, no order of a map. Hosts
 //     compare hashes of what they did, and a host that differs takes a fresh copy; nobody can repair a service that
-//     differs anew each time.
+//     differs anew each time. Package migratetest tests it.
 //  2. Make Snapshot cheap whatever the size of the state, for instance by copying on write: nothing is applied
 //     meanwhile.
 //  3. Give every process the same policy for a service, and a name of its own (migrate.NodeConfig) if it is to be

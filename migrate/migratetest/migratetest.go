@@ -120,10 +120,10 @@ func save(snap migrate.Snapshot) ([]byte, error) {
 	n, err := snap.WriteTo(&b)
 	snap.Release()
 	if err != nil {
-		return nil, fmt.Errorf("WriteTo: %w", err)
+		return nil, fmt.Errorf("writing the snapshot: %w", err)
 	}
 	if n != int64(b.Len()) {
-		return nil, fmt.Errorf("WriteTo returned %d after writing %d bytes", n, b.Len())
+		return nil, fmt.Errorf("the snapshot said that it wrote %d bytes, and wrote %d", n, b.Len())
 	}
 	return b.Bytes(), nil
 }
@@ -131,7 +131,7 @@ func save(snap migrate.Snapshot) ([]byte, error) {
 func (s *Subject) load(r io.Reader) (migrate.Migratable, error) {
 	m := s.New()
 	if err := m.Restore(r); err != nil {
-		return nil, fmt.Errorf("Restore: %w", err)
+		return nil, fmt.Errorf("restoring: %w", err)
 	}
 	return m, nil
 }
@@ -155,7 +155,7 @@ func (s *Subject) snapshots(during func(m migrate.Migratable, snap migrate.Snaps
 		s.apply(m, 0, cut)
 		snap, err := m.Snapshot()
 		if err != nil {
-			return fmt.Errorf("Snapshot after %d commands: %w", cut, err)
+			return fmt.Errorf("taking a snapshot after %d commands: %w", cut, err)
 		}
 		b, want, err := during(m, snap, cut)
 		if err != nil {
@@ -205,7 +205,7 @@ func release(s *Subject) error {
 	for _, cut := range s.cuts() {
 		snap, err := m.Snapshot()
 		if err != nil {
-			return fmt.Errorf("Snapshot after %d commands: %w", cut, err)
+			return fmt.Errorf("taking a snapshot after %d commands: %w", cut, err)
 		}
 		snap.Release()
 	}
