@@ -450,8 +450,8 @@ func entry(e core.Entry) string {
 	return fmt.Sprintf("%d/e%d %s %d/%d", e.Index, e.Epoch, kind, e.Session, e.Seq)
 }
 
-// converged reports whether everything is as it should be when nothing is wrong any more.
-func (w *world) converged() bool {
+// staffed reports whether a host serves with all the standbys that are wanted.
+func (w *world) staffed() bool {
 	w.why = ""
 	rec := w.res.truth()
 	if rec.Ver == 0 || rec.Active.ID == "" {
@@ -475,12 +475,19 @@ func (w *world) converged() bool {
 		w.why = "the active host does not serve: " + a.String() + ", " + describeRecord(&rec)
 		return false
 	}
-	if a.core.Suspended() || a.core.Pending() {
-		w.why = "the active host is busy: " + a.String()
-		return false
-	}
 	if want := min(w.prof.cfg.Standbys, hosts-1); len(rec.ISR)-1 != want {
 		w.why = fmt.Sprintf("%d standbys are wanted: %s", want, describeRecord(&rec))
+		return false
+	}
+	return true
+}
+
+// converged reports whether a service that is staffed is as it should be when nothing is wrong and nothing happens any more.
+func (w *world) converged() bool {
+	rec := w.res.truth()
+	a := w.hosts[hostIndex(rec.Active)].proc
+	if a.core.Suspended() || a.core.Pending() {
+		w.why = "the active host is busy: " + a.String()
 		return false
 	}
 	for _, h := range rec.ISR {

@@ -35,6 +35,7 @@ type profile struct {
 	crash, pause, cut, reset, outage, handoff, leave, lie time.Duration // mean time between two of the kind; 0: none
 
 	amnesia, retire, force bool
+	steady                 bool    // the standbys must be back in sync while commands come without a break
 	hostile                float64 // clients that send twice or in disorder
 
 	cfg core.Config
@@ -95,10 +96,18 @@ func newProfile(r *rand.Rand) profile {
 	c.KeepBytes = num(0, 1, 1000, 10_000)
 	c.AppendBytes = num(0, 1, 1000, 10_000)
 	c.InflightBytes = num(0, 3000, 20_000)
-	if r.IntN(5) == 0 {
+	if r.IntN(3) == 0 {
+		p.steady = true
+		c.Lag, c.AppendBytes, c.InflightBytes = 0, 0, 0
+		if r.IntN(20) == 0 { // many commands in the time that a message takes
+			p.clients, p.window, p.think, p.body, p.duration = 3, 16, 2*ms, 8, 5*s
+			p.latency, p.jitter = 10*ms, ms
+		}
+	}
+	if r.IntN(5) == 0 && !p.steady {
 		c.LagBytes = num(2000, 20_000)
 	}
-	if r.IntN(5) == 0 {
+	if r.IntN(5) == 0 && !p.steady {
 		c.LogBytes = num(3000, 30_000)
 	}
 	return p
@@ -313,9 +322,6 @@ func (w *world) heal() {
 		}
 	}
 	w.create()
-	for _, c := range w.clients {
-		c.finish()
-	}
 	w.operate()
 }
 

@@ -148,7 +148,13 @@ func (w *world) run() {
 	w.until(w.prof.duration, func() bool { return false })
 	w.heal()
 	began := w.now
-	if !w.until(w.now+healBound, w.converged) {
+	if w.prof.steady && w.prof.cfg.MinInSync < 2 && !w.until(w.now+healBound, w.staffed) {
+		w.failf("not healed under load after %v: %s", healBound, w.why)
+	}
+	for _, c := range w.clients {
+		c.finish()
+	}
+	if !w.until(w.now+healBound, func() bool { return w.staffed() && w.converged() }) {
 		if w.prof.cfg.MinInSync > 1 {
 			return // It may wait for a host that is gone for good: that is what was asked for.
 		}
