@@ -786,6 +786,7 @@ func TestClientClose(t *testing.T) {
 				}
 				wg.Wait()
 				require.NoError(t, c.Close())
+				synctest.Wait() // for a goroutine that has said that it is done, and is just about to end
 				require.Empty(t, goroutines("migrate.(*Client)."))
 				require.Equal(t, resolver.Host{}, c.Where())
 			})
