@@ -18,7 +18,7 @@ type checker struct {
 	acks    map[ackKey]uint64             // the highest index that an incarnation acknowledged in a term
 	records map[core.Term]resolver.Record // the last record of each term
 	top     resolver.Record
-	bodies  map[cmdKey][]byte // what clients asked for
+	sent_   map[cmdKey][]byte // what clients asked for
 	acked   map[cmdKey]mark   // at what place it was acknowledged
 }
 
@@ -66,7 +66,7 @@ type watch struct {
 func newChecker(w *world) *checker {
 	return &checker{
 		w: w, logs: make(map[uint64]*history), active: make(map[core.Term]*proc), acks: make(map[ackKey]uint64),
-		records: make(map[core.Term]resolver.Record), bodies: make(map[cmdKey][]byte), acked: make(map[cmdKey]mark),
+		records: make(map[core.Term]resolver.Record), sent_: make(map[cmdKey][]byte), acked: make(map[cmdKey]mark),
 	}
 }
 
@@ -129,11 +129,9 @@ func (k *checker) activated(p *proc) {
 		// A reset keeps the copy that the host has; the epoch's first entry is the only one after it.
 		if n := p.core.EpochStart() - 1; n > 0 {
 			old := k.logs[p.watch.loss]
-			if old == nil {
+			if old == nil || uint64(len(old.entries)) < n {
 				k.failf("%s resets with %d entries that were never committed", p, n)
 			}
-			// What it committed at the same moment comes as the first of the new log.
-			n = min(n, uint64(len(old.entries)))
 			for _, e := range old.entries[:n] {
 				h.fold(e)
 				h.epochs = append(h.epochs, t.Epoch)
@@ -209,7 +207,7 @@ func (k *checker) applied(p *proc, e core.Entry, a Applied) {
 			if a.Code != OK || a.Duplicate {
 				k.failf("%s was ordered in vain: %s", entry(e), a.Code)
 			}
-			if body, ok := k.bodies[cmdKey{e.Session, e.Seq}]; !ok || !bytes.Equal(body, e.Body) {
+			if body, ok := k.sent_[cmdKey{e.Session, e.Seq}]; !ok || !bytes.Equal(body, e.Body) {
 				k.failf("%s was never asked for", entry(e))
 			}
 		}
@@ -390,7 +388,7 @@ func (k *checker) mark(c *client) mark {
 }
 
 func (k *checker) invoked(c *client, cmd *command) {
-	k.bodies[cmdKey{c.session, cmd.seq}] = cmd.body
+	k.sent_[cmdKey{c.session, cmd.seq}] = cmd.body
 }
 
 // acknowledged: a result is that of a committed entry (I9), which is the command's own (I10) and lies after all that was
