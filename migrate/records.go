@@ -23,9 +23,9 @@ func (s *Service) compareAndSwap(cas core.CAS) {
 		switch {
 		case err == nil:
 			done.Outcome = core.CASOK
-		case errors.Is(err, resolver.ErrConflict):
+		case errors.Is(err, resolver.ErrConflict), errors.Is(err, resolver.ErrAmnesia):
 			done.Outcome = core.CASConflict
-		case errors.Is(err, resolver.ErrRefused), errors.Is(err, resolver.ErrInvalid), errors.Is(err, resolver.ErrAmnesia):
+		case errors.Is(err, resolver.ErrRefused), errors.Is(err, resolver.ErrInvalid):
 			done.Outcome = core.CASRefused
 			s.log.Warn("change of the record refused", "err", err)
 		default:

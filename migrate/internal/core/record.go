@@ -13,7 +13,7 @@ type Outcome uint8
 // The outcomes.
 const (
 	CASOK       Outcome = iota + 1 // it is the record now
-	CASConflict                    // the record had another version
+	CASConflict                    // the record has another version; or the resolver has lost its memory, and Record is zero
 	CASRefused                     // it is not legal, and never will be
 	CASUnknown                     // the resolver did not answer: it may have happened, or may yet
 )
@@ -76,6 +76,9 @@ func (c *Core) proposeReset(rec resolver.Record) {
 	next := resolver.Record{Epoch: rec.Epoch + 1, Loss: rec.Loss + 1, Gen: rec.Gen, Active: c.self, ISR: []resolver.Host{c.self}}
 	if rec.Ver == 0 {
 		next.Epoch, next.Loss = c.term.Epoch+1, c.term.Loss+1
+	}
+	if TermOf(next).Compare(c.term) <= 0 {
+		return // the resolver has gone back to before an earlier loss: that term was another's
 	}
 	c.prop = nil // whatever it was: with a higher loss it does not matter
 	c.propose(proposal{kind: propReset, expect: rec.Ver, next: next})
@@ -148,26 +151,27 @@ func (c *Core) casDone(ev CASDone) {
 	case CASOK, CASConflict:
 		c.learn(ev.Record)
 		if mine && c.prop == p && ev.Outcome == CASConflict {
-			// The resolver shows no version above ours: it has forgotten. Nothing can be proposed; what is
-			// established goes on.
-			c.dropProp("the resolver has lost its memory of the service")
+			// The resolver shows no version above ours: it has forgotten. Nothing can be proposed, and whether this
+			// was made, and what followed from it, will never be known; what is established goes on.
+			c.dropProp("the resolver has lost its memory of the service", false)
 		}
 	case CASRefused:
 		if mine {
-			c.dropProp("the resolver refused the change")
+			c.dropProp("the resolver refused the change", true)
 		}
 	case CASUnknown:
 	}
 }
 
-// dropProp gives up a proposal that surely has not happened, and never will.
-func (c *Core) dropProp(reason string) {
+// dropProp gives up a proposal. A host that was proposed stays in M unless it is sure that the change was not made: it
+// could have become active since.
+func (c *Core) dropProp(reason string, sure bool) {
 	p := c.prop
 	c.prop = nil
 	c.calm = c.now + 16*c.cfg.Retry
 	switch p.kind {
 	case propAdd:
-		if q := c.peer(p.host); q != nil && !member(c.rec.ISR, q.host) {
+		if q := c.peer(p.host); sure && q != nil && !member(c.rec.ISR, q.host) {
 			q.member = false
 			c.dropPeer(q)
 		}

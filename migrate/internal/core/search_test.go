@@ -79,11 +79,11 @@ type searchParent struct {
 
 // searchState is everything at one moment.
 type searchState struct {
-	id                                                uint32
-	node                                              [searchHosts]uint32
-	rec, log                                          uint32
-	entries, crashes, timeouts, handoffs, reads_, inc uint8
-	net                                               []uint32 // by link, and on each in the order of sending
+	id                                               uint32
+	node                                             [searchHosts]uint32
+	rec, log                                         uint32
+	entries, crashes, timeouts, handoffs, reads, inc uint8
+	net                                              []uint32 // by link, and on each in the order of sending
 }
 
 // searchMsg is on its way: a message to a host, a change to the resolver, or the answer to it.
@@ -275,7 +275,7 @@ func (x *search) stateKey(s *searchState) [2]uint64 {
 	}
 	b = binary.LittleEndian.AppendUint32(b, s.rec)
 	b = binary.LittleEndian.AppendUint32(b, s.log)
-	b = append(b, s.entries, s.crashes, s.timeouts, s.handoffs, s.reads_, s.inc)
+	b = append(b, s.entries, s.crashes, s.timeouts, s.handoffs, s.reads, s.inc)
 	for _, m := range s.net {
 		b = binary.LittleEndian.AppendUint32(b, m)
 	}
@@ -374,9 +374,9 @@ func (x *search) each(s searchState, emit func(to searchState, problem string)) 
 		if c.role.Active() && int(s.entries) < *searchEntries {
 			try(i, searchStep{s.node[i], stepPropose, 0}, -1, func(to *searchState) { to.entries++ }, func() string { return id + " orders a command" })
 		}
-		if c.role == Serving && int(s.reads_) < *searchReads {
+		if c.role == Serving && int(s.reads) < *searchReads {
 			// The number of the read is what it must show at least.
-			try(i, searchStep{s.node[i], stepRead, uint32(len(x.logs[s.log]))}, -1, func(to *searchState) { to.reads_++ }, func() string { return id + " is asked" })
+			try(i, searchStep{s.node[i], stepRead, uint32(len(x.logs[s.log]))}, -1, func(to *searchState) { to.reads++ }, func() string { return id + " is asked" })
 		}
 		if c.role == Serving && int(s.handoffs) < *searchHandoffs && c.active.move == nil {
 			for j := range searchHosts {

@@ -17,9 +17,10 @@ type checker struct {
 	active  map[core.Term]*proc           // who was active in a term: one at most
 	acks    map[ackKey]uint64             // the highest index that an incarnation acknowledged in a term
 	records map[core.Term]resolver.Record // the last record of each term
-	top     resolver.Record
-	sent_   map[cmdKey][]byte // what clients asked for
-	acked   map[cmdKey]mark   // at what place it was acknowledged
+	top     resolver.Record               // the newest of the resolver's present memory
+	bound   resolver.Record               // the newest
+	bodies  map[cmdKey][]byte             // what clients asked for
+	acked   map[cmdKey]mark               // at what place it was acknowledged
 }
 
 type ackKey struct {
@@ -66,7 +67,7 @@ type watch struct {
 func newChecker(w *world) *checker {
 	return &checker{
 		w: w, logs: make(map[uint64]*history), active: make(map[core.Term]*proc), acks: make(map[ackKey]uint64),
-		records: make(map[core.Term]resolver.Record), sent_: make(map[cmdKey][]byte), acked: make(map[cmdKey]mark),
+		records: make(map[core.Term]resolver.Record), bodies: make(map[cmdKey][]byte), acked: make(map[cmdKey]mark),
 	}
 }
 
@@ -129,9 +130,11 @@ func (k *checker) activated(p *proc) {
 		// A reset keeps the copy that the host has; the epoch's first entry is the only one after it.
 		if n := p.core.EpochStart() - 1; n > 0 {
 			old := k.logs[p.watch.loss]
-			if old == nil || uint64(len(old.entries)) < n {
+			if old == nil {
 				k.failf("%s resets with %d entries that were never committed", p, n)
 			}
+			// What it committed at the same moment comes as the first of the new log.
+			n = min(n, uint64(len(old.entries)))
 			for _, e := range old.entries[:n] {
 				h.fold(e)
 				h.epochs = append(h.epochs, t.Epoch)
@@ -207,7 +210,7 @@ func (k *checker) applied(p *proc, e core.Entry, a Applied) {
 			if a.Code != OK || a.Duplicate {
 				k.failf("%s was ordered in vain: %s", entry(e), a.Code)
 			}
-			if body, ok := k.sent_[cmdKey{e.Session, e.Seq}]; !ok || !bytes.Equal(body, e.Body) {
+			if body, ok := k.bodies[cmdKey{e.Session, e.Seq}]; !ok || !bytes.Equal(body, e.Body) {
 				k.failf("%s was never asked for", entry(e))
 			}
 		}
@@ -270,7 +273,7 @@ func (k *checker) recordChanged(before, after resolver.Record) {
 			k.failf("the resolver goes from %s back to %s (I2)", core.TermOf(k.top), a)
 		}
 	}
-	k.top = after
+	k.top, k.bound = after, after
 	if !after.Active.Same(before.Active) && after.Loss == before.Loss && before.Ver > 0 && after.Active.ID != "" {
 		if !contains(before.ISR, after.Active) {
 			k.failf("%s becomes active without being in the in-sync set (I6)", label(after.Active))
@@ -283,11 +286,8 @@ func (k *checker) recordChanged(before, after resolver.Record) {
 	k.durable(&after)
 }
 
-// forgotten: no record binds anyone any more, but what is known of it goes on.
-func (k *checker) forgotten() {
-	k.top = resolver.Record{}
-	clear(k.records)
-}
+// forgotten: terms may begin anew, but the last record goes on to bind those who know it.
+func (k *checker) forgotten() { k.top = resolver.Record{} }
 
 // look checks one process after each thing that it did.
 func (k *checker) look(p *proc) {
@@ -329,7 +329,7 @@ func (k *checker) look(p *proc) {
 // durable: every living member of the in-sync set holds all that is committed.
 func (k *checker) durable(r *resolver.Record) {
 	if r == nil {
-		r = &k.top
+		r = &k.bound
 	}
 	h := k.logs[r.Loss]
 	if h == nil || len(h.entries) == 0 {
@@ -388,7 +388,7 @@ func (k *checker) mark(c *client) mark {
 }
 
 func (k *checker) invoked(c *client, cmd *command) {
-	k.sent_[cmdKey{c.session, cmd.seq}] = cmd.body
+	k.bodies[cmdKey{c.session, cmd.seq}] = cmd.body
 }
 
 // acknowledged: a result is that of a committed entry (I9), which is the command's own (I10) and lies after all that was

@@ -120,10 +120,15 @@ func (n *nameService) forget() {
 	// Of all it knew, it may know an old part, from a backup.
 	made := n.made
 	n.made = nil
-	for _, c := range made[:n.w.rng.IntN(len(made)+1)] {
-		if c.Next.Gen = 0; n.w.chance(0.95) {
-			n.mem.CompareAndSwap(context.Background(), c.Expect, c.Next)
+	keep := n.w.rng.IntN(len(made) + 1)
+	for i, c := range made {
+		if c.Next.Loss > 0 && i >= keep && made[i-1].Next.Loss < c.Next.Loss {
+			keep = 0 // Nothing is better than a record of before a loss, which can't be repaired by another one.
 		}
+	}
+	for _, c := range made[:keep] {
+		c.Next.Gen = 0
+		n.mem.CompareAndSwap(context.Background(), c.Expect, c.Next)
 	}
 	r := n.truth()
 	n.w.tracef("the resolver loses its memory, but for %s", describeRecord(&r))
