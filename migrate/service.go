@@ -51,6 +51,8 @@ type Service struct {
 	strayed  int                       // how often the state was found to differ from the active host's
 	leaving  bool                      // Leave was called
 	batch    []item
+	active   bool // activated was called, and deposed not since
+	altered  bool // role, term or record changed since that was last published
 	dirty    bool // the core was given something since it was last asked what is to be done
 }
 
@@ -220,6 +222,9 @@ func (s *Service) report(err error) {
 }
 
 func (s *Service) handle(it *item) {
+	if s.core.Role().Active() != s.active {
+		s.settle() // what comes next in the batch must find the machine that belongs to the role
+	}
 	switch it.kind {
 	case itemStart:
 		s.step(core.Doubt{})
@@ -239,15 +244,11 @@ func (s *Service) handle(it *item) {
 
 // flush does all that the core has made due.
 func (s *Service) flush() {
-	changed := false
-	for s.dirty = true; s.dirty; {
-		s.dirty = false
-		r := s.core.Ready()
-		s.do(r)
-		changed = changed || r.Changed
-	}
+	s.dirty = true
+	s.settle()
 	s.clients.push()
-	if changed {
+	if s.altered {
+		s.altered = false
 		s.publish()
 		s.introduce(s.core.Record().ISR...)
 	}
@@ -294,6 +295,16 @@ func (s *Service) event(ev core.Event) {
 		}
 	}
 	s.step(ev)
+}
+
+// settle does what the core has made due since it was last given something.
+func (s *Service) settle() {
+	for s.dirty {
+		s.dirty = false
+		r := s.core.Ready()
+		s.altered = s.altered || r.Changed
+		s.do(r)
+	}
 }
 
 // step gives the core an event.
@@ -360,6 +371,7 @@ func (s *Service) send(m core.Outgoing) {
 
 // activated is called when this host has become active, before anything of its epoch is applied.
 func (s *Service) activated() {
+	s.active = true
 	if s.machine == nil {
 		s.machine = s.newMachine()
 	}
@@ -370,6 +382,7 @@ func (s *Service) activated() {
 
 // deposed is called when this host is no longer active.
 func (s *Service) deposed() {
+	s.active = false
 	if s.every != nil {
 		s.every.Stop()
 	}

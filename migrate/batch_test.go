@@ -1,0 +1,57 @@
+package migrate
+
+import (
+	"context"
+	"math"
+	"testing"
+	"testing/synctest"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roam-go/roam/resolver"
+	"github.com/roam-go/roam/transport"
+)
+
+// gated holds the loop of a service up just before the answer that makes it active.
+type gated struct {
+	resolver.Resolver
+	before func()
+}
+
+func (g *gated) CompareAndSwap(ctx context.Context, expect uint64, next resolver.Record) (resolver.Record, error) {
+	rec, err := g.Resolver.CompareAndSwap(ctx, expect, next)
+	g.before()
+	return rec, err
+}
+
+// A client's request may come in one batch with the event that makes the host active.
+func TestClientInTheBatchOfActivation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.close()
+		g := &gated{Resolver: w.res}
+		w.res = g
+		n := w.node("a")
+		s, err := n.add("svc", newTally, Policy{Standbys: NoStandbys})
+		require.NoError(t, err)
+		g.before = func() {
+			s.mu.Lock()
+			s.running = true
+			s.mu.Unlock()
+		}
+		go s.create(t.Context())
+		synctest.Wait()
+
+		answered := make(chan error, 1)
+		req := transport.NewRequest(methodOpen, nil, func(_ []byte, err error) { answered <- err })
+		conn, err := w.transport("client").Dial(t.Context(), transport.Peer{Addr: "a:1"}, nil)
+		require.NoError(t, err)
+		defer conn.Close()
+		from := &session{node: n, conn: conn}
+		s.post(item{kind: itemClient, from: from, req: req, params: &openParams{Service: "svc", Session: 5}})
+		n.wg.Add(1)
+		s.run(math.MaxInt)
+		require.NoError(t, <-answered)
+		require.Equal(t, Active, s.Status().Role)
+	})
+}
