@@ -77,6 +77,9 @@ func (c *Core) proposeReset(rec resolver.Record) {
 	if rec.Ver == 0 {
 		next.Epoch, next.Loss = c.term.Epoch+1, c.term.Loss+1
 	}
+	if TermOf(next).Compare(c.term) <= 0 {
+		return // the resolver has gone back to before an earlier loss: that term was another's
+	}
 	c.prop = nil // whatever it was: with a higher loss it does not matter
 	c.propose(proposal{kind: propReset, expect: rec.Ver, next: next})
 }
