@@ -179,6 +179,7 @@ func (c *Client) start(ctx context.Context, s session) (err error) {
 
 // follow passes on what the room publishes, until the session ends, and returns why: nil for Close.
 func (c *Client) follow(from uint64) error {
+	var e event
 	for ev, err := range c.session.Events(c.ctx, from) {
 		switch {
 		case c.ctx.Err() != nil:
@@ -192,8 +193,7 @@ func (c *Client) follow(from uint64) error {
 		if ev.Gap != 0 {
 			c.inbox.push(Message{Kind: KindGap, Lost: ev.Seq - ev.Gap, Time: time.Now()})
 		}
-		var e event
-		if err := transport.Unmarshal(ev.Body, &e); err != nil || e.Kind >= KindPrivate {
+		if err := e.decode(ev.Body); err != nil || e.Kind >= KindPrivate {
 			c.cfg.Logger.Warn("chat: event of a kind that this version does not know", "service", c.service, "seq", ev.Seq)
 			continue
 		}

@@ -47,8 +47,9 @@ func (b *inbox) push(m Message) {
 		b.buf, b.head = grown, 0
 	}
 	b.buf[(b.head+b.n)%len(b.buf)] = m
-	b.n++
-	b.wake()
+	if b.n++; b.n == 1 {
+		b.wake() // a reader that takes one of several wakes the next
+	}
 }
 
 // end lets readers have what is there, and then err; nil ends in silence. Only the first call counts.

@@ -44,6 +44,22 @@ type event struct {
 	Missing int   // as in joined; always 0 for a message
 }
 
+// decode reads what its encoding gave. It keeps From if that is the same as before: most often, one says much in a row.
+func (e *event) decode(body []byte) error {
+	v := transport.ReadValues(body)
+	fields := v.Array()
+	e.Kind = Kind(min(v.Uint(), 1<<8-1))
+	if from := v.Bytes(); string(from) != e.From {
+		e.From = string(from)
+	}
+	e.Text = string(v.Bytes())
+	e.Time, e.Missing = v.Int(), int(v.Int())
+	if fields < 5 {
+		return transport.Errorf(transport.CodeBadMessage, "chat: event of %d fields", fields)
+	}
+	return v.Err()
+}
+
 // The operations of a query.
 const (
 	askHistory = 1

@@ -70,10 +70,12 @@ func (l *hostLink) Handle(_ transport.Conn, r *transport.Request) {
 	c := l.c
 	switch r.Method {
 	case methodEvents:
-		var p eventsParams
-		if transport.Unmarshal(r.Params, &p) == nil && p.Service == c.service {
-			c.heardEvents(l, &p)
+		p := heardParams.Get().(*eventsParams)
+		if p.decode(r.Params) == nil && p.Service == c.service {
+			c.heardEvents(l, p)
 		}
+		clear(p.Bodies)
+		heardParams.Put(p)
 	case methodMoved:
 		var p movedParams
 		if transport.Unmarshal(r.Params, &p) == nil && p.Service == c.service {

@@ -3,6 +3,7 @@ package migrate
 import (
 	"context"
 	"iter"
+	"sync"
 	"time"
 
 	"github.com/roam-go/roam/transport"
@@ -22,7 +23,8 @@ type Event struct {
 	Time time.Time
 	// Epoch is the epoch in which the host that sent it served.
 	Epoch uint64
-	// Body is what was emitted. It belongs to the receiver.
+	// Body is what was emitted. It belongs to the receiver, but may share memory with up to 256 KiB of bodies that came
+	// with it: copy a small one that is kept for long.
 	Body []byte
 	// Gap, if not 0, says that the events from Gap to Seq-1 are gone: the client was away for longer than they were kept.
 	Gap uint64
@@ -226,6 +228,9 @@ func (c *Client) listen(l *hostLink, round uint32, from, ask uint64) {
 		}
 	})
 }
+
+// heardParams are used again by all clients. What they held for a moment is bounded by the size of a message.
+var heardParams = sync.Pool{New: func() any { return new(eventsParams) }}
 
 // heardEvents takes events that arrived on l.
 func (c *Client) heardEvents(l *hostLink, p *eventsParams) {

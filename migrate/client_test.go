@@ -549,8 +549,8 @@ func TestClientSessionExpired(t *testing.T) {
 		synctest.Wait()
 		w.mu.Lock()
 		clear(w.sessions)
+		x, y := mustGo(t, c, "x"), mustGo(t, c, "y") // before the host can look at x
 		w.mu.Unlock()
-		x, y := mustGo(t, c, "x"), mustGo(t, c, "y")
 		for _, call := range []*Call{x, y} {
 			_, err := call.Reply(t.Context())
 			require.ErrorIs(t, err, ErrSessionExpired)

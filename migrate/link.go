@@ -257,6 +257,7 @@ type session struct {
 	conn transport.Conn
 	host resolver.Host // who calls, if it is a host
 	used map[string]*Service
+	todo *Service // has something of ours to do, and waits for the next message of a burst
 
 	source   *transport.BulkSource // the state that is fetched on this connection
 	sourceID uint64
@@ -264,6 +265,9 @@ type session struct {
 
 // Handle implements [transport.Handler].
 func (c *session) Handle(conn transport.Conn, r *transport.Request) {
+	if !r.More() {
+		defer c.work()
+	}
 	switch r.Method {
 	case methodMsg:
 		c.handleMsg(r)
@@ -282,8 +286,25 @@ func (c *session) Handle(conn transport.Conn, r *transport.Request) {
 	}
 }
 
+// post gives a service something to do: not before everything of a burst that is for it is there.
+func (c *session) post(s *Service, it item) {
+	if c.todo != s {
+		c.work()
+		c.todo = s
+	}
+	s.put(it)
+}
+
+func (c *session) work() {
+	if s := c.todo; s != nil {
+		c.todo = nil
+		s.work()
+	}
+}
+
 // Closed implements [transport.Handler].
 func (c *session) Closed(_ transport.Conn, err error) {
+	c.work()
 	n := c.node
 	n.mu.Lock()
 	delete(n.inbound, c)
@@ -339,5 +360,5 @@ func (c *session) handleMsg(r *transport.Request) {
 		return
 	}
 	m.From = c.host
-	s.post(item{kind: itemEvent, ev: core.Recv{Msg: m}})
+	c.post(s, item{kind: itemEvent, ev: core.Recv{Msg: m}})
 }

@@ -121,7 +121,7 @@ func (c *session) handleClient(r *transport.Request) {
 		}
 		put(&c.used, *name, s)
 	}
-	s.post(item{kind: itemClient, from: c, req: r, params: p})
+	c.post(s, item{kind: itemClient, from: c, req: r, params: p})
 }
 
 func (c *clients) handle(from *session, r *transport.Request, params any) {
@@ -423,6 +423,7 @@ func (c *clients) push() {
 	}
 	end := c.s.machine.nextEvent()
 	var batch eventBatch
+	defer batch.send()
 	if end > c.pushed {
 		for _, a := range c.attached {
 			if a.listening && !a.busy {
@@ -439,10 +440,16 @@ func (c *clients) push() {
 	}
 }
 
-// eventBatch is the latest batch that was encoded.
+// eventBatch is the latest batch that was encoded, and who is to get it.
 type eventBatch struct {
 	from, next uint64
 	params     []byte
+	conns      []transport.Conn
+}
+
+func (b *eventBatch) send() {
+	transport.NotifyAll(b.conns, methodEvents, b.params)
+	b.conns = nil
 }
 
 func (c *clients) pushTo(a *attachment, end uint64, b *eventBatch) {
@@ -460,12 +467,13 @@ func (c *clients) pushTo(a *attachment, end uint64, b *eventBatch) {
 			c.s.log.Error("events not sent", "first", first, "err", err)
 			return
 		}
+		b.send()
 		*b = eventBatch{from: a.next, next: next, params: params}
 	}
 	a.next = b.next
 	if a.next >= end {
 		delete(c.behind, a)
-		a.from.conn.Notify(methodEvents, b.params)
+		b.conns = append(b.conns, a.from.conn)
 		return
 	}
 	a.busy = true

@@ -128,16 +128,27 @@ func (s *Service) wait(ctx context.Context, ok func(Status) bool) error {
 // post gives the loop something to do. If the loop is not at work, the caller's goroutine does the work: a command then
 // crosses a host without a change of goroutines, and an idle service has none. Nothing may be locked by the caller.
 func (s *Service) post(it item) {
+	s.put(it)
+	s.work()
+}
+
+// put leaves something for the loop, which the caller must then see to work.
+func (s *Service) put(it item) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.stopped {
-		s.mu.Unlock()
 		if it.req != nil {
 			it.req.Reply(nil, s.notActive(resolver.Record{}))
 		}
 		return
 	}
 	s.inbox = append(s.inbox, it)
-	idle := !s.running
+}
+
+// work lets the loop work on the caller's goroutine if there is something to do and nobody does it.
+func (s *Service) work() {
+	s.mu.Lock()
+	idle := !s.running && len(s.inbox) > 0
 	if idle {
 		s.running = true
 		s.node.wg.Add(1)

@@ -18,10 +18,10 @@ const (
 type reader struct {
 	buf     []byte // buf[r:w] was read and not handed out
 	r, w    int
-	taken   int // bytes at r that the last frame has
 	limit   int // bytes a message may have now
 	scan    scanner
 	begun   bool      // scan is in a message
+	bad     error     // why what comes next is no message
 	full    bool      // the last read filled the buffer
 	spare   int       // reads in a row for which a quarter of the buffer was enough
 	waiting time.Time // since when nothing has arrived
@@ -57,34 +57,43 @@ func (rd *reader) release() {
 // next returns the next whole frame, which is valid until next is called again.
 func (c *conn) next() ([]byte, error) {
 	rd := &c.rd
-	rd.r += rd.taken
-	rd.taken = 0
 	for {
-		if rd.w > rd.r {
-			if !rd.begun {
-				if err := checkFirst(rd.buf[rd.r]); err != nil {
-					return nil, err
-				}
-				rd.scan.reset(rd.limit, maxDepth+1)
-				rd.begun = true
-			}
-			whole, err := rd.scan.scan(rd.buf[rd.r:rd.w])
-			if err != nil {
-				if err == errTooLong {
-					return nil, Errorf(CodeBadMessage, "transport: message of more than %d bytes", rd.limit)
-				}
-				return nil, Errorf(CodeBadMessage, "transport: message with %v", err)
-			}
-			if whole {
-				rd.begun, rd.started = false, time.Time{}
-				rd.taken = rd.scan.pos
-				return rd.buf[rd.r : rd.r+rd.taken : rd.r+rd.taken], nil
-			}
+		whole, err := rd.ahead()
+		if err != nil {
+			return nil, err
+		}
+		if whole {
+			rd.begun, rd.started = false, time.Time{}
+			frame := rd.buf[rd.r : rd.r+rd.scan.pos : rd.r+rd.scan.pos]
+			rd.r += rd.scan.pos
+			return frame, nil
 		}
 		if err := c.fill(); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// ahead reports whether a whole frame is there to be taken, without a read.
+func (rd *reader) ahead() (bool, error) {
+	if rd.w == rd.r || rd.bad != nil {
+		return false, rd.bad
+	}
+	if !rd.begun {
+		if rd.bad = checkFirst(rd.buf[rd.r]); rd.bad != nil {
+			return false, rd.bad
+		}
+		rd.scan.reset(rd.limit, maxDepth+1)
+		rd.begun = true
+	}
+	whole, err := rd.scan.scan(rd.buf[rd.r:rd.w])
+	switch {
+	case err == errTooLong:
+		rd.bad = Errorf(CodeBadMessage, "transport: message of more than %d bytes", rd.limit)
+	case err != nil:
+		rd.bad = Errorf(CodeBadMessage, "transport: message with %v", err)
+	}
+	return whole, rd.bad
 }
 
 // checkFirst refuses what cannot become a message by its first byte.
@@ -233,6 +242,15 @@ func (c *conn) run(first []byte) {
 	c.finish(err)
 }
 
+// more reports whether the next message is there and for the handler.
+func (c *conn) more() bool {
+	if whole, err := c.rd.ahead(); err != nil || !whole {
+		return false
+	}
+	m, err := parse(c.rd.buf[c.rd.r : c.rd.r+c.rd.scan.pos])
+	return err == nil && m.kind != kindReply && string(m.method) != methodPing && string(m.method) != methodHello
+}
+
 // dispatch hands out one frame.
 func (c *conn) dispatch(frame []byte) error {
 	m, err := parse(frame)
@@ -256,7 +274,7 @@ func (c *conn) dispatch(frame []byte) error {
 		}
 	case kindNotify:
 		if c.handler != nil {
-			c.handler.Handle(c, &Request{Method: c.rd.intern(m.method), Params: clone(m.body)})
+			c.handler.Handle(c, &Request{Method: c.rd.intern(m.method), Params: clone(m.body), more: c.more()})
 		}
 	case kindCall:
 		switch {
@@ -267,7 +285,7 @@ func (c *conn) dispatch(frame []byte) error {
 		case c.handler == nil:
 			c.reply(m.id, nil, Errorf(CodeNoMethod, "transport: no method %q here", m.method))
 		default:
-			c.handler.Handle(c, &Request{Method: c.rd.intern(m.method), Params: clone(m.body), conn: c, id: m.id})
+			c.handler.Handle(c, &Request{Method: c.rd.intern(m.method), Params: clone(m.body), more: c.more(), conn: c, id: m.id})
 		}
 	}
 	return nil

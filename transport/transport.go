@@ -89,6 +89,7 @@ type Request struct {
 	// Params is one MessagePack value, by convention an array. It belongs to the receiver.
 	Params []byte
 
+	more  bool
 	reply func(result []byte, err error) // set by NewRequest
 
 	// What arrives on a conn is answered without a closure.
@@ -105,6 +106,11 @@ func NewRequest(method string, params []byte, reply func(result []byte, err erro
 
 // IsCall reports whether the peer waits for a reply.
 func (r *Request) IsCall() bool { return r.conn != nil || r.reply != nil }
+
+// More reports whether the peer's next message has arrived already: the handler is called again right after this time, with
+// that message, or with Closed if the connection ends first. What is done better once for several messages can wait until
+// then.
+func (r *Request) More() bool { return r.more }
 
 // Reply answers a call; for a notification it does nothing. It may be called from any goroutine, also after Handle has
 // returned, and must be called exactly once: a further reply is dropped. It never blocks. An error that is, or wraps,

@@ -1,0 +1,248 @@
+//go:build unix
+
+package chatcore
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roam-go/roam/migrate"
+	"github.com/roam-go/roam/resolver"
+	"github.com/roam-go/roam/transport"
+)
+
+// What one participant says reaches all others. The limit beside it is what net alone can do: a few goroutines that write the
+// same bytes to as many connections, a block of messages at a time, and one for each connection that takes them apart: four
+// bytes of length and the message.
+const (
+	benchText  = 128  // bytes of a message
+	benchBlock = 256  // messages in a block
+	benchAhead = 16   // blocks that the publisher may be ahead of the slowest subscriber
+	benchSlack = 1024 // messages beyond those that a subscriber has room for
+)
+
+// pace lets a publisher be benchAhead blocks ahead of the slowest of its subscribers.
+type pace struct {
+	subscribers int64
+	done        []atomic.Int64 // subscribers that have all of a block
+	tokens      chan struct{}
+}
+
+func newPace(subscribers, blocks int) *pace {
+	p := &pace{subscribers: int64(subscribers), done: make([]atomic.Int64, blocks), tokens: make(chan struct{}, benchAhead)}
+	for range benchAhead {
+		p.tokens <- struct{}{}
+	}
+	return p
+}
+
+// got is called by each subscriber when it has all of a block.
+func (p *pace) got(block int) {
+	if p.done[block].Add(1) == p.subscribers {
+		p.tokens <- struct{}{}
+	}
+}
+
+// finish waits until everybody has everything.
+func (p *pace) finish() {
+	for range benchAhead {
+		<-p.tokens
+	}
+}
+
+// BenchmarkFanOut is one publisher who speaks as fast as the subscribers hear: an operation is a message that all of them got.
+func BenchmarkFanOut(b *testing.B) {
+	for _, subscribers := range []int{100, 1000} {
+		b.Run(fmt.Sprintf("subscribers=%d", subscribers), func(b *testing.B) {
+			b.Run("limit", func(b *testing.B) { benchWriters(b, subscribers) })
+			b.Run("roam", func(b *testing.B) { benchChat(b, subscribers, false) })
+			b.Run("roam-tls", func(b *testing.B) { benchChat(b, subscribers, true) })
+		})
+	}
+}
+
+// reportDeliveries also says how much of the processors each one took since began, which depends less on what else they do.
+func reportDeliveries(b *testing.B, messages, subscribers int, began time.Duration) {
+	n := float64(messages) * float64(subscribers)
+	b.ReportMetric(n/b.Elapsed().Seconds(), "deliveries/s")
+	b.ReportMetric(float64((cpuTime()-began).Nanoseconds())/n, "cpu-ns/delivery")
+}
+
+// cpuTime is what this process has used of the processors.
+func cpuTime() time.Duration {
+	var u syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u)
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+func benchWriters(b *testing.B, subscribers int) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(b, err)
+	defer l.Close()
+	blocks := (b.N + benchBlock - 1) / benchBlock
+	p := newPace(subscribers, blocks)
+	var wg sync.WaitGroup
+	conns := make([]net.Conn, subscribers)
+	for i := range conns {
+		wg.Go(func() {
+			c, err := net.Dial("tcp", l.Addr().String())
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			defer c.Close()
+			r := bufio.NewReaderSize(c, 64<<10)
+			var last []byte
+			for n := range blocks {
+				for range benchBlock {
+					head, err := r.Peek(4)
+					if err != nil {
+						b.Error(err)
+						return
+					}
+					last = make([]byte, 4+binary.BigEndian.Uint32(head)) // of its own, as any receiver needs
+					if _, err := io.ReadFull(r, last); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+				p.got(n)
+			}
+			runtime.KeepAlive(last)
+		})
+		conns[i], err = l.Accept()
+		require.NoError(b, err)
+		defer conns[i].Close()
+	}
+	block := make([]byte, benchBlock*(4+benchText))
+	for i := 0; i < len(block); i += 4 + benchText {
+		binary.BigEndian.PutUint32(block[i:], benchText)
+	}
+	writers := runtime.GOMAXPROCS(0)
+	b.ResetTimer()
+	began := cpuTime()
+	turns := make([]chan struct{}, writers)
+	for i := range turns {
+		turns[i] = make(chan struct{}, benchAhead)
+		wg.Go(func() {
+			for range turns[i] {
+				for j := i; j < len(conns); j += writers {
+					if _, err := conns[j].Write(block); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			}
+		})
+	}
+	for range blocks {
+		<-p.tokens
+		for _, t := range turns {
+			t <- struct{}{}
+		}
+	}
+	for _, t := range turns {
+		close(t)
+	}
+	p.finish()
+	reportDeliveries(b, blocks*benchBlock, subscribers, began)
+	wg.Wait()
+}
+
+// benchChat runs a room with a standby and all subscribers in this process, over TCP.
+func benchChat(b *testing.B, subscribers int, secure bool) {
+	tcp := func() *transport.TCP {
+		t, err := transport.NewTCP(transport.TCPConfig{InsecurePlaintext: !secure})
+		require.NoError(b, err)
+		b.Cleanup(func() { t.Close() })
+		return t
+	}
+	factory, err := New(Config{})
+	require.NoError(b, err)
+	res := resolver.NewMemory()
+	var room *migrate.Service
+	for i := range 2 {
+		n, err := migrate.NewNode(migrate.NodeConfig{Resolver: res, Transport: tcp(), ID: fmt.Sprint("h", i), Listen: "127.0.0.1:0"})
+		require.NoError(b, err)
+		b.Cleanup(func() { n.Close() })
+		s, err := n.Host(b.Context(), service, factory, migrate.Policy{})
+		require.NoError(b, err)
+		if i == 0 {
+			room = s
+		}
+	}
+	for len(room.Status().Record.ISR) < 2 {
+		time.Sleep(10 * time.Millisecond)
+	}
+	join := func(name string, tr transport.Transport, buffer int) *Client {
+		c, err := Join(b.Context(), service, ClientConfig{Name: name, Resolver: res, Transport: tr, Buffer: buffer})
+		if err != nil {
+			b.Error(err)
+			b.FailNow()
+		}
+		b.Cleanup(func() { c.Close() })
+		return c
+	}
+	blocks := (b.N + benchBlock - 1) / benchBlock
+	p := newPace(subscribers, blocks)
+	trs := [8]*transport.TCP{}
+	for i := range trs {
+		trs[i] = tcp()
+	}
+	ctx, cancel := context.WithCancel(b.Context())
+	defer cancel()
+	var wg sync.WaitGroup
+	for i := range subscribers {
+		c := join(fmt.Sprintf("reader%d", i), trs[i%len(trs)], benchAhead*benchBlock+benchSlack+subscribers)
+		wg.Go(func() {
+			n := 0
+			for m, err := range c.Messages(ctx) {
+				switch {
+				case err != nil:
+					if ctx.Err() == nil {
+						b.Error(err)
+					}
+					return
+				case m.Kind == KindGap:
+					b.Error("messages were lost on the way: ", m.Lost)
+					return
+				case m.Kind == KindMessage:
+					if n++; n%benchBlock == 0 {
+						p.got(n/benchBlock - 1)
+					}
+				}
+			}
+		})
+	}
+	speaker := join("speaker", trs[0], 16)
+	text := strings.Repeat("x", benchText)
+	runtime.GC()
+	b.ResetTimer()
+	began := cpuTime()
+	for range blocks {
+		<-p.tokens
+		for range benchBlock {
+			if _, err := speaker.Send(ctx, text); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	p.finish()
+	reportDeliveries(b, blocks*benchBlock, subscribers, began)
+	b.StopTimer()
+	cancel()
+	wg.Wait()
+}

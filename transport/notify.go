@@ -1,0 +1,54 @@
+package transport
+
+// shareFrom is the size in bytes from which one copy of a notification serves all connections. Smaller ones are copied to
+// each, so that they can be written together with what else waits there.
+const shareFrom = 8 << 10
+
+// NotifyAll sends the same notification on many connections: like [Conn].Notify on each of them, but it is checked and
+// encoded once, and a large one is held in memory once however many wait to be sent. Those on which it can't be sent are
+// passed over: their handlers learn why they ended.
+func NotifyAll(conns []Conn, method string, params []byte) {
+	var shared *conn // under whose limits the frame was made
+	var frame []byte
+	for _, cc := range conns {
+		c, ok := cc.(*conn)
+		if !ok {
+			_ = cc.Notify(method, params)
+			continue
+		}
+		if shared == nil || c.lim.maxMessage < shared.lim.maxMessage {
+			if c.checkOut(method, params) != nil {
+				continue
+			}
+			shared = c
+		}
+		if frame == nil {
+			frame = appendNotify(newShared(2+5+len(method)+max(len(params), 1)), method, params)
+		}
+		_ = c.notifyFrame(frame)
+	}
+}
+
+// newShared makes the place for a frame of at most n bytes that is in the queues of several connections. Its capacity is
+// one that no pool has, so that putChunk leaves it alone.
+func newShared(n int) []byte { return make([]byte, 0, n&^3+6) }
+
+func (c *conn) notifyFrame(frame []byte) error {
+	c.mu.Lock()
+	if c.err != nil {
+		c.mu.Unlock()
+		return c.callErr
+	}
+	if len(frame) < shareFrom {
+		c.out = append(c.room(len(frame)), frame...)
+		return c.kick(false)
+	}
+	if len(c.out) > 0 {
+		c.queue = append(c.queue, c.out)
+		c.waiting += len(c.out)
+		c.out = nil
+	}
+	c.queue = append(c.queue, frame)
+	c.waiting += len(frame)
+	return c.kick(false)
+}

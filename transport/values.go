@@ -1,0 +1,107 @@
+package transport
+
+import "encoding/binary"
+
+// Values takes a MessagePack value apart field by field, for messages that come in such numbers that [Unmarshal] costs too
+// much: without reflection, without a copy, and without allocating anything. Each method takes the next value, which must
+// be of its type. After the first that is not, or that is missing, all return zeros, and Err says so.
+//
+// What it was made from may come from a peer: a count is never above the number of bytes that follow.
+type Values struct {
+	b   []byte
+	bad bool
+}
+
+// ReadValues reads data, which must not change as long as anything that Bytes returned is in use.
+func ReadValues(data []byte) Values { return Values{b: data} }
+
+// Err is nil, or an [ErrBadMessage] if a value was not of the type that was asked for.
+func (v *Values) Err() error {
+	if v.bad {
+		return Errorf(CodeBadMessage, "transport: a MessagePack value is not of the type that is wanted, or missing")
+	}
+	return nil
+}
+
+func (v *Values) fail() { v.b, v.bad = nil, true }
+
+// Array takes the beginning of an array and returns the number of its values, which come next.
+func (v *Values) Array() int {
+	n, rest, ok := takeArray(v.b)
+	if !ok || n > uint64(len(rest)) {
+		v.fail()
+		return 0
+	}
+	v.b = rest
+	return int(n)
+}
+
+// Uint takes a number that is not negative.
+func (v *Values) Uint() uint64 {
+	n, rest, ok := takeUint(v.b)
+	if !ok {
+		v.fail()
+		return 0
+	}
+	v.b = rest
+	return n
+}
+
+// Int takes a number.
+func (v *Values) Int() int64 {
+	b := v.b
+	if len(b) > 0 {
+		switch c := b[0]; {
+		case c >= 0xe0:
+			v.b = b[1:]
+			return int64(int8(c))
+		case c == 0xd0 && len(b) >= 2:
+			v.b = b[2:]
+			return int64(int8(b[1]))
+		case c == 0xd1 && len(b) >= 3:
+			v.b = b[3:]
+			return int64(int16(binary.BigEndian.Uint16(b[1:])))
+		case c == 0xd2 && len(b) >= 5:
+			v.b = b[5:]
+			return int64(int32(binary.BigEndian.Uint32(b[1:])))
+		case c == 0xd3 && len(b) >= 9:
+			v.b = b[9:]
+			return int64(binary.BigEndian.Uint64(b[1:]))
+		}
+	}
+	n := v.Uint()
+	if n > 1<<63-1 {
+		v.fail()
+		return 0
+	}
+	return int64(n)
+}
+
+// Bytes takes a bin or a string; nil in its place is taken for an empty one. What it returns is a part of the data that
+// is read, and nothing can be appended to it in place.
+func (v *Values) Bytes() []byte {
+	p, rest, ok := takeBin(v.b)
+	if !ok {
+		p, rest, ok = takeString(v.b)
+	}
+	switch {
+	case ok:
+		v.b = rest
+		return p
+	case len(v.b) > 0 && v.b[0] == 0xc0:
+		v.b = v.b[1:]
+	default:
+		v.fail()
+	}
+	return nil
+}
+
+// Skip takes a value of any type.
+func (v *Values) Skip() {
+	_, rest, ok := takeValue(v.b)
+	if !ok {
+		v.fail()
+		return
+	}
+	v.b = rest
+}

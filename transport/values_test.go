@@ -1,0 +1,54 @@
+package transport
+
+import (
+	"math"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestValues(t *testing.T) {
+	long := strings.Repeat("l", 300)
+	ints := []int64{0, 1, 127, 128, 255, 256, 65535, 65536, math.MaxInt32 + 1, math.MaxInt64,
+		-1, -32, -33, -128, -129, -32768, -32769, math.MinInt32 - 1, math.MinInt64}
+	data, err := Marshal([]any{uint64(math.MaxUint64), "text", []byte("bin"), nil, long, []byte(long), ints, map[string]any{"a": []any{1}}, 7})
+	require.NoError(t, err)
+	v := ReadValues(data)
+	require.Equal(t, 9, v.Array())
+	require.Equal(t, uint64(math.MaxUint64), v.Uint())
+	require.Equal(t, "text", string(v.Bytes()))
+	bin := v.Bytes()
+	require.Equal(t, "bin", string(bin))
+	require.Equal(t, len(bin), cap(bin))
+	require.Empty(t, v.Bytes())
+	require.Equal(t, long, string(v.Bytes()))
+	require.Equal(t, long, string(v.Bytes()))
+	for i := range v.Array() {
+		require.Equal(t, ints[i], v.Int())
+	}
+	v.Skip()
+	require.Equal(t, uint64(7), v.Uint())
+	require.NoError(t, v.Err())
+	v.Skip()
+	require.ErrorIs(t, v.Err(), ErrBadMessage)
+	require.Zero(t, v.Array())
+
+	for name, take := range map[string]func(*Values){
+		"array": func(v *Values) { v.Array() }, "uint": func(v *Values) { v.Uint() }, "int": func(v *Values) { v.Int() },
+		"bytes": func(v *Values) { v.Bytes() }, "skip": func(v *Values) { v.Skip() },
+	} {
+		for _, bad := range []string{"", "\xdc\xff\xff", "\xdd\xff\xff\xff\xff\x00", "\xc4\x05abc", "\xcf\x00", "\xd3\x00", "\xc1"} {
+			v := ReadValues([]byte(bad))
+			take(&v)
+			require.ErrorIs(t, v.Err(), ErrBadMessage, "%s of % x", name, bad)
+		}
+	}
+	// More values than there can be bytes for are not believed.
+	v = ReadValues([]byte("\xdd\x00\x10\x00\x00\x01\x02"))
+	require.Zero(t, v.Array())
+	require.Error(t, v.Err())
+	v = ReadValues([]byte("\xcf\xff\xff\xff\xff\xff\xff\xff\xff"))
+	require.Zero(t, v.Int())
+	require.Error(t, v.Err())
+}
