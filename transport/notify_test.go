@@ -2,7 +2,7 @@ package transport
 
 import (
 	"bytes"
-	"fmt"
+	"slices"
 	"sync"
 	"testing"
 
@@ -71,14 +71,26 @@ func TestNotifyAll(t *testing.T) {
 			for k := range 12 { // sizes of frames that could be taken for those of a pool
 				send(sizes[i] - k%min(12, sizes[i]))
 			}
+			for _, c := range got {
+				for range 2 * 12 {
+					<-c.news
+				}
+			}
 		}
 		NotifyAll(conns, "", []byte{1})       // no method
 		NotifyAll(conns, "bad", []byte{0xc1}) // no value
 		for i, c := range got {
-			for range want {
-				<-c.news
-			}
-			require.Equal(t, want, c.all, fmt.Sprint(i))
+			require.True(t, slices.Equal(want, c.all), "connection %d", i)
+		}
+	}
+}
+
+// What several connections send must not be given to a pool by the one that is first done with it.
+func TestSharedIsNotPooled(t *testing.T) {
+	for _, pooled := range []int{chunkSmall, chunkLarge, bulkBuffer} {
+		for n := pooled - 16; n <= pooled+16; n++ {
+			require.GreaterOrEqual(t, cap(newShared(n)), n)
+			require.NotEqual(t, pooled, cap(newShared(n)))
 		}
 	}
 }
