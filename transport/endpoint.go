@@ -133,9 +133,10 @@ func (g *gate) open() bool {
 	return !g.closed
 }
 
-// receive greets a peer that has connected, and starts the connection.
-func (e *endpoint) receive(c *conn, g *gate) error {
+// receive greets a peer that has connected, and starts the connection. greeted is called in between.
+func (e *endpoint) receive(c *conn, g *gate, greeted func()) error {
 	first, err := c.welcome()
+	greeted()
 	if err != nil {
 		return err
 	}

@@ -314,7 +314,7 @@ func (l *memListener) take(base *memConn, peer Peer) bool {
 	e.conns[base] = nil
 	e.wg.Go(func() {
 		base.SetDeadline(e.lim.handshakeBy())
-		if err := e.receive(newConn(base, base, e.lim, peer), &l.gate); err != nil {
+		if err := e.receive(newConn(base, base, e.lim, peer), &l.gate, func() {}); err != nil {
 			e.drop(base)
 			e.lim.log.Info("connection refused", "peer", peer.Addr, "error", err)
 		}

@@ -102,7 +102,7 @@ type TCP struct {
 	key    Key
 	client *tls.Config // nil: no TLS
 	server *tls.Config
-	slots  chan struct{} // one for each connection that is shaking hands
+	door   *door
 }
 
 var _ Transport = (*TCP)(nil)
@@ -113,7 +113,7 @@ func NewTCP(cfg TCPConfig) (*TCP, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &TCP{slots: make(chan struct{}, 64*runtime.GOMAXPROCS(0))}
+	t := &TCP{door: newDoor(runtime.GOMAXPROCS(0))}
 	t.init(lim)
 	if cfg.InsecurePlaintext {
 		if cfg.Identity != nil {
@@ -163,7 +163,7 @@ func (t *TCP) dial(ctx context.Context, to Peer, h Handler) (*conn, error) {
 		base.SetDeadline(t.lim.handshakeBy())
 	}
 	stop := context.AfterFunc(ctx, func() { base.SetDeadline(time.Unix(1, 0)) })
-	c, err := t.dialed(base, to, h)
+	c, err := t.dialed(ctx, base, to, h)
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
@@ -177,7 +177,7 @@ func (t *TCP) dial(ctx context.Context, to Peer, h Handler) (*conn, error) {
 	return c, nil
 }
 
-func (t *TCP) dialed(base net.Conn, to Peer, h Handler) (*conn, error) {
+func (t *TCP) dialed(ctx context.Context, base net.Conn, to Peer, h Handler) (*conn, error) {
 	nc := base
 	if t.client != nil {
 		cfg := t.client.Clone()
@@ -189,8 +189,14 @@ func (t *TCP) dialed(base net.Conn, to Peer, h Handler) (*conn, error) {
 			to.Key = key
 			return err
 		}
-		tc := tls.Client(base, cfg)
-		if err := tc.Handshake(); err != nil {
+		v := t.door.enter(ctx, base)
+		tc := tls.Client(v, cfg)
+		err := v.takeTurn() // the first word is ours
+		if err == nil {
+			err = tc.Handshake()
+		}
+		v.computed()
+		if err != nil {
 			return nil, handshakeError(err, t.lim)
 		}
 		nc = tc
@@ -206,12 +212,14 @@ func (t *TCP) dialed(base net.Conn, to Peer, h Handler) (*conn, error) {
 // Close closes all listeners and connections of t and waits until their goroutines have ended. It must not be called from
 // a handler. It is safe to call twice and from many goroutines.
 func (t *TCP) Close() error {
+	t.door.close()
 	t.close()
 	return nil
 }
 
-// Listen implements [Transport]: addr is host:port as for [net.Listen]; port 0 picks one. At most 64 connections per CPU
-// shake hands at a time, further ones wait in the system's queue. accept must not wait for the peer.
+// Listen implements [Transport]: addr is host:port as for [net.Listen]; port 0 picks one. Connections that shake hands take
+// turns in computing, as many at a time as there are CPUs, the newest first; of more than 2,048 that are not through, the
+// oldest is closed. accept must not wait for the peer.
 func (t *TCP) Listen(addr string, accept func(Conn) Handler) (Listener, error) {
 	lc := net.ListenConfig{KeepAlive: -1}
 	nl, err := lc.Listen(context.Background(), "tcp", addr)
@@ -260,11 +268,11 @@ func (l *tcpListener) run() {
 			base.Close()
 			return
 		}
-		l.t.slots <- struct{}{}
+		v := l.t.door.receive(base, l.t.lim.handshake)
 		l.t.wg.Go(func() {
-			err := l.handshake(base)
-			<-l.t.slots
-			if err != nil {
+			base.SetDeadline(v.by)
+			if err := l.handshake(base, v); err != nil {
+				v.leave()
 				l.t.drop(base)
 				l.t.lim.log.Info("connection refused", "peer", base.RemoteAddr().String(), "error", err)
 			}
@@ -272,13 +280,13 @@ func (l *tcpListener) run() {
 	}
 }
 
-func (l *tcpListener) handshake(base net.Conn) error {
+func (l *tcpListener) handshake(base net.Conn, v *visit) error {
 	t := l.t
-	base.SetDeadline(t.lim.handshakeBy())
 	nc, peer := base, Peer{Addr: base.RemoteAddr().String()}
 	if t.server != nil {
-		tc := tls.Server(base, t.server)
+		tc := tls.Server(v, t.server)
 		err := tc.Handshake()
+		v.computed()
 		if err == nil {
 			peer.Key, err = peerKey(tc.ConnectionState())
 		}
@@ -287,7 +295,7 @@ func (l *tcpListener) handshake(base net.Conn) error {
 		}
 		nc = tc
 	}
-	return t.receive(newConn(nc, base, t.lim, peer), &l.gate)
+	return t.receive(newConn(nc, base, t.lim, peer), &l.gate, v.leave)
 }
 
 // AdvertiseAddr is the address at which the process at remote can reach a listener of this machine. listenAddr is

@@ -139,15 +139,13 @@ func TestTCPHandshakeTimeout(t *testing.T) {
 	for _, plain := range []bool{true, false} {
 		cfg := TCPConfig{InsecurePlaintext: plain, HandshakeTimeout: 300 * time.Millisecond}
 		a := newTCP(t, cfg)
+		a.door.limit = 64
 		addr := listenEcho(t, a)
 		var wg sync.WaitGroup
-		for range 2 * cap(a.slots) {
+		for range 2 * a.door.limit {
+			c, err := net.Dial("tcp", addr)
+			require.NoError(t, err)
 			wg.Go(func() {
-				c, err := net.Dial("tcp", addr)
-				if err != nil {
-					t.Error(err)
-					return
-				}
 				defer c.Close()
 				c.SetReadDeadline(time.Now().Add(20 * time.Second))
 				if _, err := io.ReadAll(c); isTimeout(err) {

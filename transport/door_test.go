@@ -1,0 +1,134 @@
+package transport
+
+import (
+	"context"
+	"io"
+	"net"
+	"os"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// peerConn is a connection whose peer says a byte when it is told to.
+type peerConn struct {
+	net.Conn
+	says   chan struct{}
+	closed bool
+}
+
+func (c *peerConn) Read(b []byte) (int, error) {
+	if _, ok := <-c.says; !ok {
+		return 0, io.EOF
+	}
+	return 1, nil
+}
+
+func (c *peerConn) Close() error {
+	c.closed = true
+	return nil
+}
+
+func newPeerConn() *peerConn { return &peerConn{says: make(chan struct{}, 10)} }
+
+// Who has begun goes on first, then the newest; nobody has a turn while it waits for its peer.
+func TestDoorOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDoor(1)
+		defer d.close()
+		order := make(chan string, 8)
+		shake := func(name string, v *visit, c *peerConn) {
+			for piece := range 2 {
+				c.says <- struct{}{}
+				_, err := v.Read(make([]byte, 1))
+				require.NoError(t, err)
+				order <- name[piece : piece+1]
+				time.Sleep(time.Millisecond)
+			}
+			v.leave()
+		}
+		for i, name := range []string{"aA", "bB", "cC", "dD"} {
+			c := newPeerConn()
+			v := d.receive(c, time.Hour)
+			go shake(name, v, c)
+			synctest.Wait() // a computes, the others wait
+			d.mu.Lock()
+			require.Equal(t, i+1, d.strangers.Len())
+			d.mu.Unlock()
+		}
+		silent := d.receive(newPeerConn(), time.Hour)
+		go silent.Read(nil)
+		time.Sleep(time.Second)
+		// a gives its turn to d while it reads, and is the next to go on.
+		for _, want := range []string{"a", "d", "A", "D", "c", "b", "C", "B"} {
+			require.Equal(t, want, <-order)
+		}
+		d.mu.Lock()
+		require.Equal(t, 1, d.turns)
+		require.Equal(t, 1, d.strangers.Len())
+		d.mu.Unlock()
+		close(silent.Conn.(*peerConn).says)
+	})
+}
+
+// A turn that comes too late is passed on, and so is one that nobody waits for any more.
+func TestDoorTooLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDoor(1)
+		holder := d.enter(t.Context(), newPeerConn())
+		require.NoError(t, holder.takeTurn())
+		late := d.receive(newPeerConn(), time.Second)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancelled := d.enter(ctx, newPeerConn())
+		errs := make(chan error, 3)
+		go func() {
+			err := late.takeTurn()
+			late.leave()
+			errs <- err
+		}()
+		synctest.Wait()
+		go func() { errs <- cancelled.takeTurn() }()
+		synctest.Wait()
+		cancel()
+		require.ErrorIs(t, <-errs, net.ErrClosed)
+		time.Sleep(2 * time.Second)
+		holder.computed()
+		require.ErrorIs(t, <-errs, os.ErrDeadlineExceeded)
+		require.Equal(t, 1, d.turns)
+
+		require.NoError(t, holder.takeTurn())
+		stranger := d.receive(newPeerConn(), time.Hour)
+		go func() { errs <- stranger.takeTurn() }()
+		synctest.Wait()
+		d.close()
+		require.ErrorIs(t, <-errs, net.ErrClosed)
+		require.Empty(t, d.fresh)
+		stranger.leave()
+		holder.computed()
+	})
+}
+
+// The oldest stranger makes room for a new one, when it has had its time.
+func TestDoorFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDoor(1)
+		defer d.close()
+		d.limit = 2
+		var conns []*peerConn
+		var visits []*visit
+		began := time.Now()
+		for range 4 {
+			conns = append(conns, newPeerConn())
+			visits = append(visits, d.receive(conns[len(conns)-1], welcomed*time.Second))
+		}
+		require.Equal(t, time.Second, time.Since(began).Truncate(100*time.Millisecond))
+		for i, c := range conns {
+			require.Equal(t, i < 2, c.closed)
+			require.Equal(t, i < 2, visits[i].ctx.Err() != nil)
+			visits[i].leave()
+		}
+		require.Zero(t, d.strangers.Len())
+	})
+}
