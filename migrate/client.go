@@ -62,7 +62,9 @@ type Move struct {
 // A client holds one connection, to the active host, and for the time around a planned move a second one, to the next
 // host. While it is connected and nothing is asked of it, it has no goroutine and no running timer of its own. While it is
 // not connected, commands are queued, and it looks for the service until it is closed: it asks the resolver, and tries the
-// hosts that it knows to hold the state, so that a resolver that is down is no hindrance as long as a host answers.
+// hosts that it knows to hold the state, so that a resolver that is down is no hindrance as long as a host answers. If the
+// service has more than 500 clients, those that wait for no answer let the others come back first: they take up to half
+// a millisecond for each client, 10 s at most.
 //
 // Two things end a client, because to go on in silence would break what it promises; every pending and later call, and
 // Events, then returns the error, and the user dials again if that makes sense:
@@ -109,6 +111,8 @@ type Client struct {
 	wake      chan struct{}      // tells it, 1 deep
 	tries     int                // failures in a row: the exponent of the backoff
 	notBefore time.Time          // when the next try may be
+	spread    time.Duration      // what the host said of coming back without it
+	giveWay   time.Time          // until then others come back first, if nothing is waited for
 	attempt   int                // which of the known hosts is next
 	undial    context.CancelFunc // cancels the dial under way; nil if there is none
 	lastErr   searchErrors

@@ -81,6 +81,13 @@ func (l *hostLink) Handle(_ transport.Conn, r *transport.Request) {
 		if transport.Unmarshal(r.Params, &p) == nil && p.Service == c.service {
 			c.learn(p.Record, l)
 		}
+	case methodSpread:
+		var p spreadParams
+		if transport.Unmarshal(r.Params, &p) == nil && p.Service == c.service {
+			c.mu.Lock()
+			c.setSpread(p.SpreadMS)
+			c.mu.Unlock()
+		}
 	case methodPrepare:
 		var p prepareParams
 		if transport.Unmarshal(r.Params, &p) == nil && p.Service == c.service {
@@ -112,6 +119,9 @@ func (l *hostLink) Closed(_ transport.Conn, err error) {
 		c.failed(l.host, fmt.Errorf("connection lost: %w", err))
 	} else if c.tries > 0 {
 		c.delay()
+	}
+	if l.opened {
+		c.yield()
 	}
 	c.tries = max(c.tries, 1) // the first attempt is immediate; should it be lost at once, too, the next one is not
 	c.lose(false)
@@ -215,7 +225,19 @@ func (c *Client) settle(l *hostLink) {
 }
 
 // hurry makes the next try at once. c.mu is held.
-func (c *Client) hurry() { c.attempt, c.tries, c.notBefore = 0, 0, time.Time{} }
+func (c *Client) hurry() { c.attempt, c.tries, c.notBefore, c.giveWay = 0, 0, time.Time{}, time.Time{} }
+
+// setSpread notes how long the spread is; a host can't ask for more than maxSpread. c.mu is held.
+func (c *Client) setSpread(ms int64) {
+	c.spread = min(max(time.Duration(ms), 0), maxSpread/time.Millisecond) * time.Millisecond
+}
+
+// yield lets clients go first that wait for an answer, when many have lost their host at the same time. c.mu is held.
+func (c *Client) yield() {
+	if c.spread > 0 {
+		c.giveWay = time.Now().Add(rand.N(c.spread))
+	}
+}
 
 // learn takes note of a record: of the resolver, of a host that does not serve, or, from a link, that the service has moved.
 // A record that is not newer than what the client has seen is ignored.
@@ -269,6 +291,9 @@ func (c *Client) learn(rec resolver.Record, from *hostLink) {
 		ready := c.spare != nil && c.spare.link != nil && c.spare.host.Same(rec.Active)
 		if !planned && !ready && c.opened {
 			c.notBefore = time.Now().Add(rand.N(herdSpread))
+			if l != nil {
+				c.yield()
+			}
 		}
 	}
 	c.tend()

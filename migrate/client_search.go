@@ -36,6 +36,14 @@ func (c *Client) nudge() {
 	}
 }
 
+// hasten ends the giving way of a client that has something to ask now. c.mu is held.
+func (c *Client) hasten() {
+	if !c.giveWay.IsZero() {
+		c.giveWay = time.Time{}
+		c.nudge()
+	}
+}
+
 func (c *Client) healthy() bool { return c.cur != nil && c.cur.started && c.cur.opened }
 
 // search runs until a host has taken up the session and takes its commands.
@@ -47,9 +55,7 @@ func (c *Client) search() {
 		defer c.mu.Unlock()
 		c.spawn(func() { c.follow(ctx) })
 	})
-	// A host that was told of and does not answer may be gone already.
-	doubt := time.AfterFunc(doubtAfter, follow)
-	defer doubt.Stop()
+	var doubt *time.Timer
 	for {
 		c.mu.Lock()
 		if c.err != nil || c.healthy() {
@@ -57,8 +63,19 @@ func (c *Client) search() {
 			c.mu.Unlock()
 			return
 		}
-		step := c.nextStep(time.Now())
+		now := time.Now()
+		if wait := c.giveWay.Sub(now); wait > 0 && c.queue.oldest() == nil && c.asking == 0 {
+			c.mu.Unlock()
+			c.idle(ctx, wait)
+			continue
+		}
+		step := c.nextStep(now)
 		c.mu.Unlock()
+		if doubt == nil {
+			// A host that was told of and does not answer may be gone already.
+			doubt = time.AfterFunc(doubtAfter, follow)
+			defer doubt.Stop()
+		}
 		if step.follow {
 			follow()
 		}

@@ -129,6 +129,7 @@ func (c *Client) enqueue(ctx context.Context, command []byte, wait bool) (*Call,
 	c.queue.push(call)
 	c.observe()
 	l := c.cur
+	c.hasten()
 	c.mu.Unlock()
 	if l != nil {
 		c.pump(l)
@@ -279,6 +280,7 @@ func (c *Client) openAnswered(l *hostLink, round uint32, result []byte, err erro
 		c.fail(c.stateLost(res.Epoch))
 		return
 	}
+	c.setSpread(res.SpreadMS)
 	c.confirm(l, term)
 	c.mu.Unlock()
 }
@@ -292,6 +294,7 @@ func (c *Client) ask(ctx context.Context, method string, params []byte, ok func(
 	}
 	c.asking++
 	c.observe()
+	c.hasten()
 	c.mu.Unlock()
 	defer func() {
 		c.mu.Lock()

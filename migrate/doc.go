@@ -45,7 +45,7 @@
 //	"roam.open"   [service, session, resume, loss, epoch]    opens the session, a random number that the client draws, or
 //	                                                         takes it up on this connection; resume: it was open before;
 //	                                                         loss, epoch: the highest term that the client has seen
-//	-> [loss, epoch, next]                                   the host's term; the number of the next event
+//	-> [loss, epoch, next, spread]                           the host's term; the number of the next event; see roam.spread
 //	"roam.do"     [service, session, seq, low, body]         a command; seq counts from 1 without a gap; replies to those
 //	                                                         below low are not wanted any more
 //	-> [index, epoch, replicas, reply]                       its place in the log, and how many hosts held it
@@ -65,6 +65,9 @@
 //	"roam.prepare" [service, host, spread]                        connect to this host, at a random moment of the next spread
 //	                                                              milliseconds
 //	"roam.moved"   [service, record]                              the service is now where the record says
+//	"roam.spread"  [service, spread]                              there are many clients: one that loses this host without
+//	                                                              being told to move, and waits for no answer, comes back at
+//	                                                              a random moment of that many milliseconds
 //
 // An error that is the reply of a command in the log has the array [index, epoch, replicas, data] as its data, where
 // data is the data of the service's own error. Without it, the command has no place in the log, and the client sends

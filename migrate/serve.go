@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
-	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
 )
 
@@ -18,11 +17,13 @@ const (
 type clients struct {
 	s        *Service
 	attached map[clientKey]*attachment
-	sessions map[uint64]*attachment // the newest attachment of a session
-	parked   map[clientKey]struct{} // connections made ahead of a move to this host
-	ahead    map[clientKey]struct{} // clients that have seen a higher term
+	sessions map[uint64]*attachment   // the newest attachment of a session
+	of       map[*session]*attachment // the sessions of a connection, linked by next
+	parked   map[*session]struct{}    // connections made ahead of a move to this host
+	ahead    map[clientKey]struct{}   // clients that have seen a higher term
 	gone     map[uint64]time.Duration
 	since    time.Duration // when this host became active
+	told     int           // how many clients there were when they were told of the spread
 
 	waiting map[commandKey][]*transport.Request
 	opening map[uint64][]opener
@@ -44,6 +45,7 @@ type commandKey struct{ session, seq uint64 }
 // attachment is a session on a connection.
 type attachment struct {
 	clientKey
+	sibling   *attachment // another session on the connection
 	listening bool
 	next      uint64 // the next event to send
 	busy      bool   // a batch is on its way that the client has not confirmed
@@ -67,7 +69,7 @@ func (c *clients) init(s *Service) {
 }
 
 func (c *clients) reset() {
-	c.attached, c.sessions = nil, nil
+	c.attached, c.of, c.sessions, c.told = nil, nil, nil, 0
 	c.waiting, c.opening, c.leaving, c.reads = nil, nil, nil, nil
 	c.gone, c.behind, c.ahead = nil, nil, nil
 }
@@ -127,8 +129,8 @@ func (c *session) handleClient(r *transport.Request) {
 func (c *clients) handle(from *session, r *transport.Request, params any) {
 	active := c.s.core.Role().Active()
 	if !active {
-		if p, ok := params.(*parkParams); ok {
-			put(&c.parked, clientKey{from, p.Session}, struct{}{})
+		if _, ok := params.(*parkParams); ok {
+			put(&c.parked, from, struct{}{})
 			r.Reply(nil, nil)
 			return
 		}
@@ -157,7 +159,7 @@ func (c *clients) handle(from *session, r *transport.Request, params any) {
 		}
 	case *parkParams:
 		r.Reply(nil, nil)
-		c.sendMoved(from, c.s.core.Record())
+		c.tellMoved([]transport.Conn{from.conn})
 	}
 }
 
@@ -193,9 +195,12 @@ func (c *clients) attach(from *session, id uint64) *attachment {
 	a := c.attached[k]
 	if a == nil {
 		a = &attachment{clientKey: k}
+		a.sibling = c.of[from]
+		put(&c.of, from, a)
 		put(&c.attached, k, a)
 		put(&c.sessions, id, a)
 		delete(c.gone, id)
+		c.grown()
 	}
 	return a
 }
@@ -203,6 +208,16 @@ func (c *clients) attach(from *session, id uint64) *attachment {
 func (c *clients) detach(a *attachment) {
 	delete(c.attached, a.clientKey)
 	delete(c.behind, a)
+	if first := c.of[a.from]; first != a {
+		for first.sibling != a {
+			first = first.sibling
+		}
+		first.sibling = a.sibling
+	} else if a.sibling != nil {
+		c.of[a.from] = a.sibling
+	} else {
+		delete(c.of, a.from)
+	}
 	if a.told && !a.ready {
 		c.s.clientReady(true)
 	}
@@ -213,14 +228,12 @@ func (c *clients) detach(a *attachment) {
 	}
 }
 
-// gone forgets a connection that was closed.
+// closed forgets a connection that was closed.
 func (c *clients) closed(from *session) {
-	for k, a := range c.attached {
-		if k.from == from {
-			c.detach(a)
-		}
+	for a := c.of[from]; a != nil; a = c.of[from] {
+		c.detach(a)
 	}
-	maps.DeleteFunc(c.parked, func(k clientKey, _ struct{}) bool { return k.from == from })
+	delete(c.parked, from)
 	maps.DeleteFunc(c.ahead, func(k clientKey, _ struct{}) bool { return k.from == from })
 }
 
@@ -245,7 +258,9 @@ func (c *clients) open(from *session, r *transport.Request, p *openParams) {
 func (c *clients) opened(from *session, r *transport.Request, id uint64) {
 	c.attach(from, id)
 	t := c.s.core.Term()
-	r.Reply(transport.Marshal(openResult{Loss: t.Loss, Epoch: t.Epoch, NextEvent: c.s.machine.nextEvent()}))
+	r.Reply(transport.Marshal(openResult{
+		Loss: t.Loss, Epoch: t.Epoch, NextEvent: c.s.machine.nextEvent(), SpreadMS: c.spread().Milliseconds(),
+	}))
 }
 
 func (c *clients) do(from *session, r *transport.Request, p *doParams) {
@@ -486,36 +501,20 @@ func (c *clients) pushTo(a *attachment, end uint64, b *eventBatch) {
 // activated tells the clients that have connected ahead.
 func (c *clients) activated() {
 	c.since, c.pushed = c.s.node.now(), 0
-	rec := c.s.core.Record()
-	for k := range c.parked {
-		c.sendMoved(k.from, rec)
+	conns := make([]transport.Conn, 0, len(c.parked))
+	for from := range c.parked {
+		conns = append(conns, from.conn)
 	}
 	c.parked = nil
+	c.tellMoved(conns)
 	c.expireSoon()
 }
 
-func (c *clients) sendMoved(to *session, rec resolver.Record) {
-	params, err := transport.Marshal(movedParams{Service: c.s.name, Record: rec})
+// tellMoved tells clients that this host is active.
+func (c *clients) tellMoved(conns []transport.Conn) {
+	params, err := transport.Marshal(movedParams{Service: c.s.name, Record: c.s.core.Record()})
 	if err == nil {
-		to.conn.Notify(methodMoved, params)
-	}
-}
-
-// tellAll notifies all clients. The loop does not wait for many of them: other hosts want to hear from it.
-func (c *clients) tellAll(method string, params []byte) {
-	conns := make([]transport.Conn, 0, len(c.attached))
-	for k := range c.attached {
-		conns = append(conns, k.from.conn)
-	}
-	tell := func() {
-		for _, conn := range conns {
-			conn.Notify(method, params)
-		}
-	}
-	if len(conns) > 64 {
-		c.s.node.wg.Go(tell)
-	} else {
-		tell()
+		c.s.tell(conns, methodMoved, params)
 	}
 }
 

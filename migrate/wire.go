@@ -19,6 +19,7 @@ const (
 	methodEvents  = "roam.events"  // eventsParams
 	methodPrepare = "roam.prepare" // prepareParams: connect to the next host, at a random moment of the spread
 	methodMoved   = "roam.moved"   // movedParams: the record changed; the session goes on at record.Active
+	methodSpread  = "roam.spread"  // spreadParams: how to come back should the host be lost
 )
 
 // openParams opens a session, or takes it up again on this connection (after a move, after a broken connection): opening
@@ -41,6 +42,8 @@ type openResult struct {
 	Loss, Epoch uint64
 	// NextEvent is the number that the next event will have.
 	NextEvent uint64
+	// SpreadMS is as in spreadParams.
+	SpreadMS int64
 }
 
 // doParams is a command. Low is the lowest Seq whose reply the client still wants: lower ones are forgotten.
@@ -171,6 +174,15 @@ type prepareParams struct {
 	Service string
 	Next    resolver.Host
 	// SpreadMS is the length of the spread in milliseconds.
+	SpreadMS int64
+}
+
+// spreadParams is sent when there are many more clients than before. A client that loses the host without being told to move,
+// and waits for no answer, comes back at a random moment of the spread, which is given in milliseconds.
+type spreadParams struct {
+	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
+
+	Service  string
 	SpreadMS int64
 }
 

@@ -1,0 +1,115 @@
+package migrate
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roam-go/roam/transport"
+)
+
+// spreads is a connection's other end that notes what it is told of the spread.
+type spreads chan time.Duration
+
+func (s spreads) Handle(_ transport.Conn, q *transport.Request) {
+	var p spreadParams
+	if q.Method == methodSpread && transport.Unmarshal(q.Params, &p) == nil {
+		s <- time.Duration(p.SpreadMS) * time.Millisecond
+	}
+}
+
+func (s spreads) Closed(transport.Conn, error) {}
+
+// Clients are told of the spread when they come and when they have become twice as many, and a connection's end takes with it
+// all its sessions and no others.
+func TestManyClients(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "a", "b")
+		defer w.close()
+		a, _ := w.pair(Policy{})
+		told := make(spreads, 4*fewClients)
+		dial := func() transport.Conn {
+			c, err := w.transport("x").Dial(t.Context(), transport.Peer{Addr: a.node.self.Addr}, told)
+			require.NoError(t, err)
+			return c
+		}
+		conns := []transport.Conn{dial(), dial(), dial()}
+		last := openResult{}
+		for i := range 3 * fewClients {
+			b, err := transport.Marshal(openParams{Service: "svc", Session: uint64(i + 1)})
+			require.NoError(t, err)
+			b, err = conns[i%3].Call(t.Context(), methodOpen, b)
+			require.NoError(t, err)
+			require.NoError(t, transport.Unmarshal(b, &last))
+			if i < fewClients {
+				require.Zero(t, last.SpreadMS)
+			}
+		}
+		synctest.Wait()
+		require.Equal(t, (2 * fewClients * clientsApart).Milliseconds(), last.SpreadMS)
+		require.Len(t, told, 2*fewClients, "each once")
+		require.Equal(t, fewClients*clientsApart, <-told)
+
+		conns[1].Close()
+		time.Sleep(time.Second)
+		require.Equal(t, 2*fewClients, a.Status().Clients)
+		leave, err := transport.Marshal(leaveParams{Service: "svc", Session: 1})
+		require.NoError(t, err)
+		_, err = conns[0].Call(t.Context(), methodLeave, leave)
+		require.NoError(t, err)
+		conns[0].Close()
+		time.Sleep(time.Second)
+		require.Equal(t, fewClients, a.Status().Clients)
+	})
+}
+
+// When many have lost their host, a client that waits for nothing lets the others come back first, and comes at once when it
+// has something to say.
+func TestClientGivesWay(t *testing.T) {
+	inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
+		var idle, busy []*Client
+		for range 20 {
+			idle = append(idle, w.dial())
+			busy = append(busy, w.dial())
+		}
+		w.mu.Lock()
+		w.hosts["a"].notifyAll(methodSpread, &spreadParams{Service: testService, SpreadMS: 8000})
+		w.mu.Unlock()
+		synctest.Wait()
+		w.crash("a")
+		w.serve("b", false)
+		began := time.Now()
+		for i, c := range busy {
+			if i%2 == 0 {
+				_, err := c.Do(t.Context(), []byte("x"))
+				require.NoError(t, err)
+			} else {
+				_, err := c.Query(t.Context(), nil)
+				require.NoError(t, err)
+			}
+		}
+		require.Less(t, time.Since(began), 2*time.Second)
+		there := func() (n int) {
+			for _, c := range idle {
+				if c.Where().ID == "b" {
+					n++
+				}
+			}
+			return n
+		}
+		early := there()
+		time.Sleep(4*time.Second - time.Since(began))
+		half := there()
+		time.Sleep(6 * time.Second)
+		require.Equal(t, 20, there())
+		require.Less(t, early, 12)
+		require.Greater(t, half, early)
+		require.Less(t, half, 18, fmt.Sprint("after 4 s of 8"))
+		for _, c := range append(idle, busy...) {
+			c.Close()
+		}
+	})
+}
