@@ -8,6 +8,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -145,7 +146,9 @@ func benchClient(b *testing.B, res resolver.Resolver, secure bool) func() {
 // latencies runs f one at a time and reports the median.
 func latencies(b *testing.B, f func()) {
 	var all []time.Duration
-	for b.Loop() {
+	used, n := cpuTime(), 0
+	defer func() { b.ReportMetric(float64(cpuTime()-used)/float64(n), "cpu-ns/op") }()
+	for ; b.Loop(); n++ {
 		t := time.Now()
 		f()
 		all = append(all, time.Since(t))
@@ -175,6 +178,7 @@ func BenchmarkCommands(b *testing.B) {
 			fs[i] = client()
 		}
 		b.ResetTimer()
+		used := cpuTime()
 		var wg sync.WaitGroup
 		for i, f := range fs {
 			n := b.N / sessions
@@ -188,6 +192,7 @@ func BenchmarkCommands(b *testing.B) {
 			})
 		}
 		wg.Wait()
+		b.ReportMetric(float64(cpuTime()-used)/float64(b.N), "cpu-ns/op")
 		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "commands/s")
 	}
 	b.Run("limit", func(b *testing.B) {
@@ -200,4 +205,11 @@ func BenchmarkCommands(b *testing.B) {
 			run(b, func() func() { return benchClient(b, res, false) })
 		})
 	}
+}
+
+// cpuTime is what this process has used of the CPUs: on a busy machine it says more than the clock.
+func cpuTime() time.Duration {
+	var ru syscall.Rusage
+	syscall.Getrusage(syscall.RUSAGE_SELF, &ru)
+	return time.Duration(ru.Utime.Nano() + ru.Stime.Nano())
 }

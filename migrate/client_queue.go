@@ -52,6 +52,7 @@ func (c *Call) Reply(ctx context.Context) ([]byte, error) {
 // what is sent next and what is over; it does no I/O.
 type cmdQueue struct {
 	calls []*Call // numbered without a gap; those with a reply stay until they are the first
+	spare []*Call // where calls began, to begin there again when it is empty
 	next  uint64  // the number of the next command
 }
 
@@ -59,6 +60,11 @@ type cmdQueue struct {
 func (q *cmdQueue) push(call *Call) {
 	call.seq = q.next
 	q.next++
+	if len(q.calls) == 0 {
+		q.calls = append(q.spare[:0], call)
+		q.spare = q.calls
+		return
+	}
 	q.calls = append(q.calls, call)
 }
 
@@ -229,15 +235,7 @@ func commandPrefix(service string, session uint64) []byte {
 func newCall(c *Client, command []byte) *Call {
 	p := make([]byte, 0, len(c.prefix)+5+len(command))
 	p = append(p, c.prefix...)
-	switch n := len(command); {
-	case n < 1<<8:
-		p = append(p, 0xc4, byte(n))
-	case n < 1<<16:
-		p = binary.BigEndian.AppendUint16(append(p, 0xc5), uint16(n))
-	default:
-		p = binary.BigEndian.AppendUint32(append(p, 0xc6), uint32(n))
-	}
-	p = append(p, command...)
+	p = append(appendBinHeader(p, len(command)), command...)
 	return &Call{c: c, params: p, size: len(command), since: time.Now(), done: make(chan struct{})}
 }
 
@@ -272,8 +270,8 @@ type answer struct {
 // followed by one, ends a command: after anything else it may still be executed, and is sent again.
 func judgeCommand(result []byte, err error) answer {
 	if err == nil {
-		var res doResult
-		if err := transport.Unmarshal(result, &res); err != nil {
+		res, err := unmarshalDoResult(result)
+		if err != nil {
 			return answer{fate: fateRetry, err: err}
 		}
 		return answer{fate: fateReplied, reply: res.Reply, index: res.Index}

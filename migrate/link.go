@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -52,13 +53,8 @@ type link struct {
 	conn    transport.Conn
 	dialing bool
 	closed  bool
-	queue   []linkMsg
+	queue   [][]byte // params of messages
 	used    time.Time
-}
-
-type linkMsg struct {
-	service *Service
-	params  []byte
 }
 
 // linkTo returns the link to a host, and forgets those to earlier starts of it.
@@ -73,8 +69,8 @@ func (n *Node) linkTo(h resolver.Host) *link {
 	return l
 }
 
-// send puts a message on its way, or drops it.
-func (l *link) send(s *Service, params []byte) {
+// send puts a message on its way, or drops it. params may be used again when it has returned.
+func (l *link) send(params []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
@@ -87,7 +83,7 @@ func (l *link) send(s *Service, params []byte) {
 		}
 	}
 	if len(l.queue) < linkQueue {
-		l.queue = append(l.queue, linkMsg{s, params})
+		l.queue = append(l.queue, bytes.Clone(params))
 	}
 	l.dialLocked()
 }
@@ -195,8 +191,8 @@ func (l *link) connected(conn transport.Conn) {
 	l.conn, l.used = conn, time.Now()
 	queue := l.queue
 	l.queue = nil
-	for _, m := range queue {
-		conn.Notify(methodMsg, m.params)
+	for _, params := range queue {
+		conn.Notify(methodMsg, params)
 	}
 	l.mu.Unlock()
 	l.node.eachService(func(s *Service) { s.post(item{kind: itemEvent, ev: core.PeerReset{Host: l.to}}) })
@@ -259,6 +255,8 @@ type session struct {
 	used map[string]*Service
 	todo *Service // has something of ours to do, and waits for the next message of a burst
 
+	service  string                // the name of the last service that a client asked for
+	last     *Service              // the service of the last message from a host
 	source   *transport.BulkSource // the state that is fetched on this connection
 	sourceID uint64
 }
@@ -343,19 +341,22 @@ func (c *session) handleHello(r *transport.Request) ([]byte, error) {
 }
 
 func (c *session) handleMsg(r *transport.Request) {
-	var p msgParams
-	if err := transport.Unmarshal(r.Params, &p); err != nil || c.host.ID == "" {
+	name, msg, err := unmarshalMsgParams(r.Params)
+	if err != nil || c.host.ID == "" {
 		c.node.log.Warn("message from a host refused", "addr", c.conn.Peer().Addr, "err", err)
 		c.conn.Close()
 		return
 	}
-	s := c.node.service(p.Service)
-	if s == nil {
-		return
+	s := c.last
+	if s == nil || s.name != string(name) || s.over.Load() {
+		if s = c.node.service(string(name)); s == nil {
+			return
+		}
+		c.last = s
 	}
-	m, err := core.ReadMsg(p.Msg)
+	m, err := core.ReadMsg(msg)
 	if err != nil || m.From.ID != c.host.ID || m.From.Inc != c.host.Inc {
-		c.node.log.Warn("message from a host refused", "service", p.Service, "from", c.host.ID, "err", err)
+		c.node.log.Warn("message from a host refused", "service", s.name, "from", c.host.ID, "err", err)
 		c.conn.Close()
 		return
 	}

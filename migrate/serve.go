@@ -25,7 +25,7 @@ type clients struct {
 	since    time.Duration // when this host became active
 	told     int           // how many clients there were when they were told of the spread
 
-	waiting map[commandKey][]*transport.Request
+	waiting map[commandKey]waiters
 	opening map[uint64][]opener
 	leaving map[uint64][]*transport.Request
 	reads   map[uint64]question
@@ -41,6 +41,27 @@ type clientKey struct {
 }
 
 type commandKey struct{ session, seq uint64 }
+
+// waiters are the requests that wait for the same command: nearly always one.
+type waiters struct {
+	first *transport.Request
+	more  []*transport.Request
+}
+
+func (w *waiters) add(r *transport.Request) {
+	if w.first == nil {
+		w.first = r
+	} else {
+		w.more = append(w.more, r)
+	}
+}
+
+func (w *waiters) each(f func(*transport.Request)) {
+	f(w.first)
+	for _, r := range w.more {
+		f(r)
+	}
+}
 
 // attachment is a session on a connection.
 type attachment struct {
@@ -93,7 +114,11 @@ func (c *session) handleClient(r *transport.Request) {
 		v := new(openParams)
 		p, name = v, &v.Service
 	case methodDo:
-		v := new(doParams)
+		v, err := unmarshalDo(r.Params, c.service)
+		if err != nil {
+			c.malformed(r, err)
+			return
+		}
 		p, name = v, &v.Service
 	case methodQuery:
 		v := new(queryParams)
@@ -111,9 +136,11 @@ func (c *session) handleClient(r *transport.Request) {
 		v := new(parkParams)
 		p, name = v, &v.Service
 	}
-	if err := transport.Unmarshal(r.Params, p); err != nil {
-		r.Reply(nil, transport.Errorf(transport.CodeBadMessage, "migrate: %s: %v", r.Method, err))
-		return
+	if r.Method != methodDo {
+		if err := transport.Unmarshal(r.Params, p); err != nil {
+			c.malformed(r, err)
+			return
+		}
 	}
 	s := c.used[*name]
 	if s == nil || s.over.Load() {
@@ -123,7 +150,12 @@ func (c *session) handleClient(r *transport.Request) {
 		}
 		put(&c.used, *name, s)
 	}
+	c.service = s.name
 	c.post(s, item{kind: itemClient, from: c, req: r, params: p})
+}
+
+func (c *session) malformed(r *transport.Request, err error) {
+	r.Reply(nil, transport.Errorf(transport.CodeBadMessage, "migrate: %s: %v", r.Method, err))
 }
 
 func (c *clients) handle(from *session, r *transport.Request, params any) {
@@ -283,7 +315,9 @@ func (c *clients) do(from *session, r *transport.Request, p *doParams) {
 		fallthrough
 	case verdictPending:
 		k := commandKey{p.Session, p.Seq}
-		put(&c.waiting, k, append(c.waiting[k], r))
+		w := c.waiting[k]
+		w.add(r)
+		put(&c.waiting, k, w)
 	case verdictReplied:
 		c.reply(r, &a.reply)
 	case verdictRefused:
@@ -300,7 +334,8 @@ func (c *clients) retry(r *transport.Request) {
 func (c *clients) reply(r *transport.Request, a *applied) {
 	replicas := uint32(c.s.core.Replicas())
 	if a.Err == nil {
-		r.Reply(transport.Marshal(doResult{Index: a.Index, Epoch: a.Epoch, Replicas: replicas, Reply: a.Reply}))
+		res := doResult{Index: a.Index, Epoch: a.Epoch, Replicas: replicas, Reply: a.Reply}
+		r.Reply(appendDoResult(make([]byte, 0, 32+len(a.Reply)), &res), nil)
 		return
 	}
 	data, err := transport.Marshal(appliedData{Index: a.Index, Epoch: a.Epoch, Replicas: replicas, Data: a.Err.Data})
@@ -316,10 +351,10 @@ func (c *clients) applied(a applied) {
 	switch a.Kind {
 	case core.Command, core.Refusal:
 		k := commandKey{a.Session, a.Seq}
-		for _, r := range c.waiting[k] {
-			c.reply(r, &a)
+		if w, ok := c.waiting[k]; ok {
+			w.each(func(r *transport.Request) { c.reply(r, &a) })
+			delete(c.waiting, k)
 		}
-		delete(c.waiting, k)
 	case core.OpenSession:
 		for _, o := range c.opening[a.Session] {
 			if a.Err != nil {
@@ -533,10 +568,8 @@ func (c *clients) deposed() {
 
 // refuseAll answers all who wait.
 func (c *clients) refuseAll(err error) {
-	for _, rs := range c.waiting {
-		for _, r := range rs {
-			r.Reply(nil, err)
-		}
+	for _, w := range c.waiting {
+		w.each(func(r *transport.Request) { r.Reply(nil, err) })
 	}
 	for _, os := range c.opening {
 		for _, o := range os {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -51,6 +52,7 @@ type Service struct {
 	strayed  int                       // how often the state was found to differ from the active host's
 	leaving  bool                      // Leave was called
 	batch    []item
+	crowded  bool // several commands are on their way: more are likely to come at once
 	active   bool // activated was called, and deposed not since
 	altered  bool // role, term or record changed since that was last published
 	dirty    bool // the core was given something since it was last asked what is to be done
@@ -168,6 +170,9 @@ func (s *Service) run(rounds int) {
 	defer s.node.wg.Done()
 	defer s.failed()
 	for n := 0; ; n++ {
+		if s.crowded {
+			runtime.Gosched()
+		}
 		s.mu.Lock()
 		if len(s.inbox) == 0 || s.stopped {
 			s.running = false
@@ -190,10 +195,11 @@ func (s *Service) run(rounds int) {
 			s.handle(&s.batch[i])
 			s.batch[i] = item{}
 		}
+		s.flush()
+		s.crowded = len(s.clients.waiting) > 1
 		if cap(s.batch) > 4096 {
 			s.batch = nil
 		}
-		s.flush()
 	}
 }
 
@@ -368,16 +374,20 @@ func (s *Service) do(r core.Ready) {
 	s.checkHash()
 }
 
+var messageBuffers = sync.Pool{New: func() any { return new([]byte) }}
+
 func (s *Service) send(m core.Outgoing) {
-	b, err := core.AppendMsg(nil, m.Msg)
-	if err == nil {
-		b, err = transport.Marshal(msgParams{Service: s.name, Msg: b})
-	}
+	buf := messageBuffers.Get().(*[]byte)
+	b, err := appendMsgParams((*buf)[:0], s.name, m.Msg)
 	if err != nil {
 		s.log.Error("message not sent", "to", m.To.ID, "err", err)
 		return
 	}
-	s.node.linkTo(m.To).send(s, b)
+	s.node.linkTo(m.To).send(b)
+	if cap(b) <= 64<<10 {
+		*buf = b
+		messageBuffers.Put(buf)
+	}
 }
 
 // activated is called when this host has become active, before anything of its epoch is applied.

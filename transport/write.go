@@ -9,7 +9,7 @@ import (
 const (
 	chunkSmall = 4 << 10               // of what waits to be written: the first chunk
 	chunkLarge = 64 << 10              // and the ones after it
-	quietFor   = 30 * time.Microsecond // after a write, before a sender writes by itself again
+	quietFor   = 10 * time.Microsecond // after a write, before a sender writes by itself again
 )
 
 // writer is the sending half of a conn, guarded by its mutex.

@@ -352,7 +352,11 @@ func (c *Core) Ready() Ready {
 		c.sendAck()
 	}
 	if c.emitted < c.commit {
-		c.out.Committed = append(c.out.Committed, c.log.slice(c.emitted+1, c.commit)...)
+		if fresh := c.log.slice(c.emitted+1, c.commit); c.out.Committed == nil {
+			c.out.Committed = fresh
+		} else {
+			c.out.Committed = append(c.out.Committed, fresh...)
+		}
 		c.emitted = c.commit
 	}
 	c.trimLog()

@@ -126,13 +126,17 @@ func (c *Core) recvAppend(m Msg) {
 	}
 	at := m.Prev
 	for _, e := range m.Entries {
-		c.assert(e.Index == at+1, "entry %d follows entry %d", e.Index, at)
+		if e.Index != at+1 {
+			c.assert(false, "entry %d follows entry %d", e.Index, at)
+		}
 		at = e.Index
 		if have, ok := c.log.epochAt(at); ok {
 			if have == e.Epoch {
 				continue
 			}
-			c.assert(at > c.commit, "committed entry %d is overwritten", at)
+			if at <= c.commit {
+				c.assert(false, "committed entry %d is overwritten", at)
+			}
 			c.log.truncate(at - 1)
 		}
 		c.log.append(e)
