@@ -146,8 +146,10 @@
 //	reply, error, event, query   1 MiB less 4 KiB
 //	message between processes    1 MiB (transport.TCPConfig)
 //	unsent bytes per connection  4 MiB, then it is closed (transport.TCPConfig)
+//	under way per connection     1,024 requests, 4 MiB; then the host reads no more from it until it has answered some
 //	unacknowledged per client    1,024 commands, 8 MiB (migrate.ClientConfig)
-//	sessions of a service        65,536; one more ends the one unused for longest
+//	sessions of a service        65,536; one more ends the one unused for longest whose client is not connected, or is
+//	                             refused if all are; 1,024 on one connection
 //	replies kept                 1,024 and 8 MiB a session, 64 MiB a service
 //	events kept                  16 MiB a service (migrate.Policy)
 //	standbys                     0 to 15 (migrate.Policy)

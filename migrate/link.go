@@ -243,6 +243,7 @@ func (n *Node) accept(c transport.Conn) transport.Handler {
 		return nil
 	}
 	s := &session{node: n, conn: c}
+	s.intake.init()
 	n.inbound[s] = struct{}{}
 	return s
 }
@@ -255,8 +256,11 @@ type session struct {
 	used map[string]*Service
 	todo *Service // has something of ours to do, and waits for the next message of a burst
 
-	service  string                // the name of the last service that a client asked for
-	last     *Service              // the service of the last message from a host
+	service string   // the name of the last service that a client asked for
+	last    *Service // the service of the last message from a host
+
+	intake intake // used by everyone
+
 	source   *transport.BulkSource // the state that is fetched on this connection
 	sourceID uint64
 }
@@ -361,5 +365,6 @@ func (c *session) handleMsg(r *transport.Request) {
 		return
 	}
 	m.From = c.host
-	c.post(s, item{kind: itemEvent, ev: core.Recv{Msg: m}})
+	c.enter(len(msg))
+	c.post(s, item{kind: itemEvent, from: c, size: len(msg), ev: core.Recv{Msg: m}})
 }

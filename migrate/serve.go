@@ -1,7 +1,7 @@
 package migrate
 
 import (
-	"maps"
+	"math"
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
@@ -17,17 +17,17 @@ const (
 type clients struct {
 	s        *Service
 	attached map[clientKey]*attachment
-	sessions map[uint64]*attachment   // the newest attachment of a session
-	of       map[*session]*attachment // the sessions of a connection, linked by next
+	sessions map[uint64]*attachment   // the same, by session: it is attached to the latest connection that took it up
+	of       map[*session]*attachment // the same, by connection, linked by sibling
 	parked   map[*session]struct{}    // connections made ahead of a move to this host
-	ahead    map[clientKey]struct{}   // clients that have seen a higher term
+	ahead    map[*session]core.Term   // the highest terms that clients have seen, where that is above this host's
 	gone     map[uint64]time.Duration
 	since    time.Duration // when this host became active
 	told     int           // how many clients there were when they were told of the spread
 
 	waiting map[commandKey]waiters
-	opening map[uint64][]opener
-	leaving map[uint64][]*transport.Request
+	opening map[uint64][]*request
+	leaving map[uint64][]*request
 	reads   map[uint64]question
 	lastID  uint64
 
@@ -44,11 +44,11 @@ type commandKey struct{ session, seq uint64 }
 
 // waiters are the requests that wait for the same command: nearly always one.
 type waiters struct {
-	first *transport.Request
-	more  []*transport.Request
+	first *request
+	more  []*request
 }
 
-func (w *waiters) add(r *transport.Request) {
+func (w *waiters) add(r *request) {
 	if w.first == nil {
 		w.first = r
 	} else {
@@ -56,7 +56,7 @@ func (w *waiters) add(r *transport.Request) {
 	}
 }
 
-func (w *waiters) each(f func(*transport.Request)) {
+func (w *waiters) each(f func(*request)) {
 	f(w.first)
 	for _, r := range w.more {
 		f(r)
@@ -74,13 +74,8 @@ type attachment struct {
 	ready     bool   // has done so
 }
 
-type opener struct {
-	from *session
-	req  *transport.Request
-}
-
 type question struct {
-	req  *transport.Request
+	req  *request
 	body []byte
 }
 
@@ -151,14 +146,14 @@ func (c *session) handleClient(r *transport.Request) {
 		put(&c.used, *name, s)
 	}
 	c.service = s.name
-	c.post(s, item{kind: itemClient, from: c, req: r, params: p})
+	c.post(s, item{kind: itemClient, from: c, req: c.take(r), params: p})
 }
 
 func (c *session) malformed(r *transport.Request, err error) {
 	r.Reply(nil, transport.Errorf(transport.CodeBadMessage, "migrate: %s: %v", r.Method, err))
 }
 
-func (c *clients) handle(from *session, r *transport.Request, params any) {
+func (c *clients) handle(from *session, r *request, params any) {
 	active := c.s.core.Role().Active()
 	if !active {
 		if _, ok := params.(*parkParams); ok {
@@ -189,43 +184,41 @@ func (c *clients) handle(from *session, r *transport.Request, params any) {
 			a.ready = true
 			c.s.clientReady(false)
 		}
+		r.Reply(nil, nil)
 	case *parkParams:
 		r.Reply(nil, nil)
 		c.tellMoved([]transport.Conn{from.conn})
 	}
 }
 
-// behindOf reports whether the client of a session has seen a higher term than this host, which then must be about to learn
-// that it is no longer active: it does not know what has become of the session, and takes nothing for it.
+// behindOf reports whether the client has seen a higher term than this host, which then must be about to learn that it is
+// no longer active: it does not know what has become of the client's sessions, and takes nothing for them.
 func (c *clients) behindOf(from *session, params any) bool {
-	k := clientKey{from: from}
-	switch p := params.(type) {
-	case *openParams:
-		k.session = p.Session
-		if (core.Term{Loss: p.Loss, Epoch: p.Epoch}).Compare(c.s.core.Term()) > 0 {
-			put(&c.ahead, k, struct{}{})
-			c.s.step(core.Doubt{})
-			return true
+	mine := c.s.core.Term()
+	if p, ok := params.(*openParams); ok {
+		if t := (core.Term{Loss: p.Loss, Epoch: p.Epoch}); t.Compare(mine) > 0 && t.Compare(c.ahead[from]) > 0 {
+			put(&c.ahead, from, t)
 		}
-		delete(c.ahead, k)
-		return false
-	case *doParams:
-		k.session = p.Session
-	case *queryParams:
-		k.session = p.Session
-	case *listenParams:
-		k.session = p.Session
-	case *leaveParams:
-		k.session = p.Session
 	}
-	_, ok := c.ahead[k]
-	return ok
+	t, ok := c.ahead[from]
+	if !ok {
+		return false
+	}
+	if t.Compare(mine) <= 0 {
+		delete(c.ahead, from)
+		return false
+	}
+	c.s.step(core.Doubt{})
+	return true
 }
 
 func (c *clients) attach(from *session, id uint64) *attachment {
 	k := clientKey{from, id}
 	a := c.attached[k]
 	if a == nil {
+		if old := c.sessions[id]; old != nil {
+			c.detach(old)
+		}
 		a = &attachment{clientKey: k}
 		a.sibling = c.of[from]
 		put(&c.of, from, a)
@@ -266,36 +259,71 @@ func (c *clients) closed(from *session) {
 		c.detach(a)
 	}
 	delete(c.parked, from)
-	maps.DeleteFunc(c.ahead, func(k clientKey, _ struct{}) bool { return k.from == from })
+	delete(c.ahead, from)
 }
 
-func (c *clients) open(from *session, r *transport.Request, p *openParams) {
+// maxCarried bounds the sessions of a service on one connection.
+const maxCarried = 1024
+
+func (c *clients) carried(from *session) int {
+	n := 0
+	for a := c.of[from]; a != nil; a = a.sibling {
+		n++
+	}
+	return n
+}
+
+func (c *clients) open(from *session, r *request, p *openParams) {
 	key := from.conn.Peer().Key
+	if c.attached[clientKey{from, p.Session}] == nil && c.carried(from) >= maxCarried {
+		r.Reply(nil, transport.Errorf(CodeTooLarge, "migrate: service %s: %d sessions are open on the connection, and no more are allowed",
+			c.s.name, maxCarried))
+		return
+	}
 	switch a := c.s.machine.admitOpen(p.Session, key, p.Resume); a.verdict {
 	case verdictAppend:
+		if !c.makeRoom() {
+			r.Reply(nil, transport.Errorf(CodeRetry, "migrate: service %s: as many clients are connected as it may have", c.s.name))
+			return
+		}
 		if !c.s.propose(core.Entry{Kind: core.OpenSession, Session: p.Session, Body: append([]byte(nil), key[:]...)}) {
 			c.retry(r)
 			return
 		}
 		fallthrough
 	case verdictPending:
-		put(&c.opening, p.Session, append(c.opening[p.Session], opener{from, r}))
+		put(&c.opening, p.Session, append(c.opening[p.Session], r))
 	case verdictReplied:
-		c.opened(from, r, p.Session)
+		c.opened(r, p.Session)
 	case verdictRefused:
 		r.Reply(nil, a.err)
 	}
 }
 
-func (c *clients) opened(from *session, r *transport.Request, id uint64) {
-	c.attach(from, id)
+// makeRoom sees to it that another session can be opened: where there are as many as allowed, it ends the one that was
+// unused for longest among those whose clients are not connected. So no newcomers, however many, push out those who are there.
+func (c *clients) makeRoom() bool {
+	m := c.s.machine
+	if m.sessions.len()+len(c.opening) < m.lim.Sessions {
+		return true
+	}
+	for id := range m.idle(math.MaxInt64) {
+		if c.sessions[id] == nil {
+			return c.s.propose(core.Entry{Kind: core.CloseSession, Session: id, Seq: 1})
+		}
+	}
+	return false
+}
+
+func (c *clients) opened(r *request, id uint64) {
+	c.attach(r.from, id)
 	t := c.s.core.Term()
 	r.Reply(transport.Marshal(openResult{
 		Loss: t.Loss, Epoch: t.Epoch, NextEvent: c.s.machine.nextEvent(), SpreadMS: c.spread().Milliseconds(),
 	}))
 }
 
-func (c *clients) do(from *session, r *transport.Request, p *doParams) {
+func (c *clients) do(from *session, r *request, p *doParams) {
 	m := c.s.machine
 	if len(p.Body) > MaxCommand {
 		r.Reply(nil, transport.Errorf(CodeTooLarge, "migrate: service %s: a command of %d bytes is over the limit of %d",
@@ -326,12 +354,12 @@ func (c *clients) do(from *session, r *transport.Request, p *doParams) {
 }
 
 // retry is the answer while the log is full.
-func (c *clients) retry(r *transport.Request) {
+func (c *clients) retry(r *request) {
 	r.Reply(nil, transport.Errorf(CodeRetry, "migrate: service %s: the log is full, a standby does not keep up", c.s.name))
 }
 
 // reply answers a command that is applied.
-func (c *clients) reply(r *transport.Request, a *applied) {
+func (c *clients) reply(r *request, a *applied) {
 	replicas := uint32(c.s.core.Replicas())
 	if a.Err == nil {
 		res := doResult{Index: a.Index, Epoch: a.Epoch, Replicas: replicas, Reply: a.Reply}
@@ -352,15 +380,15 @@ func (c *clients) applied(a applied) {
 	case core.Command, core.Refusal:
 		k := commandKey{a.Session, a.Seq}
 		if w, ok := c.waiting[k]; ok {
-			w.each(func(r *transport.Request) { c.reply(r, &a) })
+			w.each(func(r *request) { c.reply(r, &a) })
 			delete(c.waiting, k)
 		}
 	case core.OpenSession:
-		for _, o := range c.opening[a.Session] {
+		for _, r := range c.opening[a.Session] {
 			if a.Err != nil {
-				o.req.Reply(nil, a.Err)
+				r.Reply(nil, a.Err)
 			} else {
-				c.opened(o.from, o.req, a.Session)
+				c.opened(r, a.Session)
 			}
 		}
 		delete(c.opening, a.Session)
@@ -388,7 +416,7 @@ func (c *clients) ended(id uint64) {
 	}
 }
 
-func (c *clients) query(from *session, r *transport.Request, p *queryParams) {
+func (c *clients) query(from *session, r *request, p *queryParams) {
 	c.lastID++
 	put(&c.reads, c.lastID, question{r, p.Body})
 	c.s.step(core.Read{ID: c.lastID})
@@ -425,7 +453,7 @@ func (c *clients) notServing() error {
 	return c.s.notActive(c.s.core.Record())
 }
 
-func (c *clients) listen(from *session, r *transport.Request, p *listenParams) {
+func (c *clients) listen(from *session, r *request, p *listenParams) {
 	a := c.attached[clientKey{from, p.Session}]
 	if a == nil {
 		// The open that goes before it in the pipeline was refused, or still waits to be committed.
@@ -447,7 +475,7 @@ func (c *clients) listen(from *session, r *transport.Request, p *listenParams) {
 	r.Reply(transport.Marshal(listenResult{Next: a.next}))
 }
 
-func (c *clients) leave(from *session, r *transport.Request, p *leaveParams) {
+func (c *clients) leave(from *session, r *request, p *leaveParams) {
 	switch a := c.s.machine.admitClose(p.Session, from.conn.Peer().Key); a.verdict {
 	case verdictAppend:
 		if !c.s.propose(core.Entry{Kind: core.CloseSession, Session: p.Session}) {
@@ -569,11 +597,11 @@ func (c *clients) deposed() {
 // refuseAll answers all who wait.
 func (c *clients) refuseAll(err error) {
 	for _, w := range c.waiting {
-		w.each(func(r *transport.Request) { r.Reply(nil, err) })
+		w.each(func(r *request) { r.Reply(nil, err) })
 	}
-	for _, os := range c.opening {
-		for _, o := range os {
-			o.req.Reply(nil, err)
+	for _, rs := range c.opening {
+		for _, r := range rs {
+			r.Reply(nil, err)
 		}
 	}
 	for _, rs := range c.leaving {
@@ -608,7 +636,7 @@ func (c *clients) expire() {
 	}
 	left := false
 	var over []uint64
-	for id := range s.machine.idle(1<<63 - 1) {
+	for id := range s.machine.idle(math.MaxInt64) {
 		if c.sessions[id] != nil {
 			continue
 		}

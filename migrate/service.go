@@ -63,9 +63,10 @@ type item struct {
 	kind itemKind
 	ev   core.Event
 	from *session
-	req  *transport.Request
+	req  *request
 	// params are those of req.
 	params any
+	size   int // of the message in ev, which came from a host on from
 	fn     func()
 }
 
@@ -139,9 +140,7 @@ func (s *Service) put(it item) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopped {
-		if it.req != nil {
-			it.req.Reply(nil, s.notActive(resolver.Record{}))
-		}
+		s.refuse(it)
 		return
 	}
 	s.inbox = append(s.inbox, it)
@@ -161,6 +160,17 @@ func (s *Service) work() {
 	}
 }
 
+// refuse disposes of what the loop will not look at any more.
+func (s *Service) refuse(items ...item) {
+	for _, it := range items {
+		if it.req != nil {
+			it.req.Reply(nil, s.notActive(resolver.Record{}))
+		} else if it.from != nil && it.kind == itemEvent {
+			it.from.intake.leave(it.size)
+		}
+	}
+}
+
 // borrowedRounds is how many batches a borrowed goroutine works through; it has a connection to read from.
 const borrowedRounds = 4
 
@@ -176,11 +186,13 @@ func (s *Service) run(rounds int) {
 		s.mu.Lock()
 		if len(s.inbox) == 0 || s.stopped {
 			s.running = false
+			left := s.inbox
 			if s.stopped {
 				s.inbox = nil
 				s.timerStop()
 			}
 			s.mu.Unlock()
+			s.refuse(left...)
 			return
 		}
 		if n == rounds {
@@ -219,6 +231,7 @@ func (s *Service) failed() {
 
 func (s *Service) halt(err error, stack []byte) {
 	s.mu.Lock()
+	left := slices.Concat(s.batch, s.inbox)
 	s.stopped, s.running, s.inbox = true, false, nil
 	s.over.Store(true)
 	s.timerStop()
@@ -227,6 +240,7 @@ func (s *Service) halt(err error, stack []byte) {
 	s.mu.Unlock()
 	s.log.Error("service halted", "err", err, "stack", string(stack))
 	s.report(fmt.Errorf("migrate: service %s halted on host %s: %w", s.name, s.node.self.ID, err))
+	s.refuse(left...)
 	s.clients.refuseAll(s.notActive(resolver.Record{}))
 	s.node.announceSoon()
 }
@@ -249,7 +263,10 @@ func (s *Service) handle(it *item) {
 		s.step(core.Tick{})
 		s.clients.expire()
 	case itemEvent:
-		s.event(it.ev)
+		s.event(it.ev, it.from)
+		if it.from != nil {
+			it.from.intake.leave(it.size)
+		}
 	case itemClient:
 		s.clients.handle(it.from, it.req, it.params)
 	case itemGone:
@@ -289,7 +306,7 @@ func (s *Service) introduce(hosts ...resolver.Host) {
 
 // event gives the core an event. What a stranger says is not heeded; it is a reason to read the record, for it might be
 // the active host of an epoch that is not known here yet. Then its invitation waits for the answer.
-func (s *Service) event(ev core.Event) {
+func (s *Service) event(ev core.Event, from *session) {
 	switch ev := ev.(type) {
 	case core.Candidates:
 		s.introduce(ev.Hosts...)
@@ -309,6 +326,9 @@ func (s *Service) event(ev core.Event) {
 			}
 			s.step(core.Doubt{})
 			return
+		}
+		if from != nil && !from.intake.known.Load() {
+			from.intake.known.Store(true)
 		}
 	}
 	s.step(ev)

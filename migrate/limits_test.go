@@ -1,0 +1,253 @@
+package migrate
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/transport"
+)
+
+// send makes a call and counts what comes of it.
+func (r *raw) send(method string, params any, done func(error)) {
+	b, err := transport.Marshal(params)
+	require.NoError(r.t, err)
+	r.conn.Go(method, b, func(_ []byte, err error) { done(err) })
+}
+
+// look has s's loop call f.
+func (w *world) look(s *Service, f func()) {
+	done := make(chan struct{})
+	s.post(item{kind: itemFunc, fn: func() { f(); close(done) }})
+	<-done
+}
+
+// underWay is the most that one connection has under way at a host.
+func underWay(n *Node) (calls, bytes int) {
+	n.mu.Lock()
+	all := slices.Collect(maps.Keys(n.inbound))
+	n.mu.Unlock()
+	for _, c := range all {
+		c.intake.mu.Lock()
+		calls, bytes = max(calls, c.intake.calls), max(bytes, c.intake.bytes)
+		c.intake.mu.Unlock()
+	}
+	return calls, bytes
+}
+
+// A client that asks without end, of a host that can't answer for now, takes up no more than its share, and gets every
+// answer in the end.
+func TestFloodIsHeldBack(t *testing.T) {
+	for _, kind := range []string{"queries", "the same command", "large commands"} {
+		t.Run(kind, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, "a", "b")
+				defer w.close()
+				a, _ := w.pair(Policy{})
+				tr, err := w.net.HostWith("flood", transport.TCPConfig{MaxPending: 64 << 20})
+				require.NoError(t, err)
+				w.trs["flood"] = tr
+				r := w.raw("flood", a, 7)
+				require.NoError(t, r.open(false))
+				c := w.dial("client", "svc", ClientConfig{})
+				busy := make(chan struct{})
+				letGo := sync.OnceFunc(func() { close(busy) })
+				defer letGo()
+				go a.post(item{kind: itemFunc, fn: func() { <-busy }}) // the loop stands still
+				var answers, failed atomic.Int32
+				n := 3 * intakeCalls
+				if kind == "large commands" {
+					n = 3 * intakeBytes / (256 << 10)
+				}
+				for i := range n {
+					method, p := methodDo, any(doParams{Service: "svc", Session: 7, Seq: 1, Low: 1, Body: []byte("one")})
+					switch kind {
+					case "queries":
+						method, p = methodQuery, queryParams{Service: "svc", Session: 7}
+					case "large commands":
+						p = doParams{Service: "svc", Session: 7, Seq: uint64(i + 1), Low: 1, Body: make([]byte, 256<<10)}
+					}
+					r.send(method, p, func(err error) {
+						if answers.Add(1); err != nil {
+							failed.Add(1)
+						}
+					})
+				}
+				time.Sleep(100 * time.Millisecond)
+				calls, bytes := underWay(a.node)
+				require.LessOrEqual(t, calls, intakeCalls)
+				require.LessOrEqual(t, bytes, intakeBytes)
+				require.Less(t, int(answers.Load()), n/2)
+				require.Greater(t, calls+bytes/4096, intakeCalls*9/10, "it is held back, not refused")
+				letGo()
+				require.NoError(t, w.do(t.Context(), c, "mine"))
+				time.Sleep(5 * time.Second)
+				require.Equal(t, n, int(answers.Load()))
+				require.Zero(t, failed.Load())
+				calls, bytes = underWay(a.node)
+				require.Zero(t, calls+bytes, "everything that was under way is over")
+			})
+		})
+	}
+}
+
+// A node that is closed waits for no reader that is held back.
+func TestCloseLetsGoWhoIsHeldBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "a", "b")
+		defer w.close()
+		a, _ := w.pair(Policy{})
+		r := w.raw("flood", a, 7)
+		require.NoError(t, r.open(false))
+		w.net.Partition("a", "b") // so that nothing is answered
+		for range 2 * intakeCalls {
+			r.send(methodQuery, queryParams{Service: "svc", Session: 7}, func(error) {})
+		}
+		time.Sleep(100 * time.Millisecond)
+		w.nodes["a"].Close()
+		delete(w.nodes, "a")
+		w.trs["a"].Close()
+		delete(w.trs, "a")
+	})
+}
+
+// A stranger's messages wait at its own end, too.
+func TestStrangersFloodIsHeldBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "a", "b")
+		defer w.close()
+		a, b := w.pair(Policy{})
+		rogue := w.rogue("a", a.node.self)
+		defer rogue.conn.Close()
+		busy := make(chan struct{})
+		letGo := sync.OnceFunc(func() { close(busy) })
+		defer letGo()
+		go a.post(item{kind: itemFunc, fn: func() { <-busy }}) // the loop stands still
+		synctest.Wait()
+		for range 2 * intakeCalls {
+			rogue.send(core.Msg{Type: core.MsgAck, Term: core.Term{Epoch: 1}})
+		}
+		time.Sleep(50 * time.Millisecond)
+		a.mu.Lock()
+		waiting := len(a.inbox)
+		a.mu.Unlock()
+		require.LessOrEqual(t, waiting, intakeCalls+100)
+		require.Greater(t, waiting, intakeCalls/2)
+		letGo()
+		time.Sleep(time.Second)
+		require.Equal(t, Active, a.Status().Role)
+		require.Equal(t, Standby, b.Status().Role)
+		calls, _ := underWay(a.node)
+		require.LessOrEqual(t, calls, 1)
+	})
+}
+
+// What a host notes about one connection does not grow with what that connection says.
+func TestOneConnectionIsNotedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "a", "b")
+		defer w.close()
+		a, b := w.pair(Policy{})
+		early, ahead, many := w.raw("x", b, 1), w.raw("y", a, 1), w.raw("z", a, 1)
+		for i := range uint64(maxCarried + 100) {
+			early.session, ahead.session, many.session = 10000+i, 20000+i, 30000+i
+			require.NoError(t, early.call(methodPark, parkParams{Service: "svc", Session: early.session}, nil))
+			require.ErrorIs(t, ahead.call(methodOpen, openParams{Service: "svc", Session: ahead.session, Epoch: 9}, nil), ErrNotActive)
+			if i < maxCarried {
+				require.NoError(t, many.open(false))
+			} else {
+				require.ErrorIs(t, many.open(false), ErrTooLarge)
+			}
+		}
+		w.look(b, func() { require.Equal(t, 1, len(b.clients.parked)) })
+		w.look(a, func() {
+			require.Equal(t, 1, len(a.clients.ahead))
+			require.Equal(t, maxCarried, len(a.clients.attached))
+		})
+		// A session is attached to the connection that took it up last.
+		again := w.raw("z", a, 30000)
+		require.NoError(t, again.open(true))
+		w.look(a, func() { require.Equal(t, maxCarried, len(a.clients.attached)) })
+		many.session = 40000
+		require.NoError(t, many.open(false), "there is room for another")
+		for _, r := range []*raw{early, ahead, many, again} {
+			r.conn.Close()
+		}
+		time.Sleep(time.Second)
+		w.look(b, func() { require.Empty(t, b.clients.parked) })
+		w.look(a, func() {
+			require.Empty(t, a.clients.ahead)
+			require.Empty(t, a.clients.attached)
+			require.Empty(t, a.clients.of)
+		})
+	})
+}
+
+// A client that has seen a higher term is not served by a lower one, whatever it says next.
+func TestAheadStaysAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "a", "b")
+		defer w.close()
+		a, _ := w.pair(Policy{})
+		r := w.raw("x", a, 7)
+		require.NoError(t, r.open(false))
+		require.ErrorIs(t, r.call(methodOpen, openParams{Service: "svc", Session: 7, Resume: true, Epoch: 2}, nil), ErrNotActive)
+		_, err := r.do(1, "one")
+		require.ErrorIs(t, err, ErrNotActive)
+		_, err = r.query()
+		require.ErrorIs(t, err, ErrNotActive)
+		for _, to := range []string{"b", "a"} {
+			_, err := w.active("svc").Handoff(t.Context(), to)
+			require.NoError(t, err)
+		}
+		w.role(a, Active)
+		require.NoError(t, r.call(methodOpen, openParams{Service: "svc", Session: 7, Resume: true, Epoch: 2}, nil))
+		_, err = r.do(1, "one")
+		require.NoError(t, err)
+	})
+}
+
+// Where there are as many sessions as allowed, newcomers take the places of those who are away, and of nobody else.
+func TestNewcomersDoNotPushOutTheConnected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const places = 8
+		w := newWorld(t, "a", "b")
+		defer w.close()
+		a, b := w.pair(Policy{})
+		for _, s := range []*Service{a, b} {
+			w.look(s, func() { s.machine.lim.Sessions, s.machine.sessions.lim.Sessions = places, places })
+		}
+		c := w.dial("client", "svc", ClientConfig{}) // and never says a word
+		var here []*raw
+		for i := range uint64(3 * places) {
+			r := w.raw(fmt.Sprint("away", i), a, 100+i)
+			require.NoError(t, r.open(false))
+			r.conn.Close()
+			time.Sleep(10 * time.Millisecond)
+		}
+		for i := range uint64(places - 1) {
+			r := w.raw(fmt.Sprint("here", i), a, 200+i)
+			require.NoError(t, r.open(false), "the places of those who are away are free")
+			here = append(here, r)
+		}
+		for i := range uint64(places) {
+			require.ErrorIs(t, w.raw(fmt.Sprint("late", i), a, 300+i).open(false), ErrRetry)
+		}
+		require.NoError(t, w.do(t.Context(), c, "still here"))
+		for _, r := range here {
+			_, err := r.do(1, fmt.Sprint("me too ", r.session))
+			require.NoError(t, err)
+		}
+		here[0].conn.Close()
+		time.Sleep(10 * time.Millisecond)
+		require.NoError(t, w.raw("late", a, 400).open(false))
+	})
+}
