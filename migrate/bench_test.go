@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"slices"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -31,9 +30,17 @@ func readFrame(r io.Reader, buf []byte) ([]byte, error) {
 
 // rawEcho answers each frame with itself; through forwards it to another server first, as an active host does to a standby.
 func rawEcho(b *testing.B, through string) (addr string) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := serveEcho(through)
 	require.NoError(b, err)
 	b.Cleanup(func() { l.Close() })
+	return l.Addr().String()
+}
+
+func serveEcho(through string) (net.Listener, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -64,7 +71,7 @@ func rawEcho(b *testing.B, through string) (addr string) {
 			}()
 		}
 	}()
-	return l.Addr().String()
+	return l, nil
 }
 
 func rawClient(b *testing.B, addr string) func() {
@@ -158,7 +165,8 @@ func latencies(b *testing.B, f func()) {
 	b.ReportMetric(float64(all[len(all)*99/100].Nanoseconds()), "p99-ns")
 }
 
-// BenchmarkCommand is one command at a time: to a service with a standby, so that it crosses the network twice.
+// BenchmarkCommand is one command at a time: to a service with a standby, so that it crosses the network twice. All are in
+// one process here: see [BenchmarkCommandProcesses].
 func BenchmarkCommand(b *testing.B) {
 	b.Run("limit", func(b *testing.B) { latencies(b, rawClient(b, rawEcho(b, rawEcho(b, "")))) })
 	for _, tls := range []bool{false, true} {
@@ -177,23 +185,7 @@ func BenchmarkCommands(b *testing.B) {
 		for i := range fs {
 			fs[i] = client()
 		}
-		b.ResetTimer()
-		used := cpuTime()
-		var wg sync.WaitGroup
-		for i, f := range fs {
-			n := b.N / sessions
-			if i < b.N%sessions {
-				n++
-			}
-			wg.Go(func() {
-				for range n {
-					f()
-				}
-			})
-		}
-		wg.Wait()
-		b.ReportMetric(float64(cpuTime()-used)/float64(b.N), "cpu-ns/op")
-		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "commands/s")
+		concurrently(b, fs)
 	}
 	b.Run("limit", func(b *testing.B) {
 		addr := rawEcho(b, "")

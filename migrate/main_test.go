@@ -19,6 +19,13 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	if role := os.Getenv("ROAM_BENCH_ROLE"); role != "" {
+		if err := benchRole(role); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	code := m.Run()
 	if f := flag.Lookup("test.fuzz"); f != nil && f.Value.String() != "" {
 		os.Exit(code) // the fuzzer keeps a goroutine of its own

@@ -1,0 +1,144 @@
+package migrate
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roam-go/roam/resolver"
+	"github.com/roam-go/roam/transport"
+)
+
+// benchRole is the main function of a process that a benchmark has started: it does its part until standard input ends.
+func benchRole(role string) error {
+	arg, secure := os.Getenv("ROAM_BENCH_ARG"), os.Getenv("ROAM_BENCH_TLS") != ""
+	switch role {
+	case "echo":
+		l, err := serveEcho(arg)
+		if err != nil {
+			return err
+		}
+		fmt.Println(l.Addr())
+	case "host":
+		tr, err := transport.NewTCP(transport.TCPConfig{InsecurePlaintext: !secure})
+		if err != nil {
+			return err
+		}
+		res, err := resolver.NewClient(resolver.ClientConfig{Transport: tr, Server: transport.Peer{Addr: arg}})
+		if err != nil {
+			return err
+		}
+		n, err := NewNode(NodeConfig{Resolver: res, Transport: tr, Listen: "127.0.0.1:0"})
+		if err != nil {
+			return err
+		}
+		if _, err := n.Host(n.ctx, "svc", func() Migratable { return new(counter) }, Policy{}); err != nil {
+			return err
+		}
+		fmt.Println("ready")
+	}
+	_, err := io.Copy(io.Discard, os.Stdin)
+	return err
+}
+
+// benchProcess starts a process and returns the line that it prints when it is ready.
+func benchProcess(b *testing.B, role, arg string, secure bool) string {
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "ROAM_BENCH_ROLE="+role, "ROAM_BENCH_ARG="+arg)
+	if secure {
+		cmd.Env = append(cmd.Env, "ROAM_BENCH_TLS=1")
+	}
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	require.NoError(b, err)
+	out, err := cmd.StdoutPipe()
+	require.NoError(b, err)
+	require.NoError(b, cmd.Start())
+	b.Cleanup(func() { in.Close(); cmd.Wait() })
+	r := bufio.NewScanner(out)
+	require.True(b, r.Scan(), "the process has ended")
+	return r.Text()
+}
+
+// benchHosts is benchPair with each host, and the resolver's clients, in processes of their own.
+func benchHosts(b *testing.B, secure bool) resolver.Resolver {
+	srv, err := resolver.NewServer(resolver.ServerConfig{Transport: benchTCP(b, secure)})
+	require.NoError(b, err)
+	b.Cleanup(func() { srv.Close() })
+	addr, err := srv.Listen("127.0.0.1:0")
+	require.NoError(b, err)
+	res, err := resolver.NewClient(resolver.ClientConfig{Transport: benchTCP(b, secure), Server: transport.Peer{Addr: addr}})
+	require.NoError(b, err)
+	b.Cleanup(func() { res.Close() })
+	for range 2 {
+		benchProcess(b, "host", addr, secure)
+	}
+	for rec := (resolver.Record{}); len(rec.ISR) < 2; {
+		rec, err = res.Watch(b.Context(), "svc", rec.Ver)
+		require.NoError(b, err)
+	}
+	return res
+}
+
+// BenchmarkCommandProcesses is [BenchmarkCommand] with a process for each host, and one for the client, as it is in life: a
+// message wakes a process up.
+func BenchmarkCommandProcesses(b *testing.B) {
+	b.Run("limit", func(b *testing.B) {
+		latencies(b, rawClient(b, benchProcess(b, "echo", benchProcess(b, "echo", "", false), false)))
+	})
+	for _, tls := range []bool{false, true} {
+		b.Run(fmt.Sprintf("roam/tls=%v", tls), func(b *testing.B) {
+			latencies(b, benchClient(b, benchHosts(b, tls), tls))
+		})
+	}
+}
+
+// BenchmarkCommandsProcesses is [BenchmarkCommands] with a process for each host and one for all clients. The limit is an
+// echo without a standby.
+func BenchmarkCommandsProcesses(b *testing.B) {
+	const sessions = 64
+	run := func(b *testing.B, client func() func()) {
+		fs := make([]func(), sessions)
+		for i := range fs {
+			fs[i] = client()
+		}
+		concurrently(b, fs)
+	}
+	b.Run("limit", func(b *testing.B) {
+		addr := benchProcess(b, "echo", "", false)
+		run(b, func() func() { return rawClient(b, addr) })
+	})
+	for _, tls := range []bool{false, true} {
+		b.Run(fmt.Sprintf("roam/tls=%v", tls), func(b *testing.B) {
+			res := benchHosts(b, tls)
+			run(b, func() func() { return benchClient(b, res, tls) })
+		})
+	}
+}
+
+// concurrently shares b.N calls out among fs, each of which is called by a goroutine of its own.
+func concurrently(b *testing.B, fs []func()) {
+	b.ResetTimer()
+	used := cpuTime()
+	var wg sync.WaitGroup
+	for i, f := range fs {
+		n := b.N / len(fs)
+		if i < b.N%len(fs) {
+			n++
+		}
+		wg.Go(func() {
+			for range n {
+				f()
+			}
+		})
+	}
+	wg.Wait()
+	b.ReportMetric(float64(cpuTime()-used)/float64(b.N), "cpu-ns/op")
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "commands/s")
+}
