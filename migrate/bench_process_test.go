@@ -20,7 +20,7 @@ func benchRole(role string) error {
 	arg, secure := os.Getenv("ROAM_BENCH_ARG"), os.Getenv("ROAM_BENCH_TLS") != ""
 	switch role {
 	case "echo":
-		l, err := serveEcho(arg)
+		l, err := serveLimit(arg, os.Getenv("ROAM_BENCH_OWN") != "")
 		if err != nil {
 			return err
 		}
@@ -89,8 +89,12 @@ func benchHosts(b *testing.B, secure bool) resolver.Resolver {
 // BenchmarkCommandProcesses is [BenchmarkCommand] with a process for each host, and one for the client, as it is in life: a
 // message wakes a process up.
 func BenchmarkCommandProcesses(b *testing.B) {
+	b.Run("limit=bare", func(b *testing.B) {
+		b.Setenv("ROAM_BENCH_OWN", "1")
+		latencies(b, bareClient(b, benchProcess(b, "echo", benchProcess(b, "echo", "", false), false)))
+	})
 	b.Run("limit", func(b *testing.B) {
-		latencies(b, rawClient(b, benchProcess(b, "echo", benchProcess(b, "echo", "", false), false)))
+		latencies(b, sharedClient(b, benchProcess(b, "echo", benchProcess(b, "echo", "", false), false)))
 	})
 	for _, tls := range []bool{false, true} {
 		b.Run(fmt.Sprintf("roam/tls=%v", tls), func(b *testing.B) {
@@ -112,7 +116,7 @@ func BenchmarkCommandsProcesses(b *testing.B) {
 	}
 	b.Run("limit", func(b *testing.B) {
 		addr := benchProcess(b, "echo", "", false)
-		run(b, func() func() { return rawClient(b, addr) })
+		run(b, func() func() { return bareClient(b, addr) })
 	})
 	for _, tls := range []bool{false, true} {
 		b.Run(fmt.Sprintf("roam/tls=%v", tls), func(b *testing.B) {

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
-	"net"
 	"slices"
 	"syscall"
 	"testing"
@@ -16,78 +15,6 @@ import (
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
 )
-
-// The limit beside each benchmark here is what net alone can do in the same process: frames of 4 bytes length and a body.
-
-func readFrame(r io.Reader, buf []byte) ([]byte, error) {
-	if _, err := io.ReadFull(r, buf[:4]); err != nil {
-		return nil, err
-	}
-	n := binary.BigEndian.Uint32(buf)
-	_, err := io.ReadFull(r, buf[4:4+n])
-	return buf[:4+n], err
-}
-
-// rawEcho answers each frame with itself; through forwards it to another server first, as an active host does to a standby.
-func rawEcho(b *testing.B, through string) (addr string) {
-	l, err := serveEcho(through)
-	require.NoError(b, err)
-	b.Cleanup(func() { l.Close() })
-	return l.Addr().String()
-}
-
-func serveEcho(through string) (net.Listener, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				var next net.Conn
-				if through != "" {
-					if next, err = net.Dial("tcp", through); err != nil {
-						return
-					}
-					defer next.Close()
-				}
-				buf := make([]byte, 4096)
-				for {
-					f, err := readFrame(c, buf)
-					if err == nil && next != nil {
-						next.Write(f)
-						f, err = readFrame(next, buf)
-					}
-					if err != nil {
-						return
-					}
-					c.Write(f)
-				}
-			}()
-		}
-	}()
-	return l, nil
-}
-
-func rawClient(b *testing.B, addr string) func() {
-	c, err := net.Dial("tcp", addr)
-	require.NoError(b, err)
-	b.Cleanup(func() { c.Close() })
-	msg := make([]byte, 68)
-	binary.BigEndian.PutUint32(msg, 64)
-	buf := make([]byte, 4096)
-	return func() {
-		c.Write(msg)
-		if _, err := readFrame(c, buf); err != nil {
-			b.Error(err)
-		}
-	}
-}
 
 type counter struct{ n uint64 }
 
@@ -166,9 +93,11 @@ func latencies(b *testing.B, f func()) {
 }
 
 // BenchmarkCommand is one command at a time: to a service with a standby, so that it crosses the network twice. All are in
-// one process here: see [BenchmarkCommandProcesses].
+// one process here, see [BenchmarkCommandProcesses]. The limit is the same two round trips by hand, in the same shape; the
+// bare one has nobody but this one client to serve.
 func BenchmarkCommand(b *testing.B) {
-	b.Run("limit", func(b *testing.B) { latencies(b, rawClient(b, rawEcho(b, rawEcho(b, "")))) })
+	b.Run("limit=bare", func(b *testing.B) { latencies(b, bareClient(b, rawLimit(b, rawLimit(b, "", false), true))) })
+	b.Run("limit", func(b *testing.B) { latencies(b, sharedClient(b, rawLimit(b, rawLimit(b, "", false), false))) })
 	for _, tls := range []bool{false, true} {
 		b.Run(fmt.Sprintf("roam/tls=%v", tls), func(b *testing.B) {
 			res, _ := benchPair(b, tls, 1)
@@ -188,8 +117,8 @@ func BenchmarkCommands(b *testing.B) {
 		concurrently(b, fs)
 	}
 	b.Run("limit", func(b *testing.B) {
-		addr := rawEcho(b, "")
-		run(b, func() func() { return rawClient(b, addr) })
+		addr := rawLimit(b, "", false)
+		run(b, func() func() { return bareClient(b, addr) })
 	})
 	for _, standbys := range []int{0, 1, 2} {
 		b.Run(fmt.Sprintf("roam/standbys=%d", standbys), func(b *testing.B) {
