@@ -52,8 +52,8 @@ func (l *log) trim(i uint64) {
 	for _, e := range l.ents[:n] {
 		l.bytes -= e.Size()
 	}
-	// A new array, because views of the old one may still be on their way.
-	l.ents = append(make([]Entry, 0, len(l.ents)-n+16), l.ents[n:]...)
+	// A new array, because views of the old one may still be on their way; a log that was so long will be so again.
+	l.ents = append(make([]Entry, 0, len(l.ents)+16), l.ents[n:]...)
 }
 
 // reset makes the log empty, to go on after entry i of epoch e.
