@@ -42,6 +42,9 @@ const (
 	redials    = 2
 	redialWait = 20 * time.Millisecond
 	linkIdle   = time.Minute
+	// maxPatience is how many times NodeConfig.Silence a connection may take in the end; TCP, TLS and the greetings are four
+	// round trips.
+	maxPatience = 4
 )
 
 // link is this node's connection to another host. It is dialled when there is something to say.
@@ -100,21 +103,27 @@ func (l *link) dialLocked() {
 func (l *link) dial() {
 	n := l.node
 	refused, broken := 0, 0
+	patience := n.cfg.Silence
 	for {
-		conn, err := l.connect()
+		conn, err := l.connect(patience)
 		if err == nil {
 			l.connected(conn)
 			return
 		}
 		n.log.Debug("no connection to host", "to", l.to.ID, "addr", l.to.Addr, "err", err)
+		late := false
 		switch {
 		case isGone(err):
 			refused++
 		case !isTimeout(err):
 			// A process that is being killed still takes connections for a moment, and breaks them.
 			broken++
+		case patience < maxPatience*n.cfg.Silence:
+			// The host may be far away; to begin anew is better where a packet was lost.
+			late = true
+			patience *= 2
 		}
-		again := refused+broken > 0 && refused < redials && broken <= redials
+		again := late || refused+broken > 0 && refused < redials && broken <= redials
 		if !again || n.ctx.Err() != nil {
 			n.mu.Lock()
 			if n.links[keyOf(l.to)] == l {
@@ -129,6 +138,9 @@ func (l *link) dial() {
 				n.eachService(func(s *Service) { s.post(item{kind: itemEvent, ev: core.PeerDown{Host: l.to}}) })
 			}
 			return
+		}
+		if late {
+			continue
 		}
 		select {
 		case <-n.ctx.Done():
@@ -148,9 +160,9 @@ func isTimeout(err error) bool {
 	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, transport.ErrTimeout)
 }
 
-func (l *link) connect() (transport.Conn, error) {
+func (l *link) connect(patience time.Duration) (transport.Conn, error) {
 	n := l.node
-	ctx, cancel := context.WithTimeout(n.ctx, n.cfg.Silence)
+	ctx, cancel := context.WithTimeout(n.ctx, patience)
 	defer cancel()
 	return n.connect(ctx, l.to, l)
 }
