@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -169,7 +170,7 @@ func (c *Client) start(ctx context.Context, s session) (err error) {
 	}
 	c.inbox.allow(len(history))
 	for _, m := range history {
-		c.inbox.push(Message{Kind: KindMessage, From: m.From, Text: m.Text, Time: time.UnixMilli(m.Time), Seq: m.Seq, History: true})
+		c.inbox.put(&letter{kind: KindMessage, history: true, from: m.From, text: m.Text, time: m.Time, seq: m.Seq})
 	}
 	c.name = j.Name
 	c.wg.Go(func() { c.inbox.end(c.follow(j.Next)) })
@@ -180,6 +181,7 @@ func (c *Client) start(ctx context.Context, s session) (err error) {
 // follow passes on what the room publishes, until the session ends, and returns why: nil for Close.
 func (c *Client) follow(from uint64) error {
 	var e event
+	var texts strings.Builder
 	for ev, err := range c.session.Events(c.ctx, from) {
 		switch {
 		case c.ctx.Err() != nil:
@@ -193,13 +195,11 @@ func (c *Client) follow(from uint64) error {
 		if ev.Gap != 0 {
 			c.inbox.push(Message{Kind: KindGap, Lost: ev.Seq - ev.Gap, Time: time.Now()})
 		}
-		if err := e.decode(ev.Body); err != nil || e.Kind >= KindPrivate {
+		if err := e.decode(ev.Body, &texts); err != nil || e.Kind >= KindPrivate {
 			c.cfg.Logger.Warn("chat: event of a kind that this version does not know", "service", c.service, "seq", ev.Seq)
 			continue
 		}
-		c.inbox.push(Message{
-			Kind: e.Kind, From: e.From, Text: e.Text, Time: time.UnixMilli(e.Time), Seq: ev.Seq, Missing: e.Missing,
-		})
+		c.inbox.put(&letter{kind: e.Kind, from: e.From, text: e.Text, time: e.Time, seq: ev.Seq, missing: e.Missing})
 	}
 	return nil
 }
@@ -295,15 +295,23 @@ func (c *Client) Who(ctx context.Context) ([]Participant, error) {
 // [ClientConfig.Buffer] loses the oldest messages, and finds a [KindGap] in their place.
 func (c *Client) Messages(ctx context.Context) iter.Seq2[Message, error] {
 	return func(yield func(Message, error) bool) {
+		var batch []letter
 		for {
-			m, more, err := c.inbox.pop(ctx)
-			if err != nil {
+			var err error
+			switch batch, err = c.inbox.take(ctx, batch[:0]); {
+			case err != nil:
 				yield(Message{}, err)
 				return
-			}
-			if !more || !yield(m, nil) {
+			case len(batch) == 0:
 				return
 			}
+			for i := range batch {
+				if !yield(batch[i].message(), nil) {
+					c.inbox.giveBack(batch[i+1:])
+					return
+				}
+			}
+			clear(batch)
 		}
 	}
 }

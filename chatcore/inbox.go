@@ -3,19 +3,48 @@ package chatcore
 import (
 	"context"
 	"sync"
+	"time"
 )
 
-// inbox holds messages for a reader, at most limit. A reader that is slow loses the oldest, and is told how many.
+// inbox holds messages for readers, at most limit. Readers that are slow lose the oldest, and are told how many.
 type inbox struct {
 	mu    sync.Mutex // guards all below; nothing slow runs under it
 	limit int
-	buf   []Message // a ring: n messages from head on
+	buf   []letter // a ring: n letters from head on
 	head  int
 	n     int
 	lost  uint64
 	ended bool
 	err   error
 	news  chan struct{} // 1 deep: there may be something to read
+}
+
+// letter is a message as it is kept. What the room publishes comes in great numbers and needs few of a Message's fields.
+type letter struct {
+	kind    Kind
+	history bool
+	missing int
+	seq     uint64
+	time    int64 // Unix milliseconds
+	from    string
+	text    string
+	other   *Message // all of it, if the room did not publish it
+}
+
+func (l *letter) message() Message {
+	if l.other != nil {
+		return *l.other
+	}
+	return Message{Kind: l.kind, From: l.from, Text: l.text, Time: time.UnixMilli(l.time), Seq: l.seq,
+		History: l.history, Missing: l.missing}
+}
+
+// count is how many messages are missing if the letter is: a gap stands for all that are missing in it.
+func (l *letter) count() uint64 {
+	if l.other != nil {
+		return max(l.other.Lost, 1)
+	}
+	return 1
 }
 
 func newInbox(limit int) *inbox {
@@ -29,27 +58,44 @@ func (b *inbox) allow(more int) {
 	b.mu.Unlock()
 }
 
-func (b *inbox) push(m Message) {
+func (b *inbox) push(m Message) { b.put(&letter{other: &m}) }
+
+func (b *inbox) put(l *letter) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.ended {
 		return
 	}
-	switch {
-	case b.n == b.limit:
-		b.lost += max(b.buf[b.head].Lost, 1) // a gap that is lost counts for all that is missing in it
-		b.buf[b.head] = Message{}
-		b.head = (b.head + 1) % len(b.buf)
+	if b.n == b.limit {
+		oldest := &b.buf[b.head]
+		b.lost += oldest.count()
+		*oldest = letter{}
+		b.head = b.place(1)
 		b.n--
-	case b.n == len(b.buf): // grow, and begin at 0
-		grown := make([]Message, min(max(2*b.n, 16), b.limit))
-		copy(grown[copy(grown, b.buf[b.head:]):], b.buf[:b.head])
-		b.buf, b.head = grown, 0
 	}
-	b.buf[(b.head+b.n)%len(b.buf)] = m
+	b.grow()
+	b.buf[b.place(b.n)] = *l
 	if b.n++; b.n == 1 {
-		b.wake() // a reader that takes one of several wakes the next
+		b.wake() // a reader that leaves some wakes the next
 	}
+}
+
+// grow makes room for one more in the ring, which begins at 0 then.
+func (b *inbox) grow() {
+	if b.n < len(b.buf) {
+		return
+	}
+	grown := make([]letter, min(max(2*b.n, 16), b.limit))
+	copy(grown[copy(grown, b.buf[b.head:]):], b.buf[:b.head])
+	b.buf, b.head = grown, 0
+}
+
+// place is where in the ring the letter i is; i is not above the length.
+func (b *inbox) place(i int) int {
+	if i += b.head; i >= len(b.buf) {
+		i -= len(b.buf)
+	}
+	return i
 }
 
 // end lets readers have what is there, and then err; nil ends in silence. Only the first call counts.
@@ -69,35 +115,66 @@ func (b *inbox) wake() {
 	}
 }
 
-// pop waits for a message; more is false when there will be none.
-func (b *inbox) pop(ctx context.Context) (m Message, more bool, err error) {
+// atOnce is how many messages a reader takes at a time.
+const atOnce = 32
+
+// take waits for messages and appends some to batch; if there will be none, it appends none.
+func (b *inbox) take(ctx context.Context, batch []letter) ([]letter, error) {
 	for {
 		b.mu.Lock()
-		switch {
-		case b.lost > 0:
-			m, b.lost = Message{Kind: KindGap, Lost: b.lost}, 0
-		case b.n > 0:
-			m, b.buf[b.head] = b.buf[b.head], Message{}
-			b.head = (b.head + 1) % len(b.buf)
+		if b.lost > 0 {
+			batch = append(batch, letter{other: &Message{Kind: KindGap, Lost: b.lost}})
+			b.lost = 0
+		}
+		for b.n > 0 && len(batch) < atOnce {
+			l := &b.buf[b.head]
+			batch = append(batch, *l)
+			*l = letter{}
+			b.head = b.place(1)
 			b.n--
-		case b.ended:
-			err = b.err
-			b.wake() // for the other readers
-			b.mu.Unlock()
-			return m, false, err
-		default:
-			b.mu.Unlock()
-			select {
-			case <-b.news:
-				continue
-			case <-ctx.Done():
-				return m, false, ctx.Err()
-			}
+		}
+		if b.n == 0 {
+			b.head = 0 // the memory used last is the fastest
 		}
 		if b.n > 0 || b.ended {
-			b.wake()
+			b.wake() // for the other readers
 		}
+		ended, err := b.ended, b.err
 		b.mu.Unlock()
-		return m, true, nil
+		switch {
+		case len(batch) > 0:
+			return batch, nil
+		case ended:
+			return nil, err
+		}
+		select {
+		case <-b.news:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// giveBack takes back the messages that a reader took and did not want, for another one. Those for which there is no room
+// any more are lost.
+func (b *inbox) giveBack(rest []letter) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for i := len(rest) - 1; i >= 0; i-- {
+		if b.n == b.limit {
+			for ; i >= 0; i-- {
+				b.lost += rest[i].count()
+			}
+			break
+		}
+		b.grow()
+		if b.head--; b.head < 0 {
+			b.head = len(b.buf) - 1
+		}
+		b.buf[b.head] = rest[i]
+		b.n++
+	}
+	if len(rest) > 0 {
+		b.wake()
 	}
 }

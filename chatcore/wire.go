@@ -44,21 +44,31 @@ type event struct {
 	Missing int   // as in joined; always 0 for a message
 }
 
-// decode reads what its encoding gave. It keeps From if that is the same as before: most often, one says much in a row.
-func (e *event) decode(body []byte) error {
+// decode reads what its encoding gave. It keeps From if that is the same as before: most often, one says much in a row. Text
+// is cut from a piece of memory that it shares with those decoded before and after it.
+func (e *event) decode(body []byte, texts *strings.Builder) error {
 	v := transport.ReadValues(body)
 	fields := v.Array()
 	e.Kind = Kind(min(v.Uint(), 1<<8-1))
 	if from := v.Bytes(); string(from) != e.From {
 		e.From = string(from)
 	}
-	e.Text = string(v.Bytes())
+	text := v.Bytes()
+	if texts.Cap()-texts.Len() < len(text) {
+		texts.Reset()
+		texts.Grow(max(textsPiece, len(text)))
+	}
+	texts.Write(text)
+	e.Text = texts.String()[texts.Len()-len(text):]
 	e.Time, e.Missing = v.Int(), int(v.Int())
 	if fields < 5 {
 		return transport.Errorf(transport.CodeBadMessage, "chat: event of %d fields", fields)
 	}
 	return v.Err()
 }
+
+// textsPiece is what somebody who keeps a single short message keeps in memory.
+const textsPiece = 2 << 10
 
 // The operations of a query.
 const (

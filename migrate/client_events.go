@@ -3,6 +3,7 @@ package migrate
 import (
 	"context"
 	"iter"
+	"slices"
 	"sync"
 	"time"
 
@@ -45,8 +46,10 @@ func (c *Client) Events(ctx context.Context, from uint64) iter.Seq2[Event, error
 			return
 		}
 		defer c.endEvents()
+		var batch []Event
 		for {
-			batch, err := c.nextEvents(ctx)
+			var err error
+			batch, err = c.nextEvents(ctx, batch)
 			for _, ev := range batch {
 				if err = ctx.Err(); err != nil {
 					break
@@ -68,6 +71,7 @@ type eventFeed struct {
 	open  bool   // somebody reads
 	next  uint64 // the number of the next event to put into buf; 0: not known yet
 	buf   []Event
+	used  []Event // empty: what the reader is through with, to be buf again
 	bytes int
 	// live: the host has answered the last roam.listen, and sends from next on.
 	live bool
@@ -102,6 +106,10 @@ func (f *eventFeed) take(p *eventsParams) {
 	if !f.open || !f.live || f.full || len(p.Times) != len(p.Bodies) {
 		return
 	}
+	if f.buf == nil {
+		f.buf, f.used = f.used, nil
+	}
+	f.buf = slices.Grow(f.buf, min(len(p.Bodies), feedLen))
 	for i, body := range p.Bodies {
 		seq := p.First + uint64(i)
 		if seq < f.next {
@@ -159,12 +167,19 @@ func (c *Client) endEvents() {
 	c.feed = eventFeed{asks: c.feed.asks, wake: c.feed.wake}
 }
 
-// nextEvents waits for events and takes all that there are.
-func (c *Client) nextEvents(ctx context.Context) ([]Event, error) {
+// usedEvents is how many events there may be in a slice that is used again: a client that once got many does not keep it.
+const usedEvents = 512
+
+// nextEvents waits for events and takes all that there are. used are those that it returned before.
+func (c *Client) nextEvents(ctx context.Context, used []Event) ([]Event, error) {
+	clear(used)
 	for {
 		c.mu.Lock()
 		batch := c.feed.buf
 		c.feed.buf, c.feed.bytes = nil, 0
+		if cap(used) <= usedEvents {
+			c.feed.used = used[:0]
+		}
 		again := c.feed.full
 		c.feed.full = false
 		err := c.err

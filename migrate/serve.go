@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"fmt"
 	"math"
 	"time"
 
@@ -9,8 +10,9 @@ import (
 )
 
 const (
-	pushEvents = 1024
+	pushEvents = 1024 // in one batch
 	pushBytes  = 256 << 10
+	pushPiece  = 24 << 10 // bytes in one message, beside a single large event: what fits buffers of usual sizes
 )
 
 // clients is a host's side of its clients, for one service. It belongs to the service's loop.
@@ -521,13 +523,35 @@ func (c *clients) push() {
 // eventBatch is the latest batch that was encoded, and who is to get it.
 type eventBatch struct {
 	from, next uint64
-	params     []byte
+	messages   [][]byte
 	conns      []transport.Conn
 }
 
 func (b *eventBatch) send() {
-	transport.NotifyAll(b.conns, methodEvents, b.params)
+	for _, params := range b.messages {
+		transport.NotifyAll(b.conns, methodEvents, params)
+	}
 	b.conns = nil
+}
+
+// encodeEvents makes a batch of the events from number from on.
+func (c *clients) encodeEvents(from, end uint64) (b eventBatch, err error) {
+	t := c.s.core.Term()
+	b.from, b.next = from, from
+	for events, bytes := 0, 0; b.next < end && events < pushEvents && bytes < pushBytes; {
+		first, times, bodies, next := c.s.machine.events.from(b.next, pushEvents-events, min(pushPiece, pushBytes-bytes))
+		params, err := transport.Marshal(eventsParams{
+			Service: c.s.name, Loss: t.Loss, Epoch: t.Epoch, First: first, Times: times, Bodies: bodies,
+		})
+		if err != nil {
+			return b, fmt.Errorf("from %d on: %w", first, err)
+		}
+		b.messages = append(b.messages, params)
+		b.next = next
+		events += len(bodies)
+		bytes += len(params)
+	}
+	return b, nil
 }
 
 func (c *clients) pushTo(a *attachment, end uint64, b *eventBatch) {
@@ -535,18 +559,14 @@ func (c *clients) pushTo(a *attachment, end uint64, b *eventBatch) {
 		delete(c.behind, a)
 		return
 	}
-	if b.params == nil || b.from != a.next {
-		t := c.s.core.Term()
-		first, times, bodies, next := c.s.machine.events.from(a.next, pushEvents, pushBytes)
-		params, err := transport.Marshal(eventsParams{
-			Service: c.s.name, Loss: t.Loss, Epoch: t.Epoch, First: first, Times: times, Bodies: bodies,
-		})
-		if err != nil {
-			c.s.log.Error("events not sent", "first", first, "err", err)
+	if b.messages == nil || b.from != a.next {
+		b.send()
+		var err error
+		if *b, err = c.encodeEvents(a.next, end); err != nil {
+			c.s.log.Error("events not sent", "err", err)
+			*b = eventBatch{}
 			return
 		}
-		b.send()
-		*b = eventBatch{from: a.next, next: next, params: params}
 	}
 	a.next = b.next
 	if a.next >= end {
@@ -556,7 +576,11 @@ func (c *clients) pushTo(a *attachment, end uint64, b *eventBatch) {
 	}
 	a.busy = true
 	put(&c.behind, a, struct{}{})
-	a.from.conn.Go(methodEvents, b.params, func(_ []byte, err error) {
+	last := len(b.messages) - 1
+	for _, params := range b.messages[:last] {
+		a.from.conn.Notify(methodEvents, params)
+	}
+	a.from.conn.Go(methodEvents, b.messages[last], func(_ []byte, err error) {
 		c.s.post(item{kind: itemFunc, fn: func() { a.busy = false }})
 	})
 }
