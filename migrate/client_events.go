@@ -177,9 +177,10 @@ func (c *Client) nextEvents(ctx context.Context, used []Event) ([]Event, error) 
 		c.mu.Lock()
 		batch := c.feed.buf
 		c.feed.buf, c.feed.bytes = nil, 0
-		if cap(used) <= usedEvents {
+		if used != nil && cap(used) <= usedEvents {
 			c.feed.used = used[:0]
 		}
+		used = nil // it may be buf again already
 		again := c.feed.full
 		c.feed.full = false
 		err := c.err
