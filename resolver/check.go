@@ -42,13 +42,16 @@ const (
 //	         by the active: ISR changes by one member, which is not the active. Replace puts another incarnation of
 //	         the same host ID in the place of one
 //	promote  by another member of ISR: Epoch one higher, Active = By, ISR as before, or without the old active
+//	renew    by the active: Epoch one higher, ISR as before. It has started again with the log that it keeps on disk,
+//	         and must not go on in an epoch of which it may have forgotten something
+//	address  by the active: another Addr for members. They have told it where they are now
 //	cancel   by the active: nothing but By and Nonce, so that a change still on its way finds another version
 //	retire   by the active: Active is the zero Host and ISR is empty. The service was ended by its last host
 //	reset    by anyone, and dangerous: Loss and Epoch one higher, Active = By, ISR = {By}. What the members before
 //	         held is given up. Where the resolver has lost the record, any Loss from 1 and any Epoch
 //
 // A host is one incarnation: equal ID and Inc. While it is a member its Key stays as it is, and only the host itself
-// proposes another Addr for it. Active is one of ISR. Feature never goes down, save in a recreate and a reset.
+// or the active proposes another Addr for it. Active is one of ISR. Feature never goes down, save in a recreate and a reset.
 //
 // By these rules (Loss, Epoch) never goes down, and it goes up whenever another incarnation becomes active.
 func Check(cur *Record, next Record) error {
@@ -94,8 +97,12 @@ func legal(cur *Record, next Record) error {
 		return refuse(next, "lower the feature level from %d to %d", cur.Feature, next.Feature)
 	}
 	for _, h := range next.ISR {
-		// A member stays as it was, but for the address that the proposer gives itself.
-		if i := member(cur.ISR, h); i >= 0 && h != cur.ISR[i] && h != next.By {
+		// A member stays as it was, but for the address that the proposer gives itself, or as the active to others.
+		i := member(cur.ISR, h)
+		if i < 0 || h == cur.ISR[i] || h == next.By {
+			continue
+		}
+		if h.Key != cur.ISR[i].Key || !next.By.Same(cur.Active) {
 			return refuse(next, "change the address or key of member %s", h.label())
 		}
 	}
@@ -123,8 +130,11 @@ func checkFresh(next Record, kind string) error {
 	return nil
 }
 
-// checkActive checks a change by the active: add, remove, replace, cancel or retire.
+// checkActive checks a change by the active: add, remove, replace, renew, address, cancel or retire.
 func checkActive(cur *Record, next Record) error {
+	if next.Epoch == cur.Epoch+1 && next.Active.Same(cur.Active) {
+		return checkRenew(cur, next)
+	}
 	if next.Epoch != cur.Epoch {
 		return refuse(next, "go from epoch %d to %d: the active stays in its epoch", cur.Epoch, next.Epoch)
 	}
@@ -152,6 +162,18 @@ func checkActive(cur *Record, next Record) error {
 	if gone+come > 1 && !replaced {
 		return refuse(next, "change the in-sync set from %s to %s: it changes by one member at a time",
 			hosts(cur.ISR), hosts(next.ISR))
+	}
+	return nil
+}
+
+// checkRenew checks that nothing but the epoch changes.
+func checkRenew(cur *Record, next Record) error {
+	same := len(next.ISR) == len(cur.ISR)
+	for _, h := range next.ISR {
+		same = same && member(cur.ISR, h) >= 0
+	}
+	if !same {
+		return refuse(next, "change the in-sync set from %s to %s in a new epoch of its own", hosts(cur.ISR), hosts(next.ISR))
 	}
 	return nil
 }

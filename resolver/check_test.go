@@ -74,7 +74,13 @@ func TestCheck(t *testing.T) {
 		{"replace the active", running, hostA, func(r *Record) { r.Active, r.ISR = hostA2, is(hostA2, hostB, hostC) }, "only promotes itself", ErrRefused},
 		{"raise the feature level", running, hostA, func(r *Record) { r.Feature = 3 }, "", nil},
 		{"lower the feature level", running, hostA, func(r *Record) { r.Feature = 1 }, "lower the feature level", ErrRefused},
-		{"raise the epoch as active", running, hostA, func(r *Record) { r.Epoch = 4 }, "the active stays in its epoch", ErrRefused},
+		{"renew", running, hostA, func(r *Record) { r.Epoch = 4 }, "", nil},
+		{"renew at a new address", running, Host{ID: "host-a", Inc: 1, Addr: "a:9", Key: hostA.Key}, func(r *Record) { r.Epoch, r.Active, r.ISR[0] = 4, r.By, r.By }, "", nil},
+		{"renew two epochs on", running, hostA, func(r *Record) { r.Epoch = 5 }, "the active stays in its epoch", ErrRefused},
+		{"renew and remove", running, hostA, func(r *Record) { r.Epoch, r.ISR = 4, is(hostA, hostB) }, "in a new epoch of its own", ErrRefused},
+		{"renew and add", running, hostA, func(r *Record) { r.Epoch, r.ISR = 4, is(hostA, hostB, hostC, hostD) }, "in a new epoch of its own", ErrRefused},
+		{"renew and replace", running, hostA, func(r *Record) { r.Epoch, r.ISR = 4, is(hostA, hostB, hostD) }, "in a new epoch of its own", ErrRefused},
+		{"renew by a later life", running, hostA2, func(r *Record) { r.Epoch = 4 }, "not in the in-sync set", ErrRefused},
 		{"hand over by the active", running, hostA, func(r *Record) { r.Active = hostB }, "only promotes itself", ErrRefused},
 		{"retire", running, hostA, func(r *Record) { r.Active, r.ISR = Host{}, nil }, "", nil},
 		{"retire with members", running, hostA, func(r *Record) { r.Active = Host{} }, "without an active", ErrInvalid},
@@ -83,7 +89,8 @@ func TestCheck(t *testing.T) {
 		{"retire in a new epoch", running, hostA, func(r *Record) { r.Epoch, r.Active, r.ISR = 4, Host{}, nil }, "the active stays", ErrRefused},
 		{"own new address", running, Host{ID: "host-a", Inc: 1, Addr: "a:9", Key: hostA.Key}, func(r *Record) { r.Active, r.ISR[0] = r.By, r.By }, "", nil},
 		{"own new key", running, Host{ID: "host-a", Inc: 1, Addr: "a:1", Key: hostB.Key}, func(r *Record) { r.Active, r.ISR[0] = r.By, r.By }, "change its key", ErrRefused},
-		{"another's new address", running, hostA, func(r *Record) { r.ISR[1] = movedB }, "change the address or key of member host-b/1", ErrRefused},
+		{"a member's new address", running, hostA, func(r *Record) { r.ISR[1] = movedB }, "", nil},
+		{"another's new address", running, hostC, func(r *Record) { r.Epoch, r.Active, r.ISR[1] = 4, hostC, movedB }, "change the address or key of member host-b/1", ErrRefused},
 		{"another's new key", running, hostA, func(r *Record) { r.ISR[1] = otherKeyB }, "change the address or key of member host-b/1", ErrRefused},
 
 		{"promote, keeping the old", running, hostB, func(r *Record) { r.Epoch, r.Active = 4, hostB }, "", nil},
@@ -232,6 +239,9 @@ func TestCheckWalk(t *testing.T) {
 					kinds["promote"]++
 				case next.Active == Host{}:
 					kinds["retire"]++
+				case higher:
+					require.Equal(t, next.By, next.Active)
+					kinds["renew"]++
 				default:
 					require.True(t, same)
 					kinds["members"]++
@@ -244,7 +254,7 @@ func TestCheckWalk(t *testing.T) {
 			cur = &c
 		}
 	}
-	for _, kind := range []string{"create", "reset", "promote", "retire", "members"} {
+	for _, kind := range []string{"create", "reset", "promote", "retire", "members", "renew"} {
 		require.Greater(t, kinds[kind], 20, "the walk hardly met this kind of change: %v", kinds)
 	}
 }

@@ -102,14 +102,15 @@ func (c *Core) dropPeer(p *peer) {
 
 // activate begins this host's epoch, which the record shows.
 func (c *Core) activate(won *proposal) {
-	c.assert(c.hasState || c.rec.Loss > c.loss || c.rec.Epoch == 1, "active without a copy")
 	t := TermOf(c.rec)
+	c.assert(c.hasState || t == c.fresh, "active without a copy")
+	c.fresh = Term{}
 	if c.hasState && c.loss != t.Loss {
 		c.loss = t.Loss // reset with the copy that was left
-		c.log.truncate(c.commit)
+		c.truncate(c.commit)
 	}
 	if !c.hasState {
-		c.log.reset(0, 0)
+		c.rebase(0, 0)
 		c.commit, c.emitted = 0, 0
 		c.hasState, c.loss = true, t.Loss
 	}
@@ -207,7 +208,7 @@ func (c *Core) Propose(now time.Duration, e Entry) (Entry, bool) {
 }
 
 func (c *Core) maybeCommit() {
-	n := c.log.last()
+	n := min(c.log.last(), c.stable())
 	for _, p := range c.active.peers {
 		if p.member || p.hold > 0 {
 			n = min(n, p.match)
@@ -356,7 +357,7 @@ func (c *Core) missing() int {
 
 func (c *Core) peerDown(h resolver.Host) {
 	if c.role.Active() {
-		if p := c.peer(h); p != nil && c.now > p.acked {
+		if p := c.peer(h); p != nil && c.now > p.acked && h.Addr == p.host.Addr {
 			p.down = true
 		}
 		return
@@ -409,6 +410,9 @@ func (c *Core) tickActive() {
 		default:
 			c.awaitJoiner(p)
 		}
+	}
+	if c.free() && c.strayed() {
+		c.proposeAddr()
 	}
 	if m := a.move; m != nil && c.prop == nil {
 		if !m.begun {
@@ -504,6 +508,7 @@ func (c *Core) recvLeave(m Msg) {
 	case !c.role.Active():
 	case p == nil:
 		c.sendJoinRecord(m.From, MsgRelease, m.Round)
+	case m.Term == c.term && m.Round != p.join: // of an earlier invitation
 	case !p.member:
 		c.moveLost(p.host, "host "+p.host.ID+" did not get a copy, or is about to leave")
 		c.sendJoinRecord(m.From, MsgRelease, p.join)

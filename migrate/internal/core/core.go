@@ -12,6 +12,10 @@ import (
 type Config struct {
 	Name string
 	Self resolver.Host
+	// Stable says that there is a store: what Ready.Save asks for is kept over a restart with the same incarnation.
+	Stable bool
+	// Nonce is where the nonces of proposals begin; each start must have its own, where it has not its own incarnation.
+	Nonce uint64
 
 	Heartbeat time.Duration // active to members: 100 ms
 	Silence   time.Duration // a member that is silent for so long is removed, a silent active replaced: 500 ms
@@ -98,6 +102,7 @@ type CAS struct {
 // Ready is what has to be done, in this order: send Msgs, apply Committed, then the rest in any order.
 type Ready struct {
 	Msgs      []Outgoing
+	Save      *Save // give it to the store; [Persisted] says that the store holds it
 	Committed []Entry
 	CAS       *CAS
 	Get       bool            // read the record; the answer comes back as [Got]
@@ -156,6 +161,7 @@ type Core struct {
 	nonce    uint64
 	hasState bool // log and commit mean something
 	loss     uint64
+	fresh    Term // the term that may begin here with an empty copy
 	log      log
 	commit   uint64
 	emitted  uint64 // the part of commit that Ready has handed out
@@ -170,6 +176,7 @@ type Core struct {
 
 	active  activeState
 	standby standbyState
+	saving  saving
 
 	out Ready
 }
@@ -177,7 +184,7 @@ type Core struct {
 // New makes the core of a service on a host that holds nothing yet.
 func New(cfg Config) *Core {
 	cfg.setDefaults()
-	return &Core{cfg: cfg, self: cfg.Self}
+	return &Core{cfg: cfg, self: cfg.Self, nonce: cfg.Nonce}
 }
 
 // Role, Term, Record, Commit and Last describe the present state.
@@ -262,6 +269,13 @@ type (
 	// Reset makes this host active with the copy it has, or an empty one, at the price of a higher Loss. On the active
 	// host it repairs a record that the resolver has lost.
 	Reset struct{}
+	// Recovered comes before all else on a host with a store that holds something. Time is the log's at State.Base.
+	Recovered struct {
+		State State
+		Time  int64
+	}
+	// Persisted says that the store holds everything up to a Save.
+	Persisted struct{ Seq uint64 }
 )
 
 func (Tick) event()       {}
@@ -283,6 +297,8 @@ func (Doubt) event()      {}
 func (Stay) event()       {}
 func (Retire) event()     {}
 func (Reset) event()      {}
+func (Recovered) event()  {}
+func (Persisted) event()  {}
 
 // Step takes an event at time now, which is counted from an arbitrary start and never goes back.
 func (c *Core) Step(now time.Duration, ev Event) {
@@ -330,6 +346,10 @@ func (c *Core) Step(now time.Duration, ev Event) {
 	case Reset:
 		c.reset = true
 		c.get()
+	case Recovered:
+		c.recovered(ev)
+	case Persisted:
+		c.persisted(ev.Seq)
 	}
 }
 
@@ -359,6 +379,7 @@ func (c *Core) Ready() Ready {
 		}
 		c.emitted = c.commit
 	}
+	c.save()
 	c.trimLog()
 	r := c.out
 	c.out = Ready{}
@@ -406,7 +427,7 @@ func (c *Core) release() {
 		c.out.Drop = true
 	}
 	c.hasState = false
-	c.log.reset(0, 0)
+	c.rebase(0, 0)
 	c.commit, c.emitted, c.time = 0, 0, 0
 	c.standby = standbyState{leaving: c.standby.leaving}
 	c.out.Fetch = nil

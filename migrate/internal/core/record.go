@@ -27,6 +27,7 @@ const (
 	propPromote
 	propRetire
 	propReset
+	propAddr
 )
 
 // proposal is a change of the record whose outcome is not known. There is one at a time. Until a record with a version
@@ -59,6 +60,9 @@ func (c *Core) proposeCreate() {
 	if c.prop != nil || c.role != Out {
 		return
 	}
+	if c.rec.Ver == 0 && c.term != (Term{}) {
+		return // there was such a service: it is the resolver that has lost it
+	}
 	next := resolver.Record{Epoch: 1, Active: c.self, ISR: []resolver.Host{c.self}}
 	if c.rec.Ver > 0 {
 		if c.rec.Active.ID != "" {
@@ -66,6 +70,10 @@ func (c *Core) proposeCreate() {
 		}
 		next.Epoch, next.Loss = c.rec.Epoch+1, c.rec.Loss+1
 	}
+	if c.hasState {
+		c.release() // of the service that was retired
+	}
+	c.fresh = TermOf(next)
 	c.propose(proposal{kind: propCreate, expect: c.rec.Ver, next: next})
 }
 
@@ -80,19 +88,53 @@ func (c *Core) proposeReset(rec resolver.Record) {
 	if TermOf(next).Compare(c.term) <= 0 {
 		return // the resolver has gone back to before an earlier loss: that term was another's
 	}
+	c.fresh = TermOf(next)
 	c.prop = nil // whatever it was: with a higher loss it does not matter
 	c.propose(proposal{kind: propReset, expect: rec.Ver, next: next})
 }
 
-// copyRec returns the record as a base for a proposal.
 func (c *Core) copyRec() resolver.Record {
 	r := c.rec
 	r.ISR = slices.Clone(r.ISR)
 	return r
 }
 
+// nextRec returns the record as a base for a proposal, with the addresses that hosts have now: a host that starts again
+// with its store may have another.
+func (c *Core) nextRec() resolver.Record {
+	r := c.copyRec()
+	for i, h := range r.ISR {
+		if h.Same(c.self) {
+			r.ISR[i] = c.self
+		} else if p := c.peer(h); p != nil && c.role.Active() {
+			r.ISR[i].Addr = p.host.Addr
+		}
+		if h.Same(r.Active) {
+			r.Active = r.ISR[i]
+		}
+	}
+	return r
+}
+
+// strayed reports whether a member has another address than the record says.
+func (c *Core) strayed() bool {
+	for _, h := range c.rec.ISR {
+		if h.Same(c.self) && h != c.self {
+			return true
+		}
+		if p := c.peer(h); p != nil && p.host.Addr != h.Addr {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *Core) proposeAddr() {
+	c.propose(proposal{kind: propAddr, expect: c.rec.Ver, next: c.nextRec()})
+}
+
 func (c *Core) proposeAdd(p *peer) {
-	next := c.copyRec()
+	next := c.nextRec()
 	next.ISR = append(next.ISR, p.host)
 	p.member, p.hold = true, 0 // before the proposal leaves
 	p.acked = c.now
@@ -100,15 +142,15 @@ func (c *Core) proposeAdd(p *peer) {
 }
 
 func (c *Core) proposeRemove(h resolver.Host, drop bool) {
-	next := c.copyRec()
+	next := c.nextRec()
 	next.ISR = slices.DeleteFunc(next.ISR, h.Same)
 	c.propose(proposal{kind: propRemove, expect: c.rec.Ver, next: next, host: h, drop: drop})
 }
 
 func (c *Core) proposePromote(from resolver.Host, keepOld bool) {
-	next := c.copyRec()
+	next := c.nextRec()
 	next.Epoch++
-	if !keepOld {
+	if !keepOld && !next.Active.Same(c.self) {
 		next.ISR = slices.DeleteFunc(next.ISR, next.Active.Same)
 	}
 	next.Active = c.self
@@ -125,7 +167,7 @@ func (c *Core) proposeRetire() {
 }
 
 func (c *Core) tickRecord() {
-	if p := c.prop; p != nil && !p.busy && c.now >= p.retryAt {
+	if p := c.prop; p != nil && !p.busy && c.now >= p.retryAt && c.settled() {
 		p.busy = true
 		p.tries++
 		c.out.CAS = &CAS{Expect: p.expect, Next: p.next}
@@ -215,7 +257,7 @@ func (c *Core) learn(r resolver.Record) {
 	t := TermOf(r)
 	// A resolver that has lost its memory counts versions anew. From then on a record is the truth again only if it was
 	// made by a reset, which raises the loss.
-	forgot := c.rec.Ver > 0 && r.Gen != c.rec.Gen
+	forgot := c.rec.Gen != 0 && r.Gen != c.rec.Gen
 	if !forgot && r.Ver <= c.rec.Ver || forgot && t.Loss <= c.term.Loss {
 		return
 	}
@@ -230,7 +272,7 @@ func (c *Core) learn(r resolver.Record) {
 	}
 	mine := r.Active.Same(c.self)
 	switch d := t.Compare(c.term); {
-	case d > 0 && mine:
+	case d > 0 && mine && (c.hasState || t == c.fresh):
 		if c.role.Active() {
 			c.stepDown() // reset by itself
 		}
@@ -245,6 +287,9 @@ func (c *Core) learn(r resolver.Record) {
 		c.release()
 	case d == 0:
 		c.checkMember()
+	}
+	if r.Active.ID == "" && c.hasState && c.term == t {
+		c.release() // the service has ended
 	}
 	if done != nil && done.kind == propPromote && !mine && done.from.ID != "" && t.Compare(TermOf(done.next)) < 0 {
 		c.send(done.from, Msg{Type: MsgFailed, Reason: "the record changed meanwhile"})
@@ -265,8 +310,12 @@ func (c *Core) follow(t Term, leader resolver.Host) {
 	if c.hasState && c.loss != t.Loss {
 		c.release()
 	}
-	c.standby.leader, c.standby.matched, c.standby.round = leader, 0, 0
-	c.standby.heard, c.standby.ackDue, c.standby.fetch, c.standby.join = c.now, false, nil, 0
+	s := &c.standby
+	s.leader, s.join, s.matched, s.told, s.round = leader, 0, 0, 0, 0
+	s.heard, s.ackDue, s.ackNow, s.fetch = c.now, false, false, nil
+	if leader.Same(c.self) {
+		s.leader = resolver.Host{} // it was this host, but its copy is gone
+	}
 	if !c.hasState {
 		c.setRole(Out)
 	} else if c.role == Out {
@@ -299,12 +348,20 @@ func (c *Core) checkMember() {
 	if c.role.Active() || TermOf(c.rec).Compare(c.term) < 0 {
 		return
 	}
+	s := &c.standby
+	again := s.leader.ID == "" && !c.rec.Active.Same(c.self) // this host has started again
+	if again {
+		s.leader = c.rec.Active
+	}
 	switch in := member(c.rec.ISR, c.self); {
 	case in && c.hasState:
-		c.standby.outAt = 0
+		s.outAt = 0
 		c.setRole(Standby)
-	case !in && c.hasState && (c.role == Standby || c.role == Joining && c.standby.join == 0):
+		if again || s.leader.ID != "" && !slices.Contains(c.rec.ISR, c.self) {
+			s.ackDue, s.ackNow = true, true // the active host must hear of it, and of its address
+		}
+	case !in && c.hasState && (c.role == Standby || c.role == Joining && s.join == 0):
 		c.setRole(Out)
-		c.standby.outAt = c.now
+		s.outAt = c.now
 	}
 }

@@ -689,7 +689,7 @@ func appendCore(b []byte, c *Core) []byte {
 		}
 	}
 	host(c.self)
-	num(uint64(c.role), c.term.Loss, c.term.Epoch, c.loss, c.commit, c.emitted, c.log.base, c.log.baseEpoch)
+	num(uint64(c.role), c.term.Loss, c.term.Epoch, c.fresh.Loss, c.fresh.Epoch, c.loss, c.commit, c.emitted, c.log.base, c.log.baseEpoch)
 	b = appendRec(b, c.rec)
 	flags(c.hasState, c.reset, c.getBusy, c.prop != nil)
 	for _, e := range c.log.ents {
@@ -737,8 +737,8 @@ func appendCore(b []byte, c *Core) []byte {
 	host(s.leader)
 	old(s.heard, s.outAt)
 	due(s.leaveAt)
-	num(s.join, s.matched, s.round)
-	flags(s.down, s.ackDue, s.resend, s.wonder, s.leaving, s.fetch != nil)
+	num(s.join, s.matched, s.told, s.round)
+	flags(s.down, s.ackDue, s.ackNow, s.resend, s.wonder, s.leaving, s.fetch != nil)
 	if f := s.fetch; f != nil {
 		host(f.From)
 		num(f.ID, f.Index, f.Epoch)
@@ -784,7 +784,7 @@ func appendSearchMsg(b []byte, m Msg) []byte {
 // TestSearchCopies reminds whoever adds a field to the core of clone and appendCore, which must know it.
 func TestSearchCopies(t *testing.T) {
 	fields := func(v any) int { return reflect.TypeOf(v).NumField() }
-	require.Equal(t, []int{22, 15, 17, 13, 10, 5}, []int{
+	require.Equal(t, []int{24, 15, 17, 15, 10, 5}, []int{
 		fields(Core{}), fields(activeState{}), fields(peer{}), fields(standbyState{}), fields(proposal{}), fields(move{}),
 	}, "a field came or went: see clone and appendCore, then change this")
 }

@@ -12,9 +12,11 @@ type standbyState struct {
 	heard   time.Duration // when the leader was last heard
 	down    bool          // the leader's process is gone, as far as is known
 	join    uint64        // number of the invitation that is followed; 0: none in this term
-	matched uint64        // the log equals the leader's up to here, as the leader is told
+	matched uint64        // the log equals the leader's up to here, as the leader is told once the store holds it
+	told    uint64        // what the leader was told
 	round   uint64
 	ackDue  bool
+	ackNow  bool // whether the store holds more or not
 	resend  bool
 	fetch   *Fetch
 	wonder  bool          // the record was asked for because the leader is silent
@@ -29,6 +31,9 @@ func (c *Core) recv(m Msg) {
 		return
 	}
 	d := m.Term.Compare(c.term)
+	if p := c.peer(m.From); p != nil && p.host.Key == m.From.Key && m.From.Addr != "" {
+		p.host.Addr = m.From.Addr // it may have started again elsewhere
+	}
 	switch m.Type {
 	case MsgAppend, MsgInvite, MsgSnapshot, MsgRecord, MsgTransfer, MsgRelease:
 		if d < 0 {
@@ -101,11 +106,16 @@ func (c *Core) recvActive(m Msg) {
 
 func (c *Core) recvAppend(m Msg) {
 	s := &c.standby
+	if !c.hasState && s.join == 0 {
+		// The active host counts on a copy that is not there: it was released, or its store is gone.
+		c.send(s.leader, Msg{Type: MsgLeave, Round: m.Index})
+		return
+	}
 	if m.Index != s.join {
 		return // Of an earlier invitation.
 	}
+	s.ackDue, s.ackNow = true, s.ackNow || len(m.Entries) == 0 || m.Round > s.round
 	s.round = max(s.round, m.Round)
-	s.ackDue = true
 	if !c.hasState || m.Prev == ^uint64(0) {
 		return
 	}
@@ -137,7 +147,7 @@ func (c *Core) recvAppend(m Msg) {
 			if at <= c.commit {
 				c.assert(false, "committed entry %d is overwritten", at)
 			}
-			c.log.truncate(at - 1)
+			c.truncate(at - 1)
 		}
 		c.log.append(e)
 		c.time = e.Time
@@ -153,8 +163,12 @@ func (c *Core) sendAck() {
 	}
 	// A host that has nothing and fetches nothing has missed what it was to fetch.
 	resend := s.resend || s.fetch == nil && s.matched == 0
-	c.send(s.leader, Msg{Type: MsgAck, Index: s.matched, Commit: c.commit, Round: s.round, Flag: resend, Prev: s.join})
-	s.ackDue, s.resend = false, false
+	index := min(s.matched, c.stable())
+	if index < s.matched && index <= s.told && !s.ackNow && !resend {
+		return // until the store holds more
+	}
+	c.send(s.leader, Msg{Type: MsgAck, Index: index, Commit: c.commit, Round: s.round, Flag: resend, Prev: s.join})
+	s.ackDue, s.ackNow, s.resend, s.told = false, false, false, index
 }
 
 // recvInvite answers the active host that wants a copy here.
@@ -169,12 +183,12 @@ func (c *Core) recvInvite(m Msg) {
 	}
 	if m.Round > s.join {
 		// What was acknowledged under an earlier invitation does not count any more.
-		s.join, s.matched, s.fetch = m.Round, 0, nil
+		s.join, s.matched, s.told, s.fetch = m.Round, 0, 0, nil
 		c.out.Fetch = nil
 	}
 	c.setRole(Joining)
 	s.outAt = 0
-	c.send(s.leader, Msg{Type: MsgJoin, Round: s.join, Flag: c.hasState, Commit: c.commit, Index: c.loss})
+	c.send(s.leader, Msg{Type: MsgJoin, Round: s.join, Flag: c.hasState, Commit: min(c.commit, c.stable()), Index: c.loss})
 }
 
 // recvSnapshot begins to fetch a snapshot, in the place of the copy that is here, unless the active host counts on that.
@@ -206,7 +220,7 @@ func (c *Core) restored(ev Restored) {
 		s.join = 0
 		return
 	}
-	c.log.reset(f.Index, f.Epoch)
+	c.rebase(f.Index, f.Epoch)
 	c.commit, c.emitted, c.time = f.Index, f.Index, ev.Time
 	c.hasState, c.loss = true, c.term.Loss
 	s.matched, s.ackDue = f.Index, true
@@ -222,6 +236,10 @@ func (c *Core) gotStandby(before uint64) {
 	s.wonder = false
 	if c.rec.Ver != before || !c.hasState || !c.leaderSilent() {
 		return
+	}
+	if TermOf(c.rec).Compare(c.term) < 0 {
+		c.calm = c.now + c.cfg.Heartbeat
+		return // the resolver has forgotten
 	}
 	if !member(c.rec.ISR, c.self) {
 		if c.role == Joining {
@@ -243,6 +261,9 @@ func (c *Core) gotStandby(before uint64) {
 }
 
 func (c *Core) leaderSilent() bool {
+	if c.rec.Active.Same(c.self) && TermOf(c.rec) == c.term {
+		return true // it was this host itself, before it started again
+	}
 	rank := time.Duration(0)
 	for _, h := range c.rec.ISR {
 		if h.Same(c.self) {

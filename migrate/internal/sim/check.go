@@ -21,6 +21,9 @@ type checker struct {
 	bound   resolver.Record               // the newest
 	bodies  map[cmdKey][]byte             // what clients asked for
 	acked   map[cmdKey]mark               // at what place it was acknowledged
+	spoken  map[uint64]core.Term          // the highest term in which an incarnation with a disk has spoken
+	begun   map[core.Term]bool            // its active host has spoken in it, or its disk knows it
+	lost    map[uint64]bool               // the incarnation has lost its disk
 }
 
 type ackKey struct {
@@ -67,6 +70,7 @@ type watch struct {
 func newChecker(w *world) *checker {
 	return &checker{
 		w: w, logs: make(map[uint64]*history), active: make(map[core.Term]*proc), acks: make(map[ackKey]uint64),
+		spoken: make(map[uint64]core.Term), begun: make(map[core.Term]bool), lost: make(map[uint64]bool),
 		records: make(map[core.Term]resolver.Record), bodies: make(map[cmdKey][]byte), acked: make(map[cmdKey]mark),
 	}
 }
@@ -160,7 +164,7 @@ func (k *checker) activated(p *proc) {
 
 // isActive notes that p is active in a term, which nobody else ever was.
 func (k *checker) isActive(p *proc, t core.Term) {
-	if q := k.active[t]; q != nil && q != p {
+	if q := k.active[t]; q != nil && q != p && !(q.dead && q.self.Same(p.self) && !k.begun[t]) {
 		k.failf("%s and %s are both active in %s (I1)", q.name(), p.name(), t)
 	}
 	k.active[t] = p
@@ -173,7 +177,37 @@ func (k *checker) ordered(p *proc, e core.Entry) {
 	}
 }
 
+// saved notes what a disk holds.
+func (k *checker) saved(p *proc, v *core.Save) {
+	if q := k.active[v.Term]; q != nil && q.self.Same(p.self) {
+		k.begun[v.Term] = true
+	}
+}
+
+// wiped notes that what a host has promised is forgotten, and known to be.
+func (k *checker) wiped(p *proc) {
+	k.lost[p.self.Inc] = true
+	delete(k.spoken, p.self.Inc)
+}
+
+// recovered: a host that starts again knows every term in which it has spoken (I2).
+func (k *checker) recovered(p *proc) {
+	t := p.core.Term()
+	if t.Compare(k.spoken[p.self.Inc]) < 0 {
+		k.failf("%s starts again in %s, but has spoken in %s (I2)", p, t, k.spoken[p.self.Inc])
+	}
+	if p.m != nil {
+		k.restored(p)
+	}
+}
+
 func (k *checker) sent(p *proc, m core.Msg) {
+	if p.host.disk != nil && m.Term.Compare(k.spoken[p.self.Inc]) > 0 {
+		k.spoken[p.self.Inc] = m.Term
+	}
+	if k.active[m.Term] == p {
+		k.begun[m.Term] = true
+	}
 	switch m.Type {
 	case core.MsgAck:
 		key := ackKey{p.self.Inc, m.Term}
@@ -342,6 +376,9 @@ func (k *checker) durable(r *resolver.Record) {
 			continue
 		}
 		c := p.core
+		if k.lost[m.Inc] && !c.HasState() {
+			continue // and says so to whoever counts on it
+		}
 		if !c.HasState() || c.Term().Loss != r.Loss || c.Last() < n {
 			k.failf("%s is in the in-sync set %s, but lacks committed entries up to %d", p, describeRecord(r), n)
 		}
@@ -492,7 +529,11 @@ func (w *world) converged() bool {
 	}
 	for _, h := range rec.ISR {
 		p := w.hosts[hostIndex(h)].proc
-		if !p.self.Same(h) || p.m == nil || p.core.Commit() != a.core.Commit() || p.m.Hash() != a.m.Hash() {
+		if p.self != h {
+			w.why = "the address of a replica is out of date: " + p.String()
+			return false
+		}
+		if p.m == nil || p.core.Commit() != a.core.Commit() || p.m.Hash() != a.m.Hash() {
 			w.why = "a replica is not equal: " + p.String() + " and " + a.String()
 			return false
 		}

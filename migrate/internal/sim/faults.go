@@ -34,6 +34,12 @@ type profile struct {
 
 	crash, pause, cut, reset, outage, handoff, leave, lie time.Duration // mean time between two of the kind; 0: none
 
+	disks                     float64 // hosts that have one
+	sync                      time.Duration
+	syncSlow, syncFails, wipe float64
+	compact                   float64       // steps after which a newer copy is written
+	power                     time.Duration // mean time between two cuts of the power of all hosts
+
 	amnesia, retire, force bool
 	steady                 bool    // the standbys must be back in sync while commands come without a break
 	hostile                float64 // clients that send twice or in disorder
@@ -110,6 +116,21 @@ func newProfile(r *rand.Rand) profile {
 	if r.IntN(5) == 0 && !p.steady {
 		c.LogBytes = num(3000, 30_000)
 	}
+	if p.disks = prob(0.5, 1, 1, 0.5); p.disks > 0 {
+		p.sync = pick(100*time.Microsecond, 2*ms, 20*ms, 80*ms)
+		p.syncSlow, p.syncFails = prob(0.3, 0.002, 0.02), prob(0.3, 0.001, 0.01)
+		p.compact = prob(0.8, 0.003, 0.05)
+		p.wipe = prob(0.1, 0.05, 0.5)
+		if p.crash == 0 {
+			p.crash = pick(500*ms, 2*s, 6*s)
+		}
+		if p.disks == 1 {
+			p.power = some(0.6, s, 4*s, 10*s)
+		}
+		if p.amnesia {
+			p.crash, p.power = 0, 0
+		}
+	}
 	return p
 }
 
@@ -117,6 +138,13 @@ func newProfile(r *rand.Rand) profile {
 func (w *world) startFaults() {
 	p := &w.prof
 	w.every(p.crash, w.crashOne)
+	w.every(p.power, func() {
+		w.tracef("the power is cut")
+		w.stats.Powers++
+		for _, h := range w.hosts {
+			h.crash()
+		}
+	})
 	w.every(p.pause, func() {
 		h := w.anyHost()
 		if h.proc == nil {
@@ -182,6 +210,7 @@ func (w *world) startFaults() {
 	if p.force {
 		w.after(w.between(0, p.duration), func() {
 			if h := w.anyHost(); h.proc != nil {
+				w.forced = true
 				w.forceReset(h.proc)
 			}
 		})
@@ -309,6 +338,7 @@ func (w *world) heal() {
 	p.nameLost, p.nameSlow, p.nameDup, p.fetchFails, p.expiry = 0, 0, 0, 0, 0
 	p.nameTime = min(p.nameTime, 2*time.Millisecond)
 	p.fetch = min(p.fetch, 200*time.Millisecond)
+	p.sync, p.syncSlow, p.syncFails, p.wipe = min(p.sync, 5*time.Millisecond), 0, 0, 0
 	w.res.down = false
 	for i := range w.hosts {
 		for j := range w.hosts {
@@ -357,6 +387,9 @@ func (w *world) operate() {
 				p.event(core.Create{})
 			}
 		case !alive, forgotten:
+			if !alive && w.prof.disks == 1 && !w.wiped && !w.forced && !forgotten && !w.res.forgot {
+				w.failf("no host holds what was acknowledged, though all have disks: %s", describeRecord(&rec))
+			}
 			// One of those that know the highest term, and rather one with a copy.
 			var best *proc
 			for _, i := range w.rng.Perm(len(w.hosts)) {

@@ -17,6 +17,7 @@ type host struct {
 	starts uint64
 	wall   int64 // how far its wall clock is off, in ms
 	blind  bool  // it can't reach the resolver
+	disk   *disk // nil: it has none, and each start is another incarnation
 	proc   *proc // nil while none runs
 	last   resolver.Host
 }
@@ -25,6 +26,9 @@ func newHost(w *world, i int) *host {
 	h := &host{w: w, index: i, id: string(rune('a' + i))}
 	if w.prof.clocks {
 		h.wall = w.rng.Int64N(7_200_000) - 3_600_000
+	}
+	if w.chance(w.prof.disks) {
+		h.disk = new(disk)
 	}
 	return h
 }
@@ -59,6 +63,8 @@ type proc struct {
 	snapID uint64
 	snaps  map[uint64]snap
 	fetch  *core.Fetch
+	// fetched is the copy that was restored last.
+	fetched snap
 
 	moving  bool // a handoff has no outcome yet
 	leaving bool
@@ -84,14 +90,27 @@ func (h *host) start() {
 	if w.chance(0.2) {
 		p.origin = 0
 	}
+	if h.disk != nil {
+		p.self.Inc, p.snapID = uint64(h.index+1)*1000+1, h.starts<<32
+		p.self.Addr = fmt.Sprintf("%s:%d", h.id, h.starts)
+		if w.chance(w.prof.wipe) && !w.healed {
+			w.tracef("the directory of %s is gone", p.name())
+			h.disk = new(disk)
+			w.wiped = true
+			w.chk.wiped(p)
+		}
+	}
 	if d := w.prof.drift; d > 0 {
 		p.rate = int64(1024 * (1 + d*(2*w.rng.Float64()-1)))
 	}
 	cfg := w.prof.cfg
-	cfg.Name, cfg.Self = service, p.self
+	cfg.Name, cfg.Self, cfg.Stable, cfg.Nonce = service, p.self, h.disk != nil, uint64(w.rng.Uint32())
 	p.core = core.New(cfg)
 	h.proc, h.last = p, p.self
 	w.tracef("%s starts", p.name())
+	if h.disk != nil {
+		p.recover()
+	}
 	p.flush()
 }
 
@@ -119,6 +138,9 @@ func (h *host) crash() {
 func (p *proc) exit() {
 	w := p.w
 	p.dead, p.host.proc, p.m = true, nil, nil
+	if d := p.host.disk; d != nil {
+		d.crash(p)
+	}
 	for _, o := range w.hosts {
 		if q := o.proc; q != nil && w.chance(w.prof.hint) {
 			w.after(w.exp(30*time.Millisecond), func() { q.event(core.PeerDown{Host: p.self}) })
@@ -228,6 +250,9 @@ func (p *proc) flush() {
 		}
 	}
 	p.w.chk.look(p)
+	if p.host.disk != nil {
+		p.compact()
+	}
 	p.schedule()
 }
 
@@ -264,6 +289,9 @@ func (p *proc) carryOut(r core.Ready) (stepped bool) {
 	w := p.w
 	if r.Drop {
 		p.m, p.fetch = nil, nil
+	}
+	if r.Save != nil {
+		p.save(r.Save)
 	}
 	if r.Deposed {
 		w.tracef("%s is deposed, in %s", p.name(), p.core.Term())
@@ -428,6 +456,9 @@ func (p *proc) startFetch(f core.Fetch) {
 	p.fetch = &f
 	mine := p.fetch
 	d := w.latency() + w.exp(w.prof.fetch)
+	if p.host.disk != nil {
+		d += w.exp(w.prof.sync) // it is written before it counts
+	}
 	w.tracef("%s fetches snapshot %d at %d from %s", p.name(), f.ID, f.Index, label(f.From))
 	var finish func()
 	finish = func() {
@@ -458,6 +489,9 @@ func (p *proc) startFetch(f core.Fetch) {
 			}
 			w.tracef("%s has fetched snapshot %d: %v", p.name(), f.ID, err)
 			had := p.core.HasState()
+			if err == nil {
+				p.fetched = src.proc.snaps[f.ID]
+			}
 			p.step(core.Restored{ID: f.ID, From: f.From, OK: err == nil, Time: at})
 			if !had && p.core.HasState() {
 				w.stats.Snapshots++

@@ -65,7 +65,7 @@ func (w *world) carry(from *proc, to resolver.Host, m core.Msg) {
 			return
 		}
 		p := w.hosts[j].proc
-		if p == nil || p.self.Inc != to.Inc && !w.chance(w.prof.misdeliver) {
+		if p == nil || p.self.Inc != to.Inc && !w.chance(w.prof.misdeliver) || p.self.Inc == to.Inc && p.self.Addr != to.Addr {
 			if w.chance(w.prof.hint) {
 				from.event(core.PeerDown{Host: to})
 			}

@@ -39,7 +39,9 @@ type Stats struct {
 	Outages   int // of the resolver
 	Snapshots int // restored
 	Expired   int // sessions
-	Healing   time.Duration
+	// Recoveries counts starts of a host with what its disk held, Powers cuts of the power of all hosts.
+	Recoveries, Powers, DiskErrors int
+	Healing                        time.Duration
 }
 
 // Add sums up.
@@ -59,14 +61,19 @@ func (s *Stats) Add(o Stats) {
 	s.Outages += o.Outages
 	s.Snapshots += o.Snapshots
 	s.Expired += o.Expired
+	s.Recoveries += o.Recoveries
+	s.Powers += o.Powers
+	s.DiskErrors += o.DiskErrors
 	s.Healing = max(s.Healing, o.Healing)
 }
 
 func (s Stats) String() string {
 	return fmt.Sprintf("%v of virtual time, %d steps, %d entries, %d commands and %d reads acknowledged, %d epochs, %d losses, "+
-		"%d of %d handoffs, %d crashes, %d pauses, %d cuts, %d resolver outages, %d snapshots, %d sessions expired, healed in %v at most",
+		"%d of %d handoffs, %d crashes, %d pauses, %d cuts, %d resolver outages, %d snapshots, %d sessions expired, "+
+		"%d recoveries from disk, %d power cuts, %d disk errors, healed in %v at most",
 		s.Virtual.Round(time.Second), s.Steps, s.Entries, s.Commands, s.Reads, s.Epochs, s.Losses,
-		s.Moved, s.Handoffs, s.Crashes, s.Pauses, s.Cuts, s.Outages, s.Snapshots, s.Expired, s.Healing.Round(time.Millisecond))
+		s.Moved, s.Handoffs, s.Crashes, s.Pauses, s.Cuts, s.Outages, s.Snapshots, s.Expired,
+		s.Recoveries, s.Powers, s.DiskErrors, s.Healing.Round(time.Millisecond))
 }
 
 // failure is what a failed check panics with.
@@ -112,6 +119,8 @@ type world struct {
 	chk     *checker
 	stats   Stats
 	healed  bool
+	wiped   bool   // a disk was lost
+	forced  bool   // a reset was asked for that need not have been
 	why     string // the healing is not complete
 }
 
