@@ -120,7 +120,7 @@ func newProfile(r *rand.Rand) profile {
 		p.sync = pick(100*time.Microsecond, 2*ms, 20*ms, 80*ms)
 		p.syncSlow, p.syncFails = prob(0.3, 0.002, 0.02), prob(0.3, 0.001, 0.01)
 		p.compact = prob(0.8, 0.003, 0.05)
-		p.wipe = prob(0.1, 0.05, 0.5)
+		p.wipe = prob(0.2, 0.1, 0.5)
 		if p.crash == 0 {
 			p.crash = pick(500*ms, 2*s, 6*s)
 		}
@@ -372,6 +372,7 @@ func (w *world) operate() {
 				r := p.core.Record()
 				forgotten = forgotten || r.Ver > 0 && r.Gen != rec.Gen
 			}
+			alive = alive || h.proc == nil && h.disk != nil // an operator waits for it
 			if p := h.proc; p != nil && p.core.HasState() {
 				for _, m := range rec.ISR {
 					alive = alive || m.Same(p.self)
