@@ -22,6 +22,7 @@ const (
 	CodeConfig         transport.Code = 215 // a field of a configuration is invalid
 	CodeHalted         transport.Code = 216 // the service stopped itself
 	CodeNoService      transport.Code = 217 // no service of that name exists
+	CodeStore          transport.Code = 218 // the node's directory can't be used
 )
 
 // Sentinels for [errors.Is].
@@ -43,4 +44,5 @@ var (
 	ErrConfig         error = &transport.Error{Code: CodeConfig, Message: "migrate: invalid configuration"}
 	ErrHalted         error = &transport.Error{Code: CodeHalted, Message: "migrate: service halted"}
 	ErrNoService      error = &transport.Error{Code: CodeNoService, Message: "migrate: no such service"}
+	ErrStore          error = &transport.Error{Code: CodeStore, Message: "migrate: the node's directory can't be used"}
 )

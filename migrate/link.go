@@ -63,8 +63,12 @@ type link struct {
 // linkTo returns the link to a host, and forgets those to earlier starts of it.
 func (n *Node) linkTo(h resolver.Host) *link {
 	n.mu.Lock()
-	defer n.mu.Unlock()
 	l := n.links[keyOf(h)]
+	if old := l; old != nil && old.to.Addr != h.Addr {
+		defer old.close() // it has started again elsewhere
+		l = nil
+	}
+	defer n.mu.Unlock()
 	if l == nil {
 		l = &link{node: n, to: h}
 		n.links[keyOf(h)] = l

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/roam-go/roam/migrate/internal/wal"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
 )
@@ -33,6 +34,13 @@ type NodeConfig struct {
 	// added. "" stands for the listener's own, which must then name a host ([transport.AdvertiseAddr] finds one).
 	Advertise string
 
+	// Dir is a directory in which this node keeps what it acknowledges, for each service that it hosts: it acknowledges an
+	// entry when it is forced to the disk, and a node that starts again with the directory goes on as the host that it was.
+	// "" stands for none: the node keeps its services in memory. Hosts with and without one may serve together. The
+	// directory is made if there is none; it belongs to one host and one process at a time, and to no copy or backup of it.
+	// A service that ends here, or is left, leaves nothing behind.
+	Dir string
+
 	// Heartbeat is how often an active host is heard at least; 0 stands for 100 ms. Silence is how long a host may be
 	// silent before it is replaced or removed, at least 3 heartbeats; 0 stands for 500 ms. A host whose process has died
 	// is noticed sooner.
@@ -44,6 +52,9 @@ type NodeConfig struct {
 	Hooks Hooks
 	// Logger is told what the node does; nil discards.
 	Logger *slog.Logger
+
+	fs   wal.FS // for tests: of Dir; nil: the operating system's
+	grow int64  // for tests: how far a log grows before the state is written
 }
 
 // Hooks tell a program what happens on its node. They are called one at a time, on a goroutine of the node's own that
@@ -108,6 +119,7 @@ type Node struct {
 	listener transport.Listener
 	renew    chan struct{} // asks for an announcement now
 	hooks    hookQueue
+	dir      *wal.Dir // nil: none
 
 	mu       sync.Mutex // guards what follows
 	closed   bool
@@ -144,11 +156,15 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 	if n.self.ID == "" {
 		n.self.ID = "host-" + randomName(n.self.Key)
 	}
+	if err := n.openDir(); err != nil {
+		return nil, err
+	}
 	n.log = cfg.Logger.With("host", n.self.ID)
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	l, err := cfg.Transport.Listen(cfg.Listen, n.accept)
 	if err != nil {
 		n.cancel()
+		n.closeDir()
 		return nil, fmt.Errorf("migrate: host %s can't listen at %s: %w", n.self.ID, cfg.Listen, err)
 	}
 	n.listener = l
@@ -157,6 +173,7 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 		if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
 			n.cancel()
 			l.Close()
+			n.closeDir()
 			return nil, transport.Errorf(CodeConfig,
 				"migrate: NodeConfig.Advertise must name a host to listen at %s: others can't reach %s", l.Addr(), n.self.Addr)
 		}
@@ -207,7 +224,7 @@ func (n *Node) now() time.Duration { return time.Since(n.start) }
 
 // Host makes this node a host of a service, which it creates, with an empty state, if no record of it exists. If it exists
 // the node stands by like one that called [Node.Standby], unless all hosts that held the state are gone: then the
-// error is [ErrNoHost], and [Node.Reset] starts it anew.
+// error is [ErrNoHost], and [Node.Reset] starts it anew. A node whose own [NodeConfig.Dir] holds the state goes on with it.
 //
 // fresh makes an empty instance of the service: one for each copy that comes to live here. ctx bounds the call only; the
 // service is hosted until [Service.Leave], [Node.Shutdown] or [Node.Close].
@@ -217,7 +234,7 @@ func (n *Node) Host(ctx context.Context, service string, fresh func() Migratable
 		return nil, err
 	}
 	if err := s.create(ctx); err != nil {
-		s.remove()
+		s.remove(false)
 		return nil, err
 	}
 	return s, nil
@@ -231,29 +248,37 @@ func (n *Node) Standby(ctx context.Context, service string, fresh func() Migrata
 		return nil, err
 	}
 	if err := ctx.Err(); err != nil {
-		s.remove()
+		s.remove(false)
 		return nil, err
 	}
 	s.post(item{kind: itemStart})
 	return s, nil
 }
 
-// Reset hosts a service whose state is gone, with an empty state: what was acknowledged before is lost, the record's Loss
-// rises, and every client is told with [ErrStateLost]. While a host that held the state still answers, the error is
-// [ErrExists].
+// Reset hosts a service whose state is gone, with an empty state, or with what this node's [NodeConfig.Dir] has left of it:
+// what was acknowledged before may be lost, the record's Loss rises, and every client is told with [ErrStateLost]. While a
+// host that held the state still answers, or this one holds it, the error is [ErrExists].
 func (n *Node) Reset(ctx context.Context, service string, fresh func() Migratable, policy Policy) (*Service, error) {
 	s, err := n.add(service, fresh, policy)
 	if err != nil {
 		return nil, err
 	}
 	if err := s.reset(ctx); err != nil {
-		s.remove()
+		s.remove(false)
 		return nil, err
 	}
 	return s, nil
 }
 
 func (n *Node) add(service string, fresh func() Migratable, policy Policy) (*Service, error) {
+	s, err := n.register(service, fresh, policy)
+	if err == nil && n.dir != nil {
+		err = s.begin()
+	}
+	return s, err
+}
+
+func (n *Node) register(service string, fresh func() Migratable, policy Policy) (*Service, error) {
 	if err := policy.validate(); err != nil {
 		return nil, err
 	}
@@ -274,6 +299,10 @@ func (n *Node) add(service string, fresh func() Migratable, policy Policy) (*Ser
 	s := newService(n, service, fresh, policy)
 	n.services[service] = s
 	n.announceSoon()
+	if n.dir != nil {
+		s.running = true // nothing else happens before the directory is read
+		n.wg.Add(1)
+	}
 	return s, nil
 }
 
@@ -343,12 +372,13 @@ func (n *Node) Close() error {
 	err := n.listener.Close()
 	for _, s := range services {
 		s.stop()
+		s.closeStore(false)
 	}
 	n.closeConns()
 	n.dropOffers()
 	n.hooks.close()
 	n.wg.Wait()
-	return err
+	return errors.Join(err, n.closeDir())
 }
 
 // closeConns closes all connections, those of peers and clients.

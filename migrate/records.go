@@ -85,13 +85,17 @@ func (s *Service) create(ctx context.Context) error {
 	rec, err := s.node.cfg.Resolver.Get(ctx, s.name)
 	switch {
 	case err == nil && rec.Active.ID != "":
-		if err := s.anyAlive(ctx, rec); err != nil {
-			return err
+		if !s.holds(rec) {
+			if err := s.anyAlive(ctx, rec); err != nil {
+				return err
+			}
 		}
 		s.post(item{kind: itemEvent, ev: core.Got{Record: rec}})
 		return nil
 	case err != nil && !errors.Is(err, resolver.ErrNotFound):
 		return err
+	case err != nil && s.forgotten() != nil:
+		return s.forgotten()
 	}
 	s.post(item{kind: itemFunc, fn: func() {
 		s.step(core.Got{Record: rec})
@@ -106,12 +110,14 @@ func (s *Service) create(ctx context.Context) error {
 func (s *Service) reset(ctx context.Context) error {
 	rec, err := s.node.cfg.Resolver.Get(ctx, s.name)
 	switch {
+	case errors.Is(err, resolver.ErrNotFound) && s.forgotten() != nil:
 	case errors.Is(err, resolver.ErrNotFound), err == nil && rec.Active.ID == "":
 		return s.create(ctx)
 	case err != nil:
 		return err
-	}
-	if s.anyAlive(ctx, rec) == nil {
+	case s.holds(rec):
+		return transport.Errorf(CodeExists, "migrate: service %s is held by host %s itself: it can't be reset", s.name, s.node.self.ID)
+	case s.anyAlive(ctx, rec) == nil:
 		return transport.Errorf(CodeExists, "migrate: service %s is alive on host %s: it can't be reset", s.name, rec.Active.ID)
 	}
 	s.post(item{kind: itemFunc, fn: func() {
@@ -129,8 +135,13 @@ func (s *Service) anyAlive(ctx context.Context, rec resolver.Record) error {
 	n := s.node
 	for try := 0; ; try++ {
 		answers := make(chan error, len(rec.ISR))
+		asked := 0
 		dctx, cancel := context.WithTimeout(ctx, 2*n.cfg.Silence)
 		for _, h := range rec.ISR {
+			if h.Same(n.self) {
+				continue // this one knows itself what it holds
+			}
+			asked++
 			n.wg.Go(func() {
 				conn, err := n.connect(dctx, h, nil)
 				if err == nil {
@@ -141,7 +152,7 @@ func (s *Service) anyAlive(ctx context.Context, rec resolver.Record) error {
 		}
 		alive := false
 		var last error
-		for range rec.ISR {
+		for range asked {
 			if err := <-answers; err == nil {
 				alive = true
 				break
@@ -206,7 +217,7 @@ func (s *Service) Leave(ctx context.Context) error {
 			}
 			continue
 		case Latent, Halted:
-			s.remove()
+			s.remove(st.Role == Latent)
 			return ended
 		default:
 			s.post(item{kind: itemFunc, fn: func() {
@@ -220,7 +231,7 @@ func (s *Service) Leave(ctx context.Context) error {
 				continue
 			}
 		}
-		s.remove()
+		s.remove(s.Status().Role != Halted)
 		return ended
 	}
 }

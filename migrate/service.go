@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/migrate/internal/wal"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
 )
@@ -40,6 +41,8 @@ type Service struct {
 
 	// What follows belongs to the loop.
 	core     *core.Core
+	store    *wal.Store // nil: none; set under mu
+	resumed  core.Meta  // what the store held when it was opened
 	machine  *machine
 	clients  clients
 	move     *moveState
@@ -91,6 +94,7 @@ func newService(n *Node, name string, fresh func() Migratable, policy Policy) *S
 	s.core = core.New(core.Config{
 		Name: name, Self: n.self, Standbys: policy.Standbys,
 		Heartbeat: n.cfg.Heartbeat, Silence: n.cfg.Silence,
+		Stable: n.dir != nil, Nonce: randomID(),
 	})
 	s.clients.init(s)
 	return s
@@ -239,6 +243,7 @@ func (s *Service) halt(err error, stack []byte) {
 	s.signal()
 	s.mu.Unlock()
 	s.log.Error("service halted", "err", err, "stack", string(stack))
+	s.closeStore(false)
 	s.report(fmt.Errorf("migrate: service %s halted on host %s: %w", s.name, s.node.self.ID, err))
 	s.refuse(left...)
 	s.clients.refuseAll(s.notActive(resolver.Record{}))
@@ -287,6 +292,7 @@ func (s *Service) flush() {
 		s.introduce(s.core.Record().ISR...)
 	}
 	s.schedule()
+	s.compact()
 }
 
 // maxKnown bounds the hosts that a service remembers.
@@ -354,6 +360,9 @@ func (s *Service) step(ev core.Event) {
 func (s *Service) do(r core.Ready) {
 	if r.Drop {
 		s.machine, s.lastHash = nil, 0
+	}
+	if r.Save != nil {
+		s.store.Save(*r.Save)
 	}
 	if r.Deposed {
 		s.deposed()
@@ -600,10 +609,11 @@ func (s *Service) stop() {
 	s.mu.Unlock()
 }
 
-// remove makes the node forget the service.
-func (s *Service) remove() {
+// remove makes the node forget the service; left says that no copy of it is wanted here.
+func (s *Service) remove(left bool) {
 	s.stop()
 	n := s.node
+	s.closeStore(left)
 	n.mu.Lock()
 	if n.services[s.name] == s {
 		delete(n.services, s.name)

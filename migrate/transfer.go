@@ -143,14 +143,20 @@ func (s *Service) fetchState(ctx context.Context, f core.Fetch) (*machine, error
 	defer conn.Close()
 	r := transport.ReceiveBulk(ctx, conn, f.ID, math.MaxInt64)
 	defer r.Close()
-	m, err := restoreMachine(s.name, s.fresh(), s.limits(), r)
+	src, kept, err := s.keep(ctx, r)
 	if err != nil {
 		return nil, err
 	}
+	m, err := restoreMachine(s.name, s.fresh(), s.limits(), src)
+	if err != nil {
+		kept(false)
+		return nil, err
+	}
 	if index, epoch := m.applied(); index != f.Index || epoch != f.Epoch {
+		kept(false)
 		return nil, fmt.Errorf("it ends at entry %d of epoch %d, not at %d of %d", index, epoch, f.Index, f.Epoch)
 	}
-	return m, nil
+	return m, kept(true)
 }
 
 // fetched takes the copy into use if it is still wanted.

@@ -18,6 +18,7 @@ type host struct {
 	wall   int64 // how far its wall clock is off, in ms
 	blind  bool  // it can't reach the resolver
 	disk   *disk // nil: it has none, and each start is another incarnation
+	moves  bool  // each start is at another address
 	proc   *proc // nil while none runs
 	last   resolver.Host
 }
@@ -28,7 +29,7 @@ func newHost(w *world, i int) *host {
 		h.wall = w.rng.Int64N(7_200_000) - 3_600_000
 	}
 	if w.chance(w.prof.disks) {
-		h.disk = new(disk)
+		h.disk, h.moves = new(disk), w.chance(0.5)
 	}
 	return h
 }
@@ -92,7 +93,9 @@ func (h *host) start() {
 	}
 	if h.disk != nil {
 		p.self.Inc, p.snapID = uint64(h.index+1)*1000+1, h.starts<<32
-		p.self.Addr = fmt.Sprintf("%s:%d", h.id, h.starts)
+		if h.moves {
+			p.self.Addr = fmt.Sprintf("%s:%d", h.id, h.starts)
+		}
 		if w.chance(w.prof.wipe) && !w.healed {
 			w.tracef("the directory of %s is gone", p.name())
 			h.disk = new(disk)

@@ -1,0 +1,203 @@
+package migrate
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/migrate/internal/wal"
+	"github.com/roam-go/roam/resolver"
+	"github.com/roam-go/roam/transport"
+)
+
+// openDir takes the node's directory into use, and its owner's name and incarnation from it.
+func (n *Node) openDir() error {
+	if n.cfg.Dir == "" {
+		return nil
+	}
+	fs := n.cfg.fs
+	if fs == nil {
+		fs = wal.OS{}
+	}
+	d, err := wal.OpenDir(fs, n.cfg.Dir, wal.Owner{ID: n.self.ID, Inc: n.self.Inc, Key: n.self.Key}, n.cfg.ID)
+	if err != nil {
+		return transport.Errorf(CodeStore, "migrate: host %s: NodeConfig.Dir: %v", n.self.ID, err)
+	}
+	n.dir, n.self.ID, n.self.Inc = d, d.ID, d.Inc
+	return nil
+}
+
+// openStore takes up what the node's directory holds of the service. It runs before anything else on the service's loop.
+func (s *Service) openStore() error {
+	d := s.node.dir
+	if d == nil {
+		return nil
+	}
+	fail := func(err error) error {
+		return transport.Errorf(CodeStore, "migrate: service %s on host %s: %v", s.name, s.node.self.ID, err)
+	}
+	store, rec, err := d.Open(wal.Options{
+		Service: s.name,
+		Stable:  func(seq uint64) { s.post(item{kind: itemEvent, ev: core.Persisted{Seq: seq}}) },
+		Failed:  s.storeFailed,
+		Go:      s.node.spawn,
+		Grow:    s.node.cfg.grow,
+	})
+	if err != nil {
+		return fail(err)
+	}
+	s.mu.Lock()
+	s.store, s.resumed = store, rec.State.Meta
+	s.mu.Unlock()
+	if rec.Cut > 0 {
+		s.log.Warn("the last write to the log was not finished", "bytes", rec.Cut)
+	}
+	st := rec.State
+	if st.Copy {
+		if s.machine, err = s.restoreCopy(&rec); err != nil {
+			store.Close()
+			return fail(err)
+		}
+		s.log.Info("resumed from disk", "epoch", st.Term.Epoch, "committed", st.Commit, "last", st.Last())
+	}
+	if st.Meta != (core.Meta{}) {
+		ev := core.Recovered{State: st}
+		if s.machine != nil {
+			ev.Time = s.machine.logTime()
+		}
+		s.step(ev)
+	}
+	return nil
+}
+
+func (s *Service) restoreCopy(rec *wal.Recovered) (*machine, error) {
+	if rec.Copy == nil {
+		return s.newMachine(), nil
+	}
+	defer rec.Copy.Close()
+	m, err := restoreMachine(s.name, s.fresh(), s.limits(), rec.Copy)
+	if err != nil {
+		return nil, err
+	}
+	if index, epoch := m.applied(); index != rec.State.Base.Index || epoch != rec.State.Base.Epoch {
+		return nil, fmt.Errorf("the copy of the state ends at entry %d of epoch %d, the log begins after %d of %d", index, epoch,
+			rec.State.Base.Index, rec.State.Base.Epoch)
+	}
+	m.onPanic = s.panicked
+	return m, nil
+}
+
+// storeFailed halts the service: nothing is acknowledged here any more, and other hosts go on.
+func (s *Service) storeFailed(err error) {
+	s.post(item{kind: itemFunc, fn: func() { panic(fmt.Errorf("nothing can be written to the disk any more: %w", err)) }})
+}
+
+// compact has the store write a copy of the state when its log has grown.
+func (s *Service) compact() {
+	if s.store == nil || s.machine == nil || !s.store.Due() {
+		return
+	}
+	st := s.core.Checkpoint()
+	if index, _ := s.machine.applied(); !st.Copy || index != st.Base.Index {
+		return
+	}
+	snap, err := s.machine.snapshot()
+	if err != nil {
+		s.log.Error("no snapshot for the disk", "err", err)
+		s.report(err)
+		return
+	}
+	s.store.Snapshot(st, snap)
+}
+
+// closeStore ends writing. A service that was left, and of which there is no copy here any more, leaves nothing behind.
+func (s *Service) closeStore(left bool) {
+	s.mu.Lock()
+	store := s.store
+	s.mu.Unlock()
+	if store == nil {
+		return
+	}
+	store.Close()
+	if left {
+		if err := store.Remove(); err != nil {
+			s.log.Warn("directory not removed", "err", err)
+		}
+	}
+}
+
+// holds reports whether the copy in this node's directory counts, by the record.
+func (s *Service) holds(rec resolver.Record) bool {
+	for _, h := range rec.ISR {
+		if h.Same(s.node.self) {
+			return s.resumed.Copy
+		}
+	}
+	return false
+}
+
+// forgotten is an error if this node's directory knows the service, of which the resolver knows nothing.
+func (s *Service) forgotten() error {
+	if s.resumed.Term == (core.Term{}) {
+		return nil
+	}
+	return transport.Errorf(CodeNoHost, "migrate: the resolver has no record of service %s, which host %s took part in up to epoch %d: "+
+		"if its memory is lost, Reset starts the service from what this host holds", s.name, s.node.self.ID, s.resumed.Term.Epoch)
+}
+
+// keep receives a copy from another host and keeps it on the disk, too.
+func (s *Service) keep(ctx context.Context, r io.Reader) (io.Reader, func(ok bool) error, error) {
+	if s.store == nil {
+		return r, func(bool) error { return nil }, nil
+	}
+	c, err := s.store.Fetch()
+	if err != nil {
+		return nil, nil, err
+	}
+	return io.TeeReader(r, c), func(ok bool) error {
+		if !ok || ctx.Err() != nil {
+			c.Discard()
+			return context.Cause(ctx)
+		}
+		return s.store.Kept(c)
+	}, nil
+}
+
+// begin reads the node's directory, and then lets happen what has come in meanwhile.
+func (s *Service) begin() error {
+	err := s.openStore()
+	if err == nil && s.node.ctx.Err() != nil {
+		err = errStopped
+	}
+	s.mu.Lock()
+	if err != nil {
+		s.running = false
+		s.mu.Unlock()
+		s.node.wg.Done()
+		s.remove(false)
+		return err
+	}
+	s.inbox = append(s.inbox, item{kind: itemFunc, fn: func() {}})
+	s.mu.Unlock()
+	s.run(borrowedRounds)
+	return nil
+}
+
+func (n *Node) closeDir() error {
+	if n.dir == nil {
+		return nil
+	}
+	return n.dir.Close()
+}
+
+// spawn runs f on a goroutine, unless the node is closed.
+func (n *Node) spawn(f func()) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return false
+	}
+	n.wg.Go(f)
+	return true
+}

@@ -1,0 +1,244 @@
+package migrate
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roam-go/roam/resolver"
+	"github.com/roam-go/roam/transport"
+)
+
+// durable is some hosts over TCP, each with a directory that outlives it.
+type durable struct {
+	t    *testing.T
+	res  resolver.Resolver
+	dirs map[string]string
+	edit func(*NodeConfig)
+	fail chan error
+}
+
+func newDurable(t *testing.T) *durable {
+	return &durable{t: t, res: resolver.NewMemory(), dirs: map[string]string{}, fail: make(chan error, 16)}
+}
+
+// start starts a host, at a new address.
+func (d *durable) start(id string) *Node {
+	d.t.Helper()
+	n, err := d.tryStart(id)
+	require.NoError(d.t, err)
+	d.t.Cleanup(func() { n.Close() })
+	return n
+}
+
+func (d *durable) tryStart(id string) (*Node, error) {
+	if d.dirs[id] == "" {
+		d.dirs[id] = d.t.TempDir()
+	}
+	tr, err := transport.NewTCP(transport.TCPConfig{InsecurePlaintext: true})
+	require.NoError(d.t, err)
+	d.t.Cleanup(func() { tr.Close() })
+	cfg := NodeConfig{
+		Resolver: d.res, Transport: tr, ID: id, Listen: "127.0.0.1:0", Dir: d.dirs[id],
+		Hooks: Hooks{Failed: func(_ string, err error) {
+			select {
+			case d.fail <- err:
+			default:
+			}
+		}},
+	}
+	if d.edit != nil {
+		d.edit(&cfg)
+	}
+	return NewNode(cfg)
+}
+
+func (d *durable) client() *Client {
+	tr, err := transport.NewTCP(transport.TCPConfig{InsecurePlaintext: true})
+	require.NoError(d.t, err)
+	d.t.Cleanup(func() { tr.Close() })
+	c, err := Dial(d.t.Context(), "svc", ClientConfig{Resolver: d.res, Transport: tr})
+	require.NoError(d.t, err)
+	d.t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func (d *durable) host(n *Node) *Service {
+	s, err := n.Host(d.t.Context(), "svc", newTally, Policy{})
+	require.NoError(d.t, err)
+	return s
+}
+
+// Two hosts with a directory die at one moment, under load, again and again. They start again at other addresses, and
+// everything goes on: no command that was acknowledged is lost, and none is executed twice.
+func TestDurablePowerCut(t *testing.T) {
+	d := newDurable(t)
+	d.edit = func(c *NodeConfig) { c.grow = 4 << 10 } // many copies of the state
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	a, b := d.start("a"), d.start("b")
+	sa := d.host(a)
+	d.host(b)
+	require.NoError(t, sa.wait(ctx, func(st Status) bool { return len(st.Record.ISR) == 2 }))
+
+	const clients = 3
+	var (
+		wg   sync.WaitGroup
+		mu   sync.Mutex
+		done int
+		stop = make(chan struct{})
+	)
+	for i := range clients {
+		c := d.client()
+		wg.Go(func() {
+			last := 0
+			for n := 0; ; n++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				reply, err := c.Do(ctx, fmt.Appendf(nil, "%d-%d", i, n))
+				at, _ := strconv.Atoi(string(reply))
+				if err != nil || at <= last {
+					t.Errorf("command %d of client %d: %s after %d, %v", n, i, reply, last, err)
+					return
+				}
+				last = at
+				mu.Lock()
+				done++
+				mu.Unlock()
+			}
+		})
+	}
+	more := func() {
+		mu.Lock()
+		want := done + 200
+		mu.Unlock()
+		for {
+			mu.Lock()
+			enough := done >= want
+			mu.Unlock()
+			if enough || t.Failed() || ctx.Err() != nil {
+				return
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(5 * time.Millisecond):
+			}
+		}
+	}
+	for round := range 4 {
+		more()
+		inc := a.Self().Inc
+		var closing sync.WaitGroup
+		closing.Go(func() { a.Close() })
+		closing.Go(func() { b.Close() })
+		closing.Wait()
+		a, b = d.start("a"), d.start("b")
+		require.Equal(t, inc, a.Self().Inc)
+		if round%2 == 0 {
+			d.host(a)
+			d.host(b)
+		} else {
+			d.host(b)
+			d.host(a)
+		}
+	}
+	more()
+	close(stop)
+	wg.Wait()
+	require.NoError(t, ctx.Err())
+	c := d.client()
+	reply, err := c.Query(ctx, nil)
+	require.NoError(t, err)
+	mu.Lock()
+	require.Equal(t, strconv.Itoa(done), string(reply))
+	mu.Unlock()
+	rec, err := d.res.Get(ctx, "svc")
+	require.NoError(t, err)
+	require.Zero(t, rec.Loss)
+	select {
+	case err := <-d.fail:
+		t.Errorf("a host says: %v", err)
+	default:
+	}
+}
+
+// One host with a directory, alone.
+func TestDurableAlone(t *testing.T) {
+	d := newDurable(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	n := d.start("a")
+	s, err := n.Host(ctx, "svc", newTally, Policy{Standbys: NoStandbys})
+	require.NoError(t, err)
+	c := d.client()
+	for i := range 50 {
+		_, err := c.Do(ctx, fmt.Appendf(nil, "%d", i))
+		require.NoError(t, err)
+	}
+	epoch := s.Status().Record.Epoch
+	n.Close()
+	n = d.start("a")
+	s, err = n.Host(ctx, "svc", newTally, Policy{Standbys: NoStandbys})
+	require.NoError(t, err)
+	require.NoError(t, s.wait(ctx, func(st Status) bool { return st.Role == Active }))
+	require.Greater(t, s.Status().Record.Epoch, epoch, "an epoch is never taken up again")
+	reply, err := c.Do(ctx, []byte("more"))
+	require.NoError(t, err)
+	require.Equal(t, "51", string(reply))
+
+	t.Run("reset is refused while the state is here", func(t *testing.T) {
+		n.Close()
+		n = d.start("a")
+		_, err := n.Reset(ctx, "svc", newTally, Policy{})
+		require.ErrorIs(t, err, ErrExists)
+	})
+	t.Run("another node can't use the directory", func(t *testing.T) {
+		_, err := d.tryStart("a")
+		require.ErrorIs(t, err, ErrStore)
+		require.ErrorContains(t, err, d.dirs["a"])
+	})
+	t.Run("another host can't, either", func(t *testing.T) {
+		n.Close()
+		d.dirs["x"] = d.dirs["a"]
+		_, err := d.tryStart("x")
+		require.ErrorIs(t, err, ErrStore)
+		require.ErrorContains(t, err, "belongs to host a, not to host x")
+	})
+	t.Run("the resolver has forgotten", func(t *testing.T) {
+		d.res = resolver.NewMemory()
+		n = d.start("a")
+		_, err := n.Host(ctx, "svc", newTally, Policy{})
+		require.ErrorIs(t, err, ErrNoHost)
+		s, err := n.Reset(ctx, "svc", newTally, Policy{})
+		require.NoError(t, err)
+		require.NotZero(t, s.Status().Record.Loss)
+		reply, err := d.client().Query(ctx, nil)
+		require.NoError(t, err)
+		kept, _ := strconv.Atoi(string(reply))
+		require.GreaterOrEqual(t, kept, 50, "that the last write was committed may not be known")
+	})
+	t.Run("the directory of the service is gone", func(t *testing.T) {
+		n.Close()
+		require.NoError(t, os.RemoveAll(filepath.Join(d.dirs["a"], "service-svc")))
+		n = d.start("a")
+		_, err := n.Host(ctx, "svc", newTally, Policy{})
+		require.ErrorIs(t, err, ErrNoHost)
+	})
+	t.Run("leaving leaves nothing behind", func(t *testing.T) {
+		s, err := n.Host(ctx, "other", newTally, Policy{})
+		require.NoError(t, err)
+		require.DirExists(t, filepath.Join(d.dirs["a"], "service-other"))
+		require.ErrorIs(t, s.Leave(ctx), ErrNoTarget)
+		require.NoDirExists(t, filepath.Join(d.dirs["a"], "service-other"))
+	})
+}

@@ -1,0 +1,141 @@
+package wal
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"path/filepath"
+	"strings"
+
+	"github.com/roam-go/roam/transport"
+)
+
+// The file "host" of a directory says whose it is: "roam-id1", the length of the host's ID (1 byte) and the ID, its
+// incarnation (8 bytes, little-endian), its key (32 bytes), and the CRC-32C of all that (4 bytes, little-endian). The last
+// character of the magic is the version of the format: 1 is the first.
+const identityMagic = "roam-id1"
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// Owner is the host that a directory belongs to. Its incarnation stays the same as long as the directory does.
+type Owner struct {
+	ID  string
+	Inc uint64
+	Key transport.Key
+}
+
+// Dir is the directory of a host, locked for this process.
+type Dir struct {
+	Owner
+	fs   FS
+	path string
+	lock io.Closer
+}
+
+// OpenDir locks a directory, which it makes if there is none. fresh is who owns it from now on if nobody does: its ID may be
+// "" where that is left to a directory that has an owner.
+func OpenDir(fsys FS, path string, fresh Owner, wantID string) (*Dir, error) {
+	if err := fsys.MkdirAll(path); err != nil {
+		return nil, err
+	}
+	lock, err := fsys.Lock(filepath.Join(path, "lock"))
+	if err != nil {
+		return nil, fmt.Errorf("%s is in use by another node, or can't be locked: %w", path, err)
+	}
+	d := &Dir{fs: fsys, path: path, lock: lock}
+	if err := d.identify(fresh, wantID); err != nil {
+		lock.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+func (d *Dir) identify(fresh Owner, wantID string) error {
+	name := filepath.Join(d.path, "host")
+	data, err := d.fs.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		names, err := d.fs.ReadDir(d.path)
+		if err != nil {
+			return err
+		}
+		for _, n := range names {
+			if n != "lock" && n != "host.tmp" {
+				return fmt.Errorf("%s holds %s, but not the file \"host\", which says whose it is: restore that file, or empty the directory", d.path, n)
+			}
+		}
+		d.Owner = fresh
+		return replace(d.fs, d.path, name, encodeIdentity(fresh))
+	}
+	if err != nil {
+		return err
+	}
+	if d.Owner, err = decodeIdentity(data); err != nil {
+		return fmt.Errorf("%s is damaged: %w", name, err)
+	}
+	if wantID != "" && wantID != d.ID {
+		return fmt.Errorf("%s belongs to host %s, not to host %s", d.path, d.ID, wantID)
+	}
+	if d.Key != fresh.Key {
+		return fmt.Errorf("%s belongs to host %s with the key %s, not to one with the key %s", d.path, d.ID, d.Key, fresh.Key)
+	}
+	return nil
+}
+
+func encodeIdentity(o Owner) []byte {
+	b := append([]byte(identityMagic), byte(len(o.ID)))
+	b = append(b, o.ID...)
+	b = binary.LittleEndian.AppendUint64(b, o.Inc)
+	b = append(b, o.Key[:]...)
+	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+}
+
+func decodeIdentity(b []byte) (o Owner, err error) {
+	if !bytes.HasPrefix(b, []byte(identityMagic)) {
+		return o, fmt.Errorf("it does not begin with %q", identityMagic)
+	}
+	n := len(identityMagic)
+	if len(b) <= n || len(b) != n+1+int(b[n])+8+len(o.Key)+4 {
+		return o, fmt.Errorf("it has %d bytes", len(b))
+	}
+	if sum := len(b) - 4; crc32.Checksum(b[:sum], castagnoli) != binary.LittleEndian.Uint32(b[sum:]) {
+		return o, errors.New("its checksum is wrong")
+	}
+	p := b[n+1:]
+	o.ID = string(p[:b[n]])
+	p = p[b[n]:]
+	o.Inc = binary.LittleEndian.Uint64(p)
+	copy(o.Key[:], p[8:])
+	return o, nil
+}
+
+// Service is the directory of a service.
+func (d *Dir) Service(name string) string { return filepath.Join(d.path, escape(name)) }
+
+// escape makes the name of a file of any service's: other bytes than small letters, digits and "-" are percent-encoded, as
+// file systems differ in what they tell apart, and a long name ends with its hash.
+func escape(name string) string {
+	var b strings.Builder
+	b.WriteString("service-")
+	for i := range len(name) {
+		if c := name[i]; 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-' || c == '.' {
+			b.WriteByte(c)
+		} else {
+			fmt.Fprintf(&b, "%%%02x", c)
+		}
+	}
+	s := b.String()
+	if len(s) > 200 {
+		sum := sha256.Sum256([]byte(name))
+		s = s[:130] + "%" + hex.EncodeToString(sum[:])
+	}
+	return s
+}
+
+// Close unlocks the directory.
+func (d *Dir) Close() error { return d.lock.Close() }

@@ -1,0 +1,219 @@
+package wal
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"math"
+
+	"github.com/roam-go/roam/migrate/internal/core"
+)
+
+const (
+	logMagic  = "roam-wl1"
+	saltSize  = 8
+	frameHead = 12
+)
+
+// log is the reader's and the writer's place in a file of frames.
+type log struct {
+	salt   [saltSize]byte
+	frames uint32 // so far
+}
+
+func (l *log) sum(head, body []byte) uint32 {
+	c := crc32.Checksum(l.salt[:], castagnoli)
+	return crc32.Update(crc32.Update(c, castagnoli, head), castagnoli, body)
+}
+
+// seal fills in the head of the frame b, whose first bytes were left for it.
+func (l *log) seal(b []byte) error {
+	if len(b)-frameHead > math.MaxUint32 || l.frames == math.MaxUint32 {
+		return errors.New("the log is too large")
+	}
+	binary.LittleEndian.PutUint32(b, l.frames)
+	binary.LittleEndian.PutUint32(b[4:], uint32(len(b)-frameHead))
+	binary.LittleEndian.PutUint32(b[8:], l.sum(b[:8], b[frameHead:]))
+	l.frames++
+	return nil
+}
+
+var errFrame = errors.New("a frame is cut off or has a wrong checksum")
+
+// next reads the frame at the front of b.
+func (l *log) next(b []byte) (body, rest []byte, err error) {
+	body, rest, ok := l.frame(b)
+	if !ok || binary.LittleEndian.Uint32(b) != l.frames {
+		return nil, b, errFrame
+	}
+	l.frames++
+	return body, rest, nil
+}
+
+func (l *log) frame(b []byte) (body, rest []byte, ok bool) {
+	if len(b) < frameHead {
+		return nil, nil, false
+	}
+	n := binary.LittleEndian.Uint32(b[4:])
+	if uint64(len(b)-frameHead) < uint64(n) {
+		return nil, nil, false
+	}
+	body, rest = b[frameHead:frameHead+int(n)], b[frameHead+int(n):]
+	return body, rest, l.sum(b[:8], body) == binary.LittleEndian.Uint32(b[8:])
+}
+
+// follows reports whether there is a later frame somewhere in b, which begins with a bad one. The salt keeps what clients
+// send from looking like one.
+func (l *log) follows(b []byte) bool {
+	for i := 1; i+frameHead <= len(b); i++ {
+		if n := binary.LittleEndian.Uint32(b[i:]); n > l.frames && n-l.frames < 1<<20 {
+			if _, _, ok := l.frame(b[i:]); ok {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+const (
+	flagCopy    = 1
+	flagCounted = 2
+)
+
+func appendState(b []byte, s *core.State) []byte {
+	flags := byte(0)
+	if s.Copy {
+		flags |= flagCopy
+	}
+	if s.Counted {
+		flags |= flagCounted
+	}
+	b = append(b, flags)
+	for _, v := range [...]uint64{s.Term.Loss, s.Term.Epoch, s.Join, s.Fresh.Loss, s.Fresh.Epoch, s.Gen, s.Commit, s.Matched,
+		s.Base.Index, s.Base.Epoch, uint64(len(s.Entries))} {
+		b = binary.AppendUvarint(b, v)
+	}
+	for _, e := range s.Entries {
+		b = core.AppendEntry(b, e)
+	}
+	return b
+}
+
+var errBody = errors.New("a frame is malformed")
+
+func readState(b []byte) (s core.State, rest []byte, err error) {
+	if len(b) == 0 || b[0] > flagCopy|flagCounted {
+		return s, nil, errBody
+	}
+	s.Copy, s.Counted = b[0]&flagCopy != 0, b[0]&flagCounted != 0
+	b = b[1:]
+	var count uint64
+	for _, p := range [...]*uint64{&s.Term.Loss, &s.Term.Epoch, &s.Join, &s.Fresh.Loss, &s.Fresh.Epoch, &s.Gen, &s.Commit, &s.Matched,
+		&s.Base.Index, &s.Base.Epoch, &count} {
+		v, n := binary.Uvarint(b)
+		if n <= 0 {
+			return s, nil, errBody
+		}
+		*p, b = v, b[n:]
+	}
+	if count > uint64(len(b)) {
+		return s, nil, errBody
+	}
+	if count > 0 {
+		s.Entries = make([]core.Entry, 0, min(count, uint64(len(b)/12+1)))
+	}
+	for range count {
+		var e core.Entry
+		if e, b, err = core.ReadEntry(b); err != nil {
+			return s, nil, err
+		}
+		s.Entries = append(s.Entries, e)
+	}
+	return s, b, nil
+}
+
+// header is the body of frame 0.
+type header struct {
+	service, host string
+	inc, number   uint64
+	state         core.State
+}
+
+func appendHeader(b []byte, h *header) []byte {
+	for _, s := range [...]string{h.service, h.host} {
+		b = binary.AppendUvarint(b, uint64(len(s)))
+		b = append(b, s...)
+	}
+	b = binary.AppendUvarint(b, h.inc)
+	b = binary.AppendUvarint(b, h.number)
+	return appendState(b, &h.state)
+}
+
+func readHeader(b []byte) (h header, err error) {
+	for _, p := range [...]*string{&h.service, &h.host} {
+		v, n := binary.Uvarint(b)
+		if n <= 0 || v > uint64(len(b)-n) {
+			return h, errBody
+		}
+		*p, b = string(b[n:n+int(v)]), b[n+int(v):]
+	}
+	for _, p := range [...]*uint64{&h.inc, &h.number} {
+		v, n := binary.Uvarint(b)
+		if n <= 0 {
+			return h, errBody
+		}
+		*p, b = v, b[n:]
+	}
+	var whole core.State
+	if h.state, b, err = readState(b); err != nil {
+		return h, err
+	}
+	if len(b) > 0 {
+		return h, errBody
+	}
+	return h, whole.Apply(core.Save{Rebase: true, State: h.state})
+}
+
+// readLog reads a file. Without an error, good is the length of what counts: less than all if the last frame is unfinished.
+// With one, good is where it is.
+func readLog(data []byte, first func(header) error, change func(core.State) error) (l *log, good int, err error) {
+	l = new(log)
+	if len(data) < len(logMagic)+saltSize || string(data[:len(logMagic)]) != logMagic {
+		return nil, 0, fmt.Errorf("it does not begin with %q", logMagic)
+	}
+	copy(l.salt[:], data[len(logMagic):])
+	rest := data[len(logMagic)+saltSize:]
+	for {
+		good = len(data) - len(rest)
+		if len(rest) == 0 && l.frames > 0 {
+			return l, good, nil
+		}
+		var body []byte
+		if body, rest, err = l.next(rest); err != nil {
+			if l.frames == 0 || l.follows(rest) {
+				return nil, good, err
+			}
+			return l, good, nil
+		}
+		if l.frames == 1 {
+			h, err := readHeader(body)
+			if err == nil {
+				err = first(h)
+			}
+			if err != nil {
+				return nil, good, err
+			}
+			continue
+		}
+		for len(body) > 0 {
+			var s core.State
+			if s, body, err = readState(body); err == nil {
+				err = change(s)
+			}
+			if err != nil {
+				return nil, good, err
+			}
+		}
+	}
+}
