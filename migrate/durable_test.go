@@ -5,13 +5,17 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/roam-go/roam/migrate/internal/wal"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
 )
@@ -241,4 +245,85 @@ func TestDurableAlone(t *testing.T) {
 		require.ErrorIs(t, s.Leave(ctx), ErrNoTarget)
 		require.NoDirExists(t, filepath.Join(d.dirs["a"], "service-other"))
 	})
+}
+
+// failingFS is the operating system's, until it is told to fail.
+type failingFS struct {
+	wal.OS
+	broken *atomic.Bool
+}
+
+type failingFile struct {
+	wal.File
+	broken *atomic.Bool
+}
+
+func (f failingFS) Append(name string) (wal.File, error) {
+	w, err := f.OS.Append(name)
+	return failingFile{w, f.broken}, err
+}
+
+func (f failingFile) Sync() error {
+	if f.broken.Load() {
+		return syscall.EIO
+	}
+	return f.File.Sync()
+}
+
+// The disk of the active host fails, then that of its standby: each acknowledges nothing any more, says so and halts, and
+// the service goes on elsewhere. With a new start they are back.
+func TestDurableDiskFails(t *testing.T) {
+	d := newDurable(t)
+	broken := map[string]*atomic.Bool{"a": {}, "b": {}, "c": {}}
+	d.edit = func(c *NodeConfig) { c.fs = failingFS{broken: broken[c.ID]} }
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	nodes, services := map[string]*Node{}, map[string]*Service{}
+	for _, id := range []string{"a", "b", "c"} {
+		nodes[id] = d.start(id)
+		services[id] = d.host(nodes[id])
+	}
+	c, n := d.client(), 0
+	more := func() {
+		t.Helper()
+		for range 20 {
+			n++
+			reply, err := c.Do(ctx, fmt.Appendf(nil, "%d", n))
+			require.NoError(t, err)
+			require.Equal(t, strconv.Itoa(n), string(reply))
+		}
+	}
+	for range 2 {
+		var active, standby string
+		for id, s := range services {
+			if s.Status().Role == Active {
+				active = id
+			}
+		}
+		require.NoError(t, services[active].wait(ctx, func(st Status) bool { return len(st.Record.ISR) == 2 }))
+		for _, h := range services[active].Status().Record.ISR {
+			if h.ID != active {
+				standby = h.ID
+			}
+		}
+		more()
+		for _, id := range []string{standby, active} {
+			if id == active { // who has taken the standby's place?
+				require.NoError(t, services[active].wait(ctx, func(st Status) bool {
+					return len(st.Record.ISR) == 2 && !slices.ContainsFunc(st.Record.ISR, nodes[standby].self.Same)
+				}))
+			}
+			broken[id].Store(true)
+			more()
+			require.NoError(t, services[id].wait(ctx, func(st Status) bool { return st.Role == Halted }))
+			require.ErrorContains(t, <-d.fail, "nothing can be written to the disk any more")
+		}
+		for _, id := range []string{standby, active} {
+			nodes[id].Close()
+			broken[id].Store(false)
+			nodes[id] = d.start(id)
+			services[id] = d.host(nodes[id])
+		}
+		more()
+	}
 }
