@@ -124,6 +124,9 @@
 //	crash of a standby    none       none         kept    until it is noticed, and one call to the resolver
 //	crash of the active,  all of     -            -       until a person starts the service anew (Node.Reset);
 //	none in sync          the state                       every client is told (ErrStateLost)
+//	the same, with a      none       none         kept    until one of the hosts that were in sync has started again
+//	directory                                             with its directory
+//	disk of a host fails  none       none         kept    that host halts: as after its crash
 //	partition             none       none         kept    as after a crash, on the side that wins the record; the
 //	                                                      other side commits nothing and answers no query
 //	resolver unreachable  none       none         kept    none. Moves, failovers and new standbys wait for it
@@ -136,9 +139,13 @@
 // at most. Queries reflect every command acknowledged before they were asked. Events arrive once each, in order;
 // where a reader was away for longer than they are kept, the gap is told.
 //
-// Durability is memory: an acknowledged command survives while at least one host of the in-sync set keeps its memory,
-// which by default is 2 hosts, the active and 1 standby. There is no log on disk, so that a power cut of all of them
-// loses the state. When fewer hosts are present than the policy wants, the service goes on with fewer copies.
+// Durability is memory, unless a directory is given: an acknowledged command survives while at least one host of the
+// in-sync set, which by default is 2 hosts, the active and 1 standby, keeps its memory or its directory
+// (migrate.NodeConfig.Dir). A host without one loses its copy with its process, so that a power cut of all of them loses
+// the state. A host with one acknowledges a command only when it is forced to the disk, and goes on from there when it
+// starts again: after a power cut of all, the service is back with its sessions and events when one of the hosts that were
+// in sync is. Hosts of both kinds may serve together. When fewer hosts are present than the policy wants, the
+// service goes on with fewer copies.
 //
 // # Limits
 //
@@ -154,13 +161,16 @@
 //	events kept                  16 MiB a service (migrate.Policy)
 //	standbys                     0 to 15 (migrate.Policy)
 //	log of a service in memory   256 MiB; a standby more than 32 MiB behind is left out
+//	log of a service on disk     64 MiB, or as much as a copy of the state takes, and what comes while the next copy is
+//	                             written (migrate.NodeConfig.Dir)
 //	records, hosts present       65,536 and 1,024 a resolver (resolver.ServerConfig)
 //
 // The state itself has no limit but memory: it is sent as a stream.
 //
 // # What it is not
 //
-//   - No database: memory is all there is, see above.
+//   - No database: the state lives in memory, and has to fit there. A directory is what it comes back from, not what it is
+//     read from.
 //   - No horizontal scaling of one service: one host is active. Many services on many hosts are the way to grow.
 //   - No protection from hosts that lie: a host that may serve a name may do with the service as it likes.
 //   - No consensus of its own: the resolver is one place that decides, and while it is away nothing changes hands.

@@ -5,7 +5,10 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -133,4 +136,73 @@ func cpuTime() time.Duration {
 	var ru syscall.Rusage
 	syscall.Getrusage(syscall.RUSAGE_SELF, &ru)
 	return time.Duration(ru.Utime.Nano() + ru.Stime.Nano())
+}
+
+// BenchmarkCommandDurable is a command that is forced to the disk of two hosts before it is acknowledged; beside it what
+// two disks take for the same bytes, one after the other, as both directories are on one disk here, and once.
+func BenchmarkCommandDurable(b *testing.B) {
+	force := func(b *testing.B) func() {
+		f, err := os.Create(filepath.Join(b.TempDir(), "log"))
+		require.NoError(b, err)
+		b.Cleanup(func() { f.Close() })
+		body := make([]byte, 128)
+		return func() {
+			if _, err := f.Write(body); err != nil {
+				b.Error(err)
+			}
+			if err := f.Sync(); err != nil {
+				b.Error(err)
+			}
+		}
+	}
+	b.Run("limit/once", func(b *testing.B) { latencies(b, force(b)) })
+	b.Run("limit/two", func(b *testing.B) {
+		f, g := force(b), force(b)
+		latencies(b, func() {
+			var wg sync.WaitGroup
+			wg.Go(f)
+			g()
+			wg.Wait()
+		})
+	})
+	for _, durable := range []bool{false, true} {
+		b.Run(fmt.Sprintf("roam/dir=%v", durable), func(b *testing.B) {
+			res := resolver.NewMemory()
+			var active *Service
+			for i := range 2 {
+				cfg := NodeConfig{Resolver: res, Transport: benchTCP(b, false), ID: fmt.Sprint("h", i), Listen: "127.0.0.1:0"}
+				if durable {
+					cfg.Dir = b.TempDir()
+				}
+				n, err := NewNode(cfg)
+				require.NoError(b, err)
+				b.Cleanup(func() { n.Close() })
+				s, err := n.Host(b.Context(), "svc", func() Migratable { return new(counter) }, Policy{})
+				require.NoError(b, err)
+				if i == 0 {
+					active = s
+				}
+			}
+			require.NoError(b, active.wait(b.Context(), func(st Status) bool { return len(st.Record.ISR) == 2 }))
+			b.Run("one", func(b *testing.B) { latencies(b, benchClient(b, res, false)) })
+			b.Run("64", func(b *testing.B) {
+				var wg sync.WaitGroup
+				fs := make([]func(), 64)
+				for i := range fs {
+					fs[i] = benchClient(b, res, false)
+				}
+				b.ResetTimer()
+				for i, f := range fs {
+					n := (b.N + 63 - i) / 64
+					wg.Go(func() {
+						for range n {
+							f()
+						}
+					})
+				}
+				wg.Wait()
+				b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "commands/s")
+			})
+		})
+	}
 }

@@ -30,6 +30,9 @@
 // which covers entries, replies, errors and events, and what a [Hasher] adds. A standby that had another hash there
 // tells Hooks.Failed, leaves the in-sync set, and takes a fresh copy.
 //
+// A host whose disk fails ([NodeConfig.Dir]) acknowledges nothing any more: it tells Hooks.Failed, halts the service, and
+// the others go on. What its disk holds then is found out by a new start.
+//
 // A host that meets an entry of a kind that it does not know, or that finds that an invariant of the protocol does
 // not hold, halts the service ([Halted]) and goes on with others.
 //
@@ -92,7 +95,8 @@
 //	 2  ack        index: the sender's log equals the active's up to there; flag: send again from commit on
 //	 3  reject     the term is over: record
 //	 4  invite     the active, to a latent host: take a copy
-//	 5  join       the answer; flag: a copy is there, committed up to commit, with the loss in index; reason: it can't
+//	 5  join       the answer; flag: a copy is there, committed (and on disk, if it has one) up to commit, with the loss in
+//	               index; reason: it can't
 //	 6  snapshot   the active: fetch the snapshot numbered round; it ends at index, in the epoch in "epoch of prev"
 //	 7  record     the active: the record has changed
 //	 8  release    the active: the copy is not wanted any more
@@ -116,4 +120,43 @@
 //	what the service's [Snapshot] wrote, to the end
 //
 // Version history: 1 is the first.
+//
+// # On disk
+//
+// With [NodeConfig.Dir] a host keeps its incarnation over a restart, and with it its place in records. What that rests on is
+// that it forgets nothing it has said: each entry is on the disk before it is acknowledged, or counted by the active host
+// itself, and a term before anything is said in it. A host that was active does not go on in its epoch when it starts again,
+// since others may hold what it has lost: it begins another one with itself, by the same compare-and-swap as ever. A host
+// whose service's directory is gone says so to whoever counts on it, and is left out.
+//
+// Format 1. The directory holds "lock", which is locked while a node uses it, "host", and for each service a directory
+// "service-NAME", where other bytes of the name than a-z, 0-9, "-" and "." are percent-encoded, and a long name ends with its
+// SHA-256.
+//
+//	host    "roam-id1", length of the ID (1 byte), ID, incarnation (8 bytes), key (32 bytes), CRC-32C of all that (4 bytes)
+//
+// and in a service's directory, with n in 16 hexadecimal digits:
+//
+//	n.log   "roam-wl1", salt (8 random bytes), frames
+//	n.snap  "roam-ws1", a snapshot as above, the SHA-256 of both (32 bytes): the state at the beginning of n.log
+//	*.tmp   what was not finished: it is removed
+//
+// A frame is its number, counted from 0, the length of its body, and the CRC-32C of the salt, these two and the body (4
+// bytes each, little-endian), then the body. Numbers in it are unsigned varints, byte strings their length and themselves.
+// The body of frame 0 is service (bytes), host ID (bytes), incarnation, n, and the state at the beginning; that of any other
+// is one or more changes, which share a write. Both are:
+//
+//	flags (1: there is a copy, 2: the active host may count on it), loss, epoch, number of the invitation followed,
+//	loss and epoch of a term that may begin here with an empty state, gen of the resolver,
+//	index of the last entry known to be committed, and of the last known to be the active host's,
+//	index and epoch of the entry after which entries are replaced (in frame 0: after which the log begins),
+//	number of entries, entries as above
+//
+// A host begins with the highest n of which there are both files (n.snap is missing where the state is empty), and reads
+// on through all logs above it. A frame is written when those before it are on the disk, so that a crash can leave only the
+// last frame of the last log unfinished; nobody was told of that one, and it is cut off. Whatever else is not as it was written
+// is damage: the service does not start, and the error ([ErrStore]) names the file and the byte. Damage in the very last frame
+// can't be told from an unfinished one: what was in it, possibly acknowledged, then is missing on this host, and other
+// hosts of the in-sync set have to have it. When the log has grown by 64 MiB, or by as much as the last snapshot, the next
+// n begins, its snapshot is written while the service goes on, and then the files of lower n are removed.
 package migrate
