@@ -110,6 +110,7 @@ func share(total, n, i int) int { return total*(i+1)/n - total*i/n }
 func (c *cluster) setup(role, id string) (setup, error) {
 	s := setup{
 		Role: role, ID: id, Dir: c.cfg.dir, Service: service, Listen: c.addrs[id], Resolver: c.addrs[resolverID],
+		Durable:  c.cfg.durable,
 		Insecure: c.cfg.insecure, Standbys: c.cfg.standbys, EventBytes: c.cfg.events, Ballast: c.cfg.ballast,
 	}
 	if c.net == nil {

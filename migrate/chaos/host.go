@@ -46,8 +46,12 @@ type hostRole struct {
 }
 
 func (h *hostRole) start(ctx context.Context) (string, error) {
+	store := ""
+	if h.Durable {
+		store = filepath.Join(h.Dir, h.ID+".store")
+	}
 	node, err := migrate.NewNode(migrate.NodeConfig{
-		Resolver: h.res, Transport: h.transport(), ID: h.ID, Listen: h.Listen, Logger: h.log,
+		Resolver: h.res, Transport: h.transport(), ID: h.ID, Listen: h.Listen, Logger: h.log, Dir: store,
 		Hooks: migrate.Hooks{Changed: h.changed, Failed: h.failed},
 	})
 	if err != nil {

@@ -53,6 +53,7 @@ type config struct {
 	ballast  int
 	proxies  bool
 	insecure bool
+	durable  bool
 	only     string
 	dir      string
 	keep     bool
@@ -97,6 +98,7 @@ func parse(args []string, out io.Writer) (config, error) {
 	fs.IntVar(&cfg.ballast, "state", 256<<10, "`bytes` of state beside what the commands make")
 	fs.BoolVar(&cfg.proxies, "proxies", false, "put proxies between all processes, as partition, slow and mixed do anyway")
 	fs.BoolVar(&cfg.insecure, "insecure", false, "no TLS")
+	fs.BoolVar(&cfg.durable, "durable", false, "give hosts a directory for what they acknowledge, as power does anyway")
 	fs.StringVar(&cfg.only, "only", "", "partition: only faults with this `text` in their name")
 	fs.StringVar(&cfg.dir, "dir", "", "`directory` for logs, keys and records; empty: a temporary one")
 	fs.BoolVar(&cfg.keep, "keep", false, "keep the temporary directory even when all is well")
@@ -150,6 +152,7 @@ func (cfg *config) validate(out io.Writer) error {
 		cfg.count = 10
 	}
 	cfg.proxies = cfg.proxies || sc.proxies
+	cfg.durable = cfg.durable || cfg.scenario == "power"
 	if cfg.scenario == "herd" && cfg.idle == 0 {
 		cfg.idle = 10000
 	}

@@ -27,6 +27,7 @@ type setup struct {
 
 	// Hosts.
 	Create              bool // the service does not exist yet
+	Durable             bool // keep what is acknowledged on disk
 	Standbys            int
 	EventBytes, Ballast int
 

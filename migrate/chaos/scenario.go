@@ -50,8 +50,9 @@ var scenarios = map[string]struct {
 	"partition": {"hosts cut off from one another, from the resolver, from all, one way or both", true, false, (*run).stepPartition},
 	"resolver":  {"resolver killed, away for -down, started again", false, false, (*run).stepResolver},
 	"herd":      {"-idle clients over a planned move and a SIGKILL", false, false, (*run).stepHerd},
+	"power":     {"SIGKILL of all hosts at one moment, which are started again with their directories", false, false, (*run).stepPower},
 	"slow":      {"clients that don't read, a standby behind a slow link", true, true, (*run).slow},
-	"mixed":     {"all of the above but herd and slow, in random order, and handoffs at the same time", true, false, (*run).stepMixed},
+	"mixed":     {"all of the above but herd, power and slow, in random order, and handoffs at the same time", true, false, (*run).stepMixed},
 }
 
 // fault notes what is about to be done.

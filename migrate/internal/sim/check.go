@@ -39,6 +39,7 @@ type mark struct{ loss, index uint64 }
 // history is the log that was committed under one loss: what every host must agree on.
 type history struct {
 	loss     uint64
+	first    core.Term // it began with
 	entries  []core.Entry
 	epochs   []uint64 // in which each entry was committed
 	outcomes []outcome
@@ -125,8 +126,9 @@ func (k *checker) activated(p *proc) {
 	k.isActive(p, t)
 	k.w.stats.Epochs++
 	h := k.logs[t.Loss]
-	if h == nil {
+	if h == nil || h.first == t && !k.begun[t] { // or it began once, and forgot that before anyone heard of it
 		h = newHistory(t.Loss)
+		h.first = t
 		k.logs[t.Loss] = h
 		if t.Loss > 0 {
 			k.w.stats.Losses++
@@ -378,6 +380,9 @@ func (k *checker) durable(r *resolver.Record) {
 		c := p.core
 		if k.lost[m.Inc] && !c.HasState() {
 			continue // and says so to whoever counts on it
+		}
+		if c.Term().Loss < r.Loss && m.Same(r.Active) && !k.begun[core.TermOf(*r)] {
+			continue // it does not know yet what it is about to begin
 		}
 		if !c.HasState() || c.Term().Loss != r.Loss || c.Last() < n {
 			k.failf("%s is in the in-sync set %s, but lacks committed entries up to %d", p, describeRecord(r), n)
