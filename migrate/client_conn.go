@@ -209,6 +209,9 @@ func (c *Client) failed(h resolver.Host, err error) {
 	c.lastErr.host, c.lastErr.tried = err, h
 	c.attempt++
 	c.delay()
+	if isTimeout(err) {
+		c.yield()
+	}
 }
 
 // delay puts the next try off. c.mu is held.
@@ -225,17 +228,18 @@ func (c *Client) settle(l *hostLink) {
 }
 
 // hurry makes the next try at once. c.mu is held.
-func (c *Client) hurry() { c.attempt, c.tries, c.notBefore, c.giveWay = 0, 0, time.Time{}, time.Time{} }
+func (c *Client) hurry() { c.attempt, c.tries, c.notBefore = 0, 0, time.Time{} }
 
 // setSpread notes how long the spread is; a host can't ask for more than maxSpread. c.mu is held.
 func (c *Client) setSpread(ms int64) {
 	c.spread = min(max(time.Duration(ms), 0), maxSpread/time.Millisecond) * time.Millisecond
 }
 
-// yield lets clients go first that wait for an answer, when many have lost their host at the same time. c.mu is held.
+// yield lets clients go first that wait for an answer, when many have lost their host at the same time. If it does not get
+// through then, the host can't cope with so many, and the spread is doubled, up to three times. c.mu is held.
 func (c *Client) yield() {
 	if c.spread > 0 {
-		c.giveWay = time.Now().Add(rand.N(c.spread))
+		c.giveWay = time.Now().Add(rand.N(c.spread << min(max(c.tries-1, 0), 3)))
 	}
 }
 
@@ -288,8 +292,10 @@ func (c *Client) learn(rec resolver.Record, from *hostLink) {
 		if c.undial != nil {
 			c.undial()
 		}
-		ready := c.spare != nil && c.spare.link != nil && c.spare.host.Same(rec.Active)
-		if !planned && !ready && c.opened {
+		switch ready := c.spare != nil && c.spare.link != nil && c.spare.host.Same(rec.Active); {
+		case planned || ready:
+			c.giveWay = time.Time{}
+		case c.opened:
 			c.notBefore = time.Now().Add(rand.N(herdSpread))
 			if l != nil {
 				c.yield()

@@ -56,6 +56,7 @@ func (c *Client) search() {
 		c.spawn(func() { c.follow(ctx) })
 	})
 	var doubt *time.Timer
+	gave := false
 	for {
 		c.mu.Lock()
 		if c.err != nil || c.healthy() {
@@ -67,6 +68,7 @@ func (c *Client) search() {
 		if wait := c.giveWay.Sub(now); wait > 0 && c.queue.oldest() == nil && c.asking == 0 {
 			c.mu.Unlock()
 			c.idle(ctx, wait)
+			gave = true
 			continue
 		}
 		step := c.nextStep(now)
@@ -75,6 +77,12 @@ func (c *Client) search() {
 			// A host that was told of and does not answer may be gone already.
 			doubt = time.AfterFunc(doubtAfter, follow)
 			defer doubt.Stop()
+		}
+		if gave {
+			gave = false
+			follow() // it will know by now, and to ask it is cheaper than to connect to the wrong host
+			c.idle(ctx, doubtAfter)
+			continue
 		}
 		if step.follow {
 			follow()
@@ -177,7 +185,7 @@ func (c *Client) nextStep(now time.Time) searchStep {
 func (c *Client) try(ctx context.Context, h resolver.Host, probe bool) {
 	c.mu.Lock()
 	// Where many come at once a connection takes its time, and to give up early would only make it longer.
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout<<min(c.tries, 4))
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout<<min(c.tries, 4)+c.spread)
 	defer cancel()
 	known := c.seen
 	c.undial = cancel

@@ -12,10 +12,11 @@ import (
 const (
 	// tellAtOnce is how many clients are told something before whatever else is ready to run gets its turn.
 	tellAtOnce = 16
-	// fewClients is how many clients can come back at the same time without being told to spread, and clientsApart how
-	// much longer the spread is for each one more: a host of two CPUs can bear about as many handshakes beside its work.
-	fewClients   = 512
-	clientsApart = 500 * time.Microsecond
+	// clientsApart is how much longer the spread is for each client: 1,000 connections a second with TLS are about what a
+	// host of several CPUs can bear beside its work.
+	clientsApart = time.Millisecond
+	// fewClients can come back at the same time after a host was lost.
+	fewClients = 512
 )
 
 // tell notifies connections, beside the loop if they are many. Each notice is written by a goroutine of its own, so that

@@ -196,8 +196,7 @@ func (s *Service) prepare() {
 	m.preparing = true
 	m.report.Clients = len(s.clients.attached)
 	m.waiting = m.report.Clients
-	// 1,000 connections a second with TLS are about what a host of several CPUs can bear beside its work.
-	spread := min(time.Duration(max(m.report.Clients-1, 0))*time.Millisecond, s.policy.Spread)
+	spread := min(time.Duration(max(m.report.Clients-1, 0))*clientsApart, s.policy.Spread)
 	params, err := transport.Marshal(prepareParams{Service: s.name, Next: m.report.To, SpreadMS: spread.Milliseconds()})
 	if err == nil {
 		for _, a := range s.clients.attached {

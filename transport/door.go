@@ -4,7 +4,6 @@ import (
 	"container/list"
 	"context"
 	"net"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -13,7 +12,7 @@ import (
 const (
 	// maxStrangers bounds the connections that have come to a transport's listeners and are not through the handshake.
 	maxStrangers = 2048
-	// welcomed is the part of the time for a handshake that a stranger has for itself, however many come after it.
+	// welcomed is the part of its time that a stranger has for itself, however many come after it.
 	welcomed = 8
 )
 
@@ -49,7 +48,6 @@ type visit struct {
 	net.Conn
 	door *door
 	ctx  context.Context // ends the waiting for a turn
-	by   time.Time       // after which a turn comes too late; zero: never
 	turn chan struct{}   // has room for the one turn
 
 	// What follows belongs to the goroutine that shakes hands, and does not change afterwards.
@@ -58,6 +56,8 @@ type visit struct {
 	over  bool
 
 	// Of a stranger.
+	came  time.Time
+	limit time.Duration // for its first word, and from its first turn on for all the rest
 	place *list.Element // guarded by door.mu; nil when it has left
 	end   context.CancelFunc
 }
@@ -67,14 +67,16 @@ func (d *door) enter(ctx context.Context, base net.Conn) *visit {
 	return &visit{Conn: base, door: d, ctx: ctx, turn: make(chan struct{}, 1)}
 }
 
-// receive makes a visit of a stranger, for whose handshake there is the time given. leave ends it.
-func (d *door) receive(base net.Conn, handshake time.Duration) *visit {
+// receive makes a visit of a stranger. Its first word must come within limit, and the handshake take no longer from its first
+// turn on. leave ends it.
+func (d *door) receive(base net.Conn, limit time.Duration) *visit {
 	v := d.enter(d.ctx, base)
 	v.ctx, v.end = context.WithCancel(d.ctx)
-	for !d.room(handshake) {
+	for !d.room() {
 		time.Sleep(5 * time.Millisecond)
 	}
-	v.by = time.Now().Add(handshake)
+	v.came, v.limit = time.Now(), limit
+	base.SetDeadline(v.came.Add(limit))
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	v.place = d.strangers.PushBack(v)
@@ -82,14 +84,14 @@ func (d *door) receive(base net.Conn, handshake time.Duration) *visit {
 }
 
 // room makes room for a stranger, if there is none and the oldest has had its time.
-func (d *door) room(handshake time.Duration) bool {
+func (d *door) room() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.strangers.Len() < d.limit || d.ctx.Err() != nil {
 		return true
 	}
 	oldest := d.strangers.Front().Value.(*visit)
-	if time.Until(oldest.by) > handshake-handshake/welcomed {
+	if time.Since(oldest.came) < oldest.limit/welcomed {
 		return false
 	}
 	d.strangers.Remove(oldest.place)
@@ -136,7 +138,7 @@ func (v *visit) takeTurn() error {
 	if d.turns > 0 {
 		d.turns--
 		d.mu.Unlock()
-		v.begun, v.has = true, true
+		v.begin()
 		return nil
 	}
 	queue := &d.fresh
@@ -147,10 +149,7 @@ func (v *visit) takeTurn() error {
 	d.mu.Unlock()
 	select {
 	case <-v.turn:
-		v.begun, v.has = true, true
-		if !v.by.IsZero() && time.Now().After(v.by) {
-			return os.ErrDeadlineExceeded
-		}
+		v.begin()
 		return nil
 	case <-v.ctx.Done():
 	}
@@ -162,6 +161,14 @@ func (v *visit) takeTurn() error {
 		d.next() // the turn has just come
 	}
 	return net.ErrClosed
+}
+
+// begin notes that v has a turn.
+func (v *visit) begin() {
+	if !v.begun && v.limit > 0 {
+		v.Conn.SetDeadline(time.Now().Add(v.limit))
+	}
+	v.begun, v.has = true, true
 }
 
 func (v *visit) giveTurn() {

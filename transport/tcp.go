@@ -270,11 +270,14 @@ func (l *tcpListener) run() {
 		}
 		v := l.t.door.receive(base, l.t.lim.handshake)
 		l.t.wg.Go(func() {
-			base.SetDeadline(v.by)
 			if err := l.handshake(base, v); err != nil {
+				level := slog.LevelInfo
+				if v.ctx.Err() != nil {
+					level = slog.LevelDebug // it made room: there can be very many of these
+				}
 				v.leave()
 				l.t.drop(base)
-				l.t.lim.log.Info("connection refused", "peer", base.RemoteAddr().String(), "error", err)
+				l.t.lim.log.Log(context.Background(), level, "connection refused", "peer", base.RemoteAddr().String(), "error", err)
 			}
 		})
 	}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync/atomic"
 	"time"
 
 	"github.com/roam-go/roam/resolver"
@@ -150,14 +151,16 @@ func (c *child) disconnect() {
 }
 
 // transport is what the process speaks through: it dials a proxy where there is one.
-func (c *child) transport() transport.Transport { return &detour{c.tr, c.Via} }
+func (c *child) transport() *detour { return &detour{Transport: c.tr, via: c.Via} }
 
 type detour struct {
 	transport.Transport
-	via map[string]string
+	via   map[string]string
+	dials atomic.Int64
 }
 
 func (d *detour) Dial(ctx context.Context, to transport.Peer, h transport.Handler) (transport.Conn, error) {
+	d.dials.Add(1)
 	if addr, ok := d.via[to.Addr]; ok {
 		to.Addr = addr
 	}

@@ -32,6 +32,7 @@ type clientsRole struct {
 	writers []*writer
 	asker   *migrate.Client
 	idle    []*migrate.Client
+	dialled []*detour     // of each client
 	rate    atomic.Uint64 // float64 bits: commands a second of one writer
 	stop    context.CancelFunc
 	ctx     context.Context
@@ -70,9 +71,11 @@ func (r *clientsRole) start(ctx context.Context) (string, error) {
 	)
 	dial := func(n uint32, use func(*migrate.Client)) {
 		slots <- struct{}{}
+		tr := r.transport()
+		r.dialled = append(r.dialled, tr)
 		wg.Go(func() {
 			c, err := migrate.Dial(ctx, r.Service, migrate.ClientConfig{
-				Resolver: r.res, Transport: r.transport(), Logger: r.log, OnMove: func(m migrate.Move) { r.moved(n, m) },
+				Resolver: r.res, Transport: tr, Logger: r.log, OnMove: func(m migrate.Move) { r.moved(n, m) },
 			})
 			<-slots
 			mu.Lock()
@@ -320,6 +323,12 @@ func (r *clientsRole) order(o *order, rep *report) error {
 		return nil
 	case "settle":
 		return r.settle(o.Timeout, rep)
+	case "tries":
+		rep.Herd = &herdReport{Tries: make(map[int]int)}
+		for _, d := range r.dialled {
+			rep.Herd.Tries[int(d.dials.Swap(0))]++
+		}
+		return nil
 	case "herd":
 		rep.Herd = &herdReport{Clients: len(r.idle) + len(r.writers) + 1}
 		count := func(c *migrate.Client) {

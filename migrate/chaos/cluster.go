@@ -34,6 +34,7 @@ type cluster struct {
 	last     uint32            // the highest number of a client
 	addrs    map[string]string // of what listens, by ID
 	sayf     func(format string, args ...any)
+	trapped  chan struct{} // told when a host is in its trap
 
 	mu    sync.Mutex // guards what follows
 	moves []moved
@@ -50,6 +51,7 @@ func newCluster(cfg config, sayf func(string, ...any)) (*cluster, error) {
 	c := &cluster{
 		cfg: cfg, rnd: rand.New(rand.NewPCG(cfg.seed, 1)), check: newChecker(), meter: newMeter(),
 		addrs: make(map[string]string), notes: make(map[string]int), sayf: sayf, starter: newStarter(),
+		trapped: make(chan struct{}, len(hostIDs(cfg.hosts))),
 	}
 	if cfg.proxies {
 		c.net = newNetwork()
@@ -167,6 +169,12 @@ func (c *cluster) take(p *process, rep *report) {
 		c.mu.Lock()
 		c.notes[p.ID+": "+rep.Note]++
 		c.mu.Unlock()
+	}
+	if rep.Caught {
+		select {
+		case c.trapped <- struct{}{}:
+		default:
+		}
 	}
 	if len(rep.Acks) > 0 {
 		c.check.acked(rep.Acks)

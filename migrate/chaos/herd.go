@@ -33,6 +33,7 @@ func (r *run) stepHerd() error {
 		return err
 	}
 	a, _ = r.active()
+	r.tries()
 	f := r.fault("kill active with herd", a.id, 0)
 	began = time.Now()
 	r.killHost(a)
@@ -43,7 +44,31 @@ func (r *run) stepHerd() error {
 	if err := r.startHost(a, false); err != nil {
 		return err
 	}
-	return r.herdBack("kill", began)
+	if err := r.herdBack("kill", began); err != nil {
+		return err
+	}
+	n, most, total := r.tries(), 0, 0
+	for tries, clients := range n {
+		total += clients
+		if tries > 3 {
+			most += clients
+		}
+	}
+	r.sayLater("kill: clients by the number of their dials: %v; %.2f%% dialled more than 3 times", n, 100*float64(most)/float64(max(total, 1)))
+	return nil
+}
+
+// tries is how many clients have dialled how often since it was last called.
+func (r *run) tries() map[int]int {
+	n := make(map[int]int)
+	for _, p := range r.clients {
+		if rep, err := p.ask(order{Op: "tries"}, 10*time.Second); err == nil {
+			for tries, clients := range rep.Herd.Tries {
+				n[tries] += clients
+			}
+		}
+	}
+	return n
 }
 
 // herdBack waits until all clients are at the active host.
@@ -92,68 +117,82 @@ func (r *run) herdBack(what string, began time.Time) error {
 }
 
 // slow compares how long commands take while nothing is wrong with how long they take beside a process of clients that does
-// not read, and beside a standby behind a link of 1 Mbit/s.
+// not read, and beside a standby behind a link of 1 Mbit/s. What is compared is taken in turns, so that what else the machine
+// does falls on both.
 func (r *run) slow() error {
+	const span = 2 * time.Second
+	lazy := r.clients[len(r.clients)-1]
+	compare := func(kind, target string, but *process, begin, end func()) error {
+		var with, without []time.Duration
+		for range 5 {
+			if err := r.ready(r.ctx); err != nil {
+				return err
+			}
+			for _, on := range []bool{false, true} {
+				if on {
+					r.fault(kind, target, span)
+					begin()
+				}
+				t := time.Now().UnixNano()
+				r.sleep(span)
+				if d := r.latencies(t, time.Now().UnixNano(), but); on {
+					with = append(with, d...)
+				} else {
+					without = append(without, d...)
+				}
+			}
+			end()
+			r.sleep(span / 2)
+		}
+		a, b := spreadOf(without), spreadOf(with)
+		r.sayLater("%s: latency of others %s; otherwise %s: p99 %s", kind, b, a, change(a.P99, b.P99))
+		return nil
+	}
+	err := compare("clients don't read", lazy.ID, lazy, func() { lazy.signal(sigStop) }, func() { lazy.signal(sigCont) })
+	if err != nil {
+		return err
+	}
 	if err := r.ready(r.ctx); err != nil {
 		return err
 	}
-	span := 10 * time.Second
-	lazy := r.clients[len(r.clients)-1] // the last process: its clients hardly write
-	base := func() spread {
-		t := time.Now().UnixNano()
-		r.sleep(span)
-		return r.latency(t, time.Now().UnixNano(), lazy)
-	}
-	before := base()
-	r.fault("clients don't read", lazy.ID, span)
-	lazy.signal(sigStop)
-	during := base()
-	lazy.signal(sigCont)
-	r.sleep(2 * time.Second)
-	r.sayLater("clients that don't read: others' latency before %s; meanwhile %s: p99 %s", before, during, change(before.P99, during.P99))
-	if err := r.ready(r.ctx); err != nil {
-		return err
-	}
-	before = base()
-	a, _ := r.active()
 	s := r.standby()
-	if a == nil || s == nil {
+	if s == nil {
 		return errStuck
 	}
-	r.fault("slow standby", s.id, span)
 	slow := way{rate: 125_000}
-	for ends, l := range r.net.links {
-		if slices.Contains(ends[:], s.id) {
-			l.set(slow, slow)
+	return compare("slow standby", s.id, nil, func() {
+		if s = r.standby(); s == nil {
+			return
 		}
-	}
-	t := time.Now().UnixNano()
-	r.sleep(2 * time.Second)
-	early := r.latency(t, time.Now().UnixNano(), lazy)
-	during = base()
-	_, st := r.active()
-	r.sayLater("slow standby: latency before %s; in the first 2 s %s; then %s: p99 %s; in sync then: %v", before, early, during,
-		change(before.P99, during.P99), st.ISR)
-	r.net.heal()
-	return nil
+		for ends, l := range r.net.links {
+			if slices.Contains(ends[:], s.id) {
+				l.set(slow, slow)
+			}
+		}
+		r.sleep(2 * time.Second) // until it is seen to be slow
+	}, r.net.heal)
 }
 
 func change(a, b time.Duration) string {
 	return fmt.Sprintf("%+.0f%%", 100*(float64(b)/float64(a)-1))
 }
 
-// latency is that of the commands sent in a time, but for those of one process.
+// latency is that of the commands sent in a time, but for those of one process, if any.
 func (r *run) latency(from, to int64, but *process) spread {
+	return spreadOf(r.latencies(from, to, but))
+}
+
+func (r *run) latencies(from, to int64, but *process) []time.Duration {
 	r.check.mu.Lock()
 	defer r.check.mu.Unlock()
 	acks := r.check.acks
 	var d []time.Duration
 	for i := len(acks) - 1; i >= 0 && acks[i].Done > from-int64(time.Minute); i-- {
 		a := &acks[i]
-		mine := a.Client >= but.First && cmp.Less(a.Client, but.First+uint32(but.Writers))
+		mine := but != nil && a.Client >= but.First && cmp.Less(a.Client, but.First+uint32(but.Writers))
 		if a.Seq != 0 && !mine && a.Invoked >= from && a.Invoked < to {
 			d = append(d, time.Duration(a.Done-a.Invoked))
 		}
 	}
-	return spreadOf(d)
+	return d
 }

@@ -40,6 +40,7 @@ func (r *resolverRole) close() { r.server.Close() }
 
 type hostRole struct {
 	*child
+	trap    *trap
 	board   board
 	node    *migrate.Node
 	service *migrate.Service
@@ -50,8 +51,9 @@ func (h *hostRole) start(ctx context.Context) (string, error) {
 	if h.Durable {
 		store = filepath.Join(h.Dir, h.ID+".store")
 	}
+	h.trap = &trap{Resolver: h.res, caught: func() { h.out.send(report{Caught: true}) }}
 	node, err := migrate.NewNode(migrate.NodeConfig{
-		Resolver: h.res, Transport: h.transport(), ID: h.ID, Listen: h.Listen, Logger: h.log, Dir: store,
+		Resolver: h.trap, Transport: h.transport(), ID: h.ID, Listen: h.Listen, Logger: h.log, Dir: store,
 		Hooks: migrate.Hooks{Changed: h.changed, Failed: h.failed},
 	})
 	if err != nil {
@@ -102,6 +104,9 @@ func (h *hostRole) order(o *order, rep *report) error {
 		r, err := h.service.Handoff(ctx, o.Target)
 		rep.Move = &r
 		return err
+	case "trap":
+		h.trap.set(o.Target)
+		return nil
 	case "state":
 		rep.Status = h.status(h.service.Status())
 		return nil
@@ -111,4 +116,7 @@ func (h *hostRole) order(o *order, rep *report) error {
 
 func (h *hostRole) inc() uint64 { return h.node.Self().Inc }
 
-func (h *hostRole) close() { h.node.Close() }
+func (h *hostRole) close() {
+	h.trap.set("")
+	h.node.Close()
+}

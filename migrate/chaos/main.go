@@ -37,27 +37,28 @@ const (
 
 // config is what the flags say.
 type config struct {
-	scenario string
-	lasts    time.Duration
-	count    int
-	hosts    int
-	standbys int
-	procs    int
-	clients  int
-	idle     int
-	rate     float64
-	minRate  float64
-	down     time.Duration
-	seed     uint64
-	events   int
-	ballast  int
-	proxies  bool
-	insecure bool
-	durable  bool
-	only     string
-	dir      string
-	keep     bool
-	json     bool
+	scenario  string
+	lasts     time.Duration
+	count     int
+	hosts     int
+	standbys  int
+	procs     int
+	clients   int
+	idle      int
+	strangers int
+	rate      float64
+	minRate   float64
+	down      time.Duration
+	seed      uint64
+	events    int
+	ballast   int
+	proxies   bool
+	insecure  bool
+	durable   bool
+	only      string
+	dir       string
+	keep      bool
+	json      bool
 
 	patience time.Duration // for the load that is wanted
 }
@@ -90,6 +91,7 @@ func parse(args []string, out io.Writer) (config, error) {
 	fs.IntVar(&cfg.procs, "procs", 2, "`number` of processes with clients")
 	fs.IntVar(&cfg.clients, "clients", 8, "`number` of clients that write, listen and ask")
 	fs.IntVar(&cfg.idle, "idle", 0, "`number` of clients that only follow the service; herd: 10000 if 0")
+	fs.IntVar(&cfg.strangers, "strangers", 10000, "strangers: `number` of connections")
 	fs.Float64Var(&cfg.rate, "rate", 2000, "commands a second, as a `number`, of all clients together")
 	fs.Float64Var(&cfg.minRate, "min-rate", 1000, "acknowledged commands a second, as a `number`, without which no fault counts")
 	fs.DurationVar(&cfg.down, "down", time.Minute, "resolver: how `long` it is away")

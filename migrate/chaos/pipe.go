@@ -40,7 +40,7 @@ type setup struct {
 
 type order struct {
 	ID      int
-	Op      string // "handoff", "state", "rate", "check", "settle" or "quit"
+	Op      string // "handoff", "state", "trap", "rate", "herd", "tries", "settle" or "quit"
 	Target  string
 	Rate    float64
 	Timeout time.Duration
@@ -59,6 +59,7 @@ type report struct {
 	Moves  []moved
 	Wrong  string // something that must not happen, seen by the child
 	Note   string
+	Caught bool // a host is in its trap
 	Herd   *herdReport
 	Leaks  *leakReport
 	Done   map[uint32]uint32 // how many commands each client has sent
@@ -119,6 +120,7 @@ type herdReport struct {
 	Clients  int
 	Attached int // clients at the host that the order named
 	Ended    int
+	Tries    map[int]int // how many clients have dialled so often since that was last asked
 }
 
 // leakReport compares a process before it did anything with how it is after it has closed everything.

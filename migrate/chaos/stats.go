@@ -58,6 +58,13 @@ func (m *meter) rate(span time.Duration) float64 {
 	return float64(sum) / span.Seconds()
 }
 
+// last is when a command was last acknowledged.
+func (m *meter) last() int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.latest
+}
+
 func (m *meter) highest() uint32 {
 	m.mu.Lock()
 	defer m.mu.Unlock()

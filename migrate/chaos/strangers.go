@@ -1,0 +1,100 @@
+//go:build unix
+
+package main
+
+import (
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// strangers are connections to one address that say nothing. Whoever is thrown out comes again after a while.
+type strangers struct {
+	stop   chan struct{}
+	wg     sync.WaitGroup
+	open   atomic.Int64
+	came   atomic.Int64
+	thrown atomic.Int64
+}
+
+// besiege keeps up to n connections open.
+func besiege(addr string, n int) *strangers {
+	s := &strangers{stop: make(chan struct{})}
+	for range n {
+		s.wg.Go(func() {
+			for {
+				c, err := net.DialTimeout("tcp", addr, time.Second)
+				if err == nil {
+					s.open.Add(1)
+					s.came.Add(1)
+					end := make(chan struct{})
+					go func() {
+						defer close(end)
+						c.Read(make([]byte, 1))
+					}()
+					select {
+					case <-end:
+						s.thrown.Add(1)
+					case <-s.stop:
+					}
+					c.Close()
+					<-end
+					s.open.Add(-1)
+				}
+				select {
+				case <-time.After(5*time.Second + rand.N(10*time.Second)):
+				case <-s.stop:
+					return
+				}
+			}
+		})
+	}
+	return s
+}
+
+func (s *strangers) leave() {
+	close(s.stop)
+	s.wg.Wait()
+}
+
+// strangers compares how long commands take while nothing is wrong with how long they take beside -strangers connections to the
+// active host that never say a word, and starts a process with clients among them.
+func (r *run) strangers() error {
+	if err := r.ready(r.ctx); err != nil {
+		return err
+	}
+	a, st := r.active()
+	if a == nil {
+		return nil
+	}
+	const span = 10 * time.Second
+	base := func() spread {
+		t := time.Now().UnixNano()
+		r.sleep(span)
+		return r.latency(t, time.Now().UnixNano(), nil)
+	}
+	before := base()
+	r.fault("strangers", a.id, span)
+	s := besiege(r.addrs[a.id], r.cfg.strangers)
+	poll(r.ctx, 5*time.Second, func() bool { return s.came.Load() >= int64(r.cfg.strangers)*9/10 })
+	began := time.Now()
+	p, err := r.startClients("c-late", 1, 0)
+	took := time.Since(began)
+	during := base()
+	open, came, thrown := s.open.Load(), s.came.Load(), s.thrown.Load()
+	s.leave()
+	if err != nil {
+		r.check.violation("clients can't connect beside strangers: %v", err)
+		return nil
+	}
+	r.clients = append(r.clients, p)
+	_, now := r.active()
+	if now == nil || now.Epoch != st.Epoch || len(now.ISR) < len(st.ISR) {
+		r.check.violation("strangers cost a host its place: before epoch %d, in sync %v; then %s", st.Epoch, st.ISR, r.describe())
+	}
+	r.sayLater("%d strangers came, %d were thrown out, %d were there at the end; among them a process with 2 clients was ready after %s; "+
+		"latency before %s; meanwhile %s: p99 %s", came, thrown, open, ms(took), before, during, change(before.P99, during.P99))
+	return nil
+}
