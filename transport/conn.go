@@ -17,6 +17,7 @@ import (
 // limits are what both transports configure, with nothing left at zero.
 type limits struct {
 	maxMessage, maxPending      int
+	maxConns                    int
 	pingEvery                   time.Duration
 	handshake, message, writing time.Duration
 	minVersion, maxVersion      uint64

@@ -39,6 +39,13 @@ func (e *endpoint) add(base net.Conn) bool {
 	return true
 }
 
+// full reports whether there are as many connections as allowed.
+func (e *endpoint) full() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.conns) >= e.lim.maxConns
+}
+
 func (e *endpoint) drop(base net.Conn) {
 	base.Close()
 	e.mu.Lock()

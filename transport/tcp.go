@@ -28,6 +28,10 @@ type TCPConfig struct {
 	// [ErrSlowPeer]. It is at least MaxMessage. 0 stands for 4 MiB, or MaxMessage if that is larger.
 	MaxPending int
 
+	// MaxConns is how many connections the transport has, those included that it dialled, before it closes what others
+	// dial at once, without a handshake. Those that are there are not affected. 0 stands for 65,536.
+	MaxConns int
+
 	// PingEvery is how long a peer may be silent before it is asked for a sign of life; after three times as long without
 	// one the connection is closed with [ErrTimeout]. At least 1 ms. 0 stands for 5 s.
 	PingEvery time.Duration
@@ -49,6 +53,7 @@ func (cfg *TCPConfig) limits() (*limits, error) {
 	l := &limits{
 		maxMessage: cfg.MaxMessage,
 		maxPending: cfg.MaxPending,
+		maxConns:   cfg.MaxConns,
 		pingEvery:  cfg.PingEvery,
 		handshake:  cfg.HandshakeTimeout,
 		message:    cfg.MessageTimeout,
@@ -66,6 +71,9 @@ func (l *limits) fill() error {
 	}
 	if l.maxPending == 0 {
 		l.maxPending = max(4<<20, l.maxMessage)
+	}
+	if l.maxConns == 0 {
+		l.maxConns = 1 << 16
 	}
 	if l.pingEvery == 0 {
 		l.pingEvery = 5 * time.Second
@@ -85,6 +93,8 @@ func (l *limits) fill() error {
 		return fmt.Errorf("transport: MaxMessage is %d, not 512 to 1 GiB", l.maxMessage)
 	case l.maxPending < l.maxMessage:
 		return fmt.Errorf("transport: MaxPending is %d, less than MaxMessage (%d)", l.maxPending, l.maxMessage)
+	case l.maxConns < 0:
+		return fmt.Errorf("transport: MaxConns is %d, below 0", l.maxConns)
 	case l.pingEvery < time.Millisecond:
 		return fmt.Errorf("transport: PingEvery is %v, less than 1 ms", l.pingEvery)
 	case l.handshake < 0:
@@ -264,6 +274,11 @@ func (l *tcpListener) run() {
 			continue
 		}
 		wait = 5 * time.Millisecond
+		if l.t.full() {
+			base.Close()
+			l.t.lim.log.Info("connection refused: there are as many as allowed", "peer", base.RemoteAddr().String())
+			continue
+		}
 		if !l.t.add(base) {
 			base.Close()
 			return

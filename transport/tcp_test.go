@@ -17,6 +17,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -60,6 +61,7 @@ func TestTCPConfig(t *testing.T) {
 		"MaxMessage is 511":           {MaxMessage: 511},
 		"MaxMessage is 2147483648":    {MaxMessage: 1 << 31},
 		"MaxPending is 1000, less":    {MaxPending: 1000},
+		"MaxConns is -1":              {MaxConns: -1},
 		"PingEvery is 1ns":            {PingEvery: 1},
 		"HandshakeTimeout is -1ns":    {HandshakeTimeout: -1},
 		"MessageTimeout is -1ns":      {MessageTimeout: -1},
@@ -160,6 +162,30 @@ func TestTCPHandshakeTimeout(t *testing.T) {
 		require.NoError(t, err)
 		wg.Wait()
 	}
+}
+
+// Connections beyond the limit are refused, those before it go on, and a place that becomes free is taken.
+func TestTCPMaxConns(t *testing.T) {
+	server, client := newTCP(t, TCPConfig{MaxConns: 3}), newTCP(t, TCPConfig{})
+	to := Peer{Addr: listenEcho(t, server), Key: server.Key()}
+	first, err := client.Dial(t.Context(), to, nil)
+	require.NoError(t, err)
+	for range 2 { // who says nothing has a place, too
+		idle, err := net.Dial("tcp", to.Addr)
+		require.NoError(t, err)
+		defer idle.Close()
+	}
+	require.Eventually(t, func() bool { return server.full() }, 5*time.Second, time.Millisecond)
+	_, err = client.Dial(t.Context(), to, nil)
+	require.Error(t, err)
+	require.NotErrorIs(t, err, syscall.ECONNREFUSED, "it is not a sign that the process is gone")
+	_, err = first.Call(t.Context(), "echo", nil)
+	require.NoError(t, err)
+	first.Close()
+	require.Eventually(t, func() bool { return !server.full() }, 5*time.Second, time.Millisecond)
+	again, err := client.Dial(t.Context(), to, nil)
+	require.NoError(t, err)
+	again.Close()
 }
 
 func TestTCPClose(t *testing.T) {
