@@ -1,0 +1,60 @@
+package chatcore
+
+import (
+	"testing"
+	"testing/synctest"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roam-go/roam/transport"
+)
+
+// What the room publishes is read, or refused, whoever wrote it.
+func FuzzEvent(f *testing.F) {
+	f.Add(mustMarshal(&event{Kind: KindMessage, From: "ann", Text: "hello", Time: 1e12}))
+	f.Add(mustMarshal(&event{Kind: KindJoined, From: "bob", Missing: 2}))
+	f.Add([]byte{0x95, 0xcf, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xc0})
+	f.Fuzz(func(t *testing.T, body []byte) {
+		e := event{From: "somebody"}
+		if e.decode(body) != nil {
+			return
+		}
+		require.LessOrEqual(t, len(e.From)+len(e.Text), len(body)+len("somebody"))
+		var again event
+		require.NoError(t, again.decode(mustMarshal(&e)))
+		require.Equal(t, e, again)
+	})
+}
+
+// Another client may send what it likes: nothing is delivered in a name that is not its own.
+func FuzzPrivate(f *testing.F) {
+	f.Add(mustMarshal(&privateParams{To: "bob", From: "ann", Text: "hi", ID: 1}), []byte{1})
+	f.Add(mustMarshal(&privateParams{To: "bob", From: "BOB", Text: "\x1b[2J", ID: 1, Token: make([]byte, 16)}), []byte{})
+	f.Add([]byte{0xc0}, []byte{0x95, 0xa3, 'b', 'o', 'b', 0xa3, 'a', 'n', 'n', 0xa1, 'x', 1, 0xc0})
+	f.Fuzz(func(t *testing.T, first, second []byte) {
+		bubble(t, func(t *testing.T, h *hub, net *transport.Memory) {
+			ann, bob, mallory := enter(t, h, net, "ann"), enter(t, h, net, "bob"), enter(t, h, net, "mallory")
+			told := read(bob)
+			conn, err := net.Host("mallory").Dial(t.Context(), transport.Peer{Addr: bob.private.listener.Addr()}, nil)
+			require.NoError(t, err)
+			for _, p := range [][]byte{first, second, first} {
+				for _, method := range []string{methodPrivate, methodHello} {
+					conn.Go(method, p, func([]byte, error) {})
+				}
+				// The same with the right token, where the params can be read at all.
+				var m privateParams
+				if transport.Unmarshal(p, &m) == nil {
+					_ = callOn(t, conn, m, true)
+				}
+			}
+			synctest.Wait()
+			for _, m := range told.take(KindJoined) {
+				require.Equal(t, "mallory", m.From)
+			}
+			require.NoError(t, conn.Close())
+			for _, c := range []*Client{ann, bob, mallory} {
+				require.NoError(t, c.Close())
+			}
+		})
+	})
+}

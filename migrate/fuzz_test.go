@@ -1,0 +1,160 @@
+package migrate
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/resolver"
+	"github.com/roam-go/roam/transport"
+)
+
+// clientMethods is what a client may call, and hostMethods what a host may.
+var (
+	clientMethods = []string{methodOpen, methodDo, methodQuery, methodListen, methodLeave, methodReady, methodPark}
+	hostMethods   = []string{methodHello, methodMsg, transport.MethodBulkPull, transport.MethodBulkStop}
+)
+
+func mustMarshal(tb testing.TB, v any) []byte {
+	b, err := transport.Marshal(v)
+	require.NoError(tb, err)
+	return b
+}
+
+// hostile makes a bubble with a service on one host, and a connection of which call says what came. With all, everything must
+// be answered.
+func hostile(t *testing.T, all bool, f func(s *Service, call func(method string, params []byte))) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "a")
+		defer w.close()
+		s := w.host("a", "svc", Policy{Standbys: NoStandbys})
+		conn, err := w.transport("x").Dial(t.Context(), transport.Peer{Addr: "a:1"}, nil)
+		require.NoError(t, err)
+		from := w.nodes["a"].accept(conn).(*session)
+		asked, answered := 0, 0
+		f(s, func(method string, params []byte) {
+			asked++
+			from.Handle(conn, transport.NewRequest(method, params, func([]byte, error) { answered++ }))
+			synctest.Wait()
+		})
+		time.Sleep(100 * time.Millisecond)
+		from.Closed(conn, nil)
+		synctest.Wait()
+		require.Equal(t, Active, s.Status().Role, "nothing that comes from a connection halts a service")
+		require.True(t, answered == asked || answered < asked && !all, "%d answers to %d calls", answered, asked)
+		calls, bytes := underWay(w.nodes["a"])
+		require.Zero(t, calls+bytes)
+		w.look(s, func() { require.Empty(t, s.clients.attached) })
+	})
+}
+
+// Whatever a client sends, the service goes on, and everything is answered.
+func FuzzClientRequests(f *testing.F) {
+	for i, v := range []any{
+		openParams{Service: "svc", Session: 7, Epoch: 1}, doParams{Service: "svc", Session: 7, Seq: 1, Low: 1, Body: []byte("one")},
+		queryParams{Service: "svc", Session: 7}, listenParams{Service: "svc", Session: 7, From: 1},
+		leaveParams{Service: "svc", Session: 7}, readyParams{Service: "svc", Session: 7}, parkParams{Service: "svc", Session: 7},
+	} {
+		f.Add(byte(i), mustMarshal(f, v), byte(1), mustMarshal(f, doParams{Service: "svc", Session: 7, Seq: 1, Body: []byte("x")}))
+	}
+	f.Add(byte(0), []byte{0x95, 0xa3, 's', 'v', 'c', 7, 0xc3, 0xcf, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0}, byte(2), []byte{0xc0})
+	f.Fuzz(func(t *testing.T, m1 byte, p1 []byte, m2 byte, p2 []byte) {
+		hostile(t, true, func(s *Service, call func(string, []byte)) {
+			call(methodOpen, mustMarshal(t, openParams{Service: "svc", Session: 7}))
+			call(clientMethods[int(m1)%len(clientMethods)], p1)
+			call(clientMethods[int(m2)%len(clientMethods)], p2)
+			call(clientMethods[int(m1)%len(clientMethods)], p1)
+		})
+	})
+}
+
+// Whatever somebody sends who says that it is a host, the service goes on.
+func FuzzHostRequests(f *testing.F) {
+	rec := resolver.Record{Name: "svc", Gen: 1, Ver: 99, Epoch: 9, Active: resolver.Host{ID: "x", Inc: 3, Addr: "x:1"}}
+	rec.ISR, rec.By = []resolver.Host{rec.Active}, rec.Active
+	for typ := core.MsgAppend; typ <= core.MsgLeave; typ++ {
+		b, err := core.AppendMsg(nil, core.Msg{Type: typ, From: rec.Active, Term: core.Term{Epoch: 9}, Record: &rec, Index: 5, Flag: true})
+		require.NoError(f, err)
+		f.Add(byte(1), mustMarshal(f, msgParams{Service: "svc", Msg: b}), byte(2), []byte{0x92, 7, 0})
+	}
+	f.Add(byte(0), mustMarshal(f, hostHello{Host: rec.Active}), byte(3), []byte{0x91, 7})
+	f.Fuzz(func(t *testing.T, m1 byte, p1 []byte, m2 byte, p2 []byte) {
+		hostile(t, false, func(s *Service, call func(string, []byte)) {
+			me := rec.Active
+			me.Key = s.node.cfg.Transport.(*transport.MemoryTransport).Key()
+			call(methodHello, mustMarshal(t, hostHello{Host: me}))
+			call(hostMethods[int(m1)%len(hostMethods)], p1)
+			call(hostMethods[int(m2)%len(hostMethods)], p2)
+		})
+	})
+}
+
+// liar is a host that answers with what it was given.
+type liar struct{ open, do []byte }
+
+func (l liar) Handle(_ transport.Conn, r *transport.Request) {
+	switch r.Method {
+	case methodOpen:
+		r.Reply(l.open, nil)
+	case methodDo:
+		if len(l.do) > 0 && l.do[0] == 0xff { // never a value
+			r.Reply(nil, &transport.Error{Code: CodeNotActive, Message: "no", Data: l.do[1:]})
+		} else {
+			r.Reply(l.do, nil)
+		}
+	default:
+		r.Reply(l.do, nil)
+	}
+}
+
+func (liar) Closed(transport.Conn, error) {}
+
+// Whatever a host answers and tells, the client goes on trying, and ends when it is closed.
+func FuzzHostAnswers(f *testing.F) {
+	open := mustMarshal(f, openResult{Epoch: 1, NextEvent: 5})
+	rec := resolver.Record{Name: "svc", Gen: 1, Ver: 9, Epoch: 2, Active: resolver.Host{ID: "h", Inc: 1, Addr: "h:1"}}
+	done := mustMarshal(f, doResult{Index: 1, Epoch: 1, Replicas: 1, Reply: []byte("1")})
+	events := mustMarshal(f, eventsParams{Service: "svc", Epoch: 1, First: 5, Times: []int64{1, 2}, Bodies: [][]byte{{1}, {2}}})
+	f.Add(open, done, byte(0), events)
+	f.Add(open, append([]byte{0xff}, mustMarshal(f, rec)...), byte(1), mustMarshal(f, movedParams{Service: "svc", Record: rec}))
+	f.Add(open, mustMarshal(f, listenResult{Next: 5}), byte(2), mustMarshal(f, prepareParams{Service: "svc", Next: rec.Active, SpreadMS: -1}))
+	f.Add([]byte{0xc0}, []byte{0xff}, byte(0), []byte{0x96, 0xa3, 's', 'v', 'c', 0, 1, 5, 0x91, 1, 0x90})
+	f.Fuzz(func(t *testing.T, open, do []byte, push byte, params []byte) {
+		synctest.Test(t, func(t *testing.T) {
+			net := transport.NewMemory()
+			h, tr := net.Host("h"), net.Host("c")
+			defer h.Close()
+			defer tr.Close()
+			var conn transport.Conn
+			_, err := h.Listen("h:1", func(c transport.Conn) transport.Handler { conn = c; return liar{open, do} })
+			require.NoError(t, err)
+			names := resolver.NewMemory()
+			r := resolver.Record{Name: "svc", Epoch: 1, Active: resolver.Host{ID: "h", Inc: 1, Addr: "h:1", Key: h.Key()}, Nonce: 1}
+			r.ISR, r.By = []resolver.Host{r.Active}, r.Active
+			_, err = names.CompareAndSwap(t.Context(), 0, r)
+			require.NoError(t, err)
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			c, err := Dial(ctx, "svc", ClientConfig{Resolver: names, Transport: tr})
+			if err != nil {
+				return
+			}
+			defer c.Close()
+			go func() { _, _ = c.Query(ctx, nil) }()
+			go func() {
+				for range c.Events(ctx, 0) {
+				}
+			}()
+			go func() { _, _ = c.Do(ctx, []byte("x")) }()
+			for range 2 {
+				synctest.Wait()
+				_ = conn.Notify([]string{methodEvents, methodMoved, methodPrepare}[push%3], params)
+			}
+			time.Sleep(time.Second)
+		})
+	})
+}
