@@ -78,19 +78,19 @@ func (l *hostLink) Handle(_ transport.Conn, r *transport.Request) {
 		heardParams.Put(p)
 	case methodMoved:
 		var p movedParams
-		if transport.Unmarshal(r.Params, &p) == nil && p.Service == c.service {
+		if transport.UnmarshalSmall(r.Params, &p) == nil && p.Service == c.service {
 			c.learn(p.Record, l)
 		}
 	case methodSpread:
 		var p spreadParams
-		if transport.Unmarshal(r.Params, &p) == nil && p.Service == c.service {
+		if transport.UnmarshalSmall(r.Params, &p) == nil && p.Service == c.service {
 			c.mu.Lock()
 			c.setSpread(p.SpreadMS)
 			c.mu.Unlock()
 		}
 	case methodPrepare:
 		var p prepareParams
-		if transport.Unmarshal(r.Params, &p) == nil && p.Service == c.service {
+		if transport.UnmarshalSmall(r.Params, &p) == nil && p.Service == c.service {
 			c.prepare(l, &p)
 		}
 	default:

@@ -237,7 +237,7 @@ func (c *Client) probe(ctx context.Context, conn transport.Conn, open openParams
 	result, err := conn.Call(ctx, methodOpen, params)
 	if e, ok := errors.AsType[*transport.Error](err); ok && e.Remote {
 		var rec resolver.Record
-		if judgeCode(e.Code) == fateNotActive && len(e.Data) > 0 && transport.Unmarshal(e.Data, &rec) == nil {
+		if judgeCode(e.Code) == fateNotActive && len(e.Data) > 0 && transport.UnmarshalSmall(e.Data, &rec) == nil {
 			c.learn(rec, nil)
 		}
 	}

@@ -223,7 +223,7 @@ func (c *Client) refuse(l *hostLink, err error) {
 func (c *Client) refusal(l *hostLink, round uint32, opening bool, f fate, err error, data []byte) {
 	if f == fateNotActive {
 		var rec resolver.Record
-		if len(data) > 0 && transport.Unmarshal(data, &rec) == nil {
+		if len(data) > 0 && transport.UnmarshalSmall(data, &rec) == nil {
 			c.learn(rec, nil)
 		}
 	}

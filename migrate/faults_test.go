@@ -111,9 +111,9 @@ func TestUnknownTypeOfMessage(t *testing.T) {
 			})
 		}
 		time.Sleep(time.Second)
-		require.NoError(t, w.do(t.Context(), c, "one"))
 		require.Equal(t, Active, a.Status().Role)
 		require.Equal(t, Standby, b.Status().Role)
+		require.NoError(t, w.do(t.Context(), c, "one"))
 		require.Len(t, a.Status().Record.ISR, 2)
 	})
 }

@@ -184,7 +184,7 @@ func (n *Node) connect(ctx context.Context, to resolver.Host, h transport.Handle
 			hello hostHello
 		)
 		if reply, err = conn.Call(ctx, methodHello, params); err == nil {
-			if err = transport.Unmarshal(reply, &hello); err == nil && !hello.Host.Same(to) {
+			if err = transport.UnmarshalSmall(reply, &hello); err == nil && !hello.Host.Same(to) {
 				err = fmt.Errorf("at %s, instead of host %s: %w", to.Addr, to.ID, errOtherStart)
 			}
 		}
@@ -350,7 +350,7 @@ func (l *link) probe() {
 
 func (c *session) handleHello(r *transport.Request) ([]byte, error) {
 	var h hostHello
-	if err := transport.Unmarshal(r.Params, &h); err != nil {
+	if err := transport.UnmarshalSmall(r.Params, &h); err != nil {
 		return nil, transport.Errorf(transport.CodeBadMessage, "migrate: hello of a host: %v", err)
 	}
 	if h.Host.ID == "" || h.Host.Key != c.conn.Peer().Key {

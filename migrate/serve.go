@@ -134,7 +134,7 @@ func (c *session) handleClient(r *transport.Request) {
 		p, name = v, &v.Service
 	}
 	if r.Method != methodDo {
-		if err := transport.Unmarshal(r.Params, p); err != nil {
+		if err := transport.UnmarshalSmall(r.Params, p); err != nil {
 			c.malformed(r, err)
 			return
 		}

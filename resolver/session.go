@@ -212,7 +212,11 @@ func (ss *session) announce(p announceParams) (bool, error) {
 
 // params decodes a request's params, and answers it if they are malformed.
 func params[P any](r *transport.Request) (p P, ok bool) {
-	if err := transport.Unmarshal(r.Params, &p); err != nil {
+	read := transport.UnmarshalSmall
+	if r.Method == methodAnnounce {
+		read = transport.Unmarshal
+	}
+	if err := read(r.Params, &p); err != nil {
 		r.Reply(nil, transport.Errorf(CodeInvalid, "resolver: %s: %v", r.Method, err))
 		return p, false
 	}

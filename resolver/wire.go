@@ -83,7 +83,7 @@ func (r Record) onWire() Record {
 // decodeRecord reads a record that a resolver sent.
 func decodeRecord(data []byte) (Record, error) {
 	var r Record
-	if err := transport.Unmarshal(data, &r); err != nil {
+	if err := transport.UnmarshalSmall(data, &r); err != nil {
 		return Record{}, err
 	}
 	return r.clone(), nil

@@ -11,6 +11,9 @@ import (
 // maxElements bounds the values, nested ones included, that Unmarshal decodes.
 const maxElements = 65_536
 
+// smallElements is the same for UnmarshalSmall.
+const smallElements = 256
+
 // The handle is configured once and then only read, as the codec asks for.
 var handle = func() *codec.MsgpackHandle {
 	h := &codec.MsgpackHandle{WriteExt: true, PositiveIntUnsigned: true}
@@ -65,9 +68,16 @@ func Marshal(v any) (data []byte, err error) {
 //
 // Data that is not exactly one value, is nil at its top, holds extension types, nests deeper than 16, has more than 65,536
 // values in all or declares more than there are bytes is refused with [ErrBadMessage] before anything is decoded. A slice of
-// large structs can still cost many times the bytes received: check a count before the bodies, or keep them as []byte.
-func Unmarshal(data []byte, v any) (err error) {
-	if err := checkBody(data); err != nil {
+// large structs can still cost hundreds of times the bytes received: use [UnmarshalSmall], check a count before the bodies, or
+// keep them as []byte.
+func Unmarshal(data []byte, v any) error { return unmarshal(data, v, maxElements) }
+
+// UnmarshalSmall is Unmarshal for what has few values: it refuses data with more than 256, nested ones included. So what it
+// allocates is bounded by the bytes received and a little more, whatever v holds slices of.
+func UnmarshalSmall(data []byte, v any) error { return unmarshal(data, v, smallElements) }
+
+func unmarshal(data []byte, v any, most int) (err error) {
+	if err := checkBody(data, most); err != nil {
 		return err
 	}
 	d := decoders.Get().(*codec.Decoder)
@@ -86,7 +96,7 @@ func Unmarshal(data []byte, v any) (err error) {
 	return nil
 }
 
-func checkBody(data []byte) error {
+func checkBody(data []byte, most int) error {
 	s, err := checkValue(data)
 	switch {
 	case err != nil:
@@ -95,8 +105,8 @@ func checkBody(data []byte) error {
 		return Errorf(CodeBadMessage, "transport: nil where a MessagePack value is wanted")
 	case s.ext:
 		return Errorf(CodeBadMessage, "transport: extension type in a MessagePack value")
-	case s.elems > maxElements:
-		return Errorf(CodeBadMessage, "transport: MessagePack value of more than %d values", maxElements)
+	case s.elems > most:
+		return Errorf(CodeBadMessage, "transport: MessagePack value of more than %d values", most)
 	}
 	return nil
 }

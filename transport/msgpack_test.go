@@ -111,6 +111,22 @@ func TestUnmarshalMemory(t *testing.T) {
 	}
 }
 
+func TestUnmarshalSmall(t *testing.T) {
+	type large struct{ A, B, C, D, E, F, G, H [64]byte }
+	for n, ok := range map[int]bool{smallElements - 1: true, smallElements: false, 0xff00: false} {
+		b := append([]byte{0xdd, 0, 0, byte(n >> 8), byte(n)}, bytes.Repeat([]byte{0x80}, n)...)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		err := UnmarshalSmall(b, new([]large))
+		runtime.ReadMemStats(&after)
+		if require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(1<<20), "%d", n); ok {
+			require.NoError(t, err)
+		} else {
+			require.ErrorIs(t, err, ErrBadMessage)
+		}
+	}
+}
+
 func TestMarshalConcurrently(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 8 {

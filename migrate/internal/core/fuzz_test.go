@@ -74,7 +74,7 @@ func FuzzReadMsg(f *testing.F) {
 }
 
 // recordCost is more than the worst record costs to read.
-const recordCost = 4 << 20
+const recordCost = 256 << 10
 
 func FuzzReadEntry(f *testing.F) {
 	e := Entry{Index: 4, Epoch: 2, Kind: Command, Session: 7, Seq: 1, Low: 1, Time: 1e12, Body: []byte("+1")}

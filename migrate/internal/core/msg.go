@@ -138,7 +138,7 @@ func ReadMsg(b []byte) (m Msg, err error) {
 	}
 	if len(rec) > 0 {
 		m.Record = new(resolver.Record)
-		if err := transport.Unmarshal(rec, m.Record); err != nil {
+		if err := transport.UnmarshalSmall(rec, m.Record); err != nil {
 			return m, fmt.Errorf("%w: record: %w", errMsg, err)
 		}
 	}
