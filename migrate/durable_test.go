@@ -200,6 +200,15 @@ func TestDurableAlone(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "51", string(reply))
 
+	t.Run("shutdown of the last host keeps the state", func(t *testing.T) {
+		require.ErrorIs(t, n.Shutdown(ctx), ErrNoTarget)
+		n = d.start("a")
+		_, err := n.Host(ctx, "svc", newTally, Policy{Standbys: NoStandbys})
+		require.NoError(t, err)
+		reply, err := d.client().Query(ctx, nil)
+		require.NoError(t, err)
+		require.Equal(t, "51", string(reply))
+	})
 	t.Run("reset is refused while the state is here", func(t *testing.T) {
 		n.Close()
 		n = d.start("a")
@@ -326,4 +335,56 @@ func TestDurableDiskFails(t *testing.T) {
 		}
 		more()
 	}
+}
+
+// hangingFS is the operating system's, until it is told to hang.
+type hangingFS struct {
+	wal.OS
+	hang chan struct{} // nil: it does not; closed: it does not any more
+	on   *atomic.Bool
+}
+
+type hangingFile struct {
+	wal.File
+	fs hangingFS
+}
+
+func (f hangingFS) Append(name string) (wal.File, error) {
+	w, err := f.OS.Append(name)
+	return hangingFile{w, f}, err
+}
+
+func (f hangingFile) Sync() error {
+	if f.fs.on.Load() {
+		<-f.fs.hang
+	}
+	return f.File.Sync()
+}
+
+// The disk of the active host hangs: another one takes over, and it is a standby again when its disk wakes up.
+func TestDurableDiskHangs(t *testing.T) {
+	d := newDurable(t)
+	hanging := hangingFS{hang: make(chan struct{}), on: new(atomic.Bool)}
+	wake := sync.OnceFunc(func() { close(hanging.hang) })
+	d.edit = func(c *NodeConfig) {
+		if c.ID == "a" {
+			c.fs = hanging
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	a, b := d.host(d.start("a")), d.host(d.start("b"))
+	t.Cleanup(wake) // before the nodes close
+	require.NoError(t, a.wait(ctx, func(st Status) bool { return len(st.Record.ISR) == 2 }))
+	c := d.client()
+	_, err := c.Do(ctx, []byte("1"))
+	require.NoError(t, err)
+	hanging.on.Store(true)
+	reply, err := c.Do(ctx, []byte("2"))
+	require.NoError(t, err)
+	require.Equal(t, "2", string(reply))
+	require.NoError(t, b.wait(ctx, func(st Status) bool { return st.Role == Active }))
+	wake()
+	require.NoError(t, b.wait(ctx, func(st Status) bool { return len(st.Record.ISR) == 2 }))
+	require.NoError(t, a.wait(ctx, func(st Status) bool { return st.Role == Standby }))
 }

@@ -327,8 +327,9 @@ func (n *Node) Services() []*Service {
 
 // Shutdown hands every service over, leaves every in-sync set, and closes the node. Services are handed over side by
 // side, to an in-sync host if there is one. Where there is no other host the service ends with its state, its
-// name is free to be hosted anew, and the error says so with [ErrNoTarget]. When ctx ends first the node is closed as it
-// is, and the error says which services were not handed over.
+// name is free to be hosted anew, and the error says so with [ErrNoTarget]; with a [NodeConfig.Dir] it stays there instead,
+// to go on when the node starts again. When ctx ends first the node is closed as it is, and the error says which services
+// were not handed over.
 func (n *Node) Shutdown(ctx context.Context) error {
 	n.mu.Lock()
 	if n.closed {
@@ -345,7 +346,7 @@ func (n *Node) Shutdown(ctx context.Context) error {
 	)
 	for _, s := range n.Services() {
 		wg.Go(func() {
-			if err := s.Leave(ctx); err != nil {
+			if err := s.leave(ctx, n.dir != nil); err != nil {
 				mu.Lock()
 				errs = append(errs, err)
 				mu.Unlock()

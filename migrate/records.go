@@ -183,7 +183,10 @@ func (s *Service) anyAlive(ctx context.Context, rec resolver.Record) error {
 // Leave ends this node's part in the service: an active host hands over, a standby leaves the in-sync set, and
 // the copy is released. Where there is no other host the service ends with its state, and the error is
 // [ErrNoTarget]; when ctx ends first the node stays what it is and the error says so.
-func (s *Service) Leave(ctx context.Context) error {
+func (s *Service) Leave(ctx context.Context) error { return s.leave(ctx, false) }
+
+// leave is Leave; with keep, a service that nobody else could take stays as it is, in the node's directory.
+func (s *Service) leave(ctx context.Context, keep bool) error {
 	var ended error
 	for {
 		if s.node.ctx.Err() != nil {
@@ -198,6 +201,10 @@ func (s *Service) Leave(ctx context.Context) error {
 			switch {
 			case err == nil:
 			case errors.Is(err, ErrNoTarget):
+				if keep {
+					s.remove(false)
+					return transport.Errorf(CodeNoTarget, "migrate: service %s stays in the directory of host %s: %v", s.name, s.node.self.ID, err)
+				}
 				ended = err
 				s.post(item{kind: itemEvent, ev: core.Retire{}})
 				rctx, cancel := context.WithTimeout(ctx, 2*resolverTimeout)

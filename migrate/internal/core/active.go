@@ -15,9 +15,10 @@ type activeState struct {
 	nextBeat   time.Duration
 	nextSeek   time.Duration
 	seeking    bool
-	joins      uint64 // number of the last invitation
-	round      uint64 // number of the last heartbeat round begun
-	roundDue   bool   // a read waits for a new round
+	joins      uint64        // number of the last invitation
+	round      uint64        // number of the last heartbeat round begun
+	roundDue   bool          // a read waits for a new round
+	slow       time.Duration // since when the store holds no more, though there is more; 0: it does
 	reads      []read
 	suspended  bool
 	move       *move
@@ -554,6 +555,9 @@ func (c *Core) finishReads() {
 func (c *Core) sendAppends() {
 	a := &c.active
 	c.maybeCommit()
+	if c.stuck() {
+		return
+	}
 	if a.roundDue {
 		a.round++
 		a.roundDue = false
@@ -580,6 +584,23 @@ func (c *Core) sendAppends() {
 		}
 	}
 }
+
+// stuck reports whether this host's own store has held nothing new for so long that another host had better be active. It
+// falls silent, and is replaced like one that has died, unless its store wakes up first.
+func (c *Core) stuck() bool {
+	a := &c.active
+	if c.stable() >= c.log.last() {
+		a.slow = 0
+		return false
+	}
+	if a.slow == 0 {
+		a.slow = max(c.now, 1)
+	}
+	return c.now-a.slow >= slowStore*c.cfg.Silence
+}
+
+// slowStore is how many times longer an active host waits for its own store than for a member.
+const slowStore = 4
 
 func (c *Core) sendEntries(p *peer) {
 	for {

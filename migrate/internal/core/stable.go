@@ -204,7 +204,7 @@ func (c *Core) persisted(seq uint64) {
 	if seq <= v.done {
 		return
 	}
-	v.done = seq
+	v.done, c.active.slow = seq, 0
 	n := 0
 	for n < len(v.queue) && v.queue[n].seq <= seq {
 		v.stable = v.queue[n].index
