@@ -127,8 +127,11 @@ func newProfile(r *rand.Rand) profile {
 		if p.disks == 1 {
 			p.power = some(0.6, s, 4*s, 10*s)
 		}
+		if p.amnesia && p.disks < 1 {
+			p.crash, p.power, p.syncFails = 0, 0, 0
+		}
 		if p.amnesia {
-			p.crash, p.power = 0, 0
+			p.wipe = 0
 		}
 	}
 	return p
@@ -370,7 +373,7 @@ func (w *world) operate() {
 		for _, h := range w.hosts {
 			if p := h.proc; p != nil {
 				r := p.core.Record()
-				forgotten = forgotten || r.Ver > 0 && r.Gen != rec.Gen
+				forgotten = forgotten || r.Gen != 0 && r.Gen != rec.Gen
 			}
 			alive = alive || h.proc == nil && h.disk != nil // an operator waits for it
 			if p := h.proc; p != nil && p.core.HasState() {
