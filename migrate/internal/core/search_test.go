@@ -37,9 +37,21 @@ var (
 // A state is held as numbers of what it consists of: the states of single hosts, and messages, are few. So are the steps of
 // single hosts, each of which is taken once. States are told apart by 128-bit hashes.
 func TestSearch(t *testing.T) {
+	newSearch(t).report(*searchStates)
+}
+
+// TestSearchStores is the same search with hosts that have stores: a host writes what its core has given it, all at once, at
+// any later time, or never, and a process that starts anew goes on from what was written. It is the same incarnation then.
+func TestSearchStores(t *testing.T) {
 	x := newSearch(t)
+	x.stores = true
+	x.report(*searchStates)
+}
+
+func (x *search) report(states int) {
+	t := x.t
 	began := time.Now()
-	x.run(*searchStates)
+	x.run(states)
 	t.Logf("%d states, depth %d, %d left to look at, %d states of hosts, %d messages, %d steps of hosts, %v",
 		len(x.parents), x.depth, x.left, len(x.nodes), len(x.msgs), len(x.memo), time.Since(began).Round(time.Millisecond))
 }
@@ -55,7 +67,9 @@ type search struct {
 	seeds [2]maphash.Seed
 	buf   []byte
 
+	stores   bool
 	nodes    []*Core // the states of hosts
+	disks    []State // and what they have written
 	nodeIDs  map[[2]uint64]uint32
 	msgs     []searchMsg
 	msgIDs   map[[2]uint64]uint32
@@ -114,6 +128,8 @@ const (
 	stepRestored
 	stepFailed
 	stepTransfer
+	stepSync
+	stepRestart
 )
 
 // searchResult is what a host does in a step.
@@ -139,7 +155,7 @@ func searchHost(i int, inc uint64) resolver.Host {
 }
 
 func (x *search) fresh(i int, inc uint64) *Core {
-	return New(Config{Name: "svc", Self: searchHost(i, inc), Standbys: *searchStandbys})
+	return New(Config{Name: "svc", Self: searchHost(i, inc), Standbys: *searchStandbys, Stable: x.stores})
 }
 
 // start is a service on a with b in sync, and nothing on its way.
@@ -162,7 +178,9 @@ func (x *search) start() searchState {
 			p := c.addPeer(searchHost(1, 1))
 			p.member, p.stage, p.match, p.next, p.round = true, streaming, 1, 2, 1
 		}
-		s.node[i] = x.internNode(c)
+		v := &c.saving
+		v.meta, v.given, v.stable = c.meta(), c.log.last(), c.log.last()
+		s.node[i] = x.internNode(c, c.written())
 	}
 	s.rec = x.internRec(rec)
 	s.log = x.internLog([]uint64{1})
@@ -173,14 +191,24 @@ func (x *search) hash(b []byte) [2]uint64 {
 	return [2]uint64{maphash.Bytes(x.seeds[0], b), maphash.Bytes(x.seeds[1], b)}
 }
 
-func (x *search) internNode(c *Core) uint32 {
+// written is what a store holds that has got everything so far.
+func (c *Core) written() State {
+	return State{Meta: c.saving.meta, Commit: c.commit, Matched: c.standby.matched,
+		Base: Place{c.log.base, c.log.baseEpoch}, Entries: slices.Clone(c.log.ents)}
+}
+
+func (x *search) internNode(c *Core, disk State) uint32 {
 	x.buf = appendCore(x.buf[:0], c)
+	if x.stores {
+		x.buf = appendDisk(x.buf, c, disk)
+	}
 	k := x.hash(x.buf)
 	if id, ok := x.nodeIDs[k]; ok {
 		return id
 	}
 	id := uint32(len(x.nodes))
 	x.nodes = append(x.nodes, c)
+	x.disks = append(x.disks, disk)
 	x.nodeIDs[k] = id
 	return id
 }
@@ -400,7 +428,13 @@ func (x *search) each(s searchState, emit func(to searchState, problem string)) 
 				try(i, searchStep{s.node[i], stepFailed, 0}, -1, nil, func() string { return id + " has no snapshot" })
 			}
 		}
-		if int(s.crashes) < *searchCrashes {
+		if x.stores && len(c.saving.queue) > 0 {
+			try(i, searchStep{s.node[i], stepSync, 0}, -1, nil, func() string { return id + " has written" })
+		}
+		if x.stores && int(s.crashes) < *searchCrashes {
+			try(i, searchStep{s.node[i], stepRestart, 0}, -1, func(to *searchState) { to.crashes++ }, func() string { return id + " starts again" })
+		}
+		if !x.stores && int(s.crashes) < *searchCrashes {
 			if x.describe {
 				x.names = append(x.names, id+" starts anew")
 			}
@@ -410,7 +444,7 @@ func (x *search) each(s searchState, emit func(to searchState, problem string)) 
 			to.inc++
 			fresh := x.fresh(i, uint64(to.inc)+1)
 			fresh.now = searchJump
-			to.node[i] = x.internNode(fresh)
+			to.node[i] = x.internNode(fresh, State{})
 			x.tidy(&to)
 			emit(to, "")
 		}
@@ -464,8 +498,8 @@ func (x *search) tidy(s *searchState) {
 		case m.answer != nil:
 			return m.answer.Record.Ver <= c.rec.Ver && c.prop == nil
 		}
-		if m.msg.Term.Compare(c.term) >= 0 {
-			return false
+		if m.msg.Term.Compare(c.term) >= 0 || x.stores && m.msg.Term.Compare(x.disks[s.node[m.to]].Term) >= 0 {
+			return false // or it may have an effect after a restart that forgets the present term
 		}
 		switch m.msg.Type {
 		case MsgAck, MsgFailed, MsgMoved, MsgJoin:
@@ -542,7 +576,7 @@ func (x *search) step(st searchStep, s searchState) *searchResult {
 	if r, ok := x.memo[st]; ok {
 		return r
 	}
-	c := x.nodes[st.node].clone()
+	c, disk := x.nodes[st.node].clone(), x.disks[st.node]
 	r := new(searchResult)
 	func() {
 		defer func() {
@@ -591,6 +625,15 @@ func (x *search) step(st searchStep, s searchState) *searchResult {
 			ev = Restored{ID: c.standby.fetch.ID, From: c.standby.fetch.From}
 		case stepTransfer:
 			ev = Transfer{}
+		case stepSync:
+			disk = c.written()
+			ev = Persisted{c.saving.seq}
+		case stepRestart:
+			c = x.fresh(int(c.self.ID[0]-'a'), c.self.Inc)
+			c.now = searchJump
+			st := disk
+			st.Entries = slices.Clone(st.Entries)
+			ev = Recovered{State: st}
 		}
 		c.Step(c.now, ev)
 		for again := true; again; {
@@ -598,7 +641,7 @@ func (x *search) step(st searchStep, s searchState) *searchResult {
 		}
 	}()
 	r.commit = c.commit
-	r.node = x.internNode(c)
+	r.node = x.internNode(c, disk)
 	x.memo[st] = r
 	return r
 }
@@ -635,6 +678,7 @@ func (x *search) ready(c *Core, r *searchResult) (again bool) {
 func (c *Core) clone() *Core {
 	d := *c
 	d.log.ents = c.log.ents[:len(c.log.ents):len(c.log.ents)]
+	d.saving.queue, d.saving.held = slices.Clone(c.saving.queue), slices.Clone(c.saving.held)
 	if c.prop != nil {
 		p := *c.prop
 		d.prop = &p
@@ -744,6 +788,31 @@ func appendCore(b []byte, c *Core) []byte {
 		num(f.ID, f.Index, f.Epoch)
 	}
 	return b
+}
+
+// appendDisk appends what decides what c does with its store, and after a restart.
+func appendDisk(b []byte, c *Core, s State) []byte {
+	v := &c.saving
+	b = binary.AppendUvarint(b, v.stable)
+	b = append(b, byte(len(v.held)))
+	for _, h := range v.held {
+		b = append(b, h.out.To.ID...)
+		b = appendSearchMsg(b, h.out.Msg)
+	}
+	if n := len(v.queue); n > 0 {
+		b = binary.AppendUvarint(b, v.queue[n-1].index+1)
+	}
+	b = append(b, 0)
+	for _, m := range []Meta{v.meta, s.Meta} {
+		b = fmt.Appendf(b, "%v", m)
+	}
+	for _, n := range [...]uint64{s.Commit, s.Matched, s.Base.Index, s.Base.Epoch} {
+		b = binary.AppendUvarint(b, n)
+	}
+	for _, e := range s.Entries {
+		b = binary.AppendUvarint(b, e.Epoch)
+	}
+	return append(b, 0)
 }
 
 func appendRec(b []byte, r resolver.Record) []byte {
