@@ -14,11 +14,19 @@ import (
 // A hash is kept for every hashStride'th index, the latest hashPoints of them: the hash in a HashCheck is older than the
 // entry by the commands that were in flight.
 const (
-	hashStride = 16
-	hashPoints = 256
+	hashStride = 64
+	hashPoints = 64
 )
 
 type hashPoint struct{ index, sum uint64 }
+
+// point is where the hash of an index is kept: the place is made when there is something to keep, for most services idle.
+func (m *machine) point(index uint64) *hashPoint {
+	if m.sums == nil {
+		m.sums = new([hashPoints]hashPoint)
+	}
+	return &m.sums[index/hashStride%hashPoints]
+}
 
 // hash returns the running hash up to the entry applied last.
 func (m *machine) hash() uint64 { return m.sum }
@@ -26,7 +34,7 @@ func (m *machine) hash() uint64 { return m.sum }
 // hashCheck returns Low and Body of a HashCheck entry; ok is false when too little was applied.
 func (m *machine) hashCheck() (low uint64, body []byte, ok bool) {
 	low = m.index - m.index%hashStride
-	p := m.sums[low/hashStride%hashPoints]
+	p := m.point(low)
 	if low == 0 || p.index != low {
 		return 0, nil, false
 	}
@@ -34,7 +42,7 @@ func (m *machine) hashCheck() (low uint64, body []byte, ok bool) {
 }
 
 func (m *machine) applyHashCheck(e core.Entry, a *applied) {
-	p := m.sums[e.Low/hashStride%hashPoints]
+	p := m.point(e.Low)
 	if p.index == e.Low && e.Low != 0 {
 		a.Mismatch = len(e.Body) != 8 || binary.LittleEndian.Uint64(e.Body) != p.sum
 	}
@@ -67,8 +75,8 @@ func (m *machine) mixOutcome(a *applied) {
 }
 
 func (m *machine) keepSum() {
-	if m.index%hashStride == 0 {
-		m.sums[m.index/hashStride%hashPoints] = hashPoint{m.index, m.sum}
+	if m.index > 0 && m.index%hashStride == 0 {
+		*m.point(m.index) = hashPoint{m.index, m.sum}
 	}
 }
 

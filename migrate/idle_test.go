@@ -74,39 +74,70 @@ func TestIdleServiceSleeps(t *testing.T) {
 	})
 }
 
-// BenchmarkIdleServices says what a service costs that does nothing, on its active host and on its standby together.
+// BenchmarkIdleServiceMemory is what a service costs that nobody uses, on its active host.
+func BenchmarkIdleServiceMemory(b *testing.B) {
+	net, res := transport.NewMemory(), resolver.NewMemory()
+	n, err := NewNode(NodeConfig{Resolver: res, Transport: net.Host("h"), ID: "h", Listen: ":1"})
+	require.NoError(b, err)
+	defer n.Close()
+	before := memoryInUse()
+	i := 0
+	for b.Loop() {
+		_, err := n.Host(b.Context(), fmt.Sprint("s", i), newTally, Policy{Standbys: NoStandbys})
+		require.NoError(b, err)
+		i++
+	}
+	b.ReportMetric(float64(memoryInUse()-before)/float64(i), "B/service")
+	b.ReportMetric(float64(runtime.NumGoroutine())/float64(i), "goroutines/service")
+}
+
+// memoryInUse is what lives on the heap, and the stacks.
+func memoryInUse() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC() // pools keep what they have for one round
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc + m.StackInuse)
+}
+
+// BenchmarkIdleServices is what services that nobody uses cost two hosts in a second, over TCP: an operation is a second. Those
+// without a standby cost the announcement of their names alone.
 func BenchmarkIdleServices(b *testing.B) {
-	for _, standbys := range []int{NoStandbys, 1} {
-		b.Run(fmt.Sprintf("standbys=%d", max(standbys, 0)), func(b *testing.B) {
-			net, res := transport.NewMemory(), resolver.NewMemory()
+	for _, bc := range []struct{ services, standbys int }{
+		{1, 1}, {100, 1}, {1000, 1}, {10_000, 1}, {1000, 0}, {10_000, 0}, {100_000, 0},
+	} {
+		b.Run(fmt.Sprintf("services=%d/standbys=%d", bc.services, bc.standbys), func(b *testing.B) {
+			res := resolver.NewMemory()
 			var nodes [2]*Node
 			for i := range nodes {
-				n, err := NewNode(NodeConfig{
-					Resolver: res, Transport: net.Host(fmt.Sprint("h", i)), ID: fmt.Sprint("h", i), Listen: ":1",
-					Heartbeat: time.Second,
-				})
+				n, err := NewNode(NodeConfig{Resolver: res, Transport: benchTCP(b, false), ID: fmt.Sprint("h", i), Listen: "127.0.0.1:0"})
 				require.NoError(b, err)
-				defer n.Close()
+				b.Cleanup(func() { n.Close() })
 				nodes[i] = n
 			}
-			var before, after runtime.MemStats
-			runtime.GC()
-			runtime.ReadMemStats(&before)
-			n := 0
-			for b.Loop() {
-				name := fmt.Sprint("s", n)
-				n++
-				_, err := nodes[0].Host(b.Context(), name, newTally, Policy{Standbys: standbys})
+			p := Policy{Standbys: bc.standbys}
+			if p.Standbys == 0 {
+				p.Standbys = NoStandbys
+			}
+			for i := range bc.services {
+				name := fmt.Sprint("s", i)
+				_, err := nodes[0].Host(b.Context(), name, newTally, p)
 				require.NoError(b, err)
-				s, err := nodes[1].Standby(b.Context(), name, newTally, Policy{Standbys: standbys})
-				require.NoError(b, err)
-				if standbys > 0 {
-					require.NoError(b, s.wait(b.Context(), func(st Status) bool { return st.Role == Standby }))
+				if bc.standbys > 0 {
+					s, err := nodes[1].Standby(b.Context(), name, newTally, p)
+					require.NoError(b, err)
+					if i%100 == 99 || i == bc.services-1 {
+						require.NoError(b, s.wait(b.Context(), func(st Status) bool { return st.Role == Standby }))
+					}
 				}
 			}
-			runtime.GC()
-			runtime.ReadMemStats(&after)
-			b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/float64(n), "B/service")
+			time.Sleep(2 * time.Second)
+			b.ResetTimer()
+			began := cpuTime()
+			for range b.N {
+				time.Sleep(time.Second)
+			}
+			b.ReportMetric(float64((cpuTime()-began).Microseconds())/1e3/float64(b.N), "cpu-ms/op")
 		})
 	}
 }

@@ -24,7 +24,7 @@ type machine struct {
 	index, epoch uint64
 	time         int64 // log time, Unix milliseconds
 	sum          uint64
-	sums         [hashPoints]hashPoint
+	sums         *[hashPoints]hashPoint // see point
 	sessions     sessionTable
 	events       eventLog
 

@@ -49,11 +49,11 @@ type Service struct {
 	fetch    *fetching
 	every    *time.Timer
 	lastHash uint64
-	expiry   time.Duration             // when to look for expired sessions; 0: never
-	known    map[hostKey]transport.Key // hosts that may speak for the service
-	stranger core.Msg                  // an invitation from a host that is not known
-	strayed  int                       // how often the state was found to differ from the active host's
-	leaving  bool                      // Leave was called
+	expiry   time.Duration   // when to look for expired sessions; 0: never
+	known    []resolver.Host // those that may speak for the service
+	stranger *core.Msg       // an invitation from a host that is not known
+	strayed  int             // how often the state was found to differ from the active host's
+	leaving  bool            // Leave was called
 	batch    []item
 	crowded  bool // several commands are on their way: more are likely to come at once
 	active   bool // activated was called, and deposed not since
@@ -306,8 +306,18 @@ func (s *Service) introduce(hosts ...resolver.Host) {
 			s.known = nil
 			s.introduce(s.core.Record().ISR...)
 		}
-		put(&s.known, keyOf(h), h.Key)
+		if i := slices.IndexFunc(s.known, h.Same); i >= 0 {
+			s.known[i] = h
+		} else {
+			s.known = append(s.known, h)
+		}
 	}
+}
+
+// knows reports whether a host is one that may speak for the service, and has proved it.
+func (s *Service) knows(h resolver.Host) bool {
+	i := slices.IndexFunc(s.known, h.Same)
+	return i >= 0 && s.known[i].Key == h.Key
 }
 
 // event gives the core an event. What a stranger says is not heeded; it is a reason to read the record, for it might be
@@ -319,16 +329,18 @@ func (s *Service) event(ev core.Event, from *session) {
 	case core.Got:
 		s.step(ev)
 		s.introduce(s.core.Record().ISR...)
-		m := s.stranger
-		s.stranger = core.Msg{}
-		if key, ok := s.known[keyOf(m.From)]; ok && key == m.From.Key {
-			s.step(core.Recv{Msg: m})
+		if m := s.stranger; m != nil {
+			s.stranger = nil
+			if s.knows(m.From) {
+				s.step(core.Recv{Msg: *m})
+			}
 		}
 		return
 	case core.Recv:
-		if key, ok := s.known[keyOf(ev.Msg.From)]; !ok || key != ev.Msg.From.Key {
+		if !s.knows(ev.Msg.From) {
 			if ev.Msg.Type == core.MsgInvite {
-				s.stranger = ev.Msg
+				m := ev.Msg
+				s.stranger = &m
 			}
 			s.step(core.Doubt{})
 			return
