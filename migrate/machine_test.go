@@ -356,7 +356,7 @@ func TestMachineHashCheck(t *testing.T) {
 	run := func(skew string, at int) *logFor {
 		l, j := newTestMachine(machineLimits{})
 		l.open(9, transport.Key{})
-		for i := range 40 {
+		for i := range hashStride + 8 {
 			if i == at {
 				j.skew = skew
 			}
@@ -367,19 +367,19 @@ func TestMachineHashCheck(t *testing.T) {
 		}
 		return l
 	}
-	same, good, late, bad := run("", 0), run("", 0), run("!", 39), run("!", 20)
+	same, good, late, bad := run("", 0), run("", 0), run("!", hashStride+7), run("!", 20)
 	require.Equal(t, same.m.hash(), good.m.hash())
 	require.NotEqual(t, same.m.hash(), late.m.hash())
 	low, body, ok := good.m.hashCheck()
 	require.True(t, ok)
-	require.EqualValues(t, 32, low)
+	require.EqualValues(t, hashStride, low)
 	check := core.Entry{Kind: core.HashCheck, Low: low, Body: body, Time: 1 << 40}
 	require.False(t, same.apply(check).Mismatch)
 	require.False(t, late.apply(check).Mismatch, "the difference came after the place compared")
 	require.True(t, bad.apply(check).Mismatch)
 	check.Body = nil
 	require.True(t, same.apply(check).Mismatch)
-	check.Low = 33
+	check.Low = hashStride + 1
 	require.False(t, same.apply(check).Mismatch, "a place without a hash is not compared")
 
 	// A reply alone.

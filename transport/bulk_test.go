@@ -107,19 +107,26 @@ func TestBulkDistrustsTheSource(t *testing.T) {
 		return append(appendBinHeader(appendUint([]byte{0x93, 1}, uint64(total)), len(digest)), digest[:]...)
 	}
 	n := len(data)
+	sum := func(offset uint64, data []byte) (d [32]byte) {
+		t := newBulkTotal()
+		t.add(offset, bulkSum(offset, data), data)
+		copy(d[:], t.Sum(nil))
+		return d
+	}
 	for name, c := range map[string]struct {
 		answers [][]byte
 		want    string
 	}{
-		"good":             {[][]byte{good, end(n, sha256.Sum256(data))}, ""},
+		"good":             {[][]byte{good, end(n, sum(0, data))}, ""},
 		"empty":            {[][]byte{end(0, sha256.Sum256(nil))}, ""},
 		"checksum":         {[][]byte{chunk(0, 1, data)}, "wrong checksum of 10 bytes at offset 0"},
 		"offset in crc":    {[][]byte{good, chunk(10, bulkSum(0, data), data)}, "wrong checksum of 10 bytes at offset 10"},
 		"again":            {[][]byte{good, good}, "chunk of offset 0 where 10 is next"},
 		"gap":              {[][]byte{good, chunk(11, bulkSum(11, data), data)}, "chunk of offset 11 where 10 is next"},
-		"early end":        {[][]byte{good, end(20, sha256.Sum256(data))}, "10 bytes received, 20 sent"},
-		"late end":         {[][]byte{good, end(5, sha256.Sum256(data))}, "10 bytes received, 5 sent"},
-		"another hash":     {[][]byte{good, end(n, sha256.Sum256(nil))}, "wrong SHA-256 of 10 bytes"},
+		"early end":        {[][]byte{good, end(20, sum(0, data))}, "10 bytes received, 20 sent"},
+		"late end":         {[][]byte{good, end(5, sum(0, data))}, "10 bytes received, 5 sent"},
+		"another hash":     {[][]byte{good, end(n, sha256.Sum256(nil))}, "wrong sum of 10 bytes"},
+		"other data":       {[][]byte{good, end(n, sum(0, []byte("same bytes")))}, "wrong sum of 10 bytes"},
 		"empty chunk":      {[][]byte{chunk(0, bulkSum(0, nil), nil)}, "malformed"},
 		"large chunk":      {[][]byte{chunk(0, bulkSum(0, make([]byte, bulkChunk+1)), make([]byte, bulkChunk+1))}, "malformed"},
 		"too much":         {[][]byte{good, chunk(10, bulkSum(10, make([]byte, 91)), make([]byte, 91))}, "more than the 100 bytes allowed"},

@@ -58,7 +58,7 @@
 //	"roam.bulk.pull" [id, n]                 n counts the receiver's pulls of this transfer from 0
 //	-> [0, offset, crc, data]                bytes at offset; data is bin of 1 byte to 256 KiB; crc is the CRC-32C
 //	                                         (Castagnoli) of the offset as 8 bytes, big-endian, followed by data
-//	-> [1, total, sha256]                    the end: the number of bytes, and the hash (bin) of all of them
+//	-> [1, total, sum]                       the end: the number of bytes, and a SHA-256 (bin) over all chunks' checksums
 //	"roam.bulk.stop" [id]                    a notification: the receiver wants no more
 //
 // Times in this library's messages are numbers: Unix milliseconds. Ids and epochs are below 2^53.
