@@ -167,11 +167,15 @@ func (d *detour) Dial(ctx context.Context, to transport.Peer, h transport.Handle
 	return d.Transport.Dial(ctx, to, h)
 }
 
+// count is what the process has now.
+func (c *child) count() *leakReport {
+	return &leakReport{runtime.NumGoroutine(), openFiles(), c.goroutines, c.files, ""}
+}
+
 // leaks waits a while for what ends on its own.
 func (c *child) leaks() *leakReport {
-	l := &leakReport{GoroutinesBefore: c.goroutines, FilesBefore: c.files}
 	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		l.Goroutines, l.Files = runtime.NumGoroutine(), openFiles()
+		l := c.count()
 		if !l.leaked() {
 			return l
 		}

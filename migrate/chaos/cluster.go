@@ -28,6 +28,7 @@ type cluster struct {
 	check    *checker
 	meter    *meter
 	net      *network // nil: processes dial one another
+	lan      *lan     // nil: they are all in this machine's network
 	resolver *process
 	hosts    []*host
 	clients  []*process
@@ -56,7 +57,22 @@ func newCluster(cfg config, sayf func(string, ...any)) (*cluster, error) {
 	if cfg.proxies {
 		c.net = newNetwork()
 	}
-	for _, id := range append([]string{resolverID}, hostIDs(cfg.hosts)...) {
+	ids := append([]string{resolverID}, hostIDs(cfg.hosts)...)
+	if scenarios[cfg.scenario].lan {
+		all := slices.Clone(ids)
+		for i := range cfg.procs {
+			all = append(all, clientsID(i))
+		}
+		var err error
+		if c.lan, err = newLAN(all); err != nil {
+			return nil, fmt.Errorf("no network namespaces, which take root and iproute2: %w", err)
+		}
+	}
+	for _, id := range ids {
+		if c.lan != nil {
+			c.addrs[id] = c.lan.addr(id)
+			continue
+		}
 		addr, err := freeAddr()
 		if err != nil {
 			return nil, err
@@ -73,6 +89,8 @@ func hostIDs(n int) []string {
 	}
 	return ids
 }
+
+func clientsID(i int) string { return fmt.Sprintf("c%d", i+1) }
 
 // freeAddr is an address that nobody listens at. A process that is started again listens at the same one.
 func freeAddr() (string, error) {
@@ -97,7 +115,7 @@ func (c *cluster) start(ctx context.Context) error {
 		}
 	}
 	for i := range c.cfg.procs {
-		p, err := c.startClients(fmt.Sprintf("c%d", i+1), share(c.cfg.clients, c.cfg.procs, i), share(c.cfg.idle, c.cfg.procs, i))
+		p, err := c.startClients(clientsID(i), share(c.cfg.clients, c.cfg.procs, i), share(c.cfg.idle, c.cfg.procs, i))
 		if err != nil {
 			return err
 		}
@@ -126,7 +144,7 @@ func (c *cluster) setup(role, id string) (setup, error) {
 func (c *cluster) startResolver() error {
 	s, err := c.setup("resolver", resolverID)
 	if err == nil {
-		c.resolver, err = c.starter.run(s, nil, c.take)
+		c.resolver, err = c.starter.run(s, c.lan.enter(resolverID), c.take)
 	}
 	if err == nil && c.net != nil {
 		err = c.net.refuse(resolverID, false)
@@ -145,7 +163,7 @@ func (c *cluster) startHost(h *host, create bool) error {
 			return err
 		}
 	}
-	h.p, err = c.starter.run(s, nil, c.take)
+	h.p, err = c.starter.run(s, c.lan.enter(h.id), c.take)
 	return err
 }
 
@@ -157,7 +175,7 @@ func (c *cluster) startClients(id string, writers, idle int) (*process, error) {
 	}
 	s.First, s.Writers, s.Idle, s.Rate = c.last+1, writers, idle, c.cfg.rate/float64(c.cfg.procs)
 	c.last += uint32(writers + 1 + idle) // one only asks
-	return c.starter.run(s, nil, c.take)
+	return c.starter.run(s, c.lan.enter(id), c.take)
 }
 
 // take is given all that children say.
@@ -383,7 +401,29 @@ func (c *cluster) settle(ctx context.Context, res *result) error {
 	res.Equal = time.Since(began)
 	res.Replicas = len(states)
 	c.check.finish(sent, states)
+	c.census()
 	return nil
+}
+
+// census checks that what the hosts have been through has left nothing behind while they go on: each has a connection or
+// two for each other process and, if it serves or did until a moment ago, for each client, and a goroutine or two for each
+// of these.
+func (c *cluster) census() {
+	conns := 2 * (len(c.processes()) + c.cfg.clients + c.cfg.procs + c.cfg.idle)
+	for _, h := range c.hosts {
+		var l *leakReport
+		if !poll(context.Background(), 5*time.Second, func() bool {
+			rep, err := h.p.ask(order{Op: "state"}, 2*time.Second)
+			if err != nil {
+				return false
+			}
+			l = rep.Leaks
+			return l.Files <= l.FilesBefore+conns+8 && l.Goroutines <= l.GoroutinesBefore+2*conns+16
+		}) && l != nil {
+			c.check.violation("after healing, %s has %d files and %d goroutines; %d and %d when it began, and there are at most %d connections to be had",
+				h.id, l.Files, l.Goroutines, l.FilesBefore, l.GoroutinesBefore, conns)
+		}
+	}
 }
 
 // quit ends all processes in an orderly way, and reports what they leave behind.
@@ -412,6 +452,9 @@ func (c *cluster) close() {
 	}
 	if c.net != nil {
 		c.net.close()
+	}
+	if c.lan != nil {
+		c.lan.close()
 	}
 	c.starter.close()
 }

@@ -123,7 +123,8 @@ func (r *run) slow() error {
 	const span = 2 * time.Second
 	lazy := r.clients[len(r.clients)-1]
 	compare := func(kind, target string, but *process, begin, end func()) error {
-		var with, without []time.Duration
+		type window struct{ from, to int64 }
+		var with, without []window
 		for range 5 {
 			if err := r.ready(r.ctx); err != nil {
 				return err
@@ -133,18 +134,29 @@ func (r *run) slow() error {
 					r.fault(kind, target, span)
 					begin()
 				}
-				t := time.Now().UnixNano()
+				w := window{from: time.Now().UnixNano()}
 				r.sleep(span)
-				if d := r.latencies(t, time.Now().UnixNano(), but); on {
-					with = append(with, d...)
+				w.to = time.Now().UnixNano()
+				if on {
+					with = append(with, w)
 				} else {
-					without = append(without, d...)
+					without = append(without, w)
 				}
 			}
 			end()
 			r.sleep(span / 2)
 		}
-		a, b := spreadOf(without), spreadOf(with)
+		if err := r.ready(r.ctx); err != nil { // so that all that was sent is acknowledged
+			return err
+		}
+		all := func(ws []window) spread {
+			var d []time.Duration
+			for _, w := range ws {
+				d = append(d, r.latencies(w.from, w.to, but)...)
+			}
+			return spreadOf(d)
+		}
+		a, b := all(without), all(with)
 		r.sayLater("%s: latency of others %s; otherwise %s: p99 %s", kind, b, a, change(a.P99, b.P99))
 		return nil
 	}

@@ -109,6 +109,7 @@ func (h *hostRole) order(o *order, rep *report) error {
 		return nil
 	case "state":
 		rep.Status = h.status(h.service.Status())
+		rep.Leaks = h.count()
 		return nil
 	}
 	return fmt.Errorf("a host can't %s", o.Op)

@@ -243,6 +243,9 @@ func execute(ctx context.Context, cfg config, sayf func(string, ...any)) (*resul
 	if c.net != nil {
 		c.net.heal()
 	}
+	if c.lan != nil {
+		c.lan.heal()
+	}
 	if failed == nil || errors.Is(failed, errLoad) {
 		if err := c.settle(context.Background(), res); err != nil && failed == nil {
 			failed = err

@@ -39,27 +39,29 @@ var scenarios = map[string]struct {
 	about   string
 	proxies bool
 	once    bool // it is a whole program, not one fault
+	lan     bool // it takes network namespaces
 	step    func(*run) error
 }{
-	"kill":      {"SIGKILL of the active host, which is replaced by a new process", false, false, (*run).stepKill},
-	"standby":   {"SIGKILL of a standby, which is replaced by a new process", false, false, (*run).stepKillStandby},
-	"client":    {"SIGKILL of a process full of clients, which is replaced by a new one", false, false, (*run).stepKillClients},
-	"stop":      {"SIGSTOP of a host for 0.1 to 5 s, then SIGCONT", false, false, (*run).stepStop},
-	"handoff":   {"planned handoff to a random host", false, false, (*run).stepHandoff},
-	"trap":      {"source or target of a handoff killed right before or after the record changes", false, false, (*run).stepTrap},
-	"duty":      {"active host stopped half of the time", false, false, (*run).stepDuty},
-	"swizzle":   {"ways between hosts and to the resolver cut one by one, and freed in another order", true, false, (*run).stepSwizzle},
-	"noise":     {"everything delayed, connections reset all the time", true, false, (*run).stepNoise},
-	"records":   {"resolver killed while it writes, started again at once", false, false, (*run).stepRecords},
-	"file":      {"resolver's file lost or damaged, later restored", false, false, (*run).stepFile},
-	"strangers": {"-strangers connections to the active host that never say a word", false, true, (*run).strangers},
-	"badmove":   {"handoff to a host that dies or hangs, or without the resolver", false, false, (*run).stepBadMove},
-	"partition": {"hosts cut off from one another, from the resolver, from all, one way or both", true, false, (*run).stepPartition},
-	"resolver":  {"resolver killed, away for -down, started again", false, false, (*run).stepResolver},
-	"herd":      {"-idle clients over a planned move and a SIGKILL", false, false, (*run).stepHerd},
-	"power":     {"SIGKILL of all hosts at one moment, which are started again with their directories", false, false, (*run).stepPower},
-	"slow":      {"clients that don't read, a standby behind a slow link", true, true, (*run).slow},
-	"mixed":     {"all of the above but herd, power and slow, in random order, and handoffs at the same time", true, false, (*run).stepMixed},
+	"kill":      {"SIGKILL of the active host, which is replaced by a new process", false, false, false, (*run).stepKill},
+	"standby":   {"SIGKILL of a standby, which is replaced by a new process", false, false, false, (*run).stepKillStandby},
+	"client":    {"SIGKILL of a process full of clients, which is replaced by a new one", false, false, false, (*run).stepKillClients},
+	"stop":      {"SIGSTOP of a host for 0.1 to 5 s, then SIGCONT", false, false, false, (*run).stepStop},
+	"handoff":   {"planned handoff to a random host", false, false, false, (*run).stepHandoff},
+	"trap":      {"source or target of a handoff killed right before or after the record changes", false, false, false, (*run).stepTrap},
+	"duty":      {"active host stopped half of the time", false, false, false, (*run).stepDuty},
+	"swizzle":   {"ways between hosts and to the resolver cut one by one, and freed in another order", true, false, false, (*run).stepSwizzle},
+	"noise":     {"everything delayed, connections reset all the time", true, false, false, (*run).stepNoise},
+	"records":   {"resolver killed while it writes, started again at once", false, false, false, (*run).stepRecords},
+	"file":      {"resolver's file lost or damaged, later restored", false, false, false, (*run).stepFile},
+	"strangers": {"-strangers connections to the active host that never say a word", false, true, false, (*run).strangers},
+	"badmove":   {"handoff to a host that dies or hangs, or without the resolver", false, false, false, (*run).stepBadMove},
+	"partition": {"hosts cut off from one another, from the resolver, from all, one way or both", true, false, false, (*run).stepPartition},
+	"netns":     {"hosts or the resolver unplugged, or not reached, in network namespaces; takes root", false, false, true, (*run).stepLAN},
+	"resolver":  {"resolver killed, away for -down, started again", false, false, false, (*run).stepResolver},
+	"herd":      {"-idle clients over a planned move and a SIGKILL", false, false, false, (*run).stepHerd},
+	"power":     {"SIGKILL of all hosts at one moment, which are started again with their directories", false, false, false, (*run).stepPower},
+	"slow":      {"clients that don't read, a standby behind a slow link", true, true, false, (*run).slow},
+	"mixed":     {"all of the above but herd, power and slow, in random order, and handoffs at the same time", true, false, false, (*run).stepMixed},
 }
 
 // fault notes what is about to be done.
