@@ -63,7 +63,7 @@ type Move struct {
 // host. While it is connected and nothing is asked of it, it has no goroutine and no running timer of its own. While it is
 // not connected, commands are queued, and it looks for the service until it is closed: it asks the resolver, and tries the
 // hosts that it knows to hold the state, so that a resolver that is down is no hindrance as long as a host answers. If the
-// service has more than 500 clients, those that wait for no answer let the others come back first: they take up to a
+// service has more than 128 clients, those that wait for no answer let the others come back first: they take up to a
 // millisecond for each client, 10 s at most.
 //
 // Two things end a client, because to go on in silence would break what it promises; every pending and later call, and
@@ -115,6 +115,7 @@ type Client struct {
 	giveWay   time.Time          // until then others come back first, if nothing is waited for
 	attempt   int                // which of the known hosts is next
 	undial    context.CancelFunc // cancels the dial under way; nil if there is none
+	dialling  resolver.Host      // where it goes
 	lastErr   searchErrors
 
 	spare *sparing // the connection to the next host, or the making of it

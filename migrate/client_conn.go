@@ -289,7 +289,7 @@ func (c *Client) learn(rec resolver.Record, from *hostLink) {
 	case l != nil || newer || parked:
 		lost = c.lose(planned)
 		c.hurry()
-		if c.undial != nil {
+		if c.undial != nil && !c.dialling.Same(rec.Active) {
 			c.undial()
 		}
 		switch ready := c.spare != nil && c.spare.link != nil && c.spare.host.Same(rec.Active); {

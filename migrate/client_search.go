@@ -188,7 +188,7 @@ func (c *Client) try(ctx context.Context, h resolver.Host, probe bool) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout<<min(c.tries, 4)+c.spread)
 	defer cancel()
 	known := c.seen
-	c.undial = cancel
+	c.undial, c.dialling = cancel, h
 	open := openParams{Service: c.service, Session: c.session, Resume: c.opened, Loss: c.seen.loss, Epoch: c.seen.epoch}
 	c.mu.Unlock()
 
@@ -201,7 +201,7 @@ func (c *Client) try(ctx context.Context, h resolver.Host, probe bool) {
 	c.mu.Lock()
 	c.undial = nil
 	// Something newer may have come meanwhile, and the parked connection may have been taken.
-	stale := c.err != nil || known.less(c.seen) || c.cur != nil && (c.cur.started || c.cur.opened)
+	stale := c.err != nil || known.less(c.seen) && !h.Same(c.rec.Active) || c.cur != nil && (c.cur.started || c.cur.opened)
 	var old *hostLink
 	switch {
 	case err != nil && stale:

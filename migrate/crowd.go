@@ -16,7 +16,7 @@ const (
 	// host of several CPUs can bear beside its work.
 	clientsApart = time.Millisecond
 	// fewClients can come back at the same time after a host was lost.
-	fewClients = 512
+	fewClients = 128
 )
 
 // tell notifies connections, beside the loop if they are many. Each notice is written by a goroutine of its own, so that
