@@ -137,6 +137,10 @@ func copyHost(id, dns string) error {
 			out = string(b)
 		case "peak":
 			out = peakRSS()
+		case "serve":
+			out, err = serveCopy(f[1])
+		case "fetch":
+			out, err = fetchCopy(f[1])
 		}
 		if err != nil {
 			out = "error: " + err.Error()
@@ -159,12 +163,12 @@ func peakRSS() string {
 
 // process is another process that runs copyHost.
 type process struct {
-	t   *testing.T
+	t   testing.TB
 	in  io.Writer
 	out *bufio.Scanner
 }
 
-func startHost(t *testing.T, id, dns string) *process {
+func startHost(t testing.TB, id, dns string) *process {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "ROAM_COPY_HOST="+id, "ROAM_COPY_DNS="+dns)
 	if *copyTLS {
