@@ -14,7 +14,7 @@ import (
 // A connection that carries the messages of a host that is known has knownFactor times as much: it speaks for all services
 // that two hosts share, and one of them must not hold up the others.
 const (
-	intakeCalls = 1024
+	intakeCalls = 256
 	intakeBytes = 4 << 20
 	knownFactor = 16
 )

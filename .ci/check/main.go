@@ -3,6 +3,7 @@
 //	go run ./.ci/check api        prints the public API, one line a name
 //	go run ./.ci/check docs       fails if an exported name has no documentation
 //	go run ./.ci/check examples   fails if a constructor or interface has no runnable example with output
+//	go run ./.ci/check faults     fails if migrate/FAULTS.md names a test or scenario that is not there
 //	go run ./.ci/check readme     fails if the program in README.md is not the one in doc_test.go; prints it
 //	go run ./.ci/check output     prints what README.md says that the program prints
 //	go run ./.ci/check commands SECTION [BLOCK]
@@ -33,6 +34,8 @@ func main() {
 		err = docs()
 	case "examples":
 		err = examples()
+	case "faults":
+		err = faults()
 	case "readme":
 		err = readme()
 	case "output":
