@@ -1,7 +1,9 @@
 package migrate
 
 import (
+	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -111,5 +113,38 @@ func TestClientGivesWay(t *testing.T) {
 		for _, c := range append(idle, busy...) {
 			c.Close()
 		}
+	})
+}
+
+// dialCounter counts the dials to each address.
+type dialCounter struct {
+	transport.Transport
+	mu sync.Mutex
+	n  map[string]int
+}
+
+func (d *dialCounter) Dial(ctx context.Context, to transport.Peer, h transport.Handler) (transport.Conn, error) {
+	d.mu.Lock()
+	d.n[to.Addr]++
+	d.mu.Unlock()
+	return d.Transport.Dial(ctx, to, h)
+}
+
+// A dial under way is not given up when the news is that it goes to the right host.
+func TestClientDialLetGoOn(t *testing.T) {
+	inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
+		dials := &dialCounter{n: make(map[string]int)}
+		c := w.dial(func(cfg *ClientConfig) { dials.Transport, cfg.Transport = cfg.Transport, dials })
+		defer c.Close()
+		_, err := c.Do(t.Context(), []byte("x"))
+		require.NoError(t, err)
+		w.net.SetDelay(50 * time.Millisecond)
+		w.crash("a")
+		call := mustGo(t, c, "y")
+		time.AfterFunc(150*time.Millisecond, func() { w.serve("b", false) })
+		requireReply(t, call, "re:y")
+		dials.mu.Lock()
+		defer dials.mu.Unlock()
+		require.Equal(t, 1, dials.n["b:1"], fmt.Sprint(dials.n))
 	})
 }
