@@ -56,10 +56,11 @@ type visit struct {
 	over  bool
 
 	// Of a stranger.
-	came  time.Time
-	limit time.Duration // for its first word, and from its first turn on for all the rest
-	place *list.Element // guarded by door.mu; nil when it has left
-	end   context.CancelFunc
+	came   time.Time
+	limit  time.Duration // for its first word, and from its first turn on for all the rest
+	end    context.CancelFunc
+	place  *list.Element // guarded by door.mu; nil when it has left
+	thrown bool          // guarded by door.mu: it made room for another
 }
 
 // enter makes a visit of a connection that this side has dialled. computed ends it.
@@ -95,14 +96,14 @@ func (d *door) room() bool {
 		return false
 	}
 	d.strangers.Remove(oldest.place)
-	oldest.place = nil
+	oldest.place, oldest.thrown = nil, true
 	oldest.end()
 	oldest.Conn.Close()
 	return true
 }
 
-// leave ends the visit of a stranger, who is through or refused.
-func (v *visit) leave() {
+// leave ends the visit of a stranger, who is through or refused, and reports whether it had to make room for another.
+func (v *visit) leave() (thrown bool) {
 	v.computed()
 	v.end()
 	v.door.mu.Lock()
@@ -111,6 +112,7 @@ func (v *visit) leave() {
 		v.door.strangers.Remove(v.place)
 		v.place = nil
 	}
+	return v.thrown
 }
 
 // computed ends the taking of turns, when the handshake is over.

@@ -144,7 +144,7 @@ func TestDoorFull(t *testing.T) {
 		for i, c := range conns {
 			require.Equal(t, i < 2, c.closed)
 			require.Equal(t, i < 2, visits[i].ctx.Err() != nil)
-			visits[i].leave()
+			require.Equal(t, i < 2, visits[i].leave())
 		}
 		require.Zero(t, d.strangers.Len())
 	})

@@ -287,10 +287,9 @@ func (l *tcpListener) run() {
 		l.t.wg.Go(func() {
 			if err := l.handshake(base, v); err != nil {
 				level := slog.LevelInfo
-				if v.ctx.Err() != nil {
-					level = slog.LevelDebug // it made room: there can be very many of these
+				if v.leave() {
+					level = slog.LevelDebug // there can be very many of these
 				}
-				v.leave()
 				l.t.drop(base)
 				l.t.lim.log.Log(context.Background(), level, "connection refused", "peer", base.RemoteAddr().String(), "error", err)
 			}
@@ -313,7 +312,7 @@ func (l *tcpListener) handshake(base net.Conn, v *visit) error {
 		}
 		nc = tc
 	}
-	return t.receive(newConn(nc, base, t.lim, peer), &l.gate, v.leave)
+	return t.receive(newConn(nc, base, t.lim, peer), &l.gate, func() { v.leave() })
 }
 
 // AdvertiseAddr is the address at which the process at remote can reach a listener of this machine. listenAddr is
