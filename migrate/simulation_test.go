@@ -51,7 +51,7 @@ func TestSimulation(t *testing.T) {
 		wg     sync.WaitGroup
 	)
 	began := time.Now()
-	defer debug.SetGCPercent(debug.SetGCPercent(400)) // a seed leaves much behind, and little lives
+	defer debug.SetGCPercent(debug.SetGCPercent(1600)) // a seed leaves much behind, and little lives
 	for range runtime.GOMAXPROCS(0) {
 		wg.Go(func() {
 			for {

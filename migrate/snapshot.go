@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"runtime/debug"
+	"sync"
 
 	"github.com/roam-go/roam/transport"
 )
@@ -26,6 +27,8 @@ const (
 	snapshotMagic  = "roam"
 	snapshotFormat = 1
 )
+
+var snapshotWriters = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 64<<10) }}
 
 // machineSnapshot is a machine at one point in time. WriteTo may run on another goroutine while the machine goes on.
 type machineSnapshot struct {
@@ -73,7 +76,13 @@ func (s *machineSnapshot) WriteTo(w io.Writer) (int64, error) {
 }
 
 func (s *machineSnapshot) write(w io.Writer) error {
-	e := &snapshotWriter{w: bufio.NewWriterSize(w, 64<<10)}
+	buf := snapshotWriters.Get().(*bufio.Writer)
+	buf.Reset(w)
+	defer func() {
+		buf.Reset(nil)
+		snapshotWriters.Put(buf)
+	}()
+	e := &snapshotWriter{w: buf}
 	e.w.WriteString(snapshotMagic)
 	e.uint(snapshotFormat)
 	e.bytes([]byte(s.service))
@@ -122,7 +131,7 @@ func (s *machineSnapshot) write(w io.Writer) error {
 func restoreMachine(service string, sm Migratable, lim machineLimits, r io.Reader) (*machine, error) {
 	m := newMachine(service, sm, lim)
 	src := &eofReader{r: r}
-	d := &snapshotReader{r: bufio.NewReaderSize(src, 64<<10)}
+	d := &snapshotReader{r: bufio.NewReaderSize(src, 16<<10)} // not from a pool: the service may keep it
 	err := m.restoreTables(d)
 	if err == nil {
 		err = m.restoreService(d.r, src)
