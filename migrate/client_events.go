@@ -46,15 +46,15 @@ func (c *Client) Events(ctx context.Context, from uint64) iter.Seq2[Event, error
 			return
 		}
 		defer c.endEvents()
-		var batch []Event
+		var batch []heardEvent
 		for {
 			var err error
 			batch, err = c.nextEvents(ctx, batch)
-			for _, ev := range batch {
+			for i := range batch {
 				if err = ctx.Err(); err != nil {
 					break
 				}
-				if !yield(ev, nil) {
+				if !yield(batch[i].event(), nil) {
 					return
 				}
 			}
@@ -66,12 +66,23 @@ func (c *Client) Events(ctx context.Context, from uint64) iter.Seq2[Event, error
 	}
 }
 
+// heardEvent is an Event as it is kept.
+type heardEvent struct {
+	seq, epoch, gap uint64
+	time            int64 // Unix milliseconds
+	body            []byte
+}
+
+func (e *heardEvent) event() Event {
+	return Event{Seq: e.seq, Time: time.UnixMilli(e.time), Epoch: e.epoch, Body: e.body, Gap: e.gap}
+}
+
 // eventFeed is what has arrived of the stream of events and was not read. It does no I/O.
 type eventFeed struct {
 	open  bool   // somebody reads
 	next  uint64 // the number of the next event to put into buf; 0: not known yet
-	buf   []Event
-	used  []Event // empty: what the reader is through with, to be buf again
+	buf   []heardEvent
+	used  []heardEvent // empty: what the reader is through with, to be buf again
 	bytes int
 	// live: the host has answered the last roam.listen, and sends from next on.
 	live bool
@@ -119,9 +130,9 @@ func (f *eventFeed) take(p *eventsParams) {
 			f.full, f.live = true, false
 			break
 		}
-		ev := Event{Seq: seq, Time: time.UnixMilli(p.Times[i]), Epoch: p.Epoch, Body: body}
+		ev := heardEvent{seq: seq, time: p.Times[i], epoch: p.Epoch, body: body}
 		if seq > f.next {
-			ev.Gap = f.next
+			ev.gap = f.next
 		}
 		f.next = seq + 1
 		f.buf = append(f.buf, ev)
@@ -168,10 +179,10 @@ func (c *Client) endEvents() {
 }
 
 // usedEvents is how many events there may be in a slice that is used again: a client that once got many does not keep it.
-const usedEvents = 512
+const usedEvents = 1024
 
 // nextEvents waits for events and takes all that there are. used are those that it returned before.
-func (c *Client) nextEvents(ctx context.Context, used []Event) ([]Event, error) {
+func (c *Client) nextEvents(ctx context.Context, used []heardEvent) ([]heardEvent, error) {
 	clear(used)
 	for {
 		c.mu.Lock()

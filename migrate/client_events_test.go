@@ -168,7 +168,7 @@ func TestEventFeedListen(t *testing.T) {
 	require.Empty(t, f.buf, "sent for an earlier one")
 	f.begun(second, 7)
 	f.take(one)
-	require.Equal(t, uint64(7), f.buf[0].Gap)
+	require.Equal(t, uint64(7), f.buf[0].gap)
 	from, third, _ := f.listen()
 	require.Equal(t, uint64(10), from)
 	f.take(&eventsParams{First: 12, Times: []int64{0}, Bodies: [][]byte{nil}})
