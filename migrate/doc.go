@@ -94,7 +94,7 @@
 //	 1  append     the active: entries after prev, and what is committed; a heartbeat if there are none
 //	 2  ack        index: the sender's log equals the active's up to there; flag: send again from commit on
 //	 3  reject     the term is over: record
-//	 4  invite     the active, to a latent host: take a copy
+//	 4  invite     the active, to a latent host with the incarnation in index: take a copy
 //	 5  join       the answer; flag: a copy is there, committed (and on disk, if it has one) up to commit, with the loss in
 //	               index; reason: it can't
 //	 6  snapshot   the active: fetch the snapshot numbered round; it ends at index, in the epoch in "epoch of prev"
@@ -103,10 +103,11 @@
 //	 9  transfer   the active: take over, by this record
 //	10  failed     the answer, if that did not happen: reason
 //	11  moved      the new active to the old: it serves; won and served say how long each part took
-//	12  leave      a standby wants to leave the in-sync set
+//	12  leave      a standby wants to leave the in-sync set; flag: it holds no copy
 //
 // An entry is the length of what follows up to its checksum, then kind (1 byte), index, epoch, session, seq, low,
-// time, the rest is its body; then the CRC-32C of that, as 4 bytes, little-endian. Kinds: 1 start of an epoch, 2
+// time, the rest is its body; then the CRC-32C of that, as 4 bytes, little-endian. Kinds: 1 start of an epoch (low:
+// the incarnation of the host, if it took over from one that was silent), 2
 // session opened (body: key), 3 session closed (seq 1: expired), 4 command, 5 hash (of all up to low), 6 command that
 // Validate refused (body: code, length of the message, message, data).
 //

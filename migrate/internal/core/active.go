@@ -20,7 +20,9 @@ type activeState struct {
 	roundDue   bool          // a read waits for a new round
 	slow       time.Duration // since when the store holds no more, though there is more; 0: it does
 	reads      []read
-	suspended  bool
+	suspended  bool       // a member does not keep up, or there are too few of them: nothing is committed
+	blocked    bool       // suspended, and the in-sync set must not become smaller: others are to join
+	expelled   []slowHost // removed because they did not keep up
 	move       *move
 	moved      *move // a handoff that was taken, until the target says that it serves
 	from       resolver.Host
@@ -34,6 +36,10 @@ type peer struct {
 	member bool          // in M: its acknowledgement is needed
 	hold   time.Duration // since when nothing is committed without it, for it to catch up; 0: it is not waited for
 	rest   time.Duration // when that may be tried again
+	rests  int           // how often it was waited for in vain
+	mark   uint64        // was the last entry at markAt, and p had not acknowledged it; 0: none
+	markAt time.Duration
+	left   time.Duration // when it last asked to be removed; 0: never
 	stage  stage
 	base   uint64 // it surely holds everything up to here, whatever the epoch
 	match  uint64 // it acknowledged everything up to here, in this epoch
@@ -135,7 +141,11 @@ func (c *Core) activate(won *proposal) {
 	c.setRole(Recovering)
 	c.out.Activated, c.out.Changed = true, true
 	c.broadcastRecord()
-	a.epochStart = c.append(Entry{Kind: EpochStart, Time: c.time}).Index
+	first := Entry{Kind: EpochStart, Time: c.time}
+	if won == nil || won.kind == propPromote && won.from.ID == "" {
+		first.Low = c.self.Inc
+	}
+	a.epochStart = c.append(first).Index
 	c.maybeCommit()
 }
 
@@ -150,7 +160,11 @@ func (c *Core) sendRecord(to resolver.Host, t Type) { c.sendJoinRecord(to, t, 0)
 // sendJoinRecord sends the record in the name of an invitation.
 func (c *Core) sendJoinRecord(to resolver.Host, t Type, join uint64) {
 	r := c.copyRec()
-	c.send(to, Msg{Type: t, Record: &r, Round: join})
+	m := Msg{Type: t, Record: &r, Round: join}
+	if t == MsgInvite {
+		m.Index = to.Inc // what another incarnation has acknowledged may count
+	}
+	c.send(to, m)
 }
 
 // adoptISR takes the in-sync set from the record of this host's own epoch.
@@ -214,6 +228,13 @@ func (c *Core) maybeCommit() {
 		if p.member || p.hold > 0 {
 			n = min(n, p.match)
 		}
+	}
+	if c.short() {
+		// This epoch's own first entry tells nobody anything: with it alone, the host serves, and others can join.
+		if c.commit+1 != c.active.epochStart {
+			return
+		}
+		n = min(n, c.active.epochStart)
 	}
 	if n <= c.commit {
 		return
@@ -319,43 +340,6 @@ func (c *Core) captured(ev Captured) {
 	c.send(p.host, p.snap)
 }
 
-func (c *Core) candidates(hosts []resolver.Host) {
-	a := &c.active
-	a.seeking = false
-	if c.role != Serving || a.move != nil && a.move.stage != 0 {
-		return
-	}
-	missing := c.missing()
-	for _, h := range hosts {
-		if missing <= 0 {
-			return
-		}
-		if h.Same(c.self) || h.ID == c.self.ID || slices.ContainsFunc(a.peers, func(p *peer) bool { return p.host.ID == h.ID }) {
-			continue
-		}
-		c.invite(h)
-		missing--
-	}
-}
-
-func (c *Core) invite(h resolver.Host) {
-	p := c.addPeer(h)
-	c.active.joins++
-	p.stage, p.join = invited, c.active.joins
-	c.sendJoinRecord(h, MsgInvite, p.join)
-}
-
-// missing is the number of hosts that should be invited.
-func (c *Core) missing() int {
-	n := c.cfg.Standbys
-	for _, p := range c.active.peers {
-		if !p.down && !(p.member && c.now-p.acked >= c.cfg.Silence) && !(c.active.move != nil && c.active.move.target.Same(p.host) && !p.member) {
-			n--
-		}
-	}
-	return n
-}
-
 func (c *Core) peerDown(h resolver.Host) {
 	if c.role.Active() {
 		if p := c.peer(h); p != nil && c.now > p.acked && h.Addr == p.host.Addr {
@@ -368,18 +352,6 @@ func (c *Core) peerDown(h resolver.Host) {
 	}
 }
 
-func (c *Core) silent(p *peer) bool {
-	return p.down || c.now-p.acked >= c.cfg.Silence || c.log.last()-p.match > 0 && c.bytesOver(p)
-}
-
-// bytesOver reports whether a member is further behind than LagBytes.
-func (c *Core) bytesOver(p *peer) bool {
-	if c.log.bytes <= c.cfg.LagBytes {
-		return false
-	}
-	return c.bytesBetween(p.match+1, c.log.last()+1) > c.cfg.LagBytes
-}
-
 // tickActive does what is due.
 func (c *Core) tickActive() {
 	a := &c.active
@@ -389,20 +361,24 @@ func (c *Core) tickActive() {
 			p.beat = true
 		}
 	}
-	a.suspended = false
+	a.suspended = c.short()
+	for _, p := range a.peers {
+		c.watch(p)
+		a.suspended = a.suspended || p.member && c.silent(p)
+	}
+	a.blocked = a.suspended && !c.mayShrink()
 	var few [resolver.MaxMembers]*peer
 	for _, p := range append(few[:0], a.peers...) { // which changes meanwhile
 		switch {
 		case p.member && c.silent(p):
-			a.suspended = true
 			if m := a.move; m != nil && m.target.Same(p.host) {
-				c.moveFailed("host " + p.host.ID + " is silent")
+				c.moveFailed("host " + p.host.ID + " does not keep up")
 			}
-			if c.free() && len(c.rec.ISR) > max(c.cfg.MinInSync, 1) && member(c.rec.ISR, p.host) {
-				c.proposeRemove(p.host, false)
+			if c.free() && c.mayShrink() && member(c.rec.ISR, p.host) {
+				c.expel(p)
 			}
 		case p.member:
-		case p.down, c.now-p.acked >= c.joinLimit(p), p.stage != invited && c.log.bytes > c.cfg.LogBytes:
+		case p.down, c.now-p.acked >= c.joinLimit(p), p.stage != invited && c.log.bytes > c.cfg.LogBytes && !a.blocked:
 			// An invited or joining host that has vanished, or holds up the log.
 			c.sendJoinRecord(p.host, MsgRelease, p.join)
 			c.dropPeer(p)
@@ -435,87 +411,15 @@ func (c *Core) tickActive() {
 	if c.role == Serving && c.free() && a.move == nil {
 		c.trimStandbys()
 	}
-	if c.role == Serving && !a.seeking && c.now >= a.nextSeek && c.missing() > 0 {
+	if c.mayJoin() && !a.seeking && c.now >= a.nextSeek && c.missing() > 0 {
 		a.seeking, a.nextSeek = true, c.now+c.cfg.Seek
 		c.out.Seek = true
+		if a.blocked {
+			c.get() // it may have been deposed, and has nothing to propose that would show it
+		}
 	}
 	if c.prop == nil && len(a.peers) == 0 && c.role == Recovering {
 		c.maybeCommit()
-	}
-}
-
-// joinLimit is how long a host that is no member yet may be silent.
-func (c *Core) joinLimit(p *peer) time.Duration {
-	if p.stage == invited {
-		return c.cfg.Transfer
-	}
-	return c.cfg.Join
-}
-
-// free reports whether this host may propose a change of the in-sync set now.
-func (c *Core) free() bool {
-	return c.prop == nil && c.now >= c.calm && (c.active.move == nil || c.active.move.stage < moveTransferring && !c.active.move.due)
-}
-
-// eligible reports whether p holds enough to be in the in-sync set: all that is committed, and this epoch's first entry.
-func (c *Core) eligible(p *peer) bool {
-	return c.near(p) && p.match >= max(c.commit, c.active.epochStart)
-}
-
-// near reports whether p is about to catch up.
-func (c *Core) near(p *peer) bool {
-	return c.role == Serving && p.stage == streaming && p.round > 0 && c.log.last()-p.match < c.cfg.Lag
-}
-
-// awaitJoiner lets p catch up. Where members acknowledge sooner than p, or there are none, and commands come all the time,
-// it would be a few entries behind what is committed for ever. So for a moment nothing is committed without it: one round
-// trip if all is well.
-func (c *Core) awaitJoiner(p *peer) {
-	switch {
-	case p.hold > 0:
-		if c.now-p.hold >= c.holdLimit() {
-			p.hold, p.rest = 0, c.now+c.cfg.Join
-		}
-	case c.near(p) && c.free() && c.now >= p.rest:
-		p.hold = max(c.now, 1)
-	}
-}
-
-func (c *Core) holdLimit() time.Duration { return c.cfg.Silence / 2 }
-
-// trimStandbys removes the hosts that hold a copy beyond the number that is wanted: first the one that handed over to this
-// one, then from the end.
-func (c *Core) trimStandbys() {
-	if len(c.rec.ISR)-1 <= c.cfg.Standbys {
-		return
-	}
-	if len(c.rec.ISR) <= max(c.cfg.MinInSync, 1) {
-		return
-	}
-	var victim resolver.Host
-	for _, h := range c.rec.ISR {
-		if !h.Same(c.self) && !victim.Same(c.active.from) || victim.ID == "" && !h.Same(c.self) {
-			victim = h
-		}
-	}
-	if victim.ID != "" {
-		c.proposeRemove(victim, true)
-	}
-}
-
-func (c *Core) recvLeave(m Msg) {
-	p := c.peer(m.From)
-	switch {
-	case !c.role.Active():
-	case p == nil:
-		c.sendJoinRecord(m.From, MsgRelease, m.Round)
-	case m.Term == c.term && m.Round != p.join: // of an earlier invitation
-	case !p.member:
-		c.moveLost(p.host, "host "+p.host.ID+" did not get a copy, or is about to leave")
-		c.sendJoinRecord(m.From, MsgRelease, p.join)
-		c.dropPeer(p)
-	case c.free() && member(c.rec.ISR, p.host):
-		c.proposeRemove(p.host, true)
 	}
 }
 
@@ -621,7 +525,9 @@ func (c *Core) sendEntries(p *peer) {
 		}
 		c.send(p.host, Msg{
 			Type: MsgAppend, Prev: from - 1, PrevEpoch: prev, Entries: c.log.slice(from, to-1),
-			Commit: c.commit, Round: c.active.round, Index: p.join,
+			// What is committed and not applied here yet is not applied elsewhere: a command that kills this host kills
+			// no other, as long as none takes over.
+			Commit: c.emitted, Round: c.active.round, Index: p.join,
 		})
 		p.next, p.beat = to, false
 	}
@@ -635,6 +541,9 @@ func (c *Core) deadlineActive(at func(time.Duration)) {
 	for _, p := range a.peers {
 		if p.member {
 			at(p.acked + c.cfg.Silence)
+			if p.mark > p.match {
+				at(p.markAt + c.cfg.Silence)
+			}
 		} else {
 			at(p.acked + c.joinLimit(p))
 		}
@@ -648,7 +557,7 @@ func (c *Core) deadlineActive(at func(time.Duration)) {
 			at(c.prop.began + c.cfg.Transfer)
 		}
 	}
-	if c.role == Serving && !a.seeking && c.missing() > 0 {
+	if c.mayJoin() && !a.seeking && c.missing() > 0 {
 		at(a.nextSeek)
 	}
 }

@@ -27,7 +27,7 @@ type Config struct {
 	Linger    time.Duration // a removed host keeps its copy for so long, to be taken back cheaply: 5 s
 
 	Standbys  int    // wanted beside the active
-	MinInSync int    // with a value above 1 the in-sync set never shrinks below it: commands wait instead
+	MinInSync int    // with a value above 1 the in-sync set never shrinks below it, and commands wait until so many hold them
 	Lag       uint64 // a joining host this close to the end of the log is proposed for the in-sync set: 1,000 entries
 
 	AppendBytes   int // entries in one message: 256 KiB
@@ -161,7 +161,8 @@ type Core struct {
 	nonce    uint64
 	hasState bool // log and commit mean something
 	loss     uint64
-	fresh    Term // the term that may begin here with an empty copy
+	born     uint64 // the last entry that the store held when this host started
+	fresh    Term   // the term that may begin here with an empty copy
 	log      log
 	commit   uint64
 	emitted  uint64 // the part of commit that Ready has handed out

@@ -11,6 +11,8 @@ type Kind uint8
 
 const (
 	// EpochStart is the first entry that an active host orders in its epoch; until it is committed the host serves nobody.
+	// Low is the host's incarnation if it took over from one that was silent, see [Core.Halted], and 0 if it was handed the
+	// service or made it.
 	EpochStart Kind = 1
 	// OpenSession registers the session Session for the key in Body.
 	OpenSession Kind = 2

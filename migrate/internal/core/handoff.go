@@ -54,7 +54,7 @@ func (c *Core) beginMove() {
 	switch {
 	case p == nil:
 		for _, q := range a.peers {
-			if q.host.ID == target.ID {
+			if q.host.ID == target.ID && !c.replaceable(q, target) {
 				c.moveFailed("an earlier start of host " + target.ID + " is still in the in-sync set")
 				return
 			}

@@ -38,7 +38,7 @@ const (
 	MsgAppend   Type = 1  // active to all: Prev, PrevEpoch, Entries, Commit, Round, Index (number of the invitation); without Entries it is a heartbeat
 	MsgAck      Type = 2  // to the active: Index (all up to it equals the active's log), Commit, Round, Prev (number of the invitation), Flag (resend from Commit)
 	MsgReject   Type = 3  // to the sender of a lower term: Record
-	MsgInvite   Type = 4  // active to a latent host: Record, Round (number of the invitation); come and hold a copy
+	MsgInvite   Type = 4  // active to a latent host: Record, Round (number of the invitation), Index (the host's incarnation); come and hold a copy
 	MsgJoin     Type = 5  // to the active: Round (of the invitation), Flag (holds a copy), Commit, Loss of it in Index; Reason, if it cannot join
 	MsgSnapshot Type = 6  // active to a joining host: Round (the snapshot's number), Index, PrevEpoch, Prev (number of the invitation)
 	MsgRecord   Type = 7  // active to members: Record, after a change, and first thing in an epoch
@@ -46,7 +46,7 @@ const (
 	MsgTransfer Type = 9  // active to a member: Record; take over
 	MsgFailed   Type = 10 // to the active: Reason; the transfer did not happen
 	MsgMoved    Type = 11 // new active to the old: serving since the transfer; Won and Served say how long it took
-	MsgLeave    Type = 12 // to the active: Round (of the invitation); remove me
+	MsgLeave    Type = 12 // to the active: Round (of the invitation), Flag (holds no copy); remove me
 )
 
 func (t Type) String() string {

@@ -133,9 +133,14 @@ func (c *Core) proposeAddr() {
 	c.propose(proposal{kind: propAddr, expect: c.rec.Ver, next: c.nextRec()})
 }
 
+// proposeAdd puts a host into the in-sync set: in the place of its earlier incarnation, if that is still there.
 func (c *Core) proposeAdd(p *peer) {
 	next := c.nextRec()
-	next.ISR = append(next.ISR, p.host)
+	if i := slices.IndexFunc(next.ISR, func(h resolver.Host) bool { return h.ID == p.host.ID }); i >= 0 {
+		next.ISR[i] = p.host
+	} else {
+		next.ISR = append(next.ISR, p.host)
+	}
 	p.member, p.hold = true, 0 // before the proposal leaves
 	p.acked = c.now
 	c.propose(proposal{kind: propAdd, expect: c.rec.Ver, next: next, host: p.host})
@@ -316,6 +321,7 @@ func (c *Core) follow(t Term, leader resolver.Host) {
 	if leader.Same(c.self) {
 		s.leader = resolver.Host{} // it was this host, but its copy is gone
 	}
+	c.halt(false)
 	if !c.hasState {
 		c.setRole(Out)
 	} else if c.role == Out {

@@ -41,7 +41,7 @@ func TestScenarios(t *testing.T) {
 
 // playScenario returns text with the output of each command as it is now.
 func playScenario(t *testing.T, text string) string {
-	s := &scenario{t: t, lat: time.Millisecond, hosts: make(map[string]*scenarioHost), cut: make(map[string]bool), committed: make(map[uint64][]Entry)}
+	s := &scenario{t: t, lat: time.Millisecond, hosts: make(map[string]*scenarioHost), cut: make(map[string]bool), slow: make(map[string]time.Duration), committed: make(map[uint64][]Entry)}
 	var out strings.Builder
 	for block := range strings.SplitSeq(strings.TrimRight(text, "\n"), "\n\n") {
 		commands, _, _ := strings.Cut(block, "\n----")
@@ -86,8 +86,9 @@ type scenario struct {
 
 	rec       resolver.Record
 	cut       map[string]bool // "a b": nothing gets from a to b
-	loseReply string          // the next answer to a change of this host is lost
-	loseCAS   string          // its next change is lost
+	slow      map[string]time.Duration
+	loseReply string // the next answer to a change of this host is lost
+	loseCAS   string // its next change is lost
 	dieOn     map[string]string
 	quiet     bool
 
@@ -110,6 +111,8 @@ type scenarioHost struct {
 	term  Term
 	snaps map[uint64]Captured
 	reads uint64
+
+	halted, suspended bool
 }
 
 func (s *scenario) printf(format string, args ...any) {
@@ -126,6 +129,7 @@ func (s *scenario) after(d time.Duration, fn func()) {
 //	hosts a b c standbys=1 …    start hosts
 //	create a                    create the service
 //	propose a 3                 order so many commands
+//	poison a                    order one that kills whoever applies it
 //	read a                      ask for leave to answer a read
 //	run 500ms                   let time pass
 //	state                       say what every host is
@@ -133,7 +137,8 @@ func (s *scenario) after(d time.Duration, fn func()) {
 //	leave b | retire a | reset b
 //	crash a | start a           end and start a process
 //	cut a b | cut a resolver    stop messages, both ways; also: cut a > b
-//	heal                        undo all cuts
+//	slow a b 2s                 what has entries takes so long from a to b; heartbeats do not
+//	heal                        undo all that
 //	lose-answer a | lose-change a   of the next change that it proposes
 //	die b on transfer | taken       crash when told to take over, or when its change was made but it was not told yet
 //	quiet | loud                leave out, or show, messages without news
@@ -184,6 +189,12 @@ func (s *scenario) exec(args []string) {
 			}
 		}
 		h.ready()
+	case "poison":
+		h := host(1)
+		e, ok := h.core.Propose(s.now, Entry{Kind: Command, Session: 1, Body: []byte("poison")})
+		require.True(s.t, ok)
+		s.printf("%s: orders entry %d", args[1], e.Index)
+		h.ready()
 	case "read":
 		h := host(1)
 		h.reads++
@@ -220,8 +231,13 @@ func (s *scenario) exec(args []string) {
 			return
 		}
 		s.cut[args[1]+" "+args[2]], s.cut[args[2]+" "+args[1]] = true, true
+	case "slow":
+		d, err := time.ParseDuration(args[3])
+		require.NoError(s.t, err)
+		s.slow[args[1]+" "+args[2]] = d
 	case "heal":
 		clear(s.cut)
+		clear(s.slow)
 	case "lose-answer":
 		s.loseReply = args[1]
 	case "lose-change":
@@ -270,10 +286,11 @@ func (s *scenario) run(end time.Duration) {
 func (s *scenario) start(a string) {
 	h := s.hosts[a]
 	h.inc++
-	h.self = resolver.Host{ID: a, Inc: h.inc, Addr: a}
+	h.self = resolver.Host{ID: a, Inc: uint64(slices.Index(s.names, a)+1)*1000 + h.inc, Addr: a} // no two hosts have the same
 	cfg := s.cfg
 	cfg.Name, cfg.Self = "svc", h.self
 	h.core, h.up, h.role, h.term, h.snaps = New(cfg), true, Out, Term{}, make(map[uint64]Captured)
+	h.halted, h.suspended = false, false
 	if h.inc > 1 {
 		s.printf("%s starts anew", a)
 	}
@@ -319,6 +336,11 @@ func (h *scenarioHost) ready() {
 		s.send(h, m)
 	}
 	for _, e := range r.Committed {
+		if string(e.Body) == "poison" {
+			s.printf("%s: applies entry %d", id, e.Index)
+			s.crash(id)
+			return
+		}
 		s.commit(h, e)
 	}
 	if n := len(r.Committed); n > 0 {
@@ -327,6 +349,14 @@ func (h *scenarioHost) ready() {
 	if h.core.Role() != h.role || h.core.Term() != h.term {
 		h.role, h.term = h.core.Role(), h.core.Term()
 		s.printf("%s: is %s in %s", id, h.role, h.term)
+	}
+	if h.core.Suspended() != h.suspended {
+		h.suspended = !h.suspended
+		s.printf("%s: %s", id, map[bool]string{true: "is suspended", false: "is no longer suspended"}[h.suspended])
+	}
+	if h.core.Halted() != h.halted {
+		h.halted = !h.halted
+		s.printf("%s: %s", id, map[bool]string{true: "halts", false: "is no longer halted"}[h.halted])
 	}
 	if r.CAS != nil {
 		s.propose(h, *r.CAS)
@@ -393,7 +423,11 @@ func (s *scenario) send(h *scenarioHost, m Outgoing) {
 		}
 		s.printf("%s -> %s: %s%s", from, to.ID, m.Msg, lost)
 	}
-	s.reach(from, to.ID, s.lat, func() {
+	lat := s.lat
+	if d := s.slow[from+" "+to.ID]; d > 0 && len(m.Msg.Entries) > 0 {
+		lat = d
+	}
+	s.reach(from, to.ID, lat, func() {
 		p := s.hosts[to.ID]
 		if !p.up || !p.self.Same(to) {
 			if h.up {

@@ -25,6 +25,7 @@ var (
 	searchHandoffs = flag.Int("search.handoffs", 1, "TestSearch: handoffs")
 	searchReads    = flag.Int("search.reads", 1, "TestSearch: reads")
 	searchEpoch    = flag.Uint64("search.epoch", 3, "TestSearch: the last epoch")
+	searchMin      = flag.Int("search.min", 0, "TestSearch: hosts in sync that a commit needs at least")
 	searchStandbys = flag.Int("search.standbys", 1, "TestSearch: wanted standbys")
 	searchNet      = flag.Int("search.net", 3, "TestSearch: messages on their way on one link, without those that are lost")
 )
@@ -155,7 +156,7 @@ func searchHost(i int, inc uint64) resolver.Host {
 }
 
 func (x *search) fresh(i int, inc uint64) *Core {
-	return New(Config{Name: "svc", Self: searchHost(i, inc), Standbys: *searchStandbys, Stable: x.stores})
+	return New(Config{Name: "svc", Self: searchHost(i, inc), Standbys: *searchStandbys, MinInSync: *searchMin, Stable: x.stores})
 }
 
 // start is a service on a with b in sync, and nothing on its way.
@@ -689,6 +690,7 @@ func (c *Core) clone() *Core {
 		d.active.peers[i] = &q
 	}
 	d.active.reads = slices.Clone(c.active.reads)
+	d.active.expelled = slices.Clone(c.active.expelled)
 	if c.active.move != nil {
 		m := *c.active.move
 		d.active.move = &m
@@ -737,7 +739,7 @@ func appendCore(b []byte, c *Core) []byte {
 	b = appendRec(b, c.rec)
 	flags(c.hasState, c.reset, c.getBusy, c.prop != nil)
 	for _, e := range c.log.ents {
-		num(e.Epoch, uint64(e.Kind))
+		num(e.Epoch, uint64(e.Kind), e.Low)
 	}
 	num(0)
 	due(c.calm, c.wantGet, c.getCalm)
@@ -753,7 +755,11 @@ func appendCore(b []byte, c *Core) []byte {
 	a := &c.active
 	num(uint64(len(a.peers)), a.epochStart, a.joins, a.round)
 	due(a.nextBeat, a.nextSeek)
-	flags(a.seeking, a.roundDue, a.suspended)
+	flags(a.seeking, a.roundDue, a.suspended, a.blocked)
+	for _, s := range a.expelled {
+		b = append(b, s.id...)
+		due(s.until)
+	}
 	for _, r := range a.reads {
 		num(r.id, r.round)
 	}
@@ -771,7 +777,11 @@ func appendCore(b []byte, c *Core) []byte {
 		host(p.host)
 		flags(p.member, p.down, p.beat, c.now > p.since, p.hold > 0)
 		num(uint64(p.stage), p.base, p.match, p.next, p.round, uint64(p.flight), p.join)
-		old(p.acked, p.probe, p.hold)
+		old(p.acked, p.probe, p.hold, p.left)
+		if flags(p.mark > p.match); p.mark > p.match {
+			num(p.mark)
+			old(p.markAt)
+		}
 		due(p.rest)
 		if flags(p.stage == fetching); p.stage == fetching {
 			b = appendSearchMsg(b, p.snap)
@@ -782,7 +792,7 @@ func appendCore(b []byte, c *Core) []byte {
 	old(s.heard, s.outAt)
 	due(s.leaveAt)
 	num(s.join, s.matched, s.told, s.round)
-	flags(s.down, s.ackDue, s.ackNow, s.resend, s.wonder, s.leaving, s.fetch != nil)
+	flags(s.down, s.ackDue, s.ackNow, s.resend, s.wonder, s.leaving, s.halted, s.fetch != nil)
 	if f := s.fetch; f != nil {
 		host(f.From)
 		num(f.ID, f.Index, f.Epoch)
@@ -837,6 +847,7 @@ func appendSearchMsg(b []byte, m Msg) []byte {
 	}
 	for _, e := range m.Entries {
 		b = binary.AppendUvarint(b, e.Epoch)
+		b = binary.AppendUvarint(b, e.Low)
 	}
 	if m.Flag {
 		b = append(b, 1)
@@ -853,7 +864,7 @@ func appendSearchMsg(b []byte, m Msg) []byte {
 // TestSearchCopies reminds whoever adds a field to the core of clone and appendCore, which must know it.
 func TestSearchCopies(t *testing.T) {
 	fields := func(v any) int { return reflect.TypeOf(v).NumField() }
-	require.Equal(t, []int{24, 16, 17, 15, 10, 5}, []int{
+	require.Equal(t, []int{25, 18, 21, 16, 10, 5}, []int{
 		fields(Core{}), fields(activeState{}), fields(peer{}), fields(standbyState{}), fields(proposal{}), fields(move{}),
 	}, "a field came or went: see clone and appendCore, then change this")
 }

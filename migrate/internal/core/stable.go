@@ -250,6 +250,7 @@ func (c *Core) recovered(ev Recovered) {
 	}
 	v := &c.saving
 	v.meta, v.given, v.stable = c.meta(), c.log.last(), c.log.last()
+	c.born = c.log.last()
 	c.out.Changed = true
 	c.get()
 }

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"slices"
 	"time"
 
 	"github.com/roam-go/roam/resolver"
@@ -23,6 +24,7 @@ type standbyState struct {
 	outAt   time.Duration // when it was taken out of the in-sync set
 	leaving bool
 	leaveAt time.Duration // when to ask next to be taken out
+	halted  bool          // it does not take over
 }
 
 // recv takes a message. What an active host of a lower term says is refused with the record that deposed it.
@@ -92,6 +94,7 @@ func (c *Core) recvActive(m Msg) {
 	}
 	c.assert(s.leader.ID == "" || s.leader.Same(m.From), "hosts %s and %s are active in one term", s.leader.ID, m.From.ID)
 	s.leader, s.heard, s.down = m.From, c.now, false
+	c.halt(false)
 	switch m.Type {
 	case MsgAppend:
 		c.recvAppend(m)
@@ -108,7 +111,7 @@ func (c *Core) recvAppend(m Msg) {
 	s := &c.standby
 	if !c.hasState && s.join == 0 {
 		// The active host counts on a copy that is not there: it was released, or its store is gone.
-		c.send(s.leader, Msg{Type: MsgLeave, Round: m.Index})
+		c.send(s.leader, Msg{Type: MsgLeave, Round: m.Index, Flag: true})
 		return
 	}
 	if m.Index != s.join {
@@ -174,7 +177,7 @@ func (c *Core) sendAck() {
 // recvInvite answers the active host that wants a copy here.
 func (c *Core) recvInvite(m Msg) {
 	s := &c.standby
-	if c.role == Standby || m.Round < s.join {
+	if c.role == Standby || m.Round < s.join || m.Index != c.self.Inc {
 		return
 	}
 	if s.leaving {
@@ -254,7 +257,14 @@ func (c *Core) gotStandby(before uint64) {
 		return
 	}
 	if c.prop == nil && TermOf(c.rec) == c.term {
-		c.proposePromote(resolver.Host{}, false)
+		if others, _ := c.vain(); others >= maxVain {
+			c.halt(true)
+			c.calm = c.now + c.cfg.Join
+			return
+		}
+		// Where the in-sync set must not become smaller, the silent host stays in it: it, or its next incarnation, or
+		// another one beside it, is waited for.
+		c.proposePromote(resolver.Host{}, !c.mayShrink())
 		return
 	}
 	c.calm = c.now + c.cfg.Heartbeat
@@ -275,10 +285,48 @@ func (c *Core) leaderSilent() bool {
 	}
 	wait := rank * c.cfg.Rank
 	if !c.standby.down {
-		wait += c.cfg.Silence
+		// A host that could commit nothing when it was active, and was deposed, is perhaps the one that is cut off.
+		_, own := c.vain()
+		wait += c.cfg.Silence << min(own, 5)
 	}
 	return c.now-c.standby.heard >= wait
 }
+
+// maxVain is the number of hosts that may take over in vain, one after the other.
+const maxVain = 3
+
+// vain counts the hosts that took over while the same entry was waiting to be committed, and were not heard to have
+// committed it, which they say only when they have applied it: an entry that kills whoever applies it leaves this behind.
+// Handoffs do not count, nor does what happens while nothing waits, nor what a store held when this host started, for it may
+// not know what was committed last. own is how often this host was among them: it lives.
+func (c *Core) vain() (others, own int) {
+	waits := false
+	var dead []uint64
+	for _, e := range c.Tail() {
+		switch {
+		case e.Kind != EpochStart:
+			waits = true
+		case e.Index <= c.born:
+		case e.Low == c.self.Inc:
+			own++
+		case waits && e.Low != 0 && !slices.Contains(dead, e.Low):
+			dead = append(dead, e.Low)
+		}
+	}
+	return len(dead), own
+}
+
+// halt sets whether this host has given up taking over.
+func (c *Core) halt(halted bool) {
+	if c.standby.halted != halted {
+		c.standby.halted, c.out.Changed = halted, true
+	}
+}
+
+// Halted reports whether this host, with the active one silent, does not take over because three others have in vain, one
+// after the other: the entry that waits to be committed seems to kill whoever applies it. It keeps its copy. Reset makes it
+// active without what is not committed; and should the active host be heard again, it is a standby as before.
+func (c *Core) Halted() bool { return c.standby.halted }
 
 // tickStandby does what is due.
 func (c *Core) tickStandby() {

@@ -24,6 +24,7 @@ type checker struct {
 	spoken  map[uint64]core.Term          // the highest term in which an incarnation with a disk has spoken
 	begun   map[core.Term]bool            // its active host has spoken in it, or its disk knows it
 	lost    map[uint64]bool               // the incarnation has lost its disk
+	deaths  map[mark]int                  // hosts that took over and died of the poisoned command, by its place
 }
 
 type ackKey struct {
@@ -66,11 +67,13 @@ type watch struct {
 	second   time.Duration
 	ticks    int
 	asks     int
+	halted   bool
 }
 
 func newChecker(w *world) *checker {
 	return &checker{
-		w: w, logs: make(map[uint64]*history), active: make(map[core.Term]*proc), acks: make(map[ackKey]uint64),
+		deaths: make(map[mark]int),
+		w:      w, logs: make(map[uint64]*history), active: make(map[core.Term]*proc), acks: make(map[ackKey]uint64),
 		spoken: make(map[uint64]core.Term), begun: make(map[core.Term]bool), lost: make(map[uint64]bool),
 		records: make(map[core.Term]resolver.Record), bodies: make(map[cmdKey][]byte), acked: make(map[cmdKey]mark),
 	}
@@ -227,6 +230,9 @@ func (k *checker) applied(p *proc, e core.Entry, a Applied) {
 		k.failf("%s applies entry %d before anyone was active", p, e.Index)
 	}
 	p.watch.loss = h.loss
+	if e.Kind == core.Command && p.core.Role().Active() {
+		k.held(p, e)
+	}
 	n := uint64(len(h.entries))
 	switch {
 	case e.Index > n+1:
@@ -257,6 +263,51 @@ func (k *checker) applied(p *proc, e core.Entry, a Applied) {
 	if o := h.outcomes[e.Index-1]; o != (outcome{a.Count, p.m.Hash(), true}) {
 		k.failf("%s applies %s with another outcome or state than others (I16): %+v, state %x, want %+v",
 			p, entry(e), a, p.m.Hash(), o)
+	}
+}
+
+// held: where so many hosts are to hold every command, so many of the in-sync set do, by the resolver's own record, before
+// the active host applies it and answers.
+func (k *checker) held(p *proc, e core.Entry) {
+	want := k.w.prof.cfg.MinInSync
+	if want < 2 {
+		return
+	}
+	t := p.core.Term()
+	rec, n := k.records[t], 0
+	for _, h := range rec.ISR {
+		has := h.Same(p.self)
+		for epoch := e.Epoch; epoch <= t.Epoch; epoch++ {
+			in := core.Term{Loss: t.Loss, Epoch: epoch}
+			has = has || k.acks[ackKey{h.Inc, in}] >= e.Index || k.active[in] != nil && k.active[in].self.Same(h)
+		}
+		if has {
+			n++
+		}
+	}
+	if n < want && rec.Active.ID != "" {
+		k.failf("%s commits %s, which %d of %d hosts hold: %s", p, entry(e), n, want, describeRecord(&rec))
+	}
+}
+
+// poisoned: a command that kills whoever applies it is applied by active hosts alone, and not by one host after the other
+// for ever.
+func (k *checker) poisoned(p *proc, e core.Entry) {
+	k.w.stats.Poisoned++
+	if k.w.prof.disks > 0 {
+		return // A host that starts again with its disk goes on where it died: its operator is told by that.
+	}
+	if !p.core.Role().Active() {
+		if k.w.prof.batch == 0 {
+			k.failf("%s applies %s, which no host has survived", p, entry(e))
+		}
+		return
+	}
+	if first, ok := p.core.EntryAt(p.core.EpochStart()); ok && first.Low != 0 && e.Epoch < first.Epoch {
+		at := mark{p.core.Term().Loss, e.Index}
+		if k.deaths[at]++; k.deaths[at] > 3 {
+			k.failf("%s is the %dth that takes over and dies of %s", p, k.deaths[at], entry(e))
+		}
 	}
 }
 
@@ -355,6 +406,12 @@ func (k *checker) look(p *proc) {
 	if c.Role() != v.role {
 		k.w.tracef("%s (was %s)", p, v.role)
 	}
+	if c.Halted() != v.halted {
+		if v.halted = c.Halted(); v.halted {
+			k.w.stats.Halts++
+			k.w.tracef("%s halts", p)
+		}
+	}
 	changed := c.HasState() != v.hasState || t != v.term || c.Role() != v.role
 	v.term, v.commit, v.ver, v.gen, v.hasState, v.role = t, c.Commit(), rec.Ver, rec.Gen, c.HasState(), c.Role()
 	if changed {
@@ -450,6 +507,15 @@ func (k *checker) acknowledged(c *client, cmd *command, r reply) {
 	if cmd.floor.loss == h.loss && r.Index <= cmd.floor.index {
 		k.failf("client %d: command %d is at %d, before what was acknowledged when it was sent, %d (I12)",
 			c.id, cmd.seq, r.Index, cmd.floor.index)
+	}
+	if c.loss != r.Term.Loss {
+		k.failf("client %d: command %d is acknowledged under loss %d, of a session of loss %d (I18)", c.id, cmd.seq, r.Term.Loss, c.loss)
+	}
+	if m, ok := k.acked[cmdKey{c.session, cmd.seq - 1}]; ok && m.index >= r.Index {
+		k.failf("client %d: command %d is at %d, and the one before it at %d (I11)", c.id, cmd.seq, r.Index, m.index)
+	}
+	if m, ok := k.acked[cmdKey{c.session, cmd.seq + 1}]; ok && m.index <= r.Index {
+		k.failf("client %d: command %d is at %d, and the one after it at %d (I11)", c.id, cmd.seq, r.Index, m.index)
 	}
 	h.acked = max(h.acked, r.Index)
 	k.acked[cmdKey{c.session, cmd.seq}] = mark{h.loss, r.Index}

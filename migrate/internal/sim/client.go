@@ -16,7 +16,8 @@ type client struct {
 	w       *world
 	id      int
 	session uint64
-	opened  bool // the session exists, or has ended
+	opened  bool   // the session exists, or has ended
+	loss    uint64 // under which it was opened
 	next    uint64
 	unacked []*command
 	last    uint64 // index of the last acknowledged
@@ -131,6 +132,10 @@ func (c *client) invoke() {
 	c.next++
 	c.unacked = append(c.unacked, cmd)
 	w.chk.invoked(c, cmd)
+	if w.poison {
+		w.poison, w.poisoned = false, cmdKey{c.session, cmd.seq}
+		w.tracef("command %d/%d kills whoever applies it", c.session, cmd.seq)
+	}
 	if c.conn != nil {
 		c.sendCommand(cmd)
 		if w.chance(w.prof.hostile) {
@@ -297,7 +302,9 @@ func (c *client) answered(q *request, r reply) {
 	}
 	switch q.kind {
 	case askOpen:
-		c.opened = true
+		if !c.opened {
+			c.opened, c.loss = true, r.Term.Loss
+		}
 	case askDo:
 		i, ok := slices.BinarySearchFunc(c.unacked, q.seq, func(x *command, seq uint64) int { return cmp.Compare(x.seq, seq) })
 		if !ok {

@@ -32,7 +32,7 @@ type profile struct {
 	fetchFails float64
 	expiry     time.Duration // of sessions
 
-	crash, pause, cut, reset, outage, handoff, leave, lie time.Duration // mean time between two of the kind; 0: none
+	crash, pause, cut, reset, outage, handoff, leave, lie, lag time.Duration // mean time between two of the kind; 0: none
 
 	disks                     float64 // hosts that have one
 	sync                      time.Duration
@@ -41,6 +41,7 @@ type profile struct {
 	power                     time.Duration // mean time between two cuts of the power of all hosts
 
 	amnesia, retire, force bool
+	poison                 bool    // a command kills whoever applies it
 	steady                 bool    // the standbys must be back in sync while commands come without a break
 	hostile                float64 // clients that send twice or in disorder
 
@@ -81,19 +82,19 @@ func newProfile(r *rand.Rand) profile {
 		crash: some(0.5, 500*ms, 2*s, 6*s), pause: some(0.4, 500*ms, 2*s, 6*s), cut: some(0.4, 500*ms, 2*s, 6*s),
 		reset: some(0.4, 50*ms, 300*ms, 3*s), outage: some(0.25, s, 5*s), handoff: some(0.6, 100*ms, 500*ms, 2*s, 5*s),
 		leave: some(0.25, s, 5*s), lie: some(0.2, 300*ms, 3*s),
-		amnesia: r.IntN(20) == 0, retire: r.IntN(25) == 0, force: r.IntN(25) == 0,
-		hostile: prob(0.3, 0.02, 0.2),
+		amnesia: r.IntN(20) == 0, retire: r.IntN(25) == 0, force: r.IntN(25) == 0, poison: r.IntN(20) == 0,
+		hostile: prob(0.3, 0.02, 0.2), lag: some(0.2, 500*ms, 3*s),
 	}
 	if p.amnesia {
-		p.crash, p.leave = 0, 0 // with both the resolver and the hosts gone nobody knows that there was a service
+		p.crash, p.leave, p.poison = 0, 0, false // with both the resolver and the hosts gone nobody knows that there was a service
 	}
 	c := &p.cfg
 	c.Standbys = 1 + r.IntN(min(3, p.hosts-1))
 	if r.IntN(12) == 0 {
 		c.Standbys = 0
 	}
-	if p.hosts > 2 && c.Standbys > 0 && r.IntN(6) == 0 {
-		c.MinInSync = 2
+	if c.Standbys > 0 && r.IntN(5) == 0 {
+		c.MinInSync = 2 + r.IntN(c.Standbys)
 	}
 	c.Linger = pick(100*ms, s, 0)
 	c.Seek = pick(100*ms, 0)
@@ -199,6 +200,14 @@ func (w *world) startFaults() {
 			a.event(core.PeerDown{Host: b.self})
 		}
 	})
+	w.every(p.lag, func() {
+		l := w.links[w.rng.IntN(p.hosts)][w.rng.IntN(p.hosts)]
+		l.lag = w.exp(2 * time.Second)
+		w.after(w.exp(3*time.Second), func() { l.lag = 0 })
+	})
+	if p.poison {
+		w.after(w.between(0, p.duration), func() { w.poison = true })
+	}
 	if p.amnesia {
 		w.after(w.between(0, p.duration), w.res.forget)
 	}
@@ -334,7 +343,7 @@ func (w *world) forceReset(p *proc) {
 
 // heal ends all faults.
 func (w *world) heal() {
-	w.healed = true
+	w.healed, w.poison, w.poisoned = true, false, cmdKey{}
 	w.tracef("healing")
 	p := &w.prof
 	p.drop, p.dup, p.reorder, p.slow, p.late, p.misdeliver, p.hostile = 0, 0, 0, 0, 0, 0, 0
@@ -346,6 +355,7 @@ func (w *world) heal() {
 	for i := range w.hosts {
 		for j := range w.hosts {
 			w.cutLink(i, j, false, false)
+			w.links[i][j].lag = 0
 		}
 		w.hosts[i].blind = false
 		if pr := w.hosts[i].proc; pr == nil {
@@ -369,7 +379,7 @@ func (w *world) operate() {
 				p.event(core.Got{Record: rec})
 			}
 		}
-		alive, forgotten := false, false
+		alive, forgotten, halted := false, false, false
 		for _, h := range w.hosts {
 			if p := h.proc; p != nil {
 				r := p.core.Record()
@@ -377,6 +387,7 @@ func (w *world) operate() {
 			}
 			alive = alive || h.proc == nil && h.disk != nil // an operator waits for it
 			if p := h.proc; p != nil && p.core.HasState() {
+				halted = halted || p.core.Halted()
 				for _, m := range rec.ISR {
 					alive = alive || m.Same(p.self)
 				}
@@ -390,7 +401,7 @@ func (w *world) operate() {
 				p.event(core.Got{Record: rec})
 				p.event(core.Create{})
 			}
-		case !alive, forgotten:
+		case !alive, forgotten, halted:
 			if !alive && w.prof.disks == 1 && !w.wiped && !w.forced && !forgotten && !w.res.forgot {
 				w.failf("no host holds what was acknowledged, though all have disks: %s", describeRecord(&rec))
 			}

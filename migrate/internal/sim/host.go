@@ -252,6 +252,9 @@ func (p *proc) flush() {
 			p.w.failf("%s: Ready does not come to rest", p.name())
 		}
 	}
+	if p.dead {
+		return
+	}
 	p.w.chk.look(p)
 	if p.host.disk != nil {
 		p.compact()
@@ -314,6 +317,11 @@ func (p *proc) carryOut(r core.Ready) (stepped bool) {
 		p.since = p.local()
 	}
 	for _, e := range r.Committed {
+		if w.poisoned.seq > 0 && w.poisoned == (cmdKey{e.Session, e.Seq}) {
+			w.chk.poisoned(p, e)
+			p.host.crash()
+			return false
+		}
 		p.apply(e)
 	}
 	if r.CAS != nil {
@@ -617,7 +625,9 @@ func (p *proc) handle(q *request) {
 	if p.flushing {
 		// Whether this host is active, and what is in its log, must be what the machine was told.
 		p.flushing = false
-		p.flush()
+		if p.flush(); p.dead {
+			return
+		}
 	}
 	if !p.core.Role().Active() {
 		q.answer(p.notActive())

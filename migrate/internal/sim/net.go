@@ -12,7 +12,8 @@ import (
 // link carries messages one way between two hosts.
 type link struct {
 	cut     bool
-	holding bool // while cut: keep what is sent, as retransmission does, instead of losing it
+	lag     time.Duration // messages with entries take so much longer, and are overtaken by others
+	holding bool          // while cut: keep what is sent, as retransmission does, instead of losing it
 	held    []func()
 	last    time.Duration // when the last message arrives
 	gen     int           // of the connection: what is on its way is lost with it
@@ -55,7 +56,9 @@ func (w *world) carry(from *proc, to resolver.Host, m core.Msg) {
 		return
 	}
 	at := w.now + w.latency()
-	if !w.chance(w.prof.reorder) {
+	if l.lag > 0 && len(m.Entries) > 0 {
+		at += l.lag
+	} else if !w.chance(w.prof.reorder) {
 		at = max(at, l.last)
 		l.last = at
 	}
