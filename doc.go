@@ -127,6 +127,8 @@
 //	the same, with a      none       none         kept    until one of the hosts that were in sync has started again
 //	directory                                             with its directory
 //	disk of a host fails  none       none         kept    that host halts: as after its crash
+//	fewer hosts in sync   none       none         kept    until another host has joined: the service stands still
+//	than Policy.MinInSync
 //	partition             none       none         kept    as after a crash, on the side that wins the record; the
 //	                                                      other side commits nothing and answers no query
 //	resolver unreachable  none       none         kept    none. Moves, failovers and new standbys wait for it
@@ -145,7 +147,8 @@
 // the state. A host with one acknowledges a command only when it is forced to the disk, and goes on from there when it
 // starts again: after a power cut of all, the service is back with its sessions and events when one of the hosts that were
 // in sync is. Hosts of both kinds may serve together. When fewer hosts are present than the policy wants, the
-// service goes on with fewer copies.
+// service goes on with fewer copies, unless Policy.MinInSync says that it must rather wait: with MinInSync n an acknowledged
+// command is lost only if n hosts of the in-sync set lose what they hold.
 //
 // # Limits
 //

@@ -36,6 +36,12 @@
 // A host that meets an entry of a kind that it does not know, or that finds that an invariant of the protocol does
 // not hold, halts the service ([Halted]) and goes on with others.
 //
+// A command can also kill the process that applies it, by a stack that overflows, say. Standbys apply only what their active
+// host has applied, so that such a command kills one host after the other, and not all at once. When three hosts have
+// taken over and died before they had committed anything, the next one does not follow them: it is Halted, tells
+// Hooks.Failed, answers with [ErrHalted], and keeps its copy, so that [Node.Reset] can go on without that command. Handoffs
+// do not count, and takeovers while nothing waits to be committed do not either.
+//
 // # Clients and hosts on the wire
 //
 // Version 1. All messages are those of package transport: MessagePack-RPC, whose params are here one array, with the

@@ -67,7 +67,7 @@ type Hooks struct {
 	// Changed is called when this host's role for a service, or the service's record, has changed.
 	Changed func(Status)
 	// Failed is called when something went wrong that no caller is told of: a snapshot that could not be restored, a
-	// panic in a service, states that differ between hosts.
+	// panic in a service, states that differ between hosts, a service that has halted.
 	Failed func(service string, err error)
 }
 
@@ -259,7 +259,13 @@ func (n *Node) Standby(ctx context.Context, service string, fresh func() Migrata
 // Reset hosts a service whose state is gone, with an empty state, or with what this node's [NodeConfig.Dir] has left of it:
 // what was acknowledged before may be lost, the record's Loss rises, and every client is told with [ErrStateLost]. While a
 // host that held the state still answers, or this one holds it, the error is [ErrExists].
+//
+// On a host that has halted because others took over in vain, Reset goes on with the copy that is there, and without the
+// command that could not be committed and all after it; fresh and policy are not looked at.
 func (n *Node) Reset(ctx context.Context, service string, fresh func() Migratable, policy Policy) (*Service, error) {
+	if s := n.service(service); s != nil && s.Status().Role == Halted && !s.over.Load() {
+		return s, s.resetHere(ctx)
+	}
 	s, err := n.add(service, fresh, policy)
 	if err != nil {
 		return nil, err

@@ -19,6 +19,14 @@ type Policy struct {
 	// loss. 0 stands for 1; [NoStandbys] for none, where a crash of the host loses the state (planned moves do not).
 	Standbys int
 
+	// MinInSync is how many hosts, the active included, must hold a command before it is acknowledged, from 2 to
+	// Standbys + 1. Then no crash of MinInSync - 1 hosts at once loses anything, whatever happened before; the price is
+	// that the service stands still while fewer are there: commands wait, as queries do, and [Status].Suspended is true,
+	// until the host that is away is heard again, has been started anew and taken a copy, or another one has taken its
+	// place. The in-sync set never shrinks below it, so that a standby that leaves waits for another one to come.
+	// 0 and 1: the service goes on with the hosts that are there, be it one alone.
+	MinInSync int
+
 	// Rank puts the hosts that could take the service in the order of preference, best first, in place; it may drop
 	// some by returning a shorter slice. nil: random order. It is called on a goroutine of its own.
 	Rank func(candidates []resolver.Host) []resolver.Host
@@ -65,6 +73,9 @@ func (p *Policy) validate() error {
 		p.Standbys = 1
 	case NoStandbys:
 		p.Standbys = 0
+	}
+	if p.MinInSync < 0 || p.MinInSync > p.Standbys+1 {
+		return bad("MinInSync", "is not from 0 to Standbys + 1")
 	}
 	if p.SessionTimeout == 0 {
 		p.SessionTimeout = time.Hour

@@ -129,6 +129,15 @@ func (s *Service) reset(ctx context.Context) error {
 	})
 }
 
+// resetHere makes this host active with the copy that it holds, and without what is not committed.
+func (s *Service) resetHere(ctx context.Context) error {
+	rec := s.Status().Record
+	s.post(item{kind: itemEvent, ev: core.Reset{}})
+	return s.wait(ctx, func(st Status) bool {
+		return st.Role == Active || st.Record.Ver > rec.Ver && !st.Record.Active.Same(s.node.self)
+	})
+}
+
 // anyAlive returns nil if one of the hosts that hold the state answers. A host may be slow, so that each has the time after
 // which it would be replaced, and the record may be about to change, so that it is read again before giving up.
 func (s *Service) anyAlive(ctx context.Context, rec resolver.Record) error {

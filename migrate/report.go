@@ -60,7 +60,7 @@ const (
 	Standby    Role = "standby"    // in the in-sync set: holds every acknowledged command
 	Recovering Role = "recovering" // active, and about to serve
 	Active     Role = "active"     // serves
-	Halted     Role = "halted"     // stopped itself because something was wrong: see the log
+	Halted     Role = "halted"     // stopped itself, or does not take over, because something was wrong: see [Hooks].Failed
 )
 
 func roleOf(r core.Role) Role {
@@ -76,7 +76,8 @@ type Status struct {
 	Record resolver.Record
 	// Commit is the index of the last committed entry here, Last that of the last entry.
 	Commit, Last uint64
-	// Suspended is true while an active host can't commit because a standby does not answer.
+	// Suspended is true while an active host commits nothing because a standby does not keep up, or because fewer hosts are
+	// in sync than [Policy.MinInSync].
 	Suspended bool
 	// Clients is the number of clients connected here.
 	Clients int

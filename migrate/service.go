@@ -92,7 +92,7 @@ func newService(n *Node, name string, fresh func() Migratable, policy Policy) *S
 		status:  Status{Service: name, Role: Latent},
 	}
 	s.core = core.New(core.Config{
-		Name: name, Self: n.self, Standbys: policy.Standbys,
+		Name: name, Self: n.self, Standbys: policy.Standbys, MinInSync: policy.MinInSync,
 		Heartbeat: n.cfg.Heartbeat, Silence: n.cfg.Silence,
 		Stable: n.dir != nil, Nonce: randomID(),
 	})
@@ -539,6 +539,9 @@ func (s *Service) publish() {
 		Service: s.name, Role: roleOf(c.Role()), Record: c.Record(),
 		Commit: c.Commit(), Last: c.Last(), Suspended: c.Suspended(), Clients: len(s.clients.attached),
 	}
+	if c.Halted() {
+		st.Role = Halted
+	}
 	st.Record.ISR = slices.Clone(st.Record.ISR)
 	s.mu.Lock()
 	old := s.status
@@ -549,6 +552,11 @@ func (s *Service) publish() {
 		s.log.Info("changed", "role", string(st.Role), "epoch", st.Record.Epoch, "active", st.Record.Active.ID, "isr", len(st.Record.ISR))
 		if f := s.node.cfg.Hooks.Changed; f != nil {
 			s.node.hooks.call(func() { f(st) })
+		}
+		if st.Role == Halted {
+			s.log.Error("does not take over: others did in vain", "commit", st.Commit, "last", st.Last)
+			s.report(transport.Errorf(CodeHalted, "migrate: service %s halted on host %s: hosts that took over died one after the other "+
+				"before they had applied entry %d; Node.Reset goes on without it", s.name, s.node.self.ID, st.Commit+1))
 		}
 		s.connect(st)
 	}
@@ -637,6 +645,9 @@ func (s *Service) remove(left bool) {
 // notActive is the answer of a host that does not serve the name; rec is the newest record it knows.
 func (s *Service) notActive(rec resolver.Record) error {
 	e := transport.Errorf(CodeNotActive, "migrate: host %s is not active for service %s", s.node.self.ID, s.name)
+	if s.Status().Role == Halted {
+		e = transport.Errorf(CodeHalted, "migrate: service %s has halted on host %s", s.name, s.node.self.ID)
+	}
 	if rec.Ver > 0 {
 		if data, err := transport.Marshal(rec); err == nil {
 			e.Data = data

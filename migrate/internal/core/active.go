@@ -112,6 +112,7 @@ func (c *Core) activate(won *proposal) {
 	t := TermOf(c.rec)
 	c.assert(c.hasState || t == c.fresh, "active without a copy")
 	c.fresh = Term{}
+	took := c.hasState && c.loss == t.Loss // or it was created, or reset
 	if c.hasState && c.loss != t.Loss {
 		c.loss = t.Loss // reset with the copy that was left
 		c.truncate(c.commit)
@@ -142,7 +143,7 @@ func (c *Core) activate(won *proposal) {
 	c.out.Activated, c.out.Changed = true, true
 	c.broadcastRecord()
 	first := Entry{Kind: EpochStart, Time: c.time}
-	if won == nil || won.kind == propPromote && won.from.ID == "" {
+	if took && (won == nil || won.kind == propPromote && won.from.ID == "") {
 		first.Low = c.self.Inc
 	}
 	a.epochStart = c.append(first).Index
