@@ -206,7 +206,7 @@ func (c *Client) leave(planned bool) {
 
 // failed counts an attempt that did not lead to a host; the next one waits. c.mu is held.
 func (c *Client) failed(h resolver.Host, err error) {
-	c.lastErr.host, c.lastErr.tried = err, h
+	c.lastErr.of(h, err)
 	c.attempt++
 	c.delay()
 	if isTimeout(err) {

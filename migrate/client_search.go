@@ -325,6 +325,13 @@ type searchErrors struct {
 	tried    resolver.Host
 }
 
+// of notes the failure of a host. That a host has halted stays the reason until one serves: it explains why others are gone.
+func (e *searchErrors) of(h resolver.Host, err error) {
+	if !errors.Is(e.host, ErrHalted) {
+		e.host, e.tried = err, h
+	}
+}
+
 // cause is the reason why there is no host, for people.
 func (e *searchErrors) cause(rec resolver.Record) error {
 	switch {

@@ -213,7 +213,7 @@ func (c *Client) answered(l *hostLink, call *Call, round uint32, result []byte, 
 func (c *Client) refuse(l *hostLink, err error) {
 	c.settle(l)
 	l.started = false
-	c.lastErr.host, c.lastErr.tried = err, l.host
+	c.lastErr.of(l.host, err)
 	c.delay()
 	c.tend()
 }
