@@ -27,7 +27,8 @@ type Service struct {
 	fresh  func() Migratable
 	log    *slog.Logger
 
-	over atomic.Bool // stopped, without the lock
+	over   atomic.Bool // stopped, without the lock
+	halted atomic.Bool // Status says so, without the lock
 
 	mu      sync.Mutex // guards what follows
 	inbox   []item
@@ -240,6 +241,7 @@ func (s *Service) halt(err error, stack []byte) {
 	s.over.Store(true)
 	s.timerStop()
 	s.status.Role = Halted
+	s.halted.Store(true)
 	s.signal()
 	s.mu.Unlock()
 	s.log.Error("service halted", "err", err, "stack", string(stack))
@@ -543,6 +545,7 @@ func (s *Service) publish() {
 		st.Role = Halted
 	}
 	st.Record.ISR = slices.Clone(st.Record.ISR)
+	s.halted.Store(st.Role == Halted)
 	s.mu.Lock()
 	old := s.status
 	s.status = st
@@ -645,7 +648,7 @@ func (s *Service) remove(left bool) {
 // notActive is the answer of a host that does not serve the name; rec is the newest record it knows.
 func (s *Service) notActive(rec resolver.Record) error {
 	e := transport.Errorf(CodeNotActive, "migrate: host %s is not active for service %s", s.node.self.ID, s.name)
-	if s.Status().Role == Halted {
+	if s.halted.Load() {
 		e = transport.Errorf(CodeHalted, "migrate: service %s has halted on host %s", s.name, s.node.self.ID)
 	}
 	if rec.Ver > 0 {
