@@ -53,9 +53,10 @@ func (c *Core) joinLimit(p *peer) time.Duration {
 	return c.cfg.Join
 }
 
-// free reports whether this host may propose a change of the in-sync set now.
+// free reports whether this host may propose a change of the in-sync set now. While its own store hangs it must not: whoever
+// takes over from it is in that set.
 func (c *Core) free() bool {
-	return c.prop == nil && c.now >= c.calm && (c.active.move == nil || c.active.move.stage < moveTransferring && !c.active.move.due)
+	return c.prop == nil && c.now >= c.calm && !c.stuck() && (c.active.move == nil || c.active.move.stage < moveTransferring && !c.active.move.due)
 }
 
 // eligible reports whether p holds enough to be in the in-sync set: all that is committed, and this epoch's first entry.
