@@ -4,6 +4,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
 )
 
@@ -49,6 +50,61 @@ func (c *clients) tellAll(method string, params []byte) {
 // spread is the time over which clients should come back that lose this host and wait for nothing.
 func (c *clients) spread() time.Duration {
 	return min(time.Duration(max(len(c.attached)-fewClients, 0))*clientsApart, maxSpread)
+}
+
+// callAtOnce is how many clients are called over that have connected ahead, before the first of them has come.
+const callAtOnce = 64
+
+// call tells up to n more of the clients that have connected ahead that this host is active. The others go on waiting until
+// those have come: to come all at once would only keep each of them without a host for longer.
+func (c *clients) call(n int) {
+	var conns []transport.Conn
+	for ; n > 0 && len(c.untold) > 0; n-- {
+		last := len(c.untold) - 1
+		if _, ok := c.parked[c.untold[last]]; ok {
+			conns = append(conns, c.untold[last].conn)
+		}
+		c.untold = c.untold[:last]
+	}
+	if len(conns) > 0 {
+		c.tellMoved(conns)
+	}
+}
+
+// unpark notes that a connection made ahead carries a session, or is closed: another may come.
+func (c *clients) unpark(from *session) {
+	if _, ok := c.parked[from]; ok {
+		delete(c.parked, from)
+		c.call(1)
+	}
+}
+
+// tellMoved tells clients who is active.
+func (c *clients) tellMoved(conns []transport.Conn) {
+	params, err := transport.Marshal(movedParams{Service: c.s.name, Record: c.s.core.Record()})
+	if err == nil {
+		c.s.tell(conns, methodMoved, params)
+	}
+}
+
+// sayGoodbye tells clients who is active now. Where they are many, those that have connected ahead are left to the new host,
+// which calls them over as it can take them; should it not, they are told later.
+func (c *clients) sayGoodbye(rec resolver.Record) {
+	var now, later []transport.Conn
+	for k, a := range c.attached {
+		if a.ready && rec.Active.Same(c.next) && len(c.attached) > callAtOnce {
+			later = append(later, k.from.conn)
+		} else {
+			now = append(now, k.from.conn)
+		}
+	}
+	c.tellMoved(now)
+	if len(later) > 0 {
+		wait := 2*c.s.node.cfg.Silence + time.Duration(len(later))*clientsApart/2
+		time.AfterFunc(wait, func() {
+			c.s.post(item{kind: itemFunc, fn: func() { c.tellMoved(later) }})
+		})
+	}
 }
 
 // grown tells all clients of the spread when there are twice as many as when they were last told.

@@ -148,3 +148,27 @@ func TestClientDialLetGoOn(t *testing.T) {
 		require.Equal(t, 1, dials.n["b:1"], fmt.Sprint(dials.n))
 	})
 }
+
+// Many clients that have connected ahead are called over a few at a time, and none waits long for it.
+func TestManyClientsMove(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "a", "b")
+		defer w.close()
+		a, _ := w.pair(Policy{})
+		var clients []*Client
+		moves := make(chan Move, 10*callAtOnce)
+		for range 3 * callAtOnce {
+			clients = append(clients, w.dial("client", "svc", ClientConfig{OnMove: func(m Move) { moves <- m }}))
+		}
+		rep, err := a.Handoff(t.Context(), "b")
+		require.NoError(t, err)
+		require.Equal(t, len(clients), rep.Ready)
+		time.Sleep(50 * time.Millisecond)
+		for _, c := range clients {
+			require.Equal(t, "b", c.Where().ID)
+			m := <-moves
+			require.True(t, m.Planned)
+			require.Less(t, m.Pause, 10*time.Millisecond)
+		}
+	})
+}

@@ -202,6 +202,7 @@ func (s *Service) prepare() {
 		for _, a := range s.clients.attached {
 			a.told, a.ready = true, false
 		}
+		s.clients.next = m.report.To
 		s.clients.tellAll(methodPrepare, params)
 	}
 	if m.report.Clients == 0 {

@@ -2,10 +2,13 @@ package migrate
 
 import (
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
 )
 
@@ -21,7 +24,9 @@ type clients struct {
 	attached map[clientKey]*attachment
 	sessions map[uint64]*attachment   // the same, by session: it is attached to the latest connection that took it up
 	of       map[*session]*attachment // the same, by connection, linked by sibling
-	parked   map[*session]struct{}    // connections made ahead of a move to this host
+	parked   map[*session]struct{}    // connections made ahead of a move to this host, until they carry a session
+	untold   []*session               // those of them that are to be told that this host is active
+	next     resolver.Host            // the host to which clients were told to connect
 	ahead    map[*session]core.Term   // the highest terms that clients have seen, where that is above this host's
 	gone     map[uint64]time.Duration
 	since    time.Duration // when this host became active
@@ -88,6 +93,7 @@ func (c *clients) init(s *Service) {
 
 func (c *clients) reset() {
 	c.attached, c.of, c.sessions, c.told = nil, nil, nil, 0
+	c.parked, c.untold, c.next = nil, nil, resolver.Host{}
 	c.waiting, c.opening, c.leaving, c.reads = nil, nil, nil, nil
 	c.gone, c.behind, c.ahead = nil, nil, nil
 }
@@ -260,7 +266,7 @@ func (c *clients) closed(from *session) {
 	for a := c.of[from]; a != nil; a = c.of[from] {
 		c.detach(a)
 	}
-	delete(c.parked, from)
+	c.unpark(from)
 	delete(c.ahead, from)
 }
 
@@ -319,6 +325,7 @@ func (c *clients) makeRoom() bool {
 
 func (c *clients) opened(r *request, id uint64) {
 	c.attach(r.from, id)
+	c.unpark(r.from)
 	t := c.s.core.Term()
 	r.Reply(transport.Marshal(openResult{
 		Loss: t.Loss, Epoch: t.Epoch, NextEvent: c.s.machine.nextEvent(), SpreadMS: c.spread().Milliseconds(),
@@ -588,31 +595,16 @@ func (c *clients) pushTo(a *attachment, end uint64, b *eventBatch) {
 // activated tells the clients that have connected ahead.
 func (c *clients) activated() {
 	c.since, c.pushed = c.s.node.now(), 0
-	conns := make([]transport.Conn, 0, len(c.parked))
-	for from := range c.parked {
-		conns = append(conns, from.conn)
-	}
-	c.parked = nil
-	c.tellMoved(conns)
+	c.untold = slices.AppendSeq(c.untold[:0], maps.Keys(c.parked))
+	c.call(callAtOnce)
 	c.expireSoon()
-}
-
-// tellMoved tells clients that this host is active.
-func (c *clients) tellMoved(conns []transport.Conn) {
-	params, err := transport.Marshal(movedParams{Service: c.s.name, Record: c.s.core.Record()})
-	if err == nil {
-		c.s.tell(conns, methodMoved, params)
-	}
 }
 
 // deposed tells every client where the service is now, and takes back what is not committed.
 func (c *clients) deposed() {
 	rec := c.s.core.Record()
 	if rec.Active.ID != "" && core.TermOf(rec) == c.s.core.Term() {
-		params, err := transport.Marshal(movedParams{Service: c.s.name, Record: rec})
-		if err == nil {
-			c.tellAll(methodMoved, params)
-		}
+		c.sayGoodbye(rec)
 	}
 	c.refuseAll(c.s.notActive(rec))
 	c.s.expiry = 0

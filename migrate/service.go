@@ -269,6 +269,7 @@ func (s *Service) handle(it *item) {
 	case itemTick:
 		s.step(core.Tick{})
 		s.clients.expire()
+		s.clients.call(callAtOnce) // should those who were called not come
 	case itemEvent:
 		s.event(it.ev, it.from)
 		if it.from != nil {

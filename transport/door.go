@@ -21,9 +21,10 @@ const (
 // queue before everything else that the process has to do, and the heartbeats of hosts would be late. So the pieces take
 // turns, of which there are as many as processors: whoever has no handshake to make waits for one piece at most.
 //
-// Who has begun goes on before others begin, and of those the newest is first: it is the one whose other side still waits,
-// and a host that comes in the middle of a crowd of clients is not kept waiting by them. A stranger that finds no room takes
-// that of the oldest, which was given a fair time and has been idle or was too late.
+// Who has begun goes on before others begin, of whom the newest and the oldest are let in by turns: a host that comes in the
+// middle of a crowd of clients is not kept waiting by them, and nor is, by those who come later, a client that was among the
+// first because somebody waits for it. A stranger that finds no room takes that of the oldest, which was given a fair time
+// and has been idle or was too late.
 type door struct {
 	ctx   context.Context // ends when the door is closed
 	close context.CancelFunc
@@ -32,7 +33,8 @@ type door struct {
 	mu        sync.Mutex // guards what follows
 	turns     int        // that nobody has
 	begun     []*visit   // wait for a turn to go on; the first is next
-	fresh     []*visit   // wait for their first turn; the last is next
+	fresh     []*visit   // wait for their first turn, oldest first
+	oldest    bool       // the next of them is the first, not the last
 	strangers list.List  // of *visit, oldest first
 }
 
@@ -191,9 +193,13 @@ func (d *door) next() {
 		v = d.begun[0]
 		d.begun = slices.Delete(d.begun, 0, 1)
 	case len(d.fresh) > 0:
-		v = d.fresh[len(d.fresh)-1]
-		d.fresh[len(d.fresh)-1] = nil
-		d.fresh = d.fresh[:len(d.fresh)-1]
+		i := len(d.fresh) - 1
+		if d.oldest {
+			i = 0
+		}
+		d.oldest = !d.oldest
+		v = d.fresh[i]
+		d.fresh = slices.Delete(d.fresh, i, i+1)
 	default:
 		d.turns++
 		return

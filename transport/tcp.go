@@ -228,7 +228,7 @@ func (t *TCP) Close() error {
 }
 
 // Listen implements [Transport]: addr is host:port as for [net.Listen]; port 0 picks one. Connections that shake hands take
-// turns in computing, as many at a time as there are CPUs, the newest first; of more than 2,048 that are not through, the
+// turns in computing, as many at a time as there are CPUs; of more than 2,048 that are not through, the
 // oldest is closed. accept must not wait for the peer.
 func (t *TCP) Listen(addr string, accept func(Conn) Handler) (Listener, error) {
 	lc := net.ListenConfig{KeepAlive: -1}
