@@ -3,6 +3,7 @@ package resolver
 import (
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/roam-go/roam/transport"
@@ -32,8 +33,8 @@ type ServerConfig struct {
 	// refused with [ErrRefused].
 	MaxRecords, MaxHosts, MaxNames int
 
-	// MaxConns bounds the connections, and MaxWatches the watches under way on each; 0 stands for 16,384 and 65,536.
-	// Connections beyond are closed, watches beyond refused with [ErrRefused].
+	// MaxConns bounds the connections, and MaxWatches the watches under way on each, of which all together have at most 16
+	// times as many; 0 stands for 16,384 and 65,536. Connections beyond are closed, watches beyond refused with [ErrRefused].
 	MaxConns, MaxWatches int
 
 	// Logger is told of refused changes and of storage that fails; nil discards.
@@ -50,6 +51,8 @@ type Server struct {
 	store *store
 	file  *stateFile // nil: none
 	done  chan struct{}
+
+	watching atomic.Int64 // watches of all connections
 
 	mu        sync.Mutex // guards what follows
 	listeners []transport.Listener

@@ -2,10 +2,12 @@ package resolver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -227,7 +229,7 @@ func TestServerLimits(t *testing.T) {
 		}
 		_, err = w.call(conn, methodWatch, watchParams{Name: "nobody.com", ID: 9})
 		require.ErrorIs(t, err, ErrRefused)
-		require.ErrorContains(t, err, `"nobody.com": 3 watches on one connection`)
+		require.ErrorContains(t, err, `"nobody.com": no more watches are allowed than 3 on one connection`)
 		_, err = w.call(w.dial("raw2"), methodWatch, watchParams{Name: "one.com"})
 		require.NoError(t, err, "the limit is one of each connection")
 
@@ -244,6 +246,35 @@ func TestServerLimits(t *testing.T) {
 		synctest.Wait()
 		_, err = w.call(w.dial("raw5"), methodGet, nameParams{Name: "one.com"})
 		require.NoError(t, err, "a connection that ended must make room")
+	})
+}
+
+// All connections together have as many watches as some of them may have, and no more.
+func TestServerWatchesInAll(t *testing.T) {
+	inBubble(t, ServerConfig{MaxWatches: 2}, func(t *testing.T, w *world) {
+		p := func(id uint64) []byte { return fuzzMarshal(t, watchParams{Name: "nobody.com", ID: id}) }
+		var conns []transport.Conn
+		var refused atomic.Int32
+		for i := range watchedBy + 2 {
+			conn := w.dial(fmt.Sprint("raw", i))
+			conns = append(conns, conn)
+			for id := range uint64(2) {
+				conn.Go(methodWatch, p(id), func(_ []byte, err error) {
+					if errors.Is(err, ErrRefused) {
+						refused.Add(1)
+					}
+				})
+			}
+			synctest.Wait()
+		}
+		require.Equal(t, 2*watchedBy, w.watching())
+		require.EqualValues(t, 4, refused.Load())
+		for _, conn := range conns {
+			conn.Close()
+		}
+		time.Sleep(2 * time.Second)
+		require.Zero(t, w.watching())
+		require.Zero(t, w.server.watching.Load())
 	})
 }
 

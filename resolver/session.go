@@ -12,6 +12,9 @@ import (
 // maxChanges bounds the changes of one connection that wait for the disk; after that it is not read until one is done.
 const maxChanges = 64
 
+// watchedBy is how many connections may have as many watches as one may have.
+const watchedBy = 16
+
 // session serves one connection. Its methods run on the connection's reading goroutine, but for what the store calls.
 type session struct {
 	server  *Server
@@ -122,18 +125,23 @@ func (ss *session) watch(r *transport.Request, p watchParams) {
 	w := &pendingWatch{req: r}
 	ss.mu.Lock()
 	_, used := ss.watches[p.ID]
-	n := len(ss.watches)
-	if !used && n < ss.server.cfg.MaxWatches {
-		ss.watches[p.ID] = w
+	most := ss.server.cfg.MaxWatches
+	full := len(ss.watches) >= most
+	if !used && !full {
+		if full = ss.server.watching.Add(1) > watchedBy*int64(most); full {
+			ss.server.watching.Add(-1)
+		} else {
+			ss.watches[p.ID] = w
+		}
 	}
 	ss.mu.Unlock()
 	switch {
 	case used:
 		r.Reply(nil, invalid("service %q: watch %d is under way on this connection", p.Name, p.ID))
 		return
-	case n >= ss.server.cfg.MaxWatches:
-		r.Reply(nil, transport.Errorf(CodeRefused, "resolver: service %q: %d watches on one connection, and no more are allowed",
-			p.Name, n))
+	case full:
+		r.Reply(nil, transport.Errorf(CodeRefused, "resolver: service %q: no more watches are allowed than %d on one connection and %d on all",
+			p.Name, most, watchedBy*most))
 		return
 	}
 	// Only this goroutine cancels, so that w.cancel needs no lock.
@@ -153,6 +161,7 @@ func (ss *session) drop(id uint64, w *pendingWatch) *pendingWatch {
 		return nil
 	}
 	delete(ss.watches, id)
+	ss.server.watching.Add(-1)
 	return found
 }
 
