@@ -362,6 +362,11 @@ func (c *Core) tickActive() {
 			p.beat = true
 		}
 	}
+	if c.stuck() {
+		for _, p := range a.peers {
+			p.acked = c.now // nobody is asked for a sign of life
+		}
+	}
 	a.suspended = c.short()
 	for _, p := range a.peers {
 		c.watch(p)

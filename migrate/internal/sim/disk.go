@@ -40,6 +40,9 @@ func (p *proc) sync() {
 	delay := w.exp(w.prof.sync)
 	if w.chance(w.prof.syncSlow) {
 		delay += w.exp(time.Second)
+		if w.chance(0.2) {
+			delay += w.exp(4 * time.Second) // long enough for others to take over
+		}
 	}
 	w.after(delay, func() {
 		if p.dead {
