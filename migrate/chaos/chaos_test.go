@@ -40,6 +40,7 @@ func TestRealProcesses(t *testing.T) {
 		{"-scenario", "kill", "-count", "5"},
 		{"-scenario", "handoff", "-count", "20"},
 		{"-scenario", "partition", "-count", "3"},
+		{"-scenario", "power", "-count", "3"},
 	} {
 		t.Run(args[1], func(t *testing.T) {
 			cfg, err := parse(append(args, "-rate", "400", "-min-rate", "100", "-dir", t.TempDir()), io.Discard)

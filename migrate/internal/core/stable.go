@@ -213,7 +213,7 @@ func (c *Core) persisted(seq uint64) {
 	if v.queue = v.queue[n:]; len(v.queue) == 0 {
 		v.queue = nil
 	}
-	if !c.role.Active() {
+	if !c.role.Active() && c.hasState {
 		c.standby.ackDue = true
 	}
 }

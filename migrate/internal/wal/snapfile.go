@@ -20,7 +20,6 @@ type Copy struct {
 	buf   *bufio.Writer
 	sum   hash.Hash
 	bytes int64
-	err   error
 }
 
 func (s *Store) create() (*Copy, error) {

@@ -66,8 +66,6 @@ type checkpoint struct {
 	copy   *Copy
 }
 
-var errClosed = errors.New("the store is closed")
-
 // maxBatch bounds what is written at once, roughly.
 const maxBatch = 8 << 20
 

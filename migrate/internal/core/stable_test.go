@@ -1,0 +1,166 @@
+package core
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roam-go/roam/resolver"
+)
+
+// stored is a host with a store that holds a copy: entries 1 to 4 of epoch 1, of which 1 is committed.
+func stored(t *testing.T, self resolver.Host) *Core {
+	c := New(Config{Name: "svc", Self: self, Stable: true})
+	st := State{Meta: Meta{Term: Term{0, 1}, Copy: true}, Commit: 1}
+	for i := range uint64(4) {
+		st.Entries = append(st.Entries, Entry{Index: i + 1, Epoch: 1, Kind: Command})
+	}
+	c.Step(time.Second, Recovered{State: st})
+	r := c.Ready()
+	require.True(t, r.Get)
+	require.Nil(t, r.Save)
+	require.Len(t, r.Committed, 1)
+	return c
+}
+
+// acks are the indexes that are acknowledged in ms.
+func acks(ms []Outgoing) (list []uint64) {
+	for _, m := range ms {
+		if m.Msg.Type == MsgAck {
+			list = append(list, m.Msg.Index)
+		}
+	}
+	return list
+}
+
+var (
+	storedA = resolver.Host{ID: "a", Inc: 1, Addr: "a:1"}
+	storedB = resolver.Host{ID: "b", Inc: 1, Addr: "b:1"}
+)
+
+func storedRecord(ver, epoch uint64, active resolver.Host) resolver.Record {
+	return resolver.Record{Name: "svc", Gen: 1, Ver: ver, Epoch: epoch, Active: active, ISR: []resolver.Host{storedA, storedB}}
+}
+
+// What the store held of an end of the log that was cut off does not count for what takes its place.
+func TestStoredStandby(t *testing.T) {
+	now := time.Second
+	c := stored(t, storedB)
+	c.Step(now, Got{Record: storedRecord(2, 2, storedA)})
+	r := c.Ready()
+	require.Equal(t, Standby, c.Role())
+	require.Empty(t, r.Msgs, "nothing is said in a term that the store does not hold")
+	require.Equal(t, Term{0, 2}, r.Save.Term)
+	beat := Msg{Type: MsgAppend, From: storedA, Term: Term{0, 2}, Prev: 1, PrevEpoch: 1, Commit: 1, Round: 1}
+	c.Step(now, Recv{beat})
+	r2 := c.Ready()
+	require.Empty(t, r2.Msgs)
+	require.True(t, r2.Save.Counted)
+	c.Step(now, Persisted{r.Save.Seq})
+	require.NotContains(t, acks(c.Ready().Msgs), uint64(1), "that it counts is not in the store yet")
+	c.Step(now, Persisted{r2.Save.Seq})
+	require.Contains(t, acks(c.Ready().Msgs), uint64(1))
+
+	more := beat
+	more.Entries = []Entry{{Index: 2, Epoch: 2, Kind: EpochStart}, {Index: 3, Epoch: 2, Kind: Command}}
+	c.Step(now, Recv{more})
+	r = c.Ready()
+	require.Equal(t, Place{1, 1}, r.Save.Base)
+	require.Len(t, r.Save.Entries, 2)
+	for _, index := range acks(r.Msgs) {
+		require.EqualValues(t, 1, index)
+	}
+	c.Step(now, Persisted{r.Save.Seq})
+	require.Equal(t, []uint64{3}, acks(c.Ready().Msgs))
+}
+
+// A host that was active begins a new epoch, at the address that it has now.
+func TestStoredActive(t *testing.T) {
+	moved := storedA
+	moved.Addr = "a:2"
+	now := time.Second
+	c := stored(t, moved)
+	c.Step(now, Got{Record: storedRecord(1, 1, storedA)})
+	r := c.Ready()
+	require.NotNil(t, r.Save, "the resolver's gen")
+	c.Step(now, Persisted{r.Save.Seq})
+	for range 4 {
+		if r = c.Ready(); r.Get {
+			c.Step(now, Got{Record: storedRecord(1, 1, storedA)})
+		}
+		if r.CAS != nil {
+			break
+		}
+		now += 100 * time.Millisecond
+		c.Step(now, Tick{})
+	}
+	require.NotNil(t, r.CAS)
+	before := storedRecord(1, 1, storedA)
+	require.NoError(t, resolver.Check(&before, r.CAS.Next))
+	require.EqualValues(t, 2, r.CAS.Next.Epoch)
+	require.Equal(t, moved, r.CAS.Next.Active)
+	require.Len(t, r.CAS.Next.ISR, 2)
+	next := r.CAS.Next
+	next.Gen, next.Ver = 1, 2
+	c.Step(now, CASDone{Nonce: next.Nonce, Record: next, Outcome: CASOK})
+	r = c.Ready()
+	require.Equal(t, Recovering, c.Role())
+	require.Empty(t, r.Msgs)
+	c.Step(now, Persisted{r.Save.Seq})
+	require.NotEmpty(t, c.Ready().Msgs)
+
+	// A standby that has started again elsewhere is known by what it says.
+	elsewhere := storedB
+	elsewhere.Addr = "b:2"
+	c.Step(now, Recv{Msg{Type: MsgAck, From: elsewhere, Term: Term{0, 2}, Index: 5, Round: 1}})
+	r = c.Ready()
+	require.Equal(t, Serving, c.Role())
+	require.NotNil(t, r.CAS)
+	require.NoError(t, resolver.Check(&next, r.CAS.Next))
+	require.Equal(t, elsewhere, r.CAS.Next.ISR[1])
+}
+
+// A host that the record names, but that holds nothing, is not active and does not count.
+func TestStoreIsGone(t *testing.T) {
+	c := New(Config{Name: "svc", Self: storedA, Stable: true})
+	c.Step(time.Second, Got{Record: storedRecord(1, 1, storedA)})
+	r := c.Ready()
+	require.Equal(t, Out, c.Role())
+	require.Nil(t, r.CAS)
+
+	c = New(Config{Name: "svc", Self: storedB, Stable: true})
+	c.Step(time.Second, Got{Record: storedRecord(1, 1, storedA)})
+	c.Step(time.Second, Recv{Msg{Type: MsgAppend, From: storedA, Term: Term{0, 1}, Prev: 4, PrevEpoch: 1, Commit: 4, Round: 1}})
+	r = c.Ready()
+	c.Step(time.Second, Persisted{r.Save.Seq})
+	msgs := c.Ready().Msgs
+	require.NotEmpty(t, msgs)
+	for _, m := range msgs {
+		require.Equal(t, MsgLeave, m.Msg.Type)
+	}
+}
+
+func TestStateApply(t *testing.T) {
+	e := func(i, epoch uint64) Entry { return Entry{Index: i, Epoch: epoch} }
+	s := State{Entries: []Entry{e(1, 1), e(2, 1), e(3, 1)}}
+	require.NoError(t, s.Apply(Save{State: State{Base: Place{2, 1}, Entries: []Entry{e(3, 2)}, Commit: 2}}))
+	require.Equal(t, []Entry{e(1, 1), e(2, 1), e(3, 2)}, s.Entries)
+	for _, v := range []Save{
+		{State: State{Base: Place{3, 1}}},                                               // another entry
+		{State: State{Base: Place{4, 2}}},                                               // a gap
+		{State: State{Base: Place{3, 2}, Entries: []Entry{e(5, 2)}}},                    // a gap
+		{State: State{Base: Place{3, 2}, Commit: 4}},                                    // what is not there
+		{State: State{Base: Place{3, 2}, Entries: []Entry{e(4, 2), e(4, 2)}}},           // twice
+		{State: State{Base: Place{3, 2}, Matched: 9}},                                   // what is not there
+		{Rebase: true, State: State{Base: Place{9, 2}, Entries: []Entry{e(9, 2)}}},      // twice
+		{Rebase: true, State: State{Base: Place{9, 2}, Entries: []Entry{e(11, 2)}}},     // a gap
+		{Rebase: true, State: State{Base: Place{9, 2}, Commit: 10, Entries: []Entry{}}}, // what is not there
+	} {
+		before := s
+		require.Error(t, s.Apply(v), "%+v", v)
+		require.Equal(t, before, s)
+	}
+	s.Trim(2)
+	require.Equal(t, State{Commit: 2, Base: Place{2, 1}, Entries: []Entry{e(3, 2)}}, s)
+}
