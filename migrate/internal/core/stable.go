@@ -213,7 +213,10 @@ func (c *Core) persisted(seq uint64) {
 	if v.queue = v.queue[n:]; len(v.queue) == 0 {
 		v.queue = nil
 	}
-	if !c.role.Active() && c.hasState {
+	switch {
+	case c.role.Active():
+		c.maybeCommit()
+	case c.hasState:
 		c.standby.ackDue = true
 	}
 }
