@@ -364,7 +364,7 @@ func (c *Core) tickActive() {
 	}
 	if c.stuck() {
 		for _, p := range a.peers {
-			p.acked = c.now // nobody is asked for a sign of life
+			p.acked, p.mark = c.now, 0 // nobody is asked for a sign of life
 		}
 	}
 	a.suspended = c.short()
