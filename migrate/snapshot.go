@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -131,7 +132,7 @@ func (s *machineSnapshot) write(w io.Writer) error {
 func restoreMachine(service string, sm Migratable, lim machineLimits, r io.Reader) (*machine, error) {
 	m := newMachine(service, sm, lim)
 	src := &eofReader{r: r}
-	d := &snapshotReader{r: bufio.NewReaderSize(src, 16<<10)} // not from a pool: the service may keep it
+	d := &snapshotReader{r: bufio.NewReaderSize(src, 16<<10)} // not from a pool: the service gets a part of it
 	err := m.restoreTables(d)
 	if err == nil {
 		err = m.restoreService(d.r, src)
@@ -219,15 +220,17 @@ func (m *machine) restoreSession(d *snapshotReader) {
 	}
 }
 
-// restoreService hands the rest of the stream to the service and makes sure that it took all of it.
-func (m *machine) restoreService(r *bufio.Reader, src *eofReader) error {
+// restoreService hands the rest of the stream to the service, past the buffer, and makes sure that it took all of it.
+func (m *machine) restoreService(buf *bufio.Reader, src *eofReader) error {
+	head, _ := buf.Peek(buf.Buffered())
+	r := io.MultiReader(bytes.NewReader(head), src)
 	if err := protectPanic("Restore", m.onPanic, func() error { return m.sm.Restore(r) }); err != nil {
 		return err
 	}
 	if src.err != nil {
 		return src.err // the service may have overlooked it
 	}
-	switch _, err := r.ReadByte(); {
+	switch _, err := io.ReadFull(r, make([]byte, 1)); {
 	case err == nil:
 		return errors.New("the service did not read to the end")
 	case err != io.EOF:
