@@ -131,9 +131,9 @@ func newProfile(r *rand.Rand) profile {
 		if p.amnesia && p.disks < 1 {
 			p.crash, p.power, p.syncFails = 0, 0, 0
 		}
-		if p.amnesia {
-			p.wipe = 0
-		}
+	}
+	if p.amnesia || c.MinInSync > 1 {
+		p.wipe = 0 // the same start without its copy can be neither replaced nor removed: that takes a reset
 	}
 	return p
 }
