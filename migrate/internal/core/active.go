@@ -237,7 +237,9 @@ func (c *Core) maybeCommit() {
 		}
 		n = min(n, c.active.epochStart)
 	}
-	if n <= c.commit {
+	// What was inherited is committed with the epoch's own first entry, not before: a store that holds it knows the epoch, and
+	// a host that starts again goes on in none that another may have ended.
+	if n <= c.commit || n < c.active.epochStart {
 		return
 	}
 	c.commit = n

@@ -206,10 +206,15 @@ func (k *checker) recovered(p *proc) {
 	}
 }
 
-func (k *checker) sent(p *proc, m core.Msg) {
-	if p.host.disk != nil && m.Term.Compare(k.spoken[p.self.Inc]) > 0 {
-		k.spoken[p.self.Inc] = m.Term
+// speaks notes that others, or clients, know that p was in a term.
+func (k *checker) speaks(p *proc, t core.Term) {
+	if p.host.disk != nil && t.Compare(k.spoken[p.self.Inc]) > 0 {
+		k.spoken[p.self.Inc] = t
 	}
+}
+
+func (k *checker) sent(p *proc, m core.Msg) {
+	k.speaks(p, m.Term)
 	if k.active[m.Term] == p {
 		k.begun[m.Term] = true
 	}
@@ -230,8 +235,11 @@ func (k *checker) applied(p *proc, e core.Entry, a Applied) {
 		k.failf("%s applies entry %d before anyone was active", p, e.Index)
 	}
 	p.watch.loss = h.loss
-	if e.Kind == core.Command && p.core.Role().Active() {
-		k.held(p, e)
+	if p.core.Role().Active() {
+		k.speaks(p, p.core.Term()) // to its clients
+		if e.Kind == core.Command {
+			k.held(p, e)
+		}
 	}
 	n := uint64(len(h.entries))
 	switch {
