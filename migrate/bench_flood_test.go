@@ -19,7 +19,7 @@ func BenchmarkFlood(b *testing.B) {
 		}
 		b.Run(name, func(b *testing.B) {
 			res, active := benchPair(b, false, 1)
-			do := benchClient(b, res, false)
+			do := benchClient(b, res, false, 64)
 			began := active.Status().Commit
 			if flood {
 				startFlood(b, active)

@@ -94,11 +94,11 @@ func BenchmarkCommandProcesses(b *testing.B) {
 		latencies(b, bareClient(b, benchProcess(b, "echo", benchProcess(b, "echo", "", false), false)))
 	})
 	b.Run("limit", func(b *testing.B) {
-		latencies(b, sharedClient(b, benchProcess(b, "echo", benchProcess(b, "echo", "", false), false)))
+		latencies(b, sharedClient(b, benchProcess(b, "echo", benchProcess(b, "echo", "", false), false), 64))
 	})
 	for _, tls := range []bool{false, true} {
 		b.Run(fmt.Sprintf("roam/tls=%v", tls), func(b *testing.B) {
-			latencies(b, benchClient(b, benchHosts(b, tls), tls))
+			latencies(b, benchClient(b, benchHosts(b, tls), tls, 64))
 		})
 	}
 }
@@ -121,7 +121,7 @@ func BenchmarkCommandsProcesses(b *testing.B) {
 	for _, tls := range []bool{false, true} {
 		b.Run(fmt.Sprintf("roam/tls=%v", tls), func(b *testing.B) {
 			res := benchHosts(b, tls)
-			run(b, func() func() { return benchClient(b, res, tls) })
+			run(b, func() func() { return benchClient(b, res, tls, 64) })
 		})
 	}
 }

@@ -68,11 +68,11 @@ func benchTCP(b *testing.B, secure bool) *transport.TCP {
 	return tr
 }
 
-func benchClient(b *testing.B, res resolver.Resolver, secure bool) func() {
+func benchClient(b *testing.B, res resolver.Resolver, secure bool, size int) func() {
 	c, err := Dial(b.Context(), "svc", ClientConfig{Resolver: res, Transport: benchTCP(b, secure)})
 	require.NoError(b, err)
 	b.Cleanup(func() { c.Close() })
-	body := make([]byte, 64)
+	body := make([]byte, size)
 	return func() {
 		if _, err := c.Do(b.Context(), body); err != nil {
 			b.Error(err)
@@ -100,11 +100,25 @@ func latencies(b *testing.B, f func()) {
 // bare one has nobody but this one client to serve.
 func BenchmarkCommand(b *testing.B) {
 	b.Run("limit=bare", func(b *testing.B) { latencies(b, bareClient(b, rawLimit(b, rawLimit(b, "", false), true))) })
-	b.Run("limit", func(b *testing.B) { latencies(b, sharedClient(b, rawLimit(b, rawLimit(b, "", false), false))) })
+	b.Run("limit", func(b *testing.B) { latencies(b, sharedClient(b, rawLimit(b, rawLimit(b, "", false), false), 64)) })
 	for _, tls := range []bool{false, true} {
 		b.Run(fmt.Sprintf("roam/tls=%v", tls), func(b *testing.B) {
 			res, _ := benchPair(b, tls, 1)
-			latencies(b, benchClient(b, res, tls))
+			latencies(b, benchClient(b, res, tls, 64))
+		})
+	}
+}
+
+// BenchmarkCommandSize is one command of many sizes at a time, to a service with a standby. Its limit is the way there and
+// back twice, as in [BenchmarkCommand].
+func BenchmarkCommandSize(b *testing.B) {
+	for _, size := range []int{16, 256, 4 << 10, 64 << 10} {
+		b.Run(fmt.Sprintf("bytes=%d/limit", size), func(b *testing.B) {
+			latencies(b, sharedClient(b, rawLimit(b, rawLimit(b, "", false), false), size))
+		})
+		b.Run(fmt.Sprintf("bytes=%d/roam", size), func(b *testing.B) {
+			res, _ := benchPair(b, false, 1)
+			latencies(b, benchClient(b, res, false, size))
 		})
 	}
 }
@@ -123,10 +137,10 @@ func BenchmarkCommands(b *testing.B) {
 		addr := rawLimit(b, "", false)
 		run(b, func() func() { return bareClient(b, addr) })
 	})
-	for _, standbys := range []int{0, 1, 2} {
+	for _, standbys := range []int{0, 1, 2, 3} {
 		b.Run(fmt.Sprintf("roam/standbys=%d", standbys), func(b *testing.B) {
 			res, _ := benchPair(b, false, standbys)
-			run(b, func() func() { return benchClient(b, res, false) })
+			run(b, func() func() { return benchClient(b, res, false, 64) })
 		})
 	}
 }
@@ -184,12 +198,12 @@ func BenchmarkCommandDurable(b *testing.B) {
 				}
 			}
 			require.NoError(b, active.wait(b.Context(), func(st Status) bool { return len(st.Record.ISR) == 2 }))
-			b.Run("one", func(b *testing.B) { latencies(b, benchClient(b, res, false)) })
+			b.Run("one", func(b *testing.B) { latencies(b, benchClient(b, res, false, 64)) })
 			b.Run("64", func(b *testing.B) {
 				var wg sync.WaitGroup
 				fs := make([]func(), 64)
 				for i := range fs {
-					fs[i] = benchClient(b, res, false)
+					fs[i] = benchClient(b, res, false, 64)
 				}
 				b.ResetTimer()
 				for i, f := range fs {

@@ -13,7 +13,10 @@ import (
 
 // The limits beside the benchmarks are what net alone can do: frames of 4 bytes length, 8 bytes id, and a body.
 
-const limitHead = 12
+const (
+	limitHead   = 12
+	limitBuffer = limitHead + 64<<10
+)
 
 func limitFrame(id uint64, n int) []byte {
 	f := make([]byte, limitHead+n)
@@ -55,7 +58,7 @@ func serveLimit(through string, own bool) (net.Listener, error) {
 			}
 			go func() {
 				defer c.Close()
-				r, buf := bufio.NewReader(c), make([]byte, 4096)
+				r, buf := bufio.NewReader(c), make([]byte, limitBuffer)
 				next := net.Conn(nil)
 				var back *bufio.Reader
 				if through != "" && own {
@@ -109,7 +112,7 @@ func dialLimitLink(addr string) (*limitLink, error) {
 	}
 	l := &limitLink{c: c, from: make(map[uint64]limitSender)}
 	go func() { // ends with the process
-		r, buf := bufio.NewReaderSize(c, 64<<10), make([]byte, 4096)
+		r, buf := bufio.NewReaderSize(c, 64<<10), make([]byte, limitBuffer)
 		for {
 			f, err := readLimitFrame(r, buf)
 			if err != nil {
@@ -160,7 +163,7 @@ func bareClient(b *testing.B, addr string) func() {
 	c, err := net.Dial("tcp", addr)
 	require.NoError(b, err)
 	b.Cleanup(func() { c.Close() })
-	msg, r, buf := limitFrame(1, 64), bufio.NewReader(c), make([]byte, 4096)
+	msg, r, buf := limitFrame(1, 64), bufio.NewReader(c), make([]byte, limitBuffer)
 	return func() {
 		c.Write(msg)
 		if _, err := readLimitFrame(r, buf); err != nil {
@@ -170,7 +173,7 @@ func bareClient(b *testing.B, addr string) func() {
 }
 
 // sharedClient is a client as one must be that hears from its server unasked: a goroutine of its own reads.
-func sharedClient(b *testing.B, addr string) func() {
+func sharedClient(b *testing.B, addr string, size int) func() {
 	c, err := net.Dial("tcp", addr)
 	require.NoError(b, err)
 	answers := make(chan []byte)
@@ -178,7 +181,7 @@ func sharedClient(b *testing.B, addr string) func() {
 	go func() {
 		defer close(done)
 		for r := bufio.NewReader(c); ; {
-			f, err := readLimitFrame(r, make([]byte, 256))
+			f, err := readLimitFrame(r, make([]byte, limitHead+size))
 			if err != nil {
 				close(answers)
 				return
@@ -187,7 +190,7 @@ func sharedClient(b *testing.B, addr string) func() {
 		}
 	}()
 	b.Cleanup(func() { c.Close(); <-done })
-	msg := limitFrame(1, 64)
+	msg := limitFrame(1, size)
 	return func() {
 		c.Write(msg)
 		if _, ok := <-answers; !ok {

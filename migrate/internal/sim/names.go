@@ -107,8 +107,8 @@ func (n *nameService) cas(c core.CAS) (resolver.Record, core.Outcome) {
 // forget makes the resolver lose its memory.
 func (n *nameService) forget() {
 	for _, h := range n.w.hosts {
-		if p := h.proc; p != nil && p.core.Pending() && p.core.Record().Ver == 0 {
-			// Its creation of the service may have happened, and would happen again.
+		if p := h.proc; p != nil && (p.core.Pending() || p.paused) && p.core.Record().Ver == 0 {
+			// Its creation of the service, which it may only have been asked for, may have happened, and would happen again.
 			n.w.after(time.Second, n.forget)
 			return
 		}
