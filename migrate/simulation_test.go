@@ -170,17 +170,20 @@ func (m simMachine) Index() uint64 { return m.index }
 func (m simMachine) Time() int64   { return m.logTime() }
 func (m simMachine) Hash() uint64  { return mixWord(m.hash(), m.app.sum) }
 func (m simMachine) Count() uint64 { return m.app.count }
+func (m simMachine) Sum() uint64   { return m.app.sum }
+
+func (m simMachine) Events(from uint64) (uint64, [][]byte) {
+	first, _, bodies, _ := m.events.from(from, 1<<20, 1<<20)
+	return first, bodies
+}
 
 // simApp counts commands and sums them up.
 type simApp struct{ count, sum uint64 }
 
 func (a *simApp) Apply(cmd Command) ([]byte, error) {
 	a.count++
-	a.sum = mixWord(a.sum, cmd.Session)
-	for _, b := range cmd.Body {
-		a.sum = a.sum*31 + uint64(b)
-	}
-	if cmd.Seq%3 == 0 {
+	a.sum = sim.Chain(a.sum, cmd.Session, cmd.Body)
+	if sim.Emits(cmd.Seq) {
 		cmd.Emit(cmd.Body)
 	}
 	return binary.BigEndian.AppendUint64(nil, a.count), nil

@@ -25,6 +25,9 @@ type checker struct {
 	begun   map[core.Term]bool            // its active host has spoken in it, or its disk knows it
 	lost    map[uint64]bool               // the incarnation has lost its disk
 	deaths  map[mark]int                  // hosts that took over and died of the poisoned command, by its place
+	ops     []operation                   // what clients did before any loss
+	calls   int                           // and answers
+	opOf    map[cmdKey]int
 }
 
 type ackKey struct {
@@ -48,6 +51,8 @@ type history struct {
 	ended    map[uint64]bool
 	count    uint64
 	acked    uint64 // the highest index acknowledged to a client
+	events   [][]byte
+	emitted  []uint64 // how many events there are after each entry
 }
 
 // outcome is what an entry did, the same on every host.
@@ -76,6 +81,7 @@ func newChecker(w *world) *checker {
 		w:      w, logs: make(map[uint64]*history), active: make(map[core.Term]*proc), acks: make(map[ackKey]uint64),
 		spoken: make(map[uint64]core.Term), begun: make(map[core.Term]bool), lost: make(map[uint64]bool),
 		records: make(map[core.Term]resolver.Record), bodies: make(map[cmdKey][]byte), acked: make(map[cmdKey]mark),
+		opOf: make(map[cmdKey]int),
 	}
 }
 
@@ -109,8 +115,12 @@ func (h *history) fold(e core.Entry) Applied {
 			h.sessions[e.Session] = e.Seq
 			h.count++
 			a.Count = h.count
+			if Emits(e.Seq) {
+				h.events = append(h.events, e.Body)
+			}
 		}
 	}
+	h.emitted = append(h.emitted, uint64(len(h.events)))
 	return a
 }
 
@@ -498,7 +508,62 @@ func (k *checker) mark(c *client) mark {
 }
 
 func (k *checker) invoked(c *client, cmd *command) {
-	k.bodies[cmdKey{c.session, cmd.seq}] = cmd.body
+	key := cmdKey{c.session, cmd.seq}
+	k.bodies[key] = cmd.body
+	if call := k.called(); c.loss == 0 {
+		k.opOf[key] = len(k.ops)
+		k.ops = append(k.ops, operation{call: call, answer: unanswered, session: c.session, body: cmd.body})
+	}
+}
+
+// called counts calls and answers of clients, and so tells which came first.
+func (k *checker) called() int {
+	k.calls++
+	return k.calls
+}
+
+// heard: events come each once and in order, but for gaps that are told of (I13), and are those of committed entries (I9). None
+// is still to come that is older than an answer.
+func (k *checker) heard(c *client, q *request, r reply) {
+	h, e := k.logs[r.Term.Loss], r.Events
+	if c.listen > 0 && e.first != c.listen && !(e.gap && e.first > c.listen) {
+		k.failf("client %d hears event %d when %d is next (I13)", c.id, e.first, c.listen)
+	}
+	for i, body := range e.bodies {
+		if n := e.first + uint64(i); n > uint64(len(h.events)) || !bytes.Equal(h.events[n-1], body) {
+			k.failf("client %d hears event %d, which is not that of a committed entry (I9)", c.id, n)
+		}
+	}
+	c.listen = e.first + uint64(len(e.bodies))
+	k.w.stats.Events += len(e.bodies)
+	if e.gap {
+		k.w.stats.Gaps++
+	}
+	if q.kind == askDo && c.listen <= h.emitted[r.Index-1] {
+		k.failf("client %d hears of entry %d, but not of event %d (I13)", c.id, r.Index, h.emitted[r.Index-1])
+	}
+}
+
+const (
+	maxOps   = 1000
+	maxTries = 20_000
+)
+
+// linear: where clients did not do too much, a search of all orders finds one that explains what they saw (I12). It knows
+// neither indexes nor what was committed.
+func (k *checker) linear() {
+	if len(k.ops) > maxOps {
+		return
+	}
+	v, stuck := linearizable(ordered(k.ops), maxTries)
+	switch v {
+	case linear:
+		k.w.stats.Linear++
+	case undecided:
+		k.w.stats.Undecided++
+	case notLinear:
+		k.failf("what clients saw is not linearizable (I12): nothing explains %+v", *stuck)
+	}
 }
 
 // acknowledged: a result is that of a committed entry (I9), which is the command's own (I10) and lies after all that was
@@ -530,6 +595,9 @@ func (k *checker) acknowledged(c *client, cmd *command, r reply) {
 	}
 	h.acked = max(h.acked, r.Index)
 	k.acked[cmdKey{c.session, cmd.seq}] = mark{h.loss, r.Index}
+	if i, ok := k.opOf[cmdKey{c.session, cmd.seq}]; ok {
+		k.ops[i].answer, k.ops[i].count = k.called(), r.Count
+	}
 }
 
 // again: a second acknowledgement says the same as the first.
@@ -547,6 +615,9 @@ func (k *checker) read(c *client, q *request, r reply) {
 	}
 	if q.floor.loss == h.loss && r.Index < q.floor.index {
 		k.failf("client %d: an answer is from %d, but %d was acknowledged before it was asked for (I12)", c.id, r.Index, q.floor.index)
+	}
+	if h.loss == 0 {
+		k.ops = append(k.ops, operation{call: q.call, answer: k.called(), read: true, count: r.Count, sum: r.Sum})
 	}
 }
 

@@ -30,6 +30,7 @@ type client struct {
 	quiet   bool          // sends no new commands, but the few that more says
 	more    int
 	starts  uint64
+	listen  uint64 // the number of the event to come; 0: whichever
 }
 
 type command struct {
@@ -45,6 +46,7 @@ type conn struct {
 	seen     core.Term // what the client had seen when it opened
 	broken   bool
 	to, from time.Duration // when the last message arrives
+	listen   uint64        // the next event that the process sends
 }
 
 type askKind uint8
@@ -66,6 +68,7 @@ type request struct {
 	low     uint64
 	body    []byte
 	floor   mark // for a read
+	call    int  // its place in the order of calls and answers
 	done    bool
 }
 
@@ -74,11 +77,20 @@ type reply struct {
 	Index  uint64
 	Count  uint64
 	Hash   uint64
+	Sum    uint64
 	Term   core.Term
 	Record resolver.Record
+	Events events // that came before it
 }
 
-func newClient(w *world, id int) *client { return &client{w: w, id: id} }
+// events are some that a process sends, numbered from first on.
+type events struct {
+	first  uint64
+	bodies [][]byte
+	gap    bool // older ones are gone
+}
+
+func newClient(w *world, id int) *client { return &client{w: w, id: id, listen: 1} }
 
 func (c *client) begin() {
 	c.newSession()
@@ -120,7 +132,7 @@ func (c *client) invoke() {
 	}
 	if w.chance(w.prof.reads) {
 		if c.conn != nil {
-			c.conn.send(&request{kind: askRead, session: c.session, floor: w.chk.mark(c)})
+			c.conn.send(&request{kind: askRead, session: c.session, floor: w.chk.mark(c), call: w.chk.called()})
 		}
 		return
 	}
@@ -167,7 +179,7 @@ func (c *client) connect() {
 				c.later()
 				return
 			}
-			c.conn = &conn{c: c, proc: p, seen: c.seen}
+			c.conn = &conn{c: c, proc: p, seen: c.seen, listen: max(c.listen, 1)}
 			c.heard = w.now
 			c.conn.send(&request{kind: askOpen, session: c.session, resume: c.opened})
 			if c.opened {
@@ -232,12 +244,27 @@ func (q *request) answer(r reply) {
 		w.tracef("%s answers client %d: %v %d: %s at %d", n.proc.name(), n.c.id, q.kind, q.seq, r.Code, r.Index)
 	}
 	r.Term = n.proc.core.Term()
+	if r.Code == OK {
+		r.Events = n.events()
+	}
 	n.from = max(n.from, w.now+w.latency())
 	w.queue.push(n.from, func() {
 		if !n.broken {
 			n.c.answered(q, r)
 		}
 	})
+}
+
+// events are those that the process has not sent yet. They go ahead of an answer, as on a real connection they go ahead of all
+// that comes of later entries.
+func (n *conn) events() events {
+	first, bodies := n.proc.m.Events(n.listen)
+	if first < n.listen {
+		return events{first: n.listen} // it has not caught up with what the client has heard elsewhere
+	}
+	e := events{first, bodies, first > n.listen}
+	n.listen = first + uint64(len(bodies))
+	return e
 }
 
 // reset breaks the connection.
@@ -264,6 +291,9 @@ func (c *client) answered(q *request, r reply) {
 		// From a host that does not know yet that it is deposed.
 		c.conn.reset()
 		return
+	}
+	if r.Term.Loss > c.seen.Loss {
+		c.listen = 0
 	}
 	if r.Term.Loss > c.seen.Loss && c.opened {
 		w.tracef("client %d: the state was lost", c.id)
@@ -300,6 +330,7 @@ func (c *client) answered(q *request, r reply) {
 	case Other:
 		w.failf("client %d: %v in answer to command %d", c.id, r.Code, q.seq)
 	}
+	w.chk.heard(c, q, r)
 	switch q.kind {
 	case askOpen:
 		if !c.opened {

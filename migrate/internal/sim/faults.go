@@ -138,6 +138,26 @@ func newProfile(r *rand.Rand) profile {
 	return p
 }
 
+// faults names the kinds of faults that there are.
+func (p *profile) faults() map[string]int {
+	m := make(map[string]int)
+	for kind, there := range map[string]bool{
+		"drop": p.drop > 0, "duplicate": p.dup > 0, "reorder": p.reorder > 0, "delay": p.slow > 0, "late": p.late > 0,
+		"misdeliver": p.misdeliver > 0, "lag": p.lag > 0, "reset": p.reset > 0, "cut": p.cut > 0, "lie": p.lie > 0,
+		"crash": p.crash > 0, "pause": p.pause > 0, "leave": p.leave > 0, "handoff": p.handoff > 0, "drift": p.drift > 0,
+		"clocks": p.clocks, "late steps": p.batch > 0, "fetch fails": p.fetchFails > 0, "expiry": p.expiry > 0,
+		"hostile client": p.hostile > 0, "resolver lost": p.nameLost > 0, "resolver slow": p.nameSlow > 0,
+		"resolver duplicate": p.nameDup > 0, "resolver outage": p.outage > 0, "resolver amnesia": p.amnesia,
+		"retire": p.retire, "force": p.force, "poison": p.poison, "disk slow": p.syncSlow > 0, "disk error": p.syncFails > 0,
+		"disk wiped": p.wipe > 0, "power cut": p.power > 0, "compaction": p.compact > 0, "slow standby": p.steady,
+	} {
+		if there {
+			m[kind] = 1
+		}
+	}
+	return m
+}
+
 // startFaults begins all that goes wrong.
 func (w *world) startFaults() {
 	p := &w.prof

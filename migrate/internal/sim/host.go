@@ -343,7 +343,7 @@ func (p *proc) carryOut(r core.Ready) (stepped bool) {
 	for _, id := range r.Reads {
 		if q := p.reads[id]; q != nil {
 			delete(p.reads, id)
-			q.answer(reply{Index: p.m.Index(), Hash: p.m.Hash()})
+			q.answer(reply{Index: p.m.Index(), Hash: p.m.Hash(), Count: p.m.Count(), Sum: p.m.Sum()})
 		}
 	}
 	if r.ReadsFail {

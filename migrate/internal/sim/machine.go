@@ -25,10 +25,27 @@ type Machine interface {
 	// Index is that of the last entry applied, and Time the log's time.
 	Index() uint64
 	Time() int64
-	// Hash and Count tell states apart: a hash of everything, and how many commands were executed.
+	// Hash and Count tell states apart: a hash of everything, and how many commands were executed. Sum is a hash of these, in
+	// their order, as [Chain] makes it.
 	Hash() uint64
 	Count() uint64
+	Sum() uint64
+	// Events returns the events that are kept, from a number on; the first is higher than that if older ones are gone. Each
+	// command of which [Emits] says so emits its body.
+	Events(from uint64) (first uint64, bodies [][]byte)
 }
+
+// Chain adds a command to the hash of those executed before it.
+func Chain(sum, session uint64, body []byte) uint64 {
+	sum = (sum ^ session) * 0x9e3779b97f4a7c15
+	for _, b := range body {
+		sum = sum*31 + uint64(b)
+	}
+	return sum ^ sum>>32
+}
+
+// Emits reports whether a command emits an event.
+func Emits(seq uint64) bool { return seq%3 == 0 }
 
 // Code is what became of a command.
 type Code uint8
@@ -75,11 +92,12 @@ type Admission struct {
 
 // Model is the simplest correct machine.
 type Model struct {
-	index, count, hash uint64
-	time               int64
-	sessions           map[uint64]*modelSession
-	last               map[uint64]uint64 // of each session, the last command in flight
-	opening, closing   map[uint64]bool
+	index, count, hash, sum uint64
+	time                    int64
+	events                  [][]byte
+	sessions                map[uint64]*modelSession
+	last                    map[uint64]uint64 // of each session, the last command in flight
+	opening, closing        map[uint64]bool
 }
 
 type modelSession struct {
@@ -125,6 +143,10 @@ func (m *Model) Apply(e core.Entry) Applied {
 			a.Code = OutOfOrder
 		default:
 			m.count++
+			m.sum = Chain(m.sum, e.Session, e.Body)
+			if Emits(e.Seq) {
+				m.events = append(m.events, e.Body)
+			}
 			a.Count = m.count
 			s.last = e.Seq
 			s.replies[e.Seq] = a
@@ -214,6 +236,7 @@ func (m *Model) Capture() func() (Machine, error) {
 
 func (m *Model) clone() *Model {
 	c := *m
+	c.events = slices.Clip(m.events)
 	c.sessions = make(map[uint64]*modelSession, len(m.sessions))
 	for id, s := range m.sessions {
 		c.sessions[id] = &modelSession{s.last, maps.Clone(s.replies)}
@@ -236,3 +259,12 @@ func (m *Model) Hash() uint64 { return m.hash }
 
 // Count implements [Machine].
 func (m *Model) Count() uint64 { return m.count }
+
+// Sum implements [Machine].
+func (m *Model) Sum() uint64 { return m.sum }
+
+// Events implements [Machine].
+func (m *Model) Events(from uint64) (uint64, [][]byte) {
+	from = min(from, uint64(len(m.events))+1)
+	return from, m.events[from-1:]
+}

@@ -6,8 +6,11 @@ package sim
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
@@ -28,6 +31,8 @@ type Stats struct {
 	Steps     int
 	Commands  int // acknowledged
 	Reads     int
+	Events    int // heard by clients
+	Gaps      int // they were told of
 	Entries   int // committed
 	Epochs    int
 	Losses    int
@@ -43,7 +48,11 @@ type Stats struct {
 	Halts     int // hosts that did not take over for that
 	// Recoveries counts starts of a host with what its disk held, Powers cuts of the power of all hosts.
 	Recoveries, Powers, DiskErrors int
-	Healing                        time.Duration
+	// Linear counts runs for which a search found an order of all that clients did, and Undecided those in which it gave up.
+	Linear, Undecided int
+	// Faults counts the runs that have each kind of fault.
+	Faults  map[string]int
+	Healing time.Duration
 }
 
 // Add sums up.
@@ -52,6 +61,16 @@ func (s *Stats) Add(o Stats) {
 	s.Steps += o.Steps
 	s.Commands += o.Commands
 	s.Reads += o.Reads
+	s.Events += o.Events
+	s.Gaps += o.Gaps
+	s.Linear += o.Linear
+	s.Undecided += o.Undecided
+	if s.Faults == nil {
+		s.Faults = make(map[string]int)
+	}
+	for kind, n := range o.Faults {
+		s.Faults[kind] += n
+	}
 	s.Entries += o.Entries
 	s.Epochs += o.Epochs
 	s.Losses += o.Losses
@@ -72,12 +91,22 @@ func (s *Stats) Add(o Stats) {
 }
 
 func (s Stats) String() string {
-	return fmt.Sprintf("%v of virtual time, %d steps, %d entries, %d commands and %d reads acknowledged, %d epochs, %d losses, "+
+	const year = 365.25 * 24
+	hours := s.Virtual.Hours()
+	var faults []string
+	for _, kind := range slices.Sorted(maps.Keys(s.Faults)) {
+		faults = append(faults, fmt.Sprintf("%s %d", kind, s.Faults[kind]))
+	}
+	return fmt.Sprintf("%.1f hours (%.3f years) of virtual time, %d steps, %d entries, %d commands and %d reads acknowledged, "+
+		"%d events heard and %d gaps, %d histories linearizable and %d undecided, %d epochs, %d losses, "+
 		"%d of %d handoffs, %d crashes, %d pauses, %d cuts, %d resolver outages, %d snapshots, %d sessions expired, "+
-		"%d recoveries from disk, %d power cuts, %d disk errors, %d hosts poisoned, %d halted, healed in %v at most",
-		s.Virtual.Round(time.Second), s.Steps, s.Entries, s.Commands, s.Reads, s.Epochs, s.Losses,
+		"%d recoveries from disk, %d power cuts, %d disk errors, %d hosts poisoned, %d halted, healed in %v at most; "+
+		"runs by kind of fault: %s",
+		hours, hours/year, s.Steps, s.Entries, s.Commands, s.Reads,
+		s.Events, s.Gaps, s.Linear, s.Undecided, s.Epochs, s.Losses,
 		s.Moved, s.Handoffs, s.Crashes, s.Pauses, s.Cuts, s.Outages, s.Snapshots, s.Expired,
-		s.Recoveries, s.Powers, s.DiskErrors, s.Poisoned, s.Halts, s.Healing.Round(time.Millisecond))
+		s.Recoveries, s.Powers, s.DiskErrors, s.Poisoned, s.Halts, s.Healing.Round(time.Millisecond),
+		strings.Join(faults, ", "))
 }
 
 // failure is what a failed check panics with.
@@ -134,6 +163,7 @@ type world struct {
 func newWorld(o Options) *world {
 	w := &world{o: o, rng: rand.New(rand.NewPCG(o.Seed, 0x726f616d))}
 	w.prof = newProfile(w.rng)
+	w.stats.Faults = w.prof.faults()
 	w.chk = newChecker(w)
 	w.res = newNameService(w)
 	for i := range w.prof.hosts {
@@ -177,6 +207,7 @@ func (w *world) run() {
 		w.failf("not healed after %v: %s", healBound, w.why)
 	}
 	w.stats.Healing = w.now - began
+	w.chk.linear()
 }
 
 // slowStandby makes a standby slow that still answers: commands must go on without it.
