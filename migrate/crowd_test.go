@@ -109,7 +109,7 @@ func TestClientGivesWay(t *testing.T) {
 		require.Equal(t, 20, there())
 		require.Less(t, early, 12)
 		require.Greater(t, half, early)
-		require.Less(t, half, 18, fmt.Sprint("after 4 s of 8"))
+		require.Less(t, half, 18, "after 4 s of 8")
 		for _, c := range append(idle, busy...) {
 			c.Close()
 		}
