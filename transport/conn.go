@@ -192,9 +192,10 @@ func (c *conn) replyOwned(id uint64, result []byte) {
 		c.mu.Unlock()
 		return
 	}
-	c.queue = append(c.queue, appendReplyHeader(c.room(maxEnvelope), id), result)
+	head := appendReplyHeader(c.room(maxEnvelope), id) // room may put something into the queue
+	c.queue = append(c.queue, head, result)
 	c.out = nil
-	c.waiting += len(c.queue[len(c.queue)-2]) + len(result)
+	c.waiting += len(head) + len(result)
 	c.kick(false)
 }
 
