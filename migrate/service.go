@@ -626,11 +626,13 @@ func (s *Service) stop() {
 	s.stopped = true
 	s.over.Store(true)
 	s.timerStop()
-	if !s.running {
-		s.inbox = nil
+	var left []item
+	if !s.running { // else the loop disposes of it
+		left, s.inbox = s.inbox, nil
 	}
 	s.signal()
 	s.mu.Unlock()
+	s.refuse(left...)
 }
 
 // remove makes the node forget the service; left says that no copy of it is wanted here.
