@@ -47,7 +47,8 @@ const (
 	maxPatience = 4
 )
 
-// link is this node's connection to another host. It is dialled when there is something to say.
+// link is this node's connection to another host. It is dialled when there is something to say, and given up when that fails
+// or when the connection ends unused: who has something to say later makes a new one.
 type link struct {
 	node *Node
 	to   resolver.Host
@@ -55,9 +56,15 @@ type link struct {
 	mu      sync.Mutex // guards what follows
 	conn    transport.Conn
 	dialing bool
-	closed  bool
+	closed  bool     // given up: nothing is sent any more
 	queue   [][]byte // params of messages
 	used    time.Time
+}
+
+// linkConn is the handler of a connection of a link: the host at the other end has nothing to say on it.
+type linkConn struct {
+	*link
+	over bool // guarded by link.mu
 }
 
 // linkTo returns the link to a host, and forgets those to earlier starts of it.
@@ -109,9 +116,8 @@ func (l *link) dial() {
 	refused, broken := 0, 0
 	patience := n.cfg.Silence
 	for {
-		conn, err := l.connect(patience)
+		err := l.connect(patience)
 		if err == nil {
-			l.connected(conn)
 			return
 		}
 		n.log.Debug("no connection to host", "to", l.to.ID, "addr", l.to.Addr, "err", err)
@@ -129,15 +135,7 @@ func (l *link) dial() {
 		}
 		again := late || refused+broken > 0 && refused < redials && broken <= redials
 		if !again || n.ctx.Err() != nil {
-			n.mu.Lock()
-			if n.links[keyOf(l.to)] == l {
-				delete(n.links, keyOf(l.to))
-			}
-			n.mu.Unlock()
-			l.mu.Lock()
-			l.dialing = false
-			l.queue = nil
-			l.mu.Unlock()
+			l.giveUp()
 			if refused >= redials {
 				n.eachService(func(s *Service) { s.post(item{kind: itemEvent, ev: core.PeerDown{Host: l.to}}) })
 			}
@@ -156,6 +154,9 @@ func (l *link) dial() {
 // errOtherStart means that another process answers at a host's address.
 var errOtherStart = errors.New("another start of the host answers")
 
+// errBroken means that a connection ended before it was used.
+var errBroken = errors.New("the connection ended at once")
+
 func isGone(err error) bool {
 	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, errOtherStart)
 }
@@ -164,11 +165,16 @@ func isTimeout(err error) bool {
 	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, transport.ErrTimeout)
 }
 
-func (l *link) connect(patience time.Duration) (transport.Conn, error) {
+func (l *link) connect(patience time.Duration) error {
 	n := l.node
 	ctx, cancel := context.WithTimeout(n.ctx, patience)
 	defer cancel()
-	return n.connect(ctx, l.to, l)
+	h := &linkConn{link: l}
+	conn, err := n.connect(ctx, l.to, h)
+	if err != nil {
+		return err
+	}
+	return l.connected(conn, h)
 }
 
 // connect dials a host and makes sure that it is the one.
@@ -196,13 +202,18 @@ func (n *Node) connect(ctx context.Context, to resolver.Host, h transport.Handle
 	return conn, nil
 }
 
-func (l *link) connected(conn transport.Conn) {
+// connected takes a connection into use, unless it is over already: then nobody would notice any more.
+func (l *link) connected(conn transport.Conn, h *linkConn) error {
 	l.mu.Lock()
+	if h.over && !l.closed {
+		l.mu.Unlock()
+		return errBroken
+	}
 	l.dialing = false
 	if l.closed {
 		l.mu.Unlock()
 		conn.Close()
-		return
+		return nil
 	}
 	l.conn, l.used = conn, time.Now()
 	queue := l.queue
@@ -212,10 +223,11 @@ func (l *link) connected(conn transport.Conn) {
 	}
 	l.mu.Unlock()
 	l.node.eachService(func(s *Service) { s.post(item{kind: itemEvent, ev: core.PeerReset{Host: l.to}}) })
+	return nil
 }
 
-// Handle implements [transport.Handler]: the host at the other end has nothing to say on this connection.
-func (l *link) Handle(_ transport.Conn, r *transport.Request) {
+// Handle implements [transport.Handler].
+func (h *linkConn) Handle(_ transport.Conn, r *transport.Request) {
 	if r.IsCall() {
 		r.Reply(nil, transport.Errorf(transport.CodeNoMethod, "migrate: method %s is not served here", r.Method))
 	}
@@ -223,21 +235,37 @@ func (l *link) Handle(_ transport.Conn, r *transport.Request) {
 
 // Closed implements [transport.Handler]. A connection that was in use is dialled again at once, which shows whether the
 // host has died.
-func (l *link) Closed(c transport.Conn, err error) {
+func (h *linkConn) Closed(c transport.Conn, err error) {
+	l := h.link
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.conn != c {
-		return
+	h.over = true
+	idle := false
+	if l.conn == c {
+		l.conn = nil
+		if idle = time.Since(l.used) >= linkIdle; !idle {
+			l.dialLocked()
+		}
 	}
-	l.conn = nil
-	if time.Since(l.used) < linkIdle {
-		l.dialLocked()
+	l.mu.Unlock()
+	if idle {
+		l.giveUp()
 	}
+}
+
+// giveUp makes the node forget the link, and drops what waits for it.
+func (l *link) giveUp() {
+	n := l.node
+	n.mu.Lock()
+	if n.links[keyOf(l.to)] == l {
+		delete(n.links, keyOf(l.to))
+	}
+	n.mu.Unlock()
+	l.close()
 }
 
 func (l *link) close() {
 	l.mu.Lock()
-	l.closed = true
+	l.closed, l.queue = true, nil
 	conn := l.conn
 	l.mu.Unlock()
 	if conn != nil {

@@ -1,11 +1,14 @@
 package migrate
 
 import (
+	"context"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/roam-go/roam/transport"
 )
 
 // A host whose round trip is most of the time after which it would be taken for silent can still stand by.
@@ -20,5 +23,74 @@ func TestFarHost(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		require.Len(t, a.Status().Record.ISR, 2)
 		require.EqualValues(t, 1, a.Status().Record.Epoch)
+	})
+}
+
+// A connection that ends after the greetings, but before the link has taken it into use, is not kept as one that works.
+func TestLinkBrokenAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "b")
+		defer w.close()
+		tr := &brokenOnce{Transport: w.transport("a")}
+		n, err := NewNode(NodeConfig{Resolver: w.res, Transport: tr, ID: "a", Listen: "a:1"})
+		require.NoError(t, err)
+		w.nodes["a"] = n
+		w.pair(Policy{})
+		require.True(t, tr.broken)
+	})
+}
+
+// brokenOnce breaks the first connection that it dials, once the first call on it is answered.
+type brokenOnce struct {
+	transport.Transport
+	broken bool
+}
+
+func (b *brokenOnce) Dial(ctx context.Context, to transport.Peer, h transport.Handler) (transport.Conn, error) {
+	if b.broken {
+		return b.Transport.Dial(ctx, to, h)
+	}
+	b.broken = true
+	e := &endNoted{h, make(chan struct{})}
+	c, err := b.Transport.Dial(ctx, to, e)
+	return &breaksAfterCall{c, e.ended}, err
+}
+
+type endNoted struct {
+	transport.Handler
+	ended chan struct{}
+}
+
+func (e *endNoted) Closed(c transport.Conn, err error) {
+	e.Handler.Closed(c, err)
+	close(e.ended)
+}
+
+type breaksAfterCall struct {
+	transport.Conn
+	ended chan struct{}
+}
+
+func (c *breaksAfterCall) Call(ctx context.Context, method string, params []byte) ([]byte, error) {
+	reply, err := c.Conn.Call(ctx, method, params)
+	c.Conn.Close()
+	<-c.ended
+	return reply, err
+}
+
+// What a burst has left for a service that stops before the burst's end is disposed of: its connection is read on.
+func TestStopInBurst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "a")
+		defer w.close()
+		s := w.standby("a", "svc", Policy{})
+		c := &session{node: w.nodes["a"]}
+		c.intake.init()
+		c.enter(10)
+		c.post(s, item{kind: itemEvent, from: c, size: 10})
+		s.stop()
+		c.work()
+		require.Zero(t, c.intake.calls)
+		require.Zero(t, c.intake.bytes)
 	})
 }
