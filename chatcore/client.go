@@ -169,9 +169,11 @@ func (c *Client) start(ctx context.Context, s session) (err error) {
 		return err
 	}
 	c.inbox.allow(len(history))
+	letters := make([]letter, 0, len(history))
 	for _, m := range history {
-		c.inbox.put(&letter{kind: KindMessage, history: true, from: m.From, text: m.Text, time: m.Time, seq: m.Seq})
+		letters = append(letters, letter{kind: KindMessage, history: true, from: m.From, text: m.Text, time: m.Time, seq: m.Seq})
 	}
+	c.inbox.put(letters)
 	c.name = j.Name
 	c.wg.Go(func() { c.inbox.end(c.follow(j.Next)) })
 	c.private.open()
@@ -182,24 +184,30 @@ func (c *Client) start(ctx context.Context, s session) (err error) {
 func (c *Client) follow(from uint64) error {
 	var e event
 	var texts strings.Builder
+	batch := newBatch()
 	for ev, err := range c.session.Events(c.ctx, from) {
 		switch {
+		case err == nil:
 		case c.ctx.Err() != nil:
 			return nil
-		case err != nil:
+		default:
 			if errors.Is(err, migrate.ErrStateLost) {
 				c.inbox.push(Message{Kind: KindStateLost, Time: time.Now()})
 			}
 			return fmt.Errorf("chat: %q: %w", c.service, err)
 		}
 		if ev.Gap != 0 {
-			c.inbox.push(Message{Kind: KindGap, Lost: ev.Seq - ev.Gap, Time: time.Now()})
+			batch = append(batch, letter{other: &Message{Kind: KindGap, Lost: ev.Seq - ev.Gap, Time: time.Now()}})
 		}
 		if err := e.decode(ev.Body, &texts); err != nil || e.Kind >= KindPrivate {
 			c.cfg.Logger.Warn("chat: event of a kind that this version does not know", "service", c.service, "seq", ev.Seq)
-			continue
+		} else {
+			batch = append(batch, letter{kind: e.Kind, from: e.From, text: e.Text, time: e.Time, seq: ev.Seq, missing: int32(e.Missing)})
 		}
-		c.inbox.put(&letter{kind: e.Kind, from: e.From, text: e.Text, time: e.Time, seq: ev.Seq, missing: e.Missing})
+		if !ev.More || len(batch) > atOnce-2 {
+			c.inbox.put(batch)
+			batch = newBatch()
+		}
 	}
 	return nil
 }
@@ -295,10 +303,9 @@ func (c *Client) Who(ctx context.Context) ([]Participant, error) {
 // [ClientConfig.Buffer] loses the oldest messages, and finds a [KindGap] in their place.
 func (c *Client) Messages(ctx context.Context) iter.Seq2[Message, error] {
 	return func(yield func(Message, error) bool) {
-		var batch []letter
 		for {
-			var err error
-			switch batch, err = c.inbox.take(ctx, batch[:0]); {
+			batch, err := c.inbox.take(ctx)
+			switch {
 			case err != nil:
 				yield(Message{}, err)
 				return
@@ -311,7 +318,7 @@ func (c *Client) Messages(ctx context.Context) iter.Seq2[Message, error] {
 					return
 				}
 			}
-			clear(batch)
+			freeBatch(batch)
 		}
 	}
 }

@@ -207,7 +207,7 @@ func (s lateSession) Query(ctx context.Context, q []byte) ([]byte, error) {
 
 // pop takes one message, as a reader does that stops after it.
 func pop(t *testing.T, b *inbox) (m Message, more bool) {
-	batch, err := b.take(t.Context(), nil)
+	batch, err := b.take(t.Context())
 	require.NoError(t, err)
 	if len(batch) == 0 {
 		return m, false
@@ -245,6 +245,23 @@ func TestInboxHoldsAnyNumber(t *testing.T) {
 			}
 			require.Equal(t, pushed, next)
 		}
+	}
+}
+
+// What a reader gives back has the place that is left beside what came meanwhile; the oldest of it is lost, and that is told.
+func TestInboxTakesBack(t *testing.T) {
+	b := newInbox(3)
+	b.put([]letter{{seq: 1}, {seq: 2}, {seq: 3}})
+	batch, err := b.take(t.Context())
+	require.NoError(t, err)
+	require.Len(t, batch, 3)
+	b.put([]letter{{seq: 4}, {seq: 5}})
+	b.giveBack(batch[1:])
+	m, _ := pop(t, b)
+	require.Equal(t, Message{Kind: KindGap, Lost: 1}, m)
+	for seq := range uint64(3) {
+		m, _ = pop(t, b)
+		require.Equal(t, 3+seq, m.Seq)
 	}
 }
 

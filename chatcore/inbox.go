@@ -2,28 +2,46 @@ package chatcore
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 )
 
 // inbox holds messages for readers, at most limit. Readers that are slow lose the oldest, and are told how many.
+//
+// Messages come and go in batches, which change hands and are not copied.
 type inbox struct {
 	mu    sync.Mutex // guards all below; nothing slow runs under it
 	limit int
-	buf   []letter // a ring: n letters from head on
-	head  int
-	n     int
+	queue [][]letter // none is empty
+	n     int        // letters in the queue
 	lost  uint64
 	ended bool
 	err   error
 	news  chan struct{} // 1 deep: there may be something to read
 }
 
+// atOnce is how many messages there are in a batch, most often.
+const atOnce = 64
+
+// batches are used again by all clients; there are many only where many messages wait.
+var batches = sync.Pool{New: func() any { return new([atOnce]letter) }}
+
+func newBatch() []letter { return batches.Get().(*[atOnce]letter)[:0] }
+
+// freeBatch forgets the letters of a batch that nobody else has.
+func freeBatch(batch []letter) {
+	clear(batch)
+	if cap(batch) == atOnce { // and not cut at the front
+		batches.Put((*[atOnce]letter)(batch[:atOnce]))
+	}
+}
+
 // letter is a message as it is kept. What the room publishes comes in great numbers and needs few of a Message's fields.
 type letter struct {
 	kind    Kind
 	history bool
-	missing int
+	missing int32
 	seq     uint64
 	time    int64 // Unix milliseconds
 	from    string
@@ -36,7 +54,7 @@ func (l *letter) message() Message {
 		return *l.other
 	}
 	return Message{Kind: l.kind, From: l.from, Text: l.text, Time: time.UnixMilli(l.time), Seq: l.seq,
-		History: l.history, Missing: l.missing}
+		History: l.history, Missing: int(l.missing)}
 }
 
 // count is how many messages are missing if the letter is: a gap stands for all that are missing in it.
@@ -58,44 +76,50 @@ func (b *inbox) allow(more int) {
 	b.mu.Unlock()
 }
 
-func (b *inbox) push(m Message) { b.put(&letter{other: &m}) }
+func (b *inbox) push(m Message) { b.put([]letter{{other: &m}}) }
 
-func (b *inbox) put(l *letter) {
+// put takes a batch of letters over.
+func (b *inbox) put(batch []letter) {
 	b.mu.Lock()
-	defer b.mu.Unlock()
+	kept := len(batch) > 0 && b.add(batch)
+	b.mu.Unlock()
+	if !kept {
+		freeBatch(batch)
+	}
+}
+
+// add queues letters, and reports whether their memory belongs to the inbox now.
+func (b *inbox) add(batch []letter) (kept bool) {
 	if b.ended {
-		return
+		return false
 	}
-	if b.n == b.limit {
-		oldest := &b.buf[b.head]
-		b.lost += oldest.count()
-		*oldest = letter{}
-		b.head = b.place(1)
-		b.n--
-	}
-	b.grow()
-	b.buf[b.place(b.n)] = *l
-	if b.n++; b.n == 1 {
+	if b.n == 0 {
 		b.wake() // a reader that leaves some wakes the next
 	}
+	b.n += len(batch)
+	if last := len(b.queue) - 1; last >= 0 && cap(b.queue[last])-len(b.queue[last]) >= len(batch) {
+		b.queue[last] = append(b.queue[last], batch...)
+	} else {
+		b.queue = append(b.queue, batch)
+		kept = true
+	}
+	for ; b.n > b.limit; b.n-- {
+		oldest := b.queue[0]
+		b.lost += oldest[0].count()
+		oldest[0] = letter{}
+		if b.queue[0] = oldest[1:]; len(oldest) == 1 {
+			b.pop()
+		}
+	}
+	return kept
 }
 
-// grow makes room for one more in the ring, which begins at 0 then.
-func (b *inbox) grow() {
-	if b.n < len(b.buf) {
-		return
+// pop removes the oldest batch from the queue.
+func (b *inbox) pop() {
+	b.queue[0] = nil
+	if b.queue = b.queue[1:]; len(b.queue) == 0 {
+		b.queue = b.queue[:0:0]
 	}
-	grown := make([]letter, min(max(2*b.n, 16), b.limit))
-	copy(grown[copy(grown, b.buf[b.head:]):], b.buf[:b.head])
-	b.buf, b.head = grown, 0
-}
-
-// place is where in the ring the letter i is; i is not above the length.
-func (b *inbox) place(i int) int {
-	if i += b.head; i >= len(b.buf) {
-		i -= len(b.buf)
-	}
-	return i
 }
 
 // end lets readers have what is there, and then err; nil ends in silence. Only the first call counts.
@@ -115,26 +139,19 @@ func (b *inbox) wake() {
 	}
 }
 
-// atOnce is how many messages a reader takes at a time.
-const atOnce = 32
-
-// take waits for messages and appends some to batch; if there will be none, it appends none.
-func (b *inbox) take(ctx context.Context, batch []letter) ([]letter, error) {
+// take waits for messages; none means that there will be none. The batch is the caller's.
+func (b *inbox) take(ctx context.Context) ([]letter, error) {
 	for {
 		b.mu.Lock()
-		if b.lost > 0 {
-			batch = append(batch, letter{other: &Message{Kind: KindGap, Lost: b.lost}})
+		var batch []letter
+		switch {
+		case b.lost > 0:
+			batch = []letter{{other: &Message{Kind: KindGap, Lost: b.lost}}}
 			b.lost = 0
-		}
-		for b.n > 0 && len(batch) < atOnce {
-			l := &b.buf[b.head]
-			batch = append(batch, *l)
-			*l = letter{}
-			b.head = b.place(1)
-			b.n--
-		}
-		if b.n == 0 {
-			b.head = 0 // the memory used last is the fastest
+		case b.n > 0:
+			batch = b.queue[0]
+			b.pop()
+			b.n -= len(batch)
 		}
 		if b.n > 0 || b.ended {
 			b.wake() // for the other readers
@@ -160,21 +177,14 @@ func (b *inbox) take(ctx context.Context, batch []letter) ([]letter, error) {
 func (b *inbox) giveBack(rest []letter) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for i := len(rest) - 1; i >= 0; i-- {
-		if b.n == b.limit {
-			for ; i >= 0; i-- {
-				b.lost += rest[i].count()
-			}
-			break
-		}
-		b.grow()
-		if b.head--; b.head < 0 {
-			b.head = len(b.buf) - 1
-		}
-		b.buf[b.head] = rest[i]
-		b.n++
+	for ; len(rest) > 0 && b.n+len(rest) > b.limit; rest = rest[1:] {
+		b.lost += rest[0].count()
 	}
 	if len(rest) > 0 {
+		b.queue = slices.Insert(b.queue, 0, rest)
+		b.n += len(rest)
+	}
+	if b.n > 0 || b.lost > 0 {
 		b.wake()
 	}
 }

@@ -68,7 +68,7 @@ func (e *event) decode(body []byte, texts *strings.Builder) error {
 }
 
 // textsPiece is what somebody who keeps a single short message keeps in memory.
-const textsPiece = 2 << 10
+const textsPiece = 4 << 10
 
 // The operations of a query.
 const (

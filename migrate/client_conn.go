@@ -70,12 +70,9 @@ func (l *hostLink) Handle(_ transport.Conn, r *transport.Request) {
 	c := l.c
 	switch r.Method {
 	case methodEvents:
-		p := heardParams.Get().(*eventsParams)
-		if p.decode(r.Params) == nil && p.Service == c.service {
-			c.heardEvents(l, p)
+		if h, err := unmarshalEvents(r.Params); err == nil && string(h.service) == c.service {
+			c.heardEvents(l, &h)
 		}
-		clear(p.Bodies)
-		heardParams.Put(p)
 	case methodMoved:
 		var p movedParams
 		if transport.UnmarshalSmall(r.Params, &p) == nil && p.Service == c.service {

@@ -3,8 +3,6 @@ package migrate
 import (
 	"context"
 	"iter"
-	"slices"
-	"sync"
 	"time"
 
 	"github.com/roam-go/roam/transport"
@@ -13,7 +11,7 @@ import (
 const (
 	feedLen   = 4096
 	feedBytes = 8 << 20
-	feedCost  = 64 // memory of a buffered event beside its body
+	feedCost  = 256 // memory of a buffered message of events beside its bytes
 )
 
 // Event is something a service published with [Command.Emit].
@@ -29,6 +27,8 @@ type Event struct {
 	Body []byte
 	// Gap, if not 0, says that the events from Gap to Seq-1 are gone: the client was away for longer than they were kept.
 	Gap uint64
+	// More says that the next event has arrived already and is yielded right after this one, unless ctx ends.
+	More bool
 }
 
 // Events yields the service's events from number from on (0: only those to come), in order and once each, until ctx ends,
@@ -46,17 +46,21 @@ func (c *Client) Events(ctx context.Context, from uint64) iter.Seq2[Event, error
 			return
 		}
 		defer c.endEvents()
-		var batch []heardEvent
+		var batch []heardEvents
 		for {
 			var err error
 			batch, err = c.nextEvents(ctx, batch)
-			for i := range batch {
-				if err = ctx.Err(); err != nil {
-					break
+			for i, h := range batch {
+				for h.n > 0 && ctx.Err() == nil {
+					ev := h.next()
+					ev.More = h.n > 0 || i < len(batch)-1
+					if !yield(ev, nil) {
+						return
+					}
 				}
-				if !yield(batch[i].event(), nil) {
-					return
-				}
+			}
+			if err == nil {
+				err = ctx.Err()
 			}
 			if err != nil {
 				yield(Event{}, err)
@@ -66,23 +70,13 @@ func (c *Client) Events(ctx context.Context, from uint64) iter.Seq2[Event, error
 	}
 }
 
-// heardEvent is an Event as it is kept.
-type heardEvent struct {
-	seq, epoch, gap uint64
-	time            int64 // Unix milliseconds
-	body            []byte
-}
-
-func (e *heardEvent) event() Event {
-	return Event{Seq: e.seq, Time: time.UnixMilli(e.time), Epoch: e.epoch, Body: e.body, Gap: e.gap}
-}
-
 // eventFeed is what has arrived of the stream of events and was not read. It does no I/O.
 type eventFeed struct {
 	open  bool   // somebody reads
 	next  uint64 // the number of the next event to put into buf; 0: not known yet
-	buf   []heardEvent
-	used  []heardEvent // empty: what the reader is through with, to be buf again
+	buf   []heardEvents
+	used  []heardEvents // empty: what the reader is through with, to be buf again
+	n     int           // events in buf
 	bytes int
 	// live: the host has answered the last roam.listen, and sends from next on.
 	live bool
@@ -113,31 +107,30 @@ func (f *eventFeed) begun(ask, next uint64) {
 }
 
 // take buffers what a host sent.
-func (f *eventFeed) take(p *eventsParams) {
-	if !f.open || !f.live || f.full || len(p.Times) != len(p.Bodies) {
+func (f *eventFeed) take(h *heardEvents) {
+	if !f.open || !f.live || f.full {
 		return
+	}
+	for h.n > 0 && h.first < f.next {
+		h.next() // sent twice, around a resume
+	}
+	h.bytes += feedCost
+	switch {
+	case h.n == 0:
+		return
+	case f.n > 0 && (f.n+h.n > feedLen || f.bytes+h.bytes > feedBytes):
+		f.full, f.live = true, false
+		return
+	case h.first > f.next:
+		h.gap = f.next
 	}
 	if f.buf == nil {
 		f.buf, f.used = f.used, nil
 	}
-	f.buf = slices.Grow(f.buf, min(len(p.Bodies), feedLen))
-	for i, body := range p.Bodies {
-		seq := p.First + uint64(i)
-		if seq < f.next {
-			continue // sent twice, around a resume
-		}
-		if len(f.buf) >= feedLen || f.bytes+len(body) > feedBytes && len(f.buf) > 0 {
-			f.full, f.live = true, false
-			break
-		}
-		ev := heardEvent{seq: seq, time: p.Times[i], epoch: p.Epoch, body: body}
-		if seq > f.next {
-			ev.gap = f.next
-		}
-		f.next = seq + 1
-		f.buf = append(f.buf, ev)
-		f.bytes += len(body) + feedCost
-	}
+	f.buf = append(f.buf, *h)
+	f.next = h.first + uint64(h.n)
+	f.n += h.n
+	f.bytes += h.bytes
 	f.signal()
 }
 
@@ -151,7 +144,7 @@ func (f *eventFeed) signal() {
 // end forgets what was not read when the client ends; if it was only the session that expired, the reader still gets it.
 func (f *eventFeed) end(err error) {
 	if transport.CodeOf(err) != CodeSessionExpired {
-		f.buf = nil
+		f.buf, f.n, f.bytes = nil, 0, 0
 	}
 	f.signal()
 }
@@ -178,17 +171,17 @@ func (c *Client) endEvents() {
 	c.feed = eventFeed{asks: c.feed.asks, wake: c.feed.wake}
 }
 
-// usedEvents is how many events there may be in a slice that is used again: a client that once got many does not keep it.
-const usedEvents = 1024
+// feedKeep is how many messages there may be in a slice that is used again: a client that once got many does not keep it.
+const feedKeep = 64
 
 // nextEvents waits for events and takes all that there are. used are those that it returned before.
-func (c *Client) nextEvents(ctx context.Context, used []heardEvent) ([]heardEvent, error) {
+func (c *Client) nextEvents(ctx context.Context, used []heardEvents) ([]heardEvents, error) {
 	clear(used)
 	for {
 		c.mu.Lock()
 		batch := c.feed.buf
-		c.feed.buf, c.feed.bytes = nil, 0
-		if used != nil && cap(used) <= usedEvents {
+		c.feed.buf, c.feed.n, c.feed.bytes = nil, 0, 0
+		if used != nil && cap(used) <= feedKeep {
 			c.feed.used = used[:0]
 		}
 		used = nil // it may be buf again already
@@ -256,16 +249,13 @@ func (c *Client) listen(l *hostLink, round uint32, from, ask uint64) {
 	})
 }
 
-// heardParams are used again by all clients. What they held for a moment is bounded by the size of a message.
-var heardParams = sync.Pool{New: func() any { return new(eventsParams) }}
-
 // heardEvents takes events that arrived on l.
-func (c *Client) heardEvents(l *hostLink, p *eventsParams) {
-	term := fence{p.Loss, p.Epoch}
+func (c *Client) heardEvents(l *hostLink, h *heardEvents) {
+	term := fence{h.loss, h.epoch}
 	c.mu.Lock()
-	if l == c.cur && c.opened && p.Loss > c.seen.loss {
+	if l == c.cur && c.opened && h.loss > c.seen.loss {
 		c.mu.Unlock()
-		c.fail(c.stateLost(p.Epoch))
+		c.fail(c.stateLost(h.epoch))
 		return
 	}
 	defer c.mu.Unlock()
@@ -277,5 +267,5 @@ func (c *Client) heardEvents(l *hostLink, p *eventsParams) {
 	if l.opened {
 		l.term = term
 	}
-	c.feed.take(p)
+	c.feed.take(h)
 }

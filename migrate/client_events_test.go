@@ -56,6 +56,20 @@ func TestEvents(t *testing.T) {
 	})
 }
 
+// More tells a reader what it can take together with the next one, and is false for the last that is there.
+func TestEventsMore(t *testing.T) {
+	inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
+		c := w.dial()
+		defer c.Close()
+		w.publish(names(1, 5)...)
+		time.AfterFunc(time.Second, func() { w.publish("e6") })
+		got := read(t, c, 1, 6)
+		for i, ev := range got {
+			require.Equal(t, i < 4, ev.More, i)
+		}
+	})
+}
+
 func TestEventsEnd(t *testing.T) {
 	inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
 		c := w.dial()
@@ -140,16 +154,25 @@ func TestEventsGap(t *testing.T) {
 	})
 }
 
+// events is a message of n events from first on, as it arrives.
+func events(t *testing.T, first uint64, n int) *heardEvents {
+	t.Helper()
+	data, err := transport.Marshal(eventsParams{First: first, Times: make([]int64, n), Bodies: make([][]byte, n)})
+	require.NoError(t, err)
+	h, err := unmarshalEvents(data)
+	require.NoError(t, err)
+	return &h
+}
+
 func TestEventsTrimmed(t *testing.T) {
 	f := eventFeed{open: true, live: true, next: 5, wake: make(chan struct{}, 1)}
-	bodies := func(n int) ([]int64, [][]byte) { return make([]int64, n), make([][]byte, n) }
-	p := eventsParams{First: 2}
-	p.Times, p.Bodies = bodies(5)
-	f.take(&p)
+	f.take(events(t, 2, 5))
 	require.Equal(t, uint64(7), f.next)
-	require.Len(t, f.buf, 2)
-	f.take(&p)
-	require.Len(t, f.buf, 2)
+	require.Equal(t, 2, f.n)
+	require.Equal(t, uint64(5), f.buf[0].first)
+	f.take(events(t, 2, 5))
+	require.Equal(t, 2, f.n)
+	require.Len(t, f.buf, 1)
 }
 
 func TestEventFeedListen(t *testing.T) {
@@ -163,15 +186,14 @@ func TestEventFeedListen(t *testing.T) {
 	require.Zero(t, from)
 	f.begun(first, 5)
 	require.False(t, f.live, "the answer to an earlier one")
-	one := &eventsParams{First: 9, Times: []int64{0}, Bodies: [][]byte{nil}}
-	f.take(one)
+	f.take(events(t, 9, 1))
 	require.Empty(t, f.buf, "sent for an earlier one")
 	f.begun(second, 7)
-	f.take(one)
+	f.take(events(t, 9, 1))
 	require.Equal(t, uint64(7), f.buf[0].gap)
 	from, third, _ := f.listen()
 	require.Equal(t, uint64(10), from)
-	f.take(&eventsParams{First: 12, Times: []int64{0}, Bodies: [][]byte{nil}})
+	f.take(events(t, 12, 1))
 	require.Len(t, f.buf, 1)
 	f.begun(third, 10)
 	require.Equal(t, uint64(10), f.next)
@@ -205,7 +227,7 @@ func TestEventsSlowReader(t *testing.T) {
 					if next%(uint64(n/10)) == 1 {
 						time.Sleep(time.Second)
 						c.mu.Lock()
-						require.LessOrEqual(t, len(c.feed.buf), feedLen)
+						require.LessOrEqual(t, c.feed.n, feedLen)
 						require.LessOrEqual(t, c.feed.bytes, feedBytes+size)
 						c.mu.Unlock()
 					}

@@ -2,7 +2,6 @@ package migrate
 
 import (
 	"github.com/roam-go/roam/resolver"
-	"github.com/roam-go/roam/transport"
 )
 
 // What clients and hosts say to one another, as MessagePack arrays. Clients call the first group; hosts notify clients
@@ -144,28 +143,6 @@ type eventsParams struct {
 	First       uint64
 	Times       []int64
 	Bodies      [][]byte
-}
-
-// decode reads what its encoding as an array gave. Bodies point into data; Times and Bodies are filled anew, but in place.
-func (p *eventsParams) decode(data []byte) error {
-	v := transport.ReadValues(data)
-	fields := v.Array()
-	if service := v.Bytes(); string(service) != p.Service {
-		p.Service = string(service)
-	}
-	p.Loss, p.Epoch, p.First = v.Uint(), v.Uint(), v.Uint()
-	p.Times, p.Bodies = p.Times[:0], p.Bodies[:0]
-	for range v.Array() {
-		p.Times = append(p.Times, v.Int())
-	}
-	for range v.Array() {
-		p.Bodies = append(p.Bodies, v.Bytes())
-	}
-	if fields < 6 || len(p.Times) != len(p.Bodies) {
-		return transport.Errorf(transport.CodeBadMessage, "migrate: %s: %d fields, %d times, %d bodies",
-			methodEvents, fields, len(p.Times), len(p.Bodies))
-	}
-	return v.Err()
 }
 
 type prepareParams struct {

@@ -9,6 +9,7 @@ import "encoding/binary"
 // What it was made from may come from a peer: a count is never above the number of bytes that follow.
 type Values struct {
 	b   []byte
+	at  int // what was taken of b. A slice that moves on would be a pointer to tell the garbage collector of each time.
 	bad bool
 }
 
@@ -23,49 +24,53 @@ func (v *Values) Err() error {
 	return nil
 }
 
-func (v *Values) fail() { v.b, v.bad = nil, true }
+func (v *Values) fail() { v.at, v.bad = len(v.b), true }
+
+// rest is what was not taken, and left says that it is no longer than this.
+func (v *Values) rest() []byte     { return v.b[v.at:] }
+func (v *Values) left(rest []byte) { v.at = len(v.b) - len(rest) }
 
 // Array takes the beginning of an array and returns the number of its values, which come next.
 func (v *Values) Array() int {
-	n, rest, ok := takeArray(v.b)
+	n, rest, ok := takeArray(v.rest())
 	if !ok || n > uint64(len(rest)) {
 		v.fail()
 		return 0
 	}
-	v.b = rest
+	v.left(rest)
 	return int(n)
 }
 
 // Uint takes a number that is not negative.
 func (v *Values) Uint() uint64 {
-	n, rest, ok := takeUint(v.b)
+	n, rest, ok := takeUint(v.rest())
 	if !ok {
 		v.fail()
 		return 0
 	}
-	v.b = rest
+	v.left(rest)
 	return n
 }
 
 // Int takes a number.
 func (v *Values) Int() int64 {
-	b := v.b
+	b := v.rest()
 	if len(b) > 0 {
 		switch c := b[0]; {
 		case c >= 0xe0:
-			v.b = b[1:]
+			v.at += 1
 			return int64(int8(c))
 		case c == 0xd0 && len(b) >= 2:
-			v.b = b[2:]
+			v.at += 2
 			return int64(int8(b[1]))
 		case c == 0xd1 && len(b) >= 3:
-			v.b = b[3:]
+			v.at += 3
 			return int64(int16(binary.BigEndian.Uint16(b[1:])))
 		case c == 0xd2 && len(b) >= 5:
-			v.b = b[5:]
+			v.at += 5
 			return int64(int32(binary.BigEndian.Uint32(b[1:])))
 		case c == 0xd3 && len(b) >= 9:
-			v.b = b[9:]
+			v.at += 9
 			return int64(binary.BigEndian.Uint64(b[1:]))
 		}
 	}
@@ -80,16 +85,17 @@ func (v *Values) Int() int64 {
 // Bytes takes a bin or a string; nil in its place is taken for an empty one. What it returns is a part of the data that
 // is read, and nothing can be appended to it in place.
 func (v *Values) Bytes() []byte {
-	p, rest, ok := takeBin(v.b)
+	b := v.rest()
+	p, rest, ok := takeBin(b)
 	if !ok {
-		p, rest, ok = takeString(v.b)
+		p, rest, ok = takeString(b)
 	}
 	switch {
 	case ok:
-		v.b = rest
+		v.left(rest)
 		return p
-	case len(v.b) > 0 && v.b[0] == 0xc0:
-		v.b = v.b[1:]
+	case len(b) > 0 && b[0] == 0xc0:
+		v.at++
 	default:
 		v.fail()
 	}
@@ -98,10 +104,10 @@ func (v *Values) Bytes() []byte {
 
 // Skip takes a value of any type.
 func (v *Values) Skip() {
-	_, rest, ok := takeValue(v.b)
+	_, rest, ok := takeValue(v.rest())
 	if !ok {
 		v.fail()
 		return
 	}
-	v.b = rest
+	v.left(rest)
 }
