@@ -441,3 +441,26 @@ func TestJoinUnderLoad(t *testing.T) {
 		w.check(w.cls[0])
 	})
 }
+
+// A handoff ends when the service halts, or is closed, in the midst of it: nobody is left who could say how it went on.
+func TestHandoffHalts(t *testing.T) {
+	for name, end := range map[string]func(*Service){
+		"halted": func(s *Service) { s.post(item{kind: itemFunc, fn: func() { panic("broken") }}) },
+		"closed": func(s *Service) { s.remove(false) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, "a", "b")
+				defer w.close()
+				a, b := w.host("a", "svc", Policy{Standbys: NoStandbys}), w.standby("b", "svc", Policy{})
+				time.Sleep(time.Second)
+				w.net.Partition("a", "b")
+				time.AfterFunc(10*time.Millisecond, func() { end(a) })
+				began := time.Now()
+				_, err := a.Handoff(t.Context(), b.node.Self().ID)
+				require.ErrorIs(t, err, ErrTransferFailed)
+				require.Equal(t, 10*time.Millisecond, time.Since(began))
+			})
+		})
+	}
+}

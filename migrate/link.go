@@ -77,7 +77,7 @@ func (n *Node) linkTo(h resolver.Host) *link {
 	}
 	defer n.mu.Unlock()
 	if l == nil {
-		l = &link{node: n, to: h}
+		l = &link{node: n, to: h, closed: n.closed}
 		n.links[keyOf(h)] = l
 	}
 	return l

@@ -77,20 +77,29 @@ func (s *Service) handoff(ctx context.Context, host, cause string) (Report, erro
 }
 
 func (s *Service) awaitMove(ctx context.Context, done chan moveResult) moveResult {
-	stopped := s.node.ctx.Done()
-	select {
-	case res := <-done:
-		return res
-	case <-stopped:
-		return moveResult{err: s.moveFailed("", errStopped.Error())}
-	case <-ctx.Done():
-	}
-	s.post(item{kind: itemEvent, ev: core.Abandon{Reason: "given up: " + context.Cause(ctx).Error()}})
-	select {
-	case res := <-done:
-		return res
-	case <-stopped:
-		return moveResult{err: s.moveFailed("", errStopped.Error())}
+	given := ctx.Done()
+	for {
+		s.mu.Lock()
+		changed, stopped := s.changed, s.stopped
+		s.mu.Unlock()
+		if stopped { // then nobody else may ever say how it ended
+			select {
+			case res := <-done:
+				return res
+			default:
+				return moveResult{err: s.moveFailed("", "the service is closed there, or has halted")}
+			}
+		}
+		select {
+		case res := <-done:
+			return res
+		case <-s.node.ctx.Done():
+			return moveResult{err: s.moveFailed("", errStopped.Error())}
+		case <-given:
+			given = nil
+			s.post(item{kind: itemEvent, ev: core.Abandon{Reason: "given up: " + context.Cause(ctx).Error()}})
+		case <-changed:
+		}
 	}
 }
 

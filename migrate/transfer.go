@@ -94,8 +94,11 @@ func (c *session) handleBulk(r *transport.Request, id uint64) {
 			return
 		}
 		o.timer.Stop()
+		if !n.spawn(func() { o.send(n.ctx) }) {
+			o.snap.Release()
+			return // the connection is about to be closed
+		}
 		c.source, c.sourceID = o.source, id
-		n.wg.Go(func() { o.send(n.ctx) })
 	}
 	c.source.Handle(r)
 }
