@@ -98,6 +98,7 @@ type Client struct {
 	room    queueRoom
 	lastAck uint64 // highest Index acknowledged
 	feed    eventFeed
+	stats   ClientStats // those of them that are counted, but for the feed's
 
 	seen    fence           // the highest seen
 	rec     resolver.Record // the newest

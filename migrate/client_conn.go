@@ -337,7 +337,13 @@ func (c *Client) confirm(l *hostLink, term fence) {
 			m.Pause = time.Since(c.away.since)
 		}
 		c.log.Info("moved", "host", l.host.ID, "epoch", term.epoch, "planned", m.Planned, "pause", m.Pause, "resent", m.Resent)
+		c.stats.Moves++
+		if !m.Planned {
+			c.stats.UnplannedMoves++
+		}
 		c.tell(m)
+	} else {
+		c.stats.Reconnects++
 	}
 	c.home = hostTerm{l.host, term}
 	c.away = absence{}

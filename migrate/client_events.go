@@ -83,6 +83,8 @@ type eventFeed struct {
 	full bool   // what came was dropped; it is asked for again when buf is empty
 	asks uint64 // counts the roam.listen calls; the answer to an earlier one says nothing
 	wake chan struct{}
+
+	taken, gaps, lost uint64 // counters that outlive a reader
 }
 
 // listen begins another roam.listen: what number it asks for, and whether there is one to be made.
@@ -123,6 +125,8 @@ func (f *eventFeed) take(h *heardEvents) {
 		return
 	case h.first > f.next:
 		h.gap = f.next
+		f.gaps++
+		f.lost += h.first - f.next
 	}
 	if f.buf == nil {
 		f.buf, f.used = f.used, nil
@@ -130,6 +134,7 @@ func (f *eventFeed) take(h *heardEvents) {
 	f.buf = append(f.buf, *h)
 	f.next = h.first + uint64(h.n)
 	f.n += h.n
+	f.taken += uint64(h.n)
 	f.bytes += h.bytes
 	f.signal()
 }
@@ -168,7 +173,8 @@ func (c *Client) beginEvents(from uint64) error {
 func (c *Client) endEvents() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.feed = eventFeed{asks: c.feed.asks, wake: c.feed.wake}
+	f := &c.feed
+	*f = eventFeed{asks: f.asks, wake: f.wake, taken: f.taken, gaps: f.gaps, lost: f.lost}
 }
 
 // feedKeep is how many messages there may be in a slice that is used again: a client that once got many does not keep it.

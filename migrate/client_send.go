@@ -68,6 +68,11 @@ func (c *Client) pump(l *hostLink) {
 		call.number(len(c.prefix), c.queue.low())
 		first := !call.sent
 		call.sent = true
+		if first {
+			c.stats.Sent++
+		} else {
+			c.stats.Resent++
+		}
 		l.sent = call.seq
 		l.inflight += len(call.params)
 		l.unanswered++
@@ -189,6 +194,7 @@ func (c *Client) answered(l *hostLink, call *Call, round uint32, result []byte, 
 		c.lastAck = max(c.lastAck, a.index)
 		c.tries = 0
 		if c.queue.finish(call, a.reply, a.err) {
+			c.stats.Acknowledged++
 			c.room.free(call.size)
 		}
 	case a.fate == fateRefused && current && l.opened:

@@ -163,7 +163,7 @@ func TestSnapshotOfAnotherMoment(t *testing.T) {
 				f.ID = a.node.offer(a, b.node.self, snap)
 			})
 			change(&f)
-			_, err := b.fetchState(t.Context(), f)
+			_, _, err := b.fetchState(t.Context(), f)
 			return err
 		}
 		require.NoError(t, fetch(func(*core.Fetch) {}))

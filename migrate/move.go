@@ -160,6 +160,11 @@ func (s *Service) endMove(err error) {
 	if m.timer != nil {
 		m.timer.Stop()
 	}
+	if err == nil {
+		s.stats.HandoffsOut++
+	} else {
+		s.stats.HandoffsFailed++
+	}
 	m.done <- moveResult{m.report, err}
 }
 

@@ -169,11 +169,11 @@ func (c *clients) handle(from *session, r *request, params any) {
 			r.Reply(nil, nil)
 			return
 		}
-		r.Reply(nil, c.s.notActive(c.s.core.Record()))
+		c.notActive(r, params)
 		return
 	}
 	if c.behindOf(from, params) {
-		r.Reply(nil, c.s.notActive(c.s.core.Record()))
+		c.notActive(r, params)
 		return
 	}
 	switch p := params.(type) {
@@ -197,6 +197,14 @@ func (c *clients) handle(from *session, r *request, params any) {
 		r.Reply(nil, nil)
 		c.tellMoved([]transport.Conn{from.conn})
 	}
+}
+
+// notActive refuses a request.
+func (c *clients) notActive(r *request, params any) {
+	if _, ok := params.(*doParams); ok {
+		c.s.stats.Refused++
+	}
+	r.Reply(nil, c.s.notActive(c.s.core.Record()))
 }
 
 // behindOf reports whether the client has seen a higher term than this host, which then must be about to learn that it is
@@ -333,8 +341,9 @@ func (c *clients) opened(r *request, id uint64) {
 }
 
 func (c *clients) do(from *session, r *request, p *doParams) {
-	m := c.s.machine
+	m, n := c.s.machine, &c.s.stats
 	if len(p.Body) > MaxCommand {
+		n.Refused++
 		r.Reply(nil, transport.Errorf(CodeTooLarge, "migrate: service %s: a command of %d bytes is over the limit of %d",
 			c.s.name, len(p.Body), MaxCommand))
 		return
@@ -346,20 +355,30 @@ func (c *clients) do(from *session, r *request, p *doParams) {
 			e.Kind, e.Body = core.Refusal, encodeError(err)
 		}
 		if !c.s.propose(e) {
+			n.Refused++
 			c.retry(r)
 			return
 		}
-		fallthrough
+		n.Ordered++
+		c.await(r, p)
 	case verdictPending:
-		k := commandKey{p.Session, p.Seq}
-		w := c.waiting[k]
-		w.add(r)
-		put(&c.waiting, k, w)
+		n.Repeated++
+		c.await(r, p)
 	case verdictReplied:
+		n.Repeated++
 		c.reply(r, &a.reply)
 	case verdictRefused:
+		n.Refused++
 		r.Reply(nil, a.err)
 	}
+}
+
+// await answers a request when its command is applied.
+func (c *clients) await(r *request, p *doParams) {
+	k := commandKey{p.Session, p.Seq}
+	w := c.waiting[k]
+	w.add(r)
+	put(&c.waiting, k, w)
 }
 
 // retry is the answer while the log is full.
@@ -369,6 +388,7 @@ func (c *clients) retry(r *request) {
 
 // reply answers a command that is applied.
 func (c *clients) reply(r *request, a *applied) {
+	c.s.stats.Answered++
 	replicas := uint32(c.s.core.Replicas())
 	if a.Err == nil {
 		res := doResult{Index: a.Index, Epoch: a.Epoch, Replicas: replicas, Reply: a.Reply}
@@ -438,6 +458,7 @@ func (c *clients) answerRead(id uint64) {
 		return
 	}
 	delete(c.reads, id)
+	c.s.stats.Queries++
 	reply, err := c.s.machine.query(q.body)
 	if err != nil {
 		q.req.Reply(nil, err)
@@ -531,6 +552,8 @@ func (c *clients) push() {
 type eventBatch struct {
 	from, next uint64
 	messages   [][]byte
+	events     int
+	bytes      int // of messages
 	conns      []transport.Conn
 }
 
@@ -545,8 +568,8 @@ func (b *eventBatch) send() {
 func (c *clients) encodeEvents(from, end uint64) (b eventBatch, err error) {
 	t := c.s.core.Term()
 	b.from, b.next = from, from
-	for events, bytes := 0, 0; b.next < end && events < pushEvents && bytes < pushBytes; {
-		first, times, bodies, next := c.s.machine.events.from(b.next, pushEvents-events, min(pushPiece, pushBytes-bytes))
+	for b.next < end && b.events < pushEvents && b.bytes < pushBytes {
+		first, times, bodies, next := c.s.machine.events.from(b.next, pushEvents-b.events, min(pushPiece, pushBytes-b.bytes))
 		params, err := transport.Marshal(eventsParams{
 			Service: c.s.name, Loss: t.Loss, Epoch: t.Epoch, First: first, Times: times, Bodies: bodies,
 		})
@@ -555,8 +578,8 @@ func (c *clients) encodeEvents(from, end uint64) (b eventBatch, err error) {
 		}
 		b.messages = append(b.messages, params)
 		b.next = next
-		events += len(bodies)
-		bytes += len(params)
+		b.events += len(bodies)
+		b.bytes += len(params)
 	}
 	return b, nil
 }
@@ -576,6 +599,8 @@ func (c *clients) pushTo(a *attachment, end uint64, b *eventBatch) {
 		}
 	}
 	a.next = b.next
+	c.s.stats.EventsPushed += uint64(b.events)
+	c.s.stats.EventBytesPushed += uint64(b.bytes)
 	if a.next >= end {
 		delete(c.behind, a)
 		b.conns = append(b.conns, a.from.conn)
@@ -613,7 +638,7 @@ func (c *clients) deposed() {
 // refuseAll answers all who wait.
 func (c *clients) refuseAll(err error) {
 	for _, w := range c.waiting {
-		w.each(func(r *request) { r.Reply(nil, err) })
+		w.each(func(r *request) { c.s.stats.Refused++; r.Reply(nil, err) })
 	}
 	for _, rs := range c.opening {
 		for _, r := range rs {

@@ -30,15 +30,16 @@ type Service struct {
 	over   atomic.Bool // stopped, without the lock
 	halted atomic.Bool // Status says so, without the lock
 
-	mu      sync.Mutex // guards what follows
-	inbox   []item
-	running bool
-	stopped bool
-	status  Status
-	changed chan struct{} // closed and replaced when status changes
-	timer   *time.Timer   // of the core's next deadline
-	alarm   time.Duration // when it goes off; 0: never
-	moving  bool          // a handoff is under way
+	mu        sync.Mutex // guards what follows
+	inbox     []item
+	running   bool
+	stopped   bool
+	status    Status
+	changed   chan struct{} // closed and replaced when status changes
+	timer     *time.Timer   // of the core's next deadline
+	alarm     time.Duration // when it goes off; 0: never
+	moving    bool          // a handoff is under way
+	published stats         // what Stats returns
 
 	// What follows belongs to the loop.
 	core     *core.Core
@@ -46,6 +47,7 @@ type Service struct {
 	resumed  core.Meta  // what the store held when it was opened
 	machine  *machine
 	clients  clients
+	stats    stats
 	move     *moveState
 	fetch    *fetching
 	every    *time.Timer
@@ -386,8 +388,10 @@ func (s *Service) do(r core.Ready) {
 		s.send(m)
 	}
 	if r.Activated {
+		s.countTerm(r.Gained != nil)
 		s.activated()
 	}
+	s.stats.Resent += r.Resent
 	for _, e := range r.Committed {
 		s.apply(e)
 	}
@@ -479,6 +483,8 @@ func (s *Service) apply(e core.Entry) {
 	if a.Mismatch {
 		s.diverged(e)
 	}
+	s.stats.Applied++
+	s.stats.Events += a.Next - a.First
 	s.clients.applied(a)
 }
 
@@ -552,6 +558,7 @@ func (s *Service) publish() {
 	s.status = st
 	s.signal()
 	s.mu.Unlock()
+	s.countMembers(&old.Record, &st.Record)
 	if old.Role != st.Role || old.Record.Ver != st.Record.Ver {
 		s.log.Info("changed", "role", string(st.Role), "epoch", st.Record.Epoch, "active", st.Record.Active.ID, "isr", len(st.Record.ISR))
 		if f := s.node.cfg.Hooks.Changed; f != nil {
@@ -594,6 +601,7 @@ func (s *Service) schedule() {
 	defer s.mu.Unlock()
 	st := &s.status
 	st.Commit, st.Last, st.Suspended, st.Clients = s.core.Commit(), s.core.Last(), s.core.Suspended(), len(s.clients.attached)
+	s.publishStats()
 	// A timer that goes off early does no harm and is cheaper than resetting it for every command.
 	if at == 0 || s.stopped || s.alarm > 0 && s.alarm <= at {
 		return

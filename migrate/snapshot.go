@@ -277,6 +277,17 @@ func (c *countingWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
+type countingReader struct {
+	r io.Reader
+	n int64
+}
+
+func (c *countingReader) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	return n, err
+}
+
 type snapshotWriter struct {
 	w   *bufio.Writer
 	tmp [binary.MaxVarintLen64]byte

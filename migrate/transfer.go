@@ -112,6 +112,8 @@ func (o *outgoing) send(ctx context.Context) {
 		return
 	}
 	s.post(item{kind: itemFunc, fn: func() {
+		s.stats.SnapshotsSent++
+		s.stats.SnapshotBytesSent += uint64(bytes)
 		if s.move != nil && s.move.report.To.Same(o.to) {
 			s.move.report.Bytes = bytes
 		}
@@ -127,43 +129,44 @@ func (s *Service) startFetch(f core.Fetch) {
 	s.fetch = &fetching{f, cancel}
 	s.node.wg.Go(func() {
 		began := time.Now()
-		m, err := s.fetchState(ctx, f)
+		m, bytes, err := s.fetchState(ctx, f)
 		cancel()
 		if err != nil {
 			err = fmt.Errorf("migrate: service %s: no copy from host %s: %w", s.name, f.From.ID, err)
 		} else {
-			s.log.Info("copy fetched", "from", f.From.ID, "took", time.Since(began))
+			s.log.Info("copy fetched", "from", f.From.ID, "took", time.Since(began), "bytes", bytes)
 		}
-		s.post(item{kind: itemFunc, fn: func() { s.fetched(f, m, err) }})
+		s.post(item{kind: itemFunc, fn: func() { s.fetched(f, m, bytes, err) }})
 	})
 }
 
-func (s *Service) fetchState(ctx context.Context, f core.Fetch) (*machine, error) {
+func (s *Service) fetchState(ctx context.Context, f core.Fetch) (m *machine, bytes int64, err error) {
 	conn, err := s.node.connect(ctx, f.From, nil)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer conn.Close()
 	r := transport.ReceiveBulk(ctx, conn, f.ID, math.MaxInt64)
 	defer r.Close()
-	src, kept, err := s.keep(ctx, r)
+	count := &countingReader{r: r}
+	src, kept, err := s.keep(ctx, count)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	m, err := restoreMachine(s.name, s.fresh(), s.limits(), src)
+	m, err = restoreMachine(s.name, s.fresh(), s.limits(), src)
 	if err != nil {
 		kept(false)
-		return nil, err
+		return nil, count.n, err
 	}
 	if index, epoch := m.applied(); index != f.Index || epoch != f.Epoch {
 		kept(false)
-		return nil, fmt.Errorf("it ends at entry %d of epoch %d, not at %d of %d", index, epoch, f.Index, f.Epoch)
+		return nil, count.n, fmt.Errorf("it ends at entry %d of epoch %d, not at %d of %d", index, epoch, f.Index, f.Epoch)
 	}
-	return m, kept(true)
+	return m, count.n, kept(true)
 }
 
 // fetched takes the copy into use if it is still wanted.
-func (s *Service) fetched(f core.Fetch, m *machine, err error) {
+func (s *Service) fetched(f core.Fetch, m *machine, bytes int64, err error) {
 	if s.fetch != nil && s.fetch.ID == f.ID {
 		s.fetch = nil
 	}
@@ -174,6 +177,8 @@ func (s *Service) fetched(f core.Fetch, m *machine, err error) {
 			s.report(err)
 		}
 	} else {
+		s.stats.SnapshotsReceived++
+		s.stats.SnapshotBytesReceived += uint64(bytes)
 		ev.Time = m.logTime()
 		m.onPanic = s.panicked
 	}

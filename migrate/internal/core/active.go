@@ -75,10 +75,14 @@ func (p *peer) holds() uint64 {
 	return ^uint64(0)
 }
 
-func (p *peer) rewind() {
-	if p.stage == streaming {
-		p.next, p.flight, p.beat, p.probe = max(p.match, p.base)+1, 0, true, 0
+// rewind begins again after what p surely holds, and returns how many entries are sent once more for that.
+func (p *peer) rewind() uint64 {
+	if p.stage != streaming {
+		return 0
 	}
+	was := p.next
+	p.next, p.flight, p.beat, p.probe = max(p.match, p.base)+1, 0, true, 0
+	return was - p.next
 }
 
 // read waits for all of M to acknowledge a heartbeat round that began after it was asked.
@@ -285,7 +289,11 @@ func (c *Core) recvAck(m Msg) {
 	}
 	// Every message behind a lost one asks for it: to answer them all would multiply what is sent.
 	if m.Flag && (p.probe == 0 || c.now-p.probe >= c.cfg.Heartbeat) {
+		was := p.next
 		p.next = max(p.match, p.base, min(m.Commit, c.commit)) + 1
+		if was > p.next {
+			c.out.Resent += was - p.next
+		}
 		p.flight, p.beat, p.probe = 0, true, max(c.now, 1)
 	}
 	if p.member {

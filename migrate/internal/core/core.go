@@ -110,6 +110,7 @@ type Ready struct {
 	Snapshots []resolver.Host // capture the state as of the last committed entry for these; answer with [Captured]
 	Fetch     *Fetch          // fetch and restore a snapshot; answer with [Restored]
 	Reads     []uint64        // these reads may be answered now
+	Resent    uint64          // entries that had been sent and are sent again
 	ReadsFail bool            // every other read that was asked must be asked again elsewhere
 	Drop      bool            // release the copy
 	Activated bool            // this host became active; Tail returns what it inherited
@@ -332,7 +333,7 @@ func (c *Core) Step(now time.Duration, ev Event) {
 		c.peerDown(ev.Host)
 	case PeerReset:
 		if p := c.peer(ev.Host); p != nil {
-			p.rewind()
+			c.out.Resent += p.rewind()
 		}
 	case Read:
 		c.read(ev.ID)

@@ -1,8 +1,12 @@
 package core
 
-import "github.com/roam-go/roam/resolver"
+import (
+	"time"
 
-// What follows lets checkers look inside.
+	"github.com/roam-go/roam/resolver"
+)
+
+// What follows lets checkers and statistics look inside.
 
 // Needs reports whether this host commits only what h has acknowledged.
 func (c *Core) Needs(h resolver.Host) bool {
@@ -20,3 +24,23 @@ func (c *Core) EntryAt(i uint64) (Entry, bool) {
 
 // EpochAt returns the epoch of the entry at i, if this host still has it.
 func (c *Core) EpochAt(i uint64) (uint64, bool) { return c.log.epochAt(i) }
+
+// Lag says how far a member is behind.
+type Lag struct {
+	Host    string        // its ID
+	Entries uint64        // that it has not acknowledged
+	Heard   time.Duration // when it was last heard
+}
+
+// Lags appends the lag of each member, by ID, on an active host.
+func (c *Core) Lags(lags []Lag) []Lag {
+	for _, p := range c.active.peers {
+		if p.member {
+			lags = append(lags, Lag{p.host.ID, c.log.last() - max(p.match, p.base), p.acked})
+		}
+	}
+	return lags
+}
+
+// LogSize is the part of the log that this host still has.
+func (c *Core) LogSize() (entries, bytes int) { return len(c.log.ents), c.log.bytes }
