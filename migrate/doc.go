@@ -42,6 +42,11 @@
 // Hooks.Failed, answers with [ErrHalted], and keeps its copy, so that [Node.Reset] can go on without that command. Handoffs
 // do not count, and takeovers while nothing waits to be committed do not either.
 //
+// # What can be seen
+//
+// [Service.Status] says what a service is on this node, [Service.Stats] and [Client.Stats] count what was done, and [Hooks] and
+// the loggers tell what happens.
+//
 // # Clients and hosts on the wire
 //
 // Version 1. All messages are those of package transport: MessagePack-RPC, whose params are here one array, with the
