@@ -244,6 +244,7 @@ func (c *Core) got(ev Got) {
 	before := c.rec.Ver
 	c.learn(ev.Record)
 	if c.reset {
+		c.standby.wonder = false // it may come to nothing, and then the active host is looked after as before
 		c.proposeReset(ev.Record)
 		return
 	}

@@ -868,3 +868,29 @@ func TestSearchCopies(t *testing.T) {
 		fields(Core{}), fields(activeState{}), fields(peer{}), fields(standbyState{}), fields(proposal{}), fields(move{}),
 	}, "a field came or went: see clone and appendCore, then change this")
 }
+
+// TestResetThatComesToNothing is of a standby that is about to ask for the record when it is told to reset the service: another
+// host takes over first, and this one goes on looking after it. The simulation found it waiting for ever.
+func TestResetThatComesToNothing(t *testing.T) {
+	x := newSearch(t)
+	s := x.start()
+	c := x.nodes[s.node[1]].clone()
+	now := c.now + searchJump
+	c.getCalm = now + time.Second
+	c.Step(now, Tick{})
+	c.Step(now, Reset{})
+	require.False(t, c.Ready().Get)
+	c.Step(now+time.Second, Tick{})
+	require.True(t, c.Ready().Get)
+	c.Step(now+time.Second, Got{Record: c.Record()})
+	cas := c.Ready().CAS
+	require.NotNil(t, cas)
+	other := c.Record()
+	other.Ver, other.Epoch, other.Active = 2, 2, searchHost(2, 1)
+	other.ISR = append(slices.Clone(other.ISR), other.Active)
+	c.Step(now+time.Second, CASDone{Nonce: cas.Next.Nonce, Record: other, Outcome: CASConflict})
+	require.False(t, c.Ready().Get)
+	require.Equal(t, Standby, c.Role())
+	c.Step(now+searchJump, Tick{})
+	require.True(t, c.Ready().Get)
+}

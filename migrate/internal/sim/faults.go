@@ -93,6 +93,9 @@ func newProfile(r *rand.Rand) profile {
 	if r.IntN(12) == 0 {
 		c.Standbys = 0
 	}
+	if p.poison && c.Standbys > 1 {
+		p.hosts, c.Standbys = 7, 6 // enough that more can die one after the other than may
+	}
 	if c.Standbys > 0 && r.IntN(5) == 0 {
 		c.MinInSync = 2 + r.IntN(c.Standbys)
 	}
@@ -106,7 +109,7 @@ func newProfile(r *rand.Rand) profile {
 	if r.IntN(3) == 0 {
 		p.steady = true
 		c.Lag, c.AppendBytes, c.InflightBytes = 0, 0, 0
-		if r.IntN(20) == 0 { // many commands in the time that a message takes
+		if r.IntN(10) == 0 { // many commands in the time that a message takes
 			p.clients, p.window, p.think, p.body, p.duration = 3, 16, 2*ms, 8, 5*s
 			p.latency, p.jitter = 10*ms, ms
 		}
