@@ -122,7 +122,7 @@ func (n *nameService) forget() {
 	n.made = nil
 	keep := n.w.rng.IntN(len(made) + 1)
 	for i, c := range made {
-		if c.Next.Loss > 0 && i >= keep && made[i-1].Next.Loss < c.Next.Loss {
+		if i > 0 && c.Next.Loss > 0 && i >= keep && made[i-1].Next.Loss < c.Next.Loss {
 			keep = 0 // Nothing is better than a record of before a loss, which can't be repaired by another one.
 		}
 	}
