@@ -373,7 +373,8 @@ func (c *Core) Ready() Ready {
 	} else {
 		c.sendAck()
 	}
-	if c.emitted < c.commit {
+	// What an active host applies its clients hear of, in a term that it must not forget.
+	if c.emitted < c.commit && (c.role != Recovering || c.settled()) {
 		if fresh := c.log.slice(c.emitted+1, c.commit); c.out.Committed == nil {
 			c.out.Committed = fresh
 		} else {

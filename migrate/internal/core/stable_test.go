@@ -164,3 +164,68 @@ func TestStateApply(t *testing.T) {
 	s.Trim(2)
 	require.Equal(t, State{Commit: 2, Base: Place{2, 1}, Entries: []Entry{e(3, 2)}}, s)
 }
+
+// A reset that comes to nothing, asked for while the host wonders whether the active one is still there, does not keep it
+// from taking over later.
+func TestResetWhileWondering(t *testing.T) {
+	now := time.Second
+	c := stored(t, storedB)
+	rec := storedRecord(2, 2, storedA)
+	// step returns what the event, and the store's answer to it, lead to.
+	step := func(ev Event) (get bool, cas *CAS) {
+		for ev != nil {
+			c.Step(now, ev)
+			r := c.Ready()
+			ev, get = nil, get || r.Get
+			if r.CAS != nil {
+				cas = r.CAS
+			}
+			if r.Save != nil {
+				ev = Persisted{r.Save.Seq}
+			}
+		}
+		return get, cas
+	}
+	step(Got{Record: rec})
+	now += time.Second
+	get, _ := step(Tick{})
+	require.True(t, get, "it wonders")
+	step(Reset{})
+	get, cas := step(Got{Record: rec}) // the answer, and the question that Reset has asked
+	require.NotNil(t, cas)
+	require.Equal(t, uint64(1), cas.Next.Loss)
+	step(CASDone{Nonce: cas.Next.Nonce, Outcome: CASRefused})
+	for range 20 {
+		if get {
+			if get, cas = step(Got{Record: rec}); cas != nil {
+				require.Equal(t, uint64(3), cas.Next.Epoch)
+				require.Zero(t, cas.Next.Loss)
+				return
+			}
+			continue
+		}
+		now += time.Second
+		get, _ = step(Tick{})
+	}
+	t.Fatal("it never takes over")
+}
+
+// What is committed already when a host becomes active is applied, and so heard of by its clients, only when its store
+// holds the new term.
+func TestStoredActiveAppliesInItsTerm(t *testing.T) {
+	now := time.Second
+	c := stored(t, storedB)
+	c.Step(now, Got{Record: storedRecord(2, 2, storedA)})
+	r := c.Ready()
+	c.Step(now, Persisted{r.Save.Seq})
+	// The word that everything is committed comes together with the record that makes this host active.
+	c.Step(now, Recv{Msg{Type: MsgAppend, From: storedA, Term: Term{0, 2}, Prev: 4, PrevEpoch: 1, Commit: 4, Round: 1}})
+	rec := storedRecord(3, 3, storedB)
+	rec.ISR = []resolver.Host{storedB}
+	c.Step(now, Got{Record: rec})
+	r = c.Ready()
+	require.True(t, r.Activated)
+	require.Empty(t, r.Committed)
+	c.Step(now, Persisted{r.Save.Seq})
+	require.Len(t, c.Ready().Committed, 4, "three entries and its own")
+}
