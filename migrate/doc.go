@@ -106,7 +106,8 @@
 //	reason (bytes), record (bytes: MessagePack, or none), number of entries, entries
 //
 //	 1  append     the active: entries after prev, and what is committed; a heartbeat if there are none
-//	 2  ack        index: the sender's log equals the active's up to there; flag: send again from commit on
+//	 2  ack        index: the sender's log equals the active's up to there; flag: send again from commit on; epoch of
+//	               prev: 1 if the sender holds a copy
 //	 3  reject     the term is over: record
 //	 4  invite     the active, to a latent host with the incarnation in index: take a copy
 //	 5  join       the answer; flag: a copy is there, committed (and on disk, if it has one) up to commit, with the loss in

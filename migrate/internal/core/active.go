@@ -269,7 +269,7 @@ func (c *Core) recvAck(m Msg) {
 		if p.stage == capturing {
 			return
 		}
-		if m.Index < p.snap.Index {
+		if m.Index < p.snap.Index || m.PrevEpoch == 0 {
 			if m.Flag {
 				c.send(p.host, p.snap)
 			}

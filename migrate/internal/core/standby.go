@@ -170,7 +170,11 @@ func (c *Core) sendAck() {
 	if index < s.matched && index <= s.told && !s.ackNow && !resend {
 		return // until the store holds more
 	}
-	c.send(s.leader, Msg{Type: MsgAck, Index: index, Commit: c.commit, Round: s.round, Flag: resend, Prev: s.join})
+	m := Msg{Type: MsgAck, Index: index, Commit: c.commit, Round: s.round, Flag: resend, Prev: s.join}
+	if c.hasState {
+		m.PrevEpoch = 1
+	}
+	c.send(s.leader, m)
 	s.ackDue, s.ackNow, s.resend, s.told = false, false, false, index
 }
 

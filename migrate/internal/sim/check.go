@@ -340,7 +340,7 @@ func (k *checker) held(p *proc, e core.Entry) {
 			n++
 		}
 	}
-	if h := k.logs[t.Loss]; h != nil && h.first.Loss > 0 && e.Epoch < h.first.Epoch {
+	if h := k.logs[t.Loss]; h != nil && h.first.Loss > 0 && (e.Epoch < h.first.Epoch || t == h.first && e.Index < p.core.EpochStart()) {
 		return // of the copy that a reset has kept
 	}
 	if n < want && rec.Active.ID != "" {
