@@ -299,7 +299,9 @@ func (k *checker) applied(p *proc, e core.Entry, a Applied) {
 		if want := h.fold(e); want != a {
 			k.failf("%s applies %s: %+v, want %+v (I10, I11)", p, entry(e), a, want)
 		}
-		k.speaks(p, p.core.Term()) // to its clients, of what nobody has committed before
+		if p.core.Role().Active() {
+			k.speaks(p, p.core.Term()) // to its clients, of what nobody has committed before
+		}
 		k.w.stats.Entries++
 		h.epochs = append(h.epochs, p.core.Term().Epoch)
 		h.outcomes = append(h.outcomes, outcome{a.Count, p.m.Hash(), true})
