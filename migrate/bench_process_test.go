@@ -106,24 +106,25 @@ func BenchmarkCommandProcesses(b *testing.B) {
 // BenchmarkCommandsProcesses is [BenchmarkCommands] with a process for each host and one for all clients. The limit is an
 // echo without a standby.
 func BenchmarkCommandsProcesses(b *testing.B) {
-	const sessions = 64
-	run := func(b *testing.B, client func() func()) {
-		fs := make([]func(), sessions)
-		for i := range fs {
-			fs[i] = client()
-		}
-		concurrently(b, fs)
-	}
 	b.Run("limit", func(b *testing.B) {
 		addr := benchProcess(b, "echo", "", false)
-		run(b, func() func() { return bareClient(b, addr) })
+		inSessions(b, func() func() { return bareClient(b, addr) })
 	})
 	for _, tls := range []bool{false, true} {
 		b.Run(fmt.Sprintf("roam/tls=%v", tls), func(b *testing.B) {
 			res := benchHosts(b, tls)
-			run(b, func() func() { return benchClient(b, res, tls, 64) })
+			inSessions(b, func() func() { return benchClient(b, res, tls, 64) })
 		})
 	}
+}
+
+// inSessions makes 64 clients and shares b.N calls out among them.
+func inSessions(b *testing.B, client func() func()) {
+	fs := make([]func(), 64)
+	for i := range fs {
+		fs[i] = client()
+	}
+	concurrently(b, fs)
 }
 
 // concurrently shares b.N calls out among fs, each of which is called by a goroutine of its own.

@@ -125,22 +125,14 @@ func BenchmarkCommandSize(b *testing.B) {
 
 // BenchmarkCommands is 64 sessions on 64 connections, each with one command at a time.
 func BenchmarkCommands(b *testing.B) {
-	const sessions = 64
-	run := func(b *testing.B, client func() func()) {
-		fs := make([]func(), sessions)
-		for i := range fs {
-			fs[i] = client()
-		}
-		concurrently(b, fs)
-	}
 	b.Run("limit", func(b *testing.B) {
 		addr := rawLimit(b, "", false)
-		run(b, func() func() { return bareClient(b, addr) })
+		inSessions(b, func() func() { return bareClient(b, addr) })
 	})
 	for _, standbys := range []int{0, 1, 2, 3} {
 		b.Run(fmt.Sprintf("roam/standbys=%d", standbys), func(b *testing.B) {
 			res, _ := benchPair(b, false, standbys)
-			run(b, func() func() { return benchClient(b, res, false, 64) })
+			inSessions(b, func() func() { return benchClient(b, res, false, 64) })
 		})
 	}
 }
@@ -200,22 +192,7 @@ func BenchmarkCommandDurable(b *testing.B) {
 			require.NoError(b, active.wait(b.Context(), func(st Status) bool { return len(st.Record.ISR) == 2 }))
 			b.Run("one", func(b *testing.B) { latencies(b, benchClient(b, res, false, 64)) })
 			b.Run("64", func(b *testing.B) {
-				var wg sync.WaitGroup
-				fs := make([]func(), 64)
-				for i := range fs {
-					fs[i] = benchClient(b, res, false, 64)
-				}
-				b.ResetTimer()
-				for i, f := range fs {
-					n := (b.N + 63 - i) / 64
-					wg.Go(func() {
-						for range n {
-							f()
-						}
-					})
-				}
-				wg.Wait()
-				b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "commands/s")
+				inSessions(b, func() func() { return benchClient(b, res, false, 64) })
 			})
 		})
 	}
