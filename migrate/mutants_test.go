@@ -23,7 +23,8 @@ var (
 )
 
 // TestMutants plants known bugs in copies of the sources, one at a time: the simulator must find each, or it would not
-// find one like it. Without -mutants it only makes sure that every bug can still be planted.
+// find one like it; and so must the test that is named for a bug that takes more chance than a simulation has. Without
+// -mutants it only makes sure that every bug can still be planted.
 func TestMutants(t *testing.T) {
 	root, err := filepath.Abs("..")
 	require.NoError(t, err)
@@ -37,6 +38,10 @@ func TestMutants(t *testing.T) {
 			if !*runMutants || !strings.Contains(name, *mutantName) {
 				return
 			}
+			if m.test != "" {
+				t.Logf("%s\n%s", m.about, failMutant(t, root, m))
+				return
+			}
 			seeds, found := huntMutant(t, root, m)
 			if seeds == 0 {
 				t.Fatalf("not found within %d seeds: %s", *mutantSeeds, m.about)
@@ -48,11 +53,13 @@ func TestMutants(t *testing.T) {
 
 // mutant is a bug: files as they are with it.
 type mutant struct {
-	about string
-	files map[string]string // by path from the root of the module
+	about     string
+	pkg, test string            // what finds it, if it is not the simulator
+	files     map[string]string // by path from the root of the module
 }
 
-// readMutant reads a file of testdata/mutants. A line of description is followed by edits, each of which says
+// readMutant reads a file of testdata/mutants. A line of description, and perhaps one that says "found by", a package and
+// a test, is followed by edits, each of which says
 //
 //	== path
 //	-- old
@@ -65,6 +72,11 @@ func readMutant(t *testing.T, root, file string) mutant {
 	about, edits, ok := strings.Cut(string(text), "\n")
 	require.True(t, ok)
 	m := mutant{about: about, files: make(map[string]string)}
+	if line, rest, _ := strings.Cut(edits, "\n"); strings.HasPrefix(line, "found by ") {
+		_, err := fmt.Sscanf(line, "found by %s %s", &m.pkg, &m.test)
+		require.NoError(t, err)
+		edits = rest
+	}
 	for edit := range strings.SplitSeq("\n"+edits, "\n== ") {
 		if strings.TrimSpace(edit) == "" {
 			continue
@@ -87,8 +99,8 @@ func readMutant(t *testing.T, root, file string) mutant {
 
 var failedSeed = regexp.MustCompile(`seed (\d+), at .*`)
 
-// huntMutant runs the simulator on a mutant, and returns the first seed that failed, counted from 1; 0 if none did.
-func huntMutant(t *testing.T, root string, m mutant) (seed int, found string) {
+// overlay writes the mutant's files, and returns what makes the go command use them.
+func (m mutant) overlay(t *testing.T, root string) string {
 	dir := t.TempDir()
 	overlay := struct{ Replace map[string]string }{make(map[string]string)}
 	for path, source := range m.files {
@@ -100,7 +112,12 @@ func huntMutant(t *testing.T, root string, m mutant) (seed int, found string) {
 	require.NoError(t, err)
 	list := filepath.Join(dir, "overlay.json")
 	require.NoError(t, os.WriteFile(list, b, 0o600))
-	cmd := exec.CommandContext(t.Context(), "go", "test", "-overlay", list, "-vet=off", "-count=1", "-run", "^TestSimulation$",
+	return "-overlay=" + list
+}
+
+// huntMutant runs the simulator on a mutant, and returns the first seed that failed, counted from 1; 0 if none did.
+func huntMutant(t *testing.T, root string, m mutant) (seed int, found string) {
+	cmd := exec.CommandContext(t.Context(), "go", "test", m.overlay(t, root), "-vet=off", "-count=1", "-run", "^TestSimulation$",
 		"-timeout=30m", ".", "-args", fmt.Sprintf("-sim.seeds=%d", *mutantSeeds), "-sim.stop=1")
 	out, err := cmd.CombinedOutput()
 	if err == nil {
@@ -113,4 +130,23 @@ func huntMutant(t *testing.T, root string, m mutant) (seed int, found string) {
 	_, err = sim.Run(sim.Options{Seed: uint64(seed), New: newSimMachine})
 	require.NoError(t, err, "it is not the planted bug that was found")
 	return seed, match[0]
+}
+
+// failMutant runs the test that is to fail on a mutant, and on nothing else, and returns what it says.
+func failMutant(t *testing.T, root string, m mutant) string {
+	run := func(args ...string) (string, error) {
+		args = append([]string{"test", "-vet=off", "-count=1", "-timeout=2m", "-run", "^" + m.test + "$"}, args...)
+		cmd := exec.CommandContext(t.Context(), "go", append(args, "./"+m.pkg)...)
+		cmd.Dir = root
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	out, err := run("-v")
+	require.NoError(t, err, "%s", out)
+	require.Contains(t, out, "--- PASS: "+m.test)
+	out, err = run(m.overlay(t, root))
+	require.Error(t, err, "not found by %s of %s: %s", m.test, m.pkg, m.about)
+	failed := regexp.MustCompile(`--- FAIL: .*`).FindString(out)
+	require.NotEmpty(t, failed, "it does not run:\n%s", out)
+	return failed
 }

@@ -111,6 +111,8 @@ type scenarioHost struct {
 	term  Term
 	snaps map[uint64]Captured
 	reads uint64
+	disk  State // with stores
+	held  bool  // it holds something
 
 	halted, suspended bool
 }
@@ -126,7 +128,7 @@ func (s *scenario) after(d time.Duration, fn func()) {
 
 // exec executes a command:
 //
-//	hosts a b c standbys=1 …    start hosts
+//	hosts a b c standbys=1 …    start hosts; store=1: what they save is kept over a crash, a millisecond later
 //	create a                    create the service
 //	propose a 3                 order so many commands
 //	poison a                    order one that kills whoever applies it
@@ -163,6 +165,8 @@ func (s *scenario) exec(args []string) {
 					s.cfg.KeepBytes = n
 				case "min":
 					s.cfg.MinInSync = n
+				case "store":
+					s.cfg.Stable = n > 0
 				default:
 					s.t.Fatalf("unknown setting %s", k)
 				}
@@ -285,16 +289,35 @@ func (s *scenario) run(end time.Duration) {
 
 func (s *scenario) start(a string) {
 	h := s.hosts[a]
-	h.inc++
+	again := h.inc > 0
+	if h.inc == 0 || !s.cfg.Stable {
+		h.inc++
+	}
 	h.self = resolver.Host{ID: a, Inc: uint64(slices.Index(s.names, a)+1)*1000 + h.inc, Addr: a} // no two hosts have the same
 	cfg := s.cfg
 	cfg.Name, cfg.Self = "svc", h.self
 	h.core, h.up, h.role, h.term, h.snaps = New(cfg), true, Out, Term{}, make(map[uint64]Captured)
 	h.halted, h.suspended = false, false
-	if h.inc > 1 {
+	if again {
 		s.printf("%s starts anew", a)
 	}
+	if h.held {
+		h.core.Step(s.now, Recovered{State: h.disk})
+	}
 	h.ready()
+}
+
+// save has the store hold v a little later, if the process lives.
+func (h *scenarioHost) save(v Save) {
+	c := h.core
+	h.s.after(h.s.lat, func() {
+		if !h.up || h.core != c {
+			return
+		}
+		require.NoError(h.s.t, h.disk.Apply(v))
+		h.held = true
+		h.step(Persisted{Seq: v.Seq})
+	})
 }
 
 func (s *scenario) crash(a string) {
@@ -328,6 +351,9 @@ func (h *scenarioHost) ready() {
 	r := h.core.Ready()
 	if r.Drop {
 		s.printf("%s: drops its copy", id)
+	}
+	if r.Save != nil {
+		h.save(*r.Save)
 	}
 	if r.Deposed {
 		s.printf("%s: is deposed", id)

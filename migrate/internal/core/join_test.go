@@ -1,0 +1,40 @@
+package core
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roam-go/roam/resolver"
+)
+
+// A host follows an invitation to itself, and none to an earlier start of it: what that one acknowledged under the same number
+// may count with the active host.
+func TestInvitationToAnotherIncarnation(t *testing.T) {
+	for _, stable := range []bool{false, true} {
+		c := New(Config{Name: "svc", Self: storedB, Stable: stable})
+		rec := storedRecord(1, 1, storedA)
+		rec.ISR = []resolver.Host{storedA}
+		// joins are the answers to an invitation to an incarnation.
+		joins := func(inc uint64) (n int) {
+			c.Step(time.Second, Recv{Msg{Type: MsgInvite, From: storedA, Term: Term{0, 1}, Record: &rec, Round: 1, Index: inc}})
+			for saved := true; saved; {
+				r := c.Ready()
+				for _, m := range r.Msgs {
+					if m.Msg.Type == MsgJoin {
+						n++
+					}
+				}
+				if saved = r.Save != nil; saved {
+					c.Step(time.Second, Persisted{r.Save.Seq})
+				}
+			}
+			return n
+		}
+		require.Zero(t, joins(storedB.Inc+1))
+		require.Equal(t, Out, c.Role())
+		require.Equal(t, 1, joins(storedB.Inc))
+		require.Equal(t, Joining, c.Role())
+	}
+}
