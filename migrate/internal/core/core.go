@@ -207,8 +207,8 @@ func (c *Core) Last() uint64 { return c.log.last() }
 // HasState reports whether this host holds a copy.
 func (c *Core) HasState() bool { return c.hasState }
 
-// Tail returns the entries that are not committed.
-func (c *Core) Tail() []Entry { return c.log.slice(c.commit+1, c.log.last()) }
+// Tail returns the entries that Ready has not handed out as committed: what is yet to be applied, in order.
+func (c *Core) Tail() []Entry { return c.log.slice(c.emitted+1, c.log.last()) }
 
 // Event is what Step takes: one of the types below.
 type Event interface{ event() }

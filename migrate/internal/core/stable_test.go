@@ -226,6 +226,8 @@ func TestStoredActiveAppliesInItsTerm(t *testing.T) {
 	r = c.Ready()
 	require.True(t, r.Activated)
 	require.Empty(t, r.Committed)
+	require.Len(t, c.Tail(), 4, "what is not applied yet is in the log all the same: nothing of it is ordered again")
 	c.Step(now, Persisted{r.Save.Seq})
 	require.Len(t, c.Ready().Committed, 4, "three entries and its own")
+	require.Empty(t, c.Tail())
 }

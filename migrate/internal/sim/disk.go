@@ -14,6 +14,7 @@ type disk struct {
 	copy  snap       // of the state at state.Base; without restore it is the empty one
 	queue []write
 	busy  bool
+	done  func() // ends the batch that is being written
 }
 
 // write is something to be written: a change, or a newer copy, which makes the log begin later.
@@ -44,10 +45,12 @@ func (p *proc) sync() {
 			delay += w.exp(4 * time.Second) // long enough for others to take over
 		}
 	}
-	w.after(delay, func() {
-		if p.dead {
+	done := false
+	d.done = func() {
+		if done || p.dead {
 			return
 		}
+		done = true
 		if w.chance(w.prof.syncFails) {
 			w.tracef("%s: the disk fails", p.name())
 			w.stats.DiskErrors++
@@ -62,7 +65,8 @@ func (p *proc) sync() {
 		if !p.dead {
 			p.sync()
 		}
-	})
+	}
+	w.after(delay, d.done)
 }
 
 // apply makes the first n of the queue last, and returns the number of the last change among them.

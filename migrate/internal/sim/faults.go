@@ -385,6 +385,9 @@ func (w *world) heal() {
 			w.hosts[i].start()
 		} else {
 			pr.resume()
+			if d := w.hosts[i].disk; d != nil && d.busy {
+				w.after(w.exp(p.sync), d.done)
+			}
 		}
 	}
 	w.create()
