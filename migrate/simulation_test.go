@@ -33,7 +33,7 @@ var (
 func TestSimulation(t *testing.T) {
 	if *simSeed != 0 {
 		var history bytes.Buffer
-		stats, err := sim.Run(sim.Options{Seed: *simSeed, New: newSimMachine, Log: func(at time.Duration, line string) {
+		stats, err := sim.Run(sim.Options{Seed: *simSeed, New: newSimMachine, Kept: simKept, Log: func(at time.Duration, line string) {
 			fmt.Fprintf(&history, "%14v  %s\n", at, line)
 		}})
 		if testing.Verbose() {
@@ -59,7 +59,7 @@ func TestSimulation(t *testing.T) {
 				if n >= *simSeeds {
 					return
 				}
-				stats, err := sim.Run(sim.Options{Seed: *simFirst + n, New: newSimMachine})
+				stats, err := sim.Run(sim.Options{Seed: *simFirst + n, New: newSimMachine, Kept: simKept})
 				mu.Lock()
 				sum.Add(stats)
 				if err != nil {
@@ -86,9 +86,21 @@ type simMachine struct {
 	app *simApp
 }
 
+const simEventBytes = 4 << 10
+
+// simKept is how many events a machine of [newSimMachine] still has: the last one, and those before it for which there is room.
+func simKept(events [][]byte) (n int) {
+	for room := simEventBytes; n < len(events); n++ {
+		if room -= len(events[len(events)-1-n]) + eventOverhead; room < 0 && n > 0 {
+			break
+		}
+	}
+	return n
+}
+
 func newSimMachine() sim.Machine {
 	app := new(simApp)
-	return simMachine{newMachine("svc", app, machineLimits{EventBytes: 4 << 10}), app}
+	return simMachine{newMachine("svc", app, machineLimits{EventBytes: simEventBytes}), app}
 }
 
 func (m simMachine) Apply(e core.Entry) sim.Applied {
@@ -153,7 +165,7 @@ func (m simMachine) Capture() func() (sim.Machine, error) {
 			return nil, err
 		}
 		app := new(simApp)
-		r, err := restoreMachine("svc", app, machineLimits{EventBytes: 4 << 10}, bytes.NewReader(stream.Bytes()))
+		r, err := restoreMachine("svc", app, machineLimits{EventBytes: simEventBytes}, bytes.NewReader(stream.Bytes()))
 		return simMachine{r, app}, err
 	}
 }

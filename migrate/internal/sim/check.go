@@ -574,6 +574,12 @@ func (k *checker) heard(c *client, q *request, r reply) {
 		}
 	}
 	c.listen = e.first + uint64(len(e.bodies))
+	if kept := k.w.o.Kept; e.gap {
+		// It had just applied what was emitted last.
+		if all := h.events[:c.listen-1]; kept == nil || len(all)-kept(all) != int(e.first)-1 {
+			k.failf("client %d is told that there is no event before %d, of %d (I13)", c.id, e.first, len(all))
+		}
+	}
 	k.w.stats.Events += len(e.bodies)
 	if e.gap {
 		k.w.stats.Gaps++

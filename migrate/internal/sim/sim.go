@@ -21,6 +21,8 @@ type Options struct {
 	Seed uint64
 	// New makes the machine that applies a log; nil stands for [NewModel].
 	New func() Machine
+	// Kept returns how many of events, of all there were, a machine still has; nil: all.
+	Kept func(events [][]byte) int
 	// Log receives the history; nil discards.
 	Log func(at time.Duration, line string)
 }
