@@ -82,6 +82,7 @@ func TestStatsOfHandoff(t *testing.T) {
 		require.Zero(t, bst.Failovers)
 		require.Equal(t, uint64(1), bst.Ordered)
 		require.NotZero(t, bst.ActiveFor)
+		require.Len(t, bst.Standbys, 1)
 		require.Equal(t, ClientStats{Sent: 3, Acknowledged: 3, Moves: 1, Events: 3}, c.Stats())
 
 		w.nodes["b"].Close()
@@ -89,6 +90,7 @@ func TestStatsOfHandoff(t *testing.T) {
 		bst = b.Stats()
 		require.Equal(t, uint64(1), bst.Ordered, "counters outlive the node")
 		require.Zero(t, bst.ActiveFor)
+		require.Empty(t, bst.Standbys)
 	})
 }
 
@@ -181,6 +183,11 @@ func TestStatsOfSuspension(t *testing.T) {
 		_, err := call.Reply(t.Context())
 		require.NoError(t, err)
 		time.Sleep(time.Second)
+		require.Zero(t, a.Stats().SuspendedFor)
+		w.net.Isolate("b")
+		time.Sleep(time.Second)
+		require.NotZero(t, a.Stats().SuspendedFor)
+		w.nodes["a"].Close()
 		require.Zero(t, a.Stats().SuspendedFor)
 	})
 }

@@ -38,3 +38,16 @@ func TestInvitationToAnotherIncarnation(t *testing.T) {
 		require.Equal(t, Joining, c.Role())
 	}
 }
+
+// Who is invited, or catches up, has no lag: it is not waited for.
+func TestLagsOfMembers(t *testing.T) {
+	c := New(Config{Name: "svc", Self: storedA, Standbys: 1})
+	c.Step(0, Create{})
+	rec := c.Ready().CAS.Next
+	rec.Gen, rec.Ver = 1, 1
+	c.Step(0, CASDone{Nonce: rec.Nonce, Record: rec, Outcome: CASOK})
+	require.True(t, c.Ready().Seek)
+	c.Step(0, Candidates{Hosts: []resolver.Host{storedB}})
+	require.Len(t, c.Ready().Msgs, 1)
+	require.Empty(t, c.Lags(nil))
+}

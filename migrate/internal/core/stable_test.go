@@ -107,6 +107,7 @@ func TestStoredActive(t *testing.T) {
 	r = c.Ready()
 	require.Equal(t, Recovering, c.Role())
 	require.Empty(t, r.Msgs)
+	require.Equal(t, []Lag{{Host: "b", Entries: 4, Heard: now}}, c.Lags(nil), "of what is committed it lacks nothing")
 	c.Step(now, Persisted{r.Save.Seq})
 	require.NotEmpty(t, c.Ready().Msgs)
 
