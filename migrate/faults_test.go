@@ -2,6 +2,8 @@ package migrate
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -102,6 +104,8 @@ func TestUnknownTypeOfMessage(t *testing.T) {
 		defer w.close()
 		a, b := w.pair(Policy{})
 		c := w.dial("client", "svc", ClientConfig{})
+		require.NoError(t, w.do(t.Context(), c, "one"))
+		before := slices.Concat(connsOf(a.node), connsOf(b.node))
 		for _, pair := range [][2]*Service{{a, b}, {b, a}} {
 			from, to := pair[0], pair[1]
 			w.look(from, func() {
@@ -113,9 +117,22 @@ func TestUnknownTypeOfMessage(t *testing.T) {
 		time.Sleep(time.Second)
 		require.Equal(t, Active, a.Status().Role)
 		require.Equal(t, Standby, b.Status().Role)
-		require.NoError(t, w.do(t.Context(), c, "one"))
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		require.NoError(t, w.do(ctx, c, "two"))
 		require.Len(t, a.Status().Record.ISR, 2)
+		after := slices.Concat(connsOf(a.node), connsOf(b.node))
+		for _, c := range before {
+			require.True(t, slices.Contains(after, c), "a connection was closed for it")
+		}
 	})
+}
+
+// connsOf are the connections that others made to a host.
+func connsOf(n *Node) []*session {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Collect(maps.Keys(n.inbound))
 }
 
 // What a host said in an earlier term changes nothing when it is said again.

@@ -2,8 +2,6 @@ package migrate
 
 import (
 	"fmt"
-	"maps"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -32,10 +30,7 @@ func (w *world) look(s *Service, f func()) {
 
 // underWay is the most that one connection has under way at a host.
 func underWay(n *Node) (calls, bytes int) {
-	n.mu.Lock()
-	all := slices.Collect(maps.Keys(n.inbound))
-	n.mu.Unlock()
-	for _, c := range all {
+	for _, c := range connsOf(n) {
 		c.intake.mu.Lock()
 		calls, bytes = max(calls, c.intake.calls), max(bytes, c.intake.bytes)
 		c.intake.mu.Unlock()
@@ -99,7 +94,7 @@ func TestFloodIsHeldBack(t *testing.T) {
 	}
 }
 
-// A node that is closed waits for no reader that is held back.
+// Neither a node that is closed nor its transport waits for a reader that is held back.
 func TestCloseLetsGoWhoIsHeldBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "a", "b")
@@ -112,9 +107,26 @@ func TestCloseLetsGoWhoIsHeldBack(t *testing.T) {
 			r.send(methodQuery, queryParams{Service: "svc", Session: 7}, func(error) {})
 		}
 		time.Sleep(100 * time.Millisecond)
-		w.nodes["a"].Close()
+		conns := connsOf(a.node)
+		closed := make(chan struct{})
+		go func() {
+			defer close(closed)
+			w.nodes["a"].Close()
+			w.trs["a"].Close()
+		}()
+		select {
+		case <-closed:
+		case <-time.After(time.Minute):
+			t.Error("a reader is held back for ever")
+			for _, c := range conns { // so that the test ends
+				c.intake.mu.Lock()
+				c.intake.closed = true
+				c.intake.mu.Unlock()
+				c.intake.room.Broadcast()
+			}
+			<-closed
+		}
 		delete(w.nodes, "a")
-		w.trs["a"].Close()
 		delete(w.trs, "a")
 	})
 }
