@@ -273,3 +273,29 @@ func TestCloseFromManyGoroutines(t *testing.T) {
 		w.check(c)
 	})
 }
+
+// slowAnnouncer takes longer to tell that a host is there than that it is gone.
+type slowAnnouncer struct{ resolver.Resolver }
+
+func (r slowAnnouncer) Announce(ctx context.Context, h resolver.Host, services []string, ttl time.Duration) error {
+	if len(services) > 0 {
+		time.Sleep(100 * time.Millisecond)
+	}
+	return r.Resolver.Announce(context.WithoutCancel(ctx), h, services, ttl)
+}
+
+// A host that has closed is not announced any more: not by an announcement that was on its way either.
+func TestCloseWithdraws(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.close()
+		w.resolverOf = func(string) resolver.Resolver { return slowAnnouncer{w.res} }
+		n := w.node("a")
+		w.host("a", "svc", Policy{})
+		require.NoError(t, n.Close())
+		time.Sleep(time.Second)
+		hosts, err := w.res.Hosts(t.Context(), "svc")
+		require.NoError(t, err)
+		require.Empty(t, hosts)
+	})
+}

@@ -119,6 +119,7 @@ type Node struct {
 	wg       sync.WaitGroup
 	listener transport.Listener
 	renew    chan struct{} // asks for an announcement now
+	silent   chan struct{} // closed when no further announcement will be made
 	hooks    hookQueue
 	dir      *wal.Dir // nil: none
 
@@ -148,6 +149,7 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 		cfg:      cfg,
 		start:    time.Now(),
 		renew:    make(chan struct{}, 1),
+		silent:   make(chan struct{}),
 		services: make(map[string]*Service),
 		links:    make(map[hostKey]*link),
 		inbound:  make(map[*session]struct{}),
@@ -411,8 +413,10 @@ func (n *Node) announceSoon() {
 	}
 }
 
-// announceLoop keeps the resolver informed that this host is there.
+// announceLoop keeps the resolver informed that this host is there, and in the end that it is not: one announcement at a
+// time, so that none overtakes another.
 func (n *Node) announceLoop() {
+	defer close(n.silent)
 	timer := time.NewTimer(n.cfg.PresenceTTL / 3)
 	defer timer.Stop()
 	for announced := false; ; {
@@ -423,23 +427,20 @@ func (n *Node) announceLoop() {
 		case <-timer.C:
 		}
 		n.mu.Lock()
-		names := slices.Sorted(maps.Keys(n.services))
-		if n.leaving {
+		names, closed := slices.Sorted(maps.Keys(n.services)), n.closed
+		if n.leaving || closed {
 			names = nil
 		}
 		n.mu.Unlock()
-		if len(names) > 0 || announced {
-			ttl := n.cfg.PresenceTTL
-			if len(names) == 0 {
-				ttl = 0
-			}
-			ctx, cancel := context.WithTimeout(n.ctx, n.cfg.PresenceTTL)
-			if err := n.cfg.Resolver.Announce(ctx, n.self, names, ttl); err != nil && n.ctx.Err() == nil {
-				n.log.Warn("presence not announced", "err", err)
-			} else {
-				announced = len(names) > 0
-			}
-			cancel()
+		switch {
+		case len(names) > 0:
+			announced = true // it may arrive even if it fails
+			n.announce(names, n.cfg.PresenceTTL)
+		case announced:
+			announced = !n.announce(nil, 0)
+		}
+		if closed {
+			return
 		}
 		if len(names) > 0 {
 			timer.Reset(n.cfg.PresenceTTL / 3)
@@ -449,11 +450,23 @@ func (n *Node) announceLoop() {
 	}
 }
 
+func (n *Node) announce(names []string, ttl time.Duration) bool {
+	ctx, cancel := context.WithTimeout(n.ctx, n.cfg.PresenceTTL)
+	defer cancel()
+	err := n.cfg.Resolver.Announce(ctx, n.self, names, ttl)
+	if err != nil && n.ctx.Err() == nil {
+		n.log.Warn("presence not announced", "services", len(names), "err", err)
+	}
+	return err == nil
+}
+
 // withdraw tells the resolver that this host is gone; it does not insist.
 func (n *Node) withdraw() {
-	ctx, cancel := context.WithTimeout(n.ctx, n.cfg.Silence)
-	defer cancel()
-	if err := n.cfg.Resolver.Announce(ctx, n.self, nil, 0); err != nil {
-		n.log.Debug("presence not withdrawn", "err", err)
+	n.announceSoon()
+	patience := time.NewTimer(n.cfg.Silence)
+	defer patience.Stop()
+	select {
+	case <-n.silent:
+	case <-patience.C:
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 
@@ -28,8 +29,9 @@ type Process struct {
 }
 
 const (
-	dnsTimeout  = 3 * time.Second
-	hostTimeout = 15 * time.Second
+	dnsTimeout    = 3 * time.Second
+	presenceDelay = time.Second // within which a host that serves has told the DNS that it is there
+	hostTimeout   = 15 * time.Second
 )
 
 // Start makes the transport and connects to the DNS. Its errors are for [Flags.Explain].
@@ -121,20 +123,40 @@ func (p *Process) Why(ctx context.Context) string {
 	case err != nil:
 		return fmt.Sprintf("the DNS at %s does not answer: waiting for it", p.Flags.DNS())
 	}
-	hosts, err := p.Resolver.Hosts(ctx, name)
-	if err != nil {
+	m, err := p.present(ctx, rec)
+	switch {
+	case err != nil:
 		return ""
-	}
-	for _, m := range rec.ISR {
-		for _, h := range hosts {
-			if h.Same(m) {
-				return fmt.Sprintf("%s is served by %s at %s, which does not answer yet: if it never does, a firewall is between, or "+
-					"it was started with -dns_ip localhost on another machine", name, Printable(m.ID), Printable(m.Addr))
-			}
-		}
+	case m.ID != "":
+		return fmt.Sprintf("%s is served by %s at %s, which does not answer yet: if it never does, a firewall is between, or "+
+			"it was started with -dns_ip localhost on another machine", name, Printable(m.ID), Printable(m.Addr))
 	}
 	return fmt.Sprintf("%s was last served by %s, which is gone with all that was said: waiting until it is started anew with "+
 		"-s -reset", name, Printable(rec.Active.ID))
+}
+
+// present returns a host that holds the chat and that the DNS knows to be there, the zero Host if there is none. A host may
+// have begun to serve a moment before it tells the DNS that it is there, so that this asks more than once.
+func (p *Process) present(ctx context.Context, rec resolver.Record) (resolver.Host, error) {
+	again := time.NewTicker(presenceDelay / 5)
+	defer again.Stop()
+	for range 5 {
+		hosts, err := p.Resolver.Hosts(ctx, p.Flags.Service)
+		if err != nil {
+			return resolver.Host{}, err
+		}
+		for _, m := range rec.ISR {
+			if slices.ContainsFunc(hosts, m.Same) {
+				return m, nil
+			}
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return resolver.Host{}, ctx.Err()
+		}
+	}
+	return resolver.Host{}, nil
 }
 
 // Unreachable warns when some hosts of the chat have an address that works on their own machine only and others do not, so
