@@ -341,12 +341,28 @@ func ownership(r *run) {
 
 func replyElsewhere(r *run) {
 	calls := make(chan *transport.Request, 1)
-	c, _ := r.connect(&handler{handle: func(_ transport.Conn, q *transport.Request) { offer(calls, q) }}, nil)
-	go func() { (<-calls).Reply(value("later"), nil) }()
-	got, err := r.call(c, "later", nil)
-	r.must(err, "call")
-	if !bytes.Equal(got, value("later")) {
-		r.failf("got % x", got)
+	c, _ := r.connect(&handler{handle: func(_ transport.Conn, q *transport.Request) {
+		if q.IsCall() {
+			offer(calls, q)
+			return
+		}
+		select {
+		case first := <-calls: // its Handle has returned, or this would not be handled yet
+			go first.Reply(value("later"), nil)
+		default:
+		}
+	}}, nil)
+	type answer struct {
+		result []byte
+		err    error
+	}
+	answers := make(chan answer, 1)
+	c.Go("later", nil, func(result []byte, err error) { answers <- answer{bytes.Clone(result), err} })
+	r.must(c.Notify("now", nil), "notify")
+	got := receive(r, "answer", answers)
+	r.must(got.err, "call")
+	if !bytes.Equal(got.result, value("later")) {
+		r.failf("got % x", got.result)
 	}
 }
 
