@@ -1,4 +1,4 @@
-// Package resolver maps the name of a service to a [Record] of who serves it.
+// Package resolver maps the name of a service to the record of who serves it.
 //
 // A [Resolver] holds one record a name, changed only by compare-and-swap on its version, and the presence of the hosts
 // that could serve it. It never decides anything: hosts propose changes, and [Check] says which are legal. It is asked

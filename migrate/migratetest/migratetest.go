@@ -1,4 +1,4 @@
-// Package migratetest tests implementations of [migrate.Migratable]: whether copies of the service stay equal, and whether a
+// Package migratetest tests implementations of migrate.Migratable: whether copies of the service stay equal, and whether a
 // snapshot is what it has to be.
 package migratetest
 

@@ -1,4 +1,4 @@
-// Package resolvertest holds the conformance suite of package resolver: what every [resolver.Resolver] must do.
+// Package resolvertest holds the conformance suite of package resolver: what every resolver.Resolver must do.
 //
 //	func TestMyResolver(t *testing.T) {
 //		resolvertest.Run(t, func(t *testing.T) resolvertest.Subject {

@@ -1,4 +1,4 @@
-// Package transporttest checks that an implementation of [transport.Transport] keeps the interface's promises.
+// Package transporttest checks that an implementation of transport.Transport keeps the interface's promises.
 //
 //	func TestMyTransport(t *testing.T) {
 //		transporttest.Run(t, func(t *testing.T) transporttest.Pair {
