@@ -23,11 +23,11 @@ func FuzzParts(f *testing.F) {
 	f.Add([]byte{0xdd, 0xff, 0xff, 0xff, 0xff})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if s, err := checkValue(b); err == nil && s.pos == len(b) {
-			if m, err := parse(b); err == nil {
-				require.LessOrEqual(t, len(m.method), maxMethod)
-				require.LessOrEqual(t, len(m.body)+len(m.method)+len(m.fault), len(b))
-				if m.fault != nil {
-					e := parseError(m.fault)
+			if m := new(message); m.parse(b) == nil {
+				require.LessOrEqual(t, len(m.method.of(b)), maxMethod)
+				require.LessOrEqual(t, len(m.body.of(b))+len(m.method.of(b))+len(m.fault.of(b)), len(b))
+				if m.failed() {
+					e := parseError(m.fault.of(b))
 					require.LessOrEqual(t, len(e.Message), maxErrorText)
 					require.NotZero(t, e.Code)
 				}

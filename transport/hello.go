@@ -54,20 +54,17 @@ func (c *conn) greet() error {
 	if err != nil {
 		return c.greetError(err)
 	}
-	m, err := parse(frame)
-	if err != nil {
-		return err
-	}
+	m := c.rd.msg
 	if m.kind != kindReply || m.id != c.lastID {
 		return Errorf(CodeBadMessage, "transport: %s sent something else before its answer to %s", c.peer.Addr, methodHello)
 	}
-	if m.fault != nil {
-		if e := parseError(m.fault); e.Code == CodeVersion || e.Code == CodeBadMessage {
+	if m.failed() {
+		if e := parseError(m.fault.of(frame)); e.Code == CodeVersion || e.Code == CodeBadMessage {
 			return e
 		}
 		return nil // a peer that knows MessagePack-RPC only
 	}
-	v, err := takeVersions(m.body, 1)
+	v, err := takeVersions(m.body.of(frame), 1)
 	if err != nil {
 		return err
 	}
@@ -88,17 +85,14 @@ func (c *conn) welcome() (first []byte, err error) {
 	if err != nil {
 		return nil, c.greetError(err)
 	}
-	m, err := parse(frame)
-	if err != nil {
-		return nil, err
-	}
-	if m.kind != kindCall || string(m.method) != methodHello {
+	m := c.rd.msg
+	if m.kind != kindCall || string(m.method.of(frame)) != methodHello {
 		if c.lim.minVersion > 1 {
 			return nil, Errorf(CodeVersion, "transport: %s does not say which version it speaks", c.peer.Addr)
 		}
 		return frame, nil
 	}
-	v, err := takeVersions(m.body, 2)
+	v, err := takeVersions(m.body.of(frame), 2)
 	if err != nil {
 		c.refuse(m.id, err)
 		return nil, err

@@ -7,11 +7,12 @@ import (
 )
 
 const (
-	readSmall  = 1 << 10  // buffer of an idle connection
-	readLarge  = 64 << 10 // buffer of a busy one
-	readFirst  = 4 << 10  // largest first message, from a peer that nothing is known of yet
-	spareReads = 64       // reads that a buffer is too large for before it shrinks
-	methods    = 64       // names kept, so that they are not allocated for each message
+	readSmall   = 1 << 10  // buffer of an idle connection
+	readLarge   = 64 << 10 // buffer of a busy one
+	readFirst   = 4 << 10  // largest first message, from a peer that nothing is known of yet
+	spareReads  = 64       // reads that a buffer is too large for before it shrinks
+	methods     = 64       // names kept, so that they are not allocated for each message
+	smallParams = 64       // bytes of params up to which they share a piece of memory with their request
 )
 
 // reader is the receiving half of a conn. It belongs to the reading goroutine.
@@ -21,7 +22,9 @@ type reader struct {
 	limit   int // bytes a message may have now
 	scan    scanner
 	begun   bool      // scan is in a message
+	whole   bool      // msg is the next message, which was not handed out
 	bad     error     // why what comes next is no message
+	msg     message   // the latest that was whole
 	full    bool      // the last read filled the buffer
 	spare   int       // reads in a row for which a quarter of the buffer was enough
 	waiting time.Time // since when nothing has arrived
@@ -54,34 +57,34 @@ func (rd *reader) release() {
 	rd.buf = nil
 }
 
-// next returns the next whole frame, which is valid until next is called again.
+// next returns the next whole frame, which is valid until next is called again. rd.msg tells what it is, until next or more
+// is called.
 func (c *conn) next() ([]byte, error) {
 	rd := &c.rd
-	for {
-		whole, err := rd.ahead()
-		if err != nil {
-			return nil, err
-		}
-		if whole {
-			rd.begun, rd.started = false, time.Time{}
-			frame := rd.buf[rd.r : rd.r+rd.scan.pos : rd.r+rd.scan.pos]
-			rd.r += rd.scan.pos
-			return frame, nil
+	for !rd.ahead() {
+		if rd.bad != nil {
+			return nil, rd.bad
 		}
 		if err := c.fill(); err != nil {
 			return nil, err
 		}
 	}
+	rd.begun, rd.whole, rd.started = false, false, time.Time{}
+	frame := rd.buf[rd.r : rd.r+rd.scan.pos]
+	rd.r += rd.scan.pos
+	return frame, nil
 }
 
-// ahead reports whether a whole frame is there to be taken, without a read.
-func (rd *reader) ahead() (bool, error) {
-	if rd.w == rd.r || rd.bad != nil {
-		return false, rd.bad
+// ahead reports whether the next message is there to be taken without a read. Then rd.msg tells what it is; rd.bad, why it
+// never will be.
+func (rd *reader) ahead() bool {
+	if rd.whole || rd.w == rd.r || rd.bad != nil {
+		return rd.whole
 	}
 	if !rd.begun {
-		if rd.bad = checkFirst(rd.buf[rd.r]); rd.bad != nil {
-			return false, rd.bad
+		if err := checkFirst(rd.buf[rd.r]); err != nil {
+			rd.bad = err
+			return false
 		}
 		rd.scan.reset(rd.limit, maxDepth+1)
 		rd.begun = true
@@ -92,8 +95,14 @@ func (rd *reader) ahead() (bool, error) {
 		rd.bad = Errorf(CodeBadMessage, "transport: message of more than %d bytes", rd.limit)
 	case err != nil:
 		rd.bad = Errorf(CodeBadMessage, "transport: message with %v", err)
+	case whole:
+		if err := rd.msg.parse(rd.buf[rd.r : rd.r+rd.scan.pos]); err != nil {
+			rd.bad = err
+			return false
+		}
+		rd.whole = true
 	}
-	return whole, rd.bad
+	return rd.whole
 }
 
 // checkFirst refuses what cannot become a message by its first byte.
@@ -223,14 +232,14 @@ func (c *conn) run(first []byte) {
 	now := time.Now()
 	c.rd.waiting = now
 	c.arm(now)
-	err := error(nil)
 	if first != nil {
-		err = c.dispatch(first)
+		c.dispatch(first)
 	}
+	var err error
 	for err == nil && !c.over.Load() {
 		var frame []byte
 		if frame, err = c.next(); err == nil && !c.over.Load() {
-			err = c.dispatch(frame)
+			c.dispatch(frame)
 		}
 	}
 	if err == nil {
@@ -244,19 +253,17 @@ func (c *conn) run(first []byte) {
 
 // more reports whether the next message is there and for the handler.
 func (c *conn) more() bool {
-	if whole, err := c.rd.ahead(); err != nil || !whole {
+	rd := &c.rd
+	if !rd.ahead() || rd.msg.kind == kindReply {
 		return false
 	}
-	m, err := parse(c.rd.buf[c.rd.r : c.rd.r+c.rd.scan.pos])
-	return err == nil && m.kind != kindReply && string(m.method) != methodPing && string(m.method) != methodHello
+	method := rd.msg.method.of(rd.buf[rd.r:])
+	return string(method) != methodPing && string(method) != methodHello
 }
 
-// dispatch hands out one frame.
-func (c *conn) dispatch(frame []byte) error {
-	m, err := parse(frame)
-	if err != nil {
-		return err
-	}
+// dispatch hands out one frame, whose message is rd.msg.
+func (c *conn) dispatch(frame []byte) {
+	m := c.rd.msg
 	switch m.kind {
 	case kindReply:
 		c.mu.Lock()
@@ -265,30 +272,54 @@ func (c *conn) dispatch(frame []byte) error {
 		c.mu.Unlock()
 		switch {
 		case !ok: // nobody waits for it any more
-		case m.fault != nil:
-			p.complete(nil, parseError(m.fault))
+		case m.failed():
+			p.complete(nil, parseError(m.fault.of(frame)))
 		case p.borrows:
-			p.done(m.body, nil)
+			p.done(m.body.of(frame), nil)
 		default:
-			p.complete(clone(m.body), nil)
+			p.complete(clone(m.body.of(frame)), nil)
 		}
 	case kindNotify:
 		if c.handler != nil {
-			c.handler.Handle(c, &Request{Method: c.rd.intern(m.method), Params: clone(m.body), more: c.more()})
+			c.handler.Handle(c, c.request(frame))
 		}
 	case kindCall:
-		switch {
-		case string(m.method) == methodPing:
+		switch method := m.method.of(frame); {
+		case string(method) == methodPing:
 			c.reply(m.id, nil, nil)
-		case string(m.method) == methodHello:
+		case string(method) == methodHello:
 			c.reply(m.id, nil, Errorf(CodeBadMessage, "transport: %s is not the first message", methodHello))
 		case c.handler == nil:
-			c.reply(m.id, nil, Errorf(CodeNoMethod, "transport: no method %q here", m.method))
+			c.reply(m.id, nil, Errorf(CodeNoMethod, "transport: no method %q here", method))
 		default:
-			c.handler.Handle(c, &Request{Method: c.rd.intern(m.method), Params: clone(m.body), more: c.more(), conn: c, id: m.id})
+			r := c.request(frame)
+			r.conn, r.id = c, m.id
+			c.handler.Handle(c, r)
 		}
 	}
-	return nil
+}
+
+// request makes what a handler is given of a frame, whose message is rd.msg until then.
+func (c *conn) request(frame []byte) *Request {
+	var r *Request
+	body := c.rd.msg.body.of(frame)
+	if n := len(body); n <= smallParams {
+		s := new(smallRequest)
+		r = &s.Request
+		r.Params = s.params[:n:n]
+		copy(r.Params, body)
+	} else {
+		r = &Request{Params: clone(body)}
+	}
+	r.Method = c.rd.intern(c.rd.msg.method.of(frame))
+	r.more = c.more()
+	return r
+}
+
+// smallRequest is a request and its params.
+type smallRequest struct {
+	Request
+	params [smallParams]byte
 }
 
 func clone(b []byte) []byte {

@@ -100,8 +100,8 @@ func FuzzScanner(f *testing.F) {
 		require.Equal(t, whole.pos, cut.pos)
 		if done {
 			require.LessOrEqual(t, whole.pos, len(b))
-			if m, err := parse(b[:whole.pos]); err == nil && m.fault != nil {
-				parseError(m.fault)
+			if m := new(message); m.parse(b[:whole.pos]) == nil && m.failed() {
+				parseError(m.fault.of(b))
 			}
 		}
 		require.LessOrEqual(t, whole.pos, 1<<12)

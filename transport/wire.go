@@ -132,27 +132,35 @@ func appendBinHeader(b []byte, n int) []byte {
 	return binary.BigEndian.AppendUint32(append(b, 0xc6), uint32(n))
 }
 
-// A message is the envelope of one frame; its slices point into the frame.
+// A message is the envelope of one frame. It says where the parts are instead of pointing there: to store pointers for each
+// message costs much while the garbage collector is at work.
 type message struct {
 	kind   uint8
 	id     uint64
-	method []byte
-	fault  []byte // the error of a reply, nil if none
-	body   []byte // params or result
+	method part
+	fault  part // the error of a reply, empty if none
+	body   part // params or result
 }
 
+type part struct{ from, to int }
+
+func (p part) of(frame []byte) []byte { return frame[p.from:p.to:p.to] }
+
+// failed reports whether a reply has an error.
+func (m *message) failed() bool { return m.fault != part{} }
+
 // parse takes apart a frame that a scanner found to be one whole value.
-func parse(b []byte) (message, error) {
-	n, b, ok := takeArray(b)
+func (m *message) parse(frame []byte) error {
+	n, b, ok := takeArray(frame)
 	if !ok {
-		return message{}, Errorf(CodeBadMessage, "transport: message is not an array")
+		return Errorf(CodeBadMessage, "transport: message is not an array")
 	}
 	if n < 3 {
-		return message{}, Errorf(CodeBadMessage, "transport: message is an array of %d values", n)
+		return Errorf(CodeBadMessage, "transport: message is an array of %d values", n)
 	}
 	kind, b, ok := takeUint(b)
 	if !ok {
-		return message{}, Errorf(CodeBadMessage, "transport: message's type is not a number")
+		return Errorf(CodeBadMessage, "transport: message's type is not a number")
 	}
 	want := uint64(4)
 	if kind == kindNotify {
@@ -160,36 +168,41 @@ func parse(b []byte) (message, error) {
 	}
 	switch {
 	case kind > kindNotify:
-		return message{}, Errorf(CodeBadMessage, "transport: message of unknown type %d", kind)
+		return Errorf(CodeBadMessage, "transport: message of unknown type %d", kind)
 	case n != want:
-		return message{}, Errorf(CodeBadMessage, "transport: message of type %d is an array of %d values", kind, n)
+		return Errorf(CodeBadMessage, "transport: message of type %d is an array of %d values", kind, n)
 	}
-	m := message{kind: uint8(kind)}
+	*m = message{kind: uint8(kind)}
 	if kind != kindNotify {
 		if m.id, b, ok = takeUint(b); !ok || m.id >= maxID {
-			return message{}, Errorf(CodeBadMessage, "transport: message's id is not a number below 2^53")
+			return Errorf(CodeBadMessage, "transport: message's id is not a number below 2^53")
 		}
 	}
+	at := func() int { return len(frame) - len(b) }
 	if kind == kindReply {
 		if len(b) > 0 && b[0] == 0xc0 {
 			b = b[1:]
 		} else {
-			m.fault, b, _ = takeValue(b)
+			m.fault.from = at()
+			_, b, _ = takeValue(b)
+			m.fault.to = at()
 		}
 		if len(b) == 0 || isExt(b[0]) {
-			return message{}, Errorf(CodeBadMessage, "transport: result is an extension type")
+			return Errorf(CodeBadMessage, "transport: result is an extension type")
 		}
-		m.body = b
-		return m, nil
+		m.body = part{at(), len(frame)}
+		return nil
 	}
-	if m.method, b, ok = takeString(b); !ok || len(m.method) > maxMethod {
-		return message{}, Errorf(CodeBadMessage, "transport: message's method is not a string of at most %d bytes", maxMethod)
+	method, b, ok := takeString(b)
+	if !ok || len(method) > maxMethod {
+		return Errorf(CodeBadMessage, "transport: message's method is not a string of at most %d bytes", maxMethod)
 	}
+	m.method = part{at() - len(method), at()}
 	if len(b) == 0 || b[0] == 0xc0 || isExt(b[0]) {
-		return message{}, Errorf(CodeBadMessage, "transport: params of %.64q are nil or an extension type", m.method)
+		return Errorf(CodeBadMessage, "transport: params of %.64q are nil or an extension type", method)
 	}
-	m.body = b
-	return m, nil
+	m.body = part{at(), len(frame)}
+	return nil
 }
 
 // parseError reads the error of a reply. Other implementations answer with values of any shape, often a string, or an array

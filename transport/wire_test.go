@@ -35,7 +35,7 @@ func TestGoldenBytes(t *testing.T) {
 		done, err := s.scan(g.got)
 		require.NoError(t, err, g.name)
 		require.True(t, done && s.pos == len(g.got), g.name)
-		_, err = parse(g.got)
+		err = new(message).parse(g.got)
 		require.NoError(t, err, g.name)
 	}
 }
@@ -73,7 +73,7 @@ func TestParse(t *testing.T) {
 		done, err := s.scan(b)
 		require.NoError(t, err, c.in)
 		require.True(t, done && s.pos == len(b), c.in)
-		_, err = parse(b)
+		err = new(message).parse(b)
 		if c.want == "" {
 			require.NoError(t, err, c.in)
 			continue
@@ -107,9 +107,10 @@ func TestParseError(t *testing.T) {
 func TestErrorReplyIsBounded(t *testing.T) {
 	b := appendErrorReply(nil, 1, &Error{Message: strings.Repeat("ä", 1<<20), Data: make([]byte, 1000)}, 999)
 	require.Less(t, len(b), maxErrorText+100)
-	m, err := parse(b)
+	var m message
+	err := m.parse(b)
 	require.NoError(t, err)
-	require.Nil(t, parseError(m.fault).Data)
+	require.Nil(t, parseError(m.fault.of(b)).Data)
 }
 
 func TestError(t *testing.T) {
