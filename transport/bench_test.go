@@ -2,6 +2,7 @@ package transport
 
 import (
 	"bufio"
+	"crypto/tls"
 	"encoding/binary"
 	"io"
 	"net"
@@ -42,7 +43,7 @@ func BenchmarkCall(b *testing.B) {
 		})
 	}
 	b.Run("limit", func(b *testing.B) {
-		c := limitEcho(b)
+		c := limitEcho(b, true)
 		buf := make([]byte, 12+64)
 		binary.BigEndian.PutUint32(buf, 64)
 		for b.Loop() {
@@ -57,7 +58,7 @@ func BenchmarkCall(b *testing.B) {
 }
 
 func BenchmarkCallLimitConcurrent(b *testing.B) {
-	c := newLimitClient(limitEcho(b)) // with a goroutine that reads for all callers, as it takes for more than one
+	c := newLimitClient(limitEcho(b, true)) // with a goroutine that reads for all callers, as it takes for more than one
 	for b.Loop() {
 		if err := c.call(); err != nil {
 			b.Fatal(err)
@@ -96,7 +97,7 @@ func BenchmarkCall64(b *testing.B) {
 		})
 	}
 	b.Run("limit", func(b *testing.B) {
-		c := newLimitClient(limitEcho(b))
+		c := newLimitClient(limitEcho(b, true))
 		spread(b, c.call)
 	})
 }
@@ -125,39 +126,56 @@ func BenchmarkNotify(b *testing.B) {
 			b.ReportMetric(float64(b.N)/time.Since(start).Seconds(), "notifications/s")
 		})
 	}
-	b.Run("limit", func(b *testing.B) {
-		c := limitEcho(b)
-		w := bufio.NewWriterSize(c, 64<<10)
-		msg := make([]byte, 12+64)
-		binary.BigEndian.PutUint32(msg, 64)
-		b.ResetTimer()
-		start := time.Now()
-		for i := range b.N {
-			copy(msg[4:], "\xff\xff\xff\xff\xff\xff\xff\xff")
-			if i == b.N-1 {
-				copy(msg[4:], "\x00\x00\x00\x00\x00\x00\x00\x00")
-			}
-			if _, err := w.Write(msg); err != nil {
-				b.Fatal(err)
-			}
-		}
-		w.Flush()
-		if _, err := io.ReadFull(c, msg); err != nil {
-			b.Fatal(err)
-		}
-		b.ReportMetric(float64(b.N)/time.Since(start).Seconds(), "notifications/s")
-	})
+	for _, plain := range []bool{true, false} {
+		b.Run(map[bool]string{true: "limit", false: "limit-tls"}[plain], func(b *testing.B) { limitNotify(b, plain) })
+	}
 }
 
+func limitNotify(b *testing.B, plain bool) {
+	c := limitEcho(b, plain)
+	w := bufio.NewWriterSize(c, 64<<10)
+	msg := make([]byte, 12+64)
+	binary.BigEndian.PutUint32(msg, 64)
+	b.ResetTimer()
+	start := time.Now()
+	for i := range b.N {
+		copy(msg[4:], "\xff\xff\xff\xff\xff\xff\xff\xff")
+		if i == b.N-1 {
+			copy(msg[4:], "\x00\x00\x00\x00\x00\x00\x00\x00")
+		}
+		if _, err := w.Write(msg); err != nil {
+			b.Fatal(err)
+		}
+	}
+	w.Flush()
+	if _, err := io.ReadFull(c, msg); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(float64(b.N)/time.Since(start).Seconds(), "notifications/s")
+}
+
+// limitHandler is who gets the frames that want no answer, as whatever receives hands on what it has received.
+type limitHandler interface{ handle(frame []byte) }
+
+type limitCounter struct{ n int }
+
+func (c *limitCounter) handle([]byte) { c.n++ }
+
 // limitEcho is a server by hand: it answers all frames but those with id -1, in one write for all it has read.
-func limitEcho(b *testing.B) net.Conn {
+func limitEcho(b *testing.B, plain bool) net.Conn {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(b, err)
+	client, server, err := tlsConfigs(NewIdentity())
+	require.NoError(b, err)
+	var h limitHandler = new(limitCounter)
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		c, err := l.Accept()
 		if err != nil {
 			return
+		}
+		if !plain {
+			c = tls.Server(c, server)
 		}
 		defer c.Close()
 		r := bufio.NewReaderSize(c, 64<<10)
@@ -175,6 +193,8 @@ func limitEcho(b *testing.B) net.Conn {
 			}
 			if id != 1<<64-1 {
 				out = append(out, frame...)
+			} else {
+				h.handle(frame)
 			}
 			if r.Buffered() < 12 && len(out) > 0 {
 				if _, err := c.Write(out); err != nil {
@@ -186,6 +206,9 @@ func limitEcho(b *testing.B) net.Conn {
 	})
 	c, err := net.Dial("tcp", l.Addr().String())
 	require.NoError(b, err)
+	if !plain {
+		c = tls.Client(c, client)
+	}
 	b.Cleanup(func() { c.Close(); l.Close(); wg.Wait() })
 	return c
 }
