@@ -219,6 +219,9 @@ func (w *world) slowStandby() {
 	if p.core.Suspended() || p.core.Pending() {
 		return // something from before the healing is still on its way
 	}
+	if p.core.Record().Gen != rec.Gen {
+		return // the resolver has forgotten: an operator has to help before anything can change
+	}
 	for _, h := range rec.ISR {
 		if h.Same(rec.Active) || len(rec.ISR) <= max(w.prof.cfg.MinInSync, 1) {
 			continue
