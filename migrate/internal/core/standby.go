@@ -83,7 +83,9 @@ func (c *Core) recv(m Msg) {
 
 // recvActive takes a message from the active host of this term.
 func (c *Core) recvActive(m Msg) {
-	c.assert(!c.role.Active(), "host %s is active in the same term", m.From.ID)
+	if c.role.Active() {
+		c.assert(false, "host %s is active in the same term", m.From.ID)
+	}
 	s := &c.standby
 	if m.Type == MsgRelease {
 		if !member(c.rec.ISR, c.self) && m.Round == s.join {
@@ -92,7 +94,9 @@ func (c *Core) recvActive(m Msg) {
 		}
 		return
 	}
-	c.assert(s.leader.ID == "" || s.leader.Same(m.From), "hosts %s and %s are active in one term", s.leader.ID, m.From.ID)
+	if s.leader.ID != "" && !s.leader.Same(m.From) {
+		c.assert(false, "hosts %s and %s are active in one term", s.leader.ID, m.From.ID)
+	}
 	s.leader, s.heard, s.down = m.From, c.now, false
 	c.halt(false)
 	switch m.Type {

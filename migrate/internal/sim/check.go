@@ -313,7 +313,9 @@ func (k *checker) applied(p *proc, e core.Entry, a Applied) {
 				k.failf("%s was never asked for", entry(e))
 			}
 		}
-		k.w.tracef("%s commits %s", p.name(), entry(e))
+		if k.w.o.Log != nil {
+			k.w.tracef("%s commits %s", p.name(), entry(e))
+		}
 		k.durable(nil)
 		return
 	}
