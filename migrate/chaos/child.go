@@ -77,6 +77,8 @@ func (c *child) run() error {
 		r = &hostRole{child: c}
 	case "clients":
 		r = &clientsRole{child: c}
+	case "flood":
+		r = &floodRole{child: c}
 	default:
 		return fmt.Errorf("there is no role %q", c.Role)
 	}

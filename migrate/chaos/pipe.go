@@ -16,7 +16,7 @@ import (
 // the parent sends is a setup, then orders; the child sends reports, the first when it is ready.
 
 type setup struct {
-	Role     string // "resolver", "host" or "clients"
+	Role     string // "resolver", "host", "clients" or "flood"
 	ID       string
 	Dir      string // keys and files
 	Service  string
@@ -40,9 +40,11 @@ type setup struct {
 
 type order struct {
 	ID      int
-	Op      string // "handoff", "state", "trap", "rate", "herd", "tries", "settle" or "quit"
+	Op      string // "handoff", "state", "trap", "rate", "herd", "tries", "settle", "flood", "calm" or "quit"
 	Target  string
 	Rate    float64
+	Batch   int
+	Size    int
 	Timeout time.Duration
 }
 
@@ -63,6 +65,8 @@ type report struct {
 	Herd   *herdReport
 	Leaks  *leakReport
 	Done   map[uint32]uint32 // how many commands each client has sent
+
+	Flooded uint64 // how many commands of a flood were acknowledged so far
 }
 
 type readyReport struct {

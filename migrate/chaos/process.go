@@ -218,6 +218,13 @@ func (p *process) inc() uint64 {
 	return p.ready.Inc
 }
 
+// addr is where it listens.
+func (p *process) addr() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.ready.Addr
+}
+
 // latest is what a host last said of itself; nil if it is dead or has not spoken.
 func (p *process) latest() *statusReport {
 	p.mu.Lock()

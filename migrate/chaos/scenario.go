@@ -60,6 +60,7 @@ var scenarios = map[string]struct {
 	"resolver":  {"resolver killed, away for -down, started again", false, false, false, (*run).stepResolver},
 	"herd":      {"-idle clients over a planned move and a SIGKILL", false, false, false, (*run).stepHerd},
 	"power":     {"SIGKILL of all hosts at one moment, which are started again with their directories", false, false, false, (*run).stepPower},
+	"flood":     {"one client that sends a hundred times what others do, evenly and in large batches", false, true, false, (*run).flood},
 	"slow":      {"clients that don't read, a standby behind a slow link", true, true, false, (*run).slow},
 	"mixed":     {"all of the above but herd, power and slow, in random order, and handoffs at the same time", true, false, false, (*run).stepMixed},
 }
