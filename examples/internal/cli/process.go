@@ -140,7 +140,7 @@ func (p *Process) Why(ctx context.Context) string {
 func (p *Process) present(ctx context.Context, rec resolver.Record) (resolver.Host, error) {
 	again := time.NewTicker(presenceDelay / 5)
 	defer again.Stop()
-	for range 5 {
+	for late := time.After(presenceDelay); ; {
 		hosts, err := p.Resolver.Hosts(ctx, p.Flags.Service)
 		if err != nil {
 			return resolver.Host{}, err
@@ -152,11 +152,12 @@ func (p *Process) present(ctx context.Context, rec resolver.Record) (resolver.Ho
 		}
 		select {
 		case <-again.C:
+		case <-late:
+			return resolver.Host{}, nil
 		case <-ctx.Done():
 			return resolver.Host{}, ctx.Err()
 		}
 	}
-	return resolver.Host{}, nil
 }
 
 // Unreachable warns when some hosts of the chat have an address that works on their own machine only and others do not, so

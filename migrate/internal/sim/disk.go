@@ -13,8 +13,7 @@ type disk struct {
 	state core.State // what is written
 	copy  snap       // of the state at state.Base; without restore it is the empty one
 	queue []write
-	busy  bool
-	done  func() // ends the batch that is being written
+	done  func() // ends the batch that is being written, if any
 }
 
 // write is something to be written: a change, or a newer copy, which makes the log begin later.
@@ -33,10 +32,9 @@ func (p *proc) write(v write) {
 
 func (p *proc) sync() {
 	w, d := p.w, p.host.disk
-	if d.busy || len(d.queue) == 0 {
+	if d.done != nil || len(d.queue) == 0 {
 		return
 	}
-	d.busy = true
 	n := len(d.queue)
 	delay := w.exp(w.prof.sync)
 	if w.chance(w.prof.syncSlow) {
@@ -58,7 +56,7 @@ func (p *proc) sync() {
 			return
 		}
 		seq := d.apply(p, n)
-		d.busy = false
+		d.done = nil
 		if seq > 0 {
 			p.event(core.Persisted{Seq: seq})
 		}
@@ -94,7 +92,7 @@ func (d *disk) apply(p *proc, n int) (seq uint64) {
 // crash is the end of the process, or of the power: of what was not written some of the first may be there.
 func (d *disk) crash(p *proc) {
 	d.apply(p, p.w.rng.IntN(len(d.queue)+1))
-	d.queue, d.busy = nil, false
+	d.queue, d.done = nil, nil
 }
 
 // save carries out what the core asks of the store.

@@ -385,7 +385,7 @@ func (w *world) heal() {
 			w.hosts[i].start()
 		} else {
 			pr.resume()
-			if d := w.hosts[i].disk; d != nil && d.busy {
+			if d := w.hosts[i].disk; d != nil && d.done != nil {
 				w.after(w.exp(p.sync), d.done)
 			}
 		}
