@@ -157,8 +157,7 @@
 //	message between processes    1 MiB (transport.TCPConfig)
 //	unsent bytes per connection  4 MiB, then it is closed (transport.TCPConfig)
 //	connections of a process     65,536; of them 2,048 that are still shaking hands (transport.TCPConfig)
-//	under way per connection     256 requests, 4 MiB; then the host reads no more from it until it has answered some. Those
-//	                             that ask within the same tenth of a second share that, down to 32 and 512 KiB
+//	under way per connection     256 requests, 4 MiB; then the host reads no more from it until it has answered some
 //	unacknowledged per client    1,024 commands, 8 MiB (migrate.ClientConfig)
 //	sessions of a service        65,536; one more ends the one unused for longest whose client is not connected, or is
 //	                             refused if all are; 1,024 on one connection

@@ -88,8 +88,7 @@
 // it again, unless the code is [CodeSessionExpired], [CodeForbidden], [CodeTooLarge] or [CodeStateLost]. A host that
 // does not serve the name answers [CodeNotActive], with the newest record that it knows, if any, as the data.
 //
-// A host reads no further on a connection while 256 requests, or 4 MiB of them, have no answer; where n connections ask within
-// the same tenth of a second, while an n-th of that has none, but at least 32 and 512 KiB. It takes up to 1,024 sessions
+// A host reads no further on a connection while 256 requests, or 4 MiB of them, have no answer, and takes up to 1,024 sessions
 // of a service on it. Where a service has as many sessions as it may, one whose client is not connected ends for a new one.
 //
 // # Hosts among themselves

@@ -53,7 +53,6 @@ func TestFloodIsHeldBack(t *testing.T) {
 				r := w.raw("flood", a, 7)
 				require.NoError(t, r.open(false))
 				c := w.dial("client", "svc", ClientConfig{})
-				time.Sleep(time.Second) // c has asked for nothing of late
 				busy := make(chan struct{})
 				letGo := sync.OnceFunc(func() { close(busy) })
 				defer letGo()
@@ -93,70 +92,6 @@ func TestFloodIsHeldBack(t *testing.T) {
 			})
 		})
 	}
-}
-
-// While others ask for something, too, a client has less under way, and all again when it is alone.
-func TestFloodIsShared(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, "a", "b")
-		defer w.close()
-		a, _ := w.pair(Policy{})
-		r := w.raw("flood", a, 7)
-		require.NoError(t, r.open(false))
-		const others = 3
-		var quiet []*raw
-		for i := range others {
-			quiet = append(quiet, w.raw(fmt.Sprint("quiet", i), a, 1))
-		}
-		// flooded is what the flood has under way after a while in which nothing of it is answered.
-		flooded := func(beside bool) int {
-			w.net.Partition("a", "b")
-			for range 2 * intakeCalls {
-				r.send(methodQuery, queryParams{Service: "svc", Session: 7}, func(error) {})
-			}
-			for range 8 {
-				time.Sleep(50 * time.Millisecond)
-				for _, q := range quiet {
-					if beside {
-						require.NoError(t, q.call(methodPark, parkParams{Service: "svc", Session: 1}, nil))
-					}
-				}
-			}
-			calls, _ := underWay(a.node)
-			w.net.HealAll()
-			time.Sleep(time.Second)
-			left, _ := underWay(a.node)
-			require.Zero(t, left)
-			return calls
-		}
-		require.Equal(t, intakeCalls, flooded(false))
-		for _, q := range quiet { // before the flood comes
-			require.NoError(t, q.call(methodPark, parkParams{Service: "svc", Session: 1}, nil))
-		}
-		require.Equal(t, intakeCalls/(others+1), flooded(true))
-		require.Equal(t, intakeCalls, flooded(false))
-	})
-}
-
-// There is a part that everyone has, however many they are.
-func TestSharesHaveAnEnd(t *testing.T) {
-	var a askers
-	var q intake
-	q.init(&a)
-	for range 1000 {
-		a.ask(0)
-	}
-	calls, bytes := q.limits()
-	require.Equal(t, []int{sharedCalls, sharedBytes}, []int{calls, bytes})
-	a.ask(1)
-	calls, _ = q.limits()
-	require.Equal(t, sharedCalls, calls, "of late they were many")
-	a.ask(3)
-	calls, _ = q.limits()
-	require.Equal(t, intakeCalls, calls)
-	q.known.Store(true)
-	calls, _ = q.limits()
-	require.Equal(t, intakeCalls*knownFactor, calls)
 }
 
 // Neither a node that is closed nor its transport waits for a reader that is held back.

@@ -287,7 +287,7 @@ func (n *Node) accept(c transport.Conn) transport.Handler {
 		return nil
 	}
 	s := &session{node: n, conn: c}
-	s.intake.init(&n.askers)
+	s.intake.init()
 	n.inbound[s] = struct{}{}
 	return s
 }

@@ -85,7 +85,7 @@ func TestStopInBurst(t *testing.T) {
 		defer w.close()
 		s := w.standby("a", "svc", Policy{})
 		c := &session{node: w.nodes["a"]}
-		c.intake.init(new(askers))
+		c.intake.init()
 		c.enter(10)
 		c.post(s, item{kind: itemEvent, from: c, size: 10})
 		s.stop()

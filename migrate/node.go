@@ -122,7 +122,6 @@ type Node struct {
 	silent   chan struct{} // closed when no further announcement will be made
 	hooks    hookQueue
 	dir      *wal.Dir // nil: none
-	askers   askers
 
 	mu       sync.Mutex // guards what follows
 	closed   bool

@@ -210,7 +210,6 @@ func (s *Service) run(rounds int) {
 		}
 		s.batch, s.inbox = s.inbox, s.batch[:0]
 		s.mu.Unlock()
-		s.node.askers.tick(s.node.now())
 		for i := range s.batch {
 			s.handle(&s.batch[i])
 			s.batch[i] = item{}
