@@ -108,6 +108,10 @@ func TestStoredActive(t *testing.T) {
 	require.Equal(t, Recovering, c.Role())
 	require.Empty(t, r.Msgs)
 	require.Equal(t, []Lag{{Host: "b", Entries: 4, Heard: now}}, c.Lags(nil), "of what is committed it lacks nothing")
+	c.Step(now, Recv{Msg{Type: MsgAck, From: storedB, Term: Term{0, 2}, Index: 4, Round: 1}})
+	r2 := c.Ready()
+	require.EqualValues(t, 1, c.Commit(), "what it inherited is committed with the first entry of its own")
+	require.Empty(t, r2.Committed)
 	c.Step(now, Persisted{r.Save.Seq})
 	require.NotEmpty(t, c.Ready().Msgs)
 
