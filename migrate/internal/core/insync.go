@@ -122,7 +122,8 @@ func (c *Core) recvLeave(m Msg) {
 		c.dropPeer(p)
 	default:
 		p.left = max(c.now, 1)
-		if c.free() && (c.mayShrink() || m.Flag) && member(c.rec.ISR, p.host) {
+		gone := m.Flag && m.Term == c.term // of an earlier term: it may have got a copy since
+		if c.free() && (c.mayShrink() || gone) && member(c.rec.ISR, p.host) {
 			c.proposeRemove(p.host, true)
 		}
 	}

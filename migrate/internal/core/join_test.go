@@ -51,3 +51,25 @@ func TestLagsOfMembers(t *testing.T) {
 	require.Len(t, c.Ready().Msgs, 1)
 	require.Empty(t, c.Lags(nil))
 }
+
+// A host that had no copy in an earlier term may have got one since: where the in-sync set must not shrink, it stays.
+func TestLeaveOfEarlierTerm(t *testing.T) {
+	c := New(Config{Name: "svc", Self: storedA, Standbys: 1, MinInSync: 2})
+	c.Step(0, Create{})
+	rec := c.Ready().CAS.Next
+	rec.Gen, rec.Ver, rec.Epoch, rec.ISR = 1, 1, 2, []resolver.Host{storedA, storedB}
+	c.fresh = TermOf(rec)
+	c.Step(0, Got{Record: rec})
+	require.Equal(t, Recovering, c.Role())
+	c.Ready()
+	ack := Msg{Type: MsgAck, From: storedB, Term: Term{0, 2}, Index: 1, PrevEpoch: 1}
+	c.Step(0, Recv{ack})
+	require.Equal(t, Serving, c.Role())
+
+	c.Step(0, Recv{Msg{Type: MsgLeave, From: storedB, Term: Term{0, 1}, Flag: true}})
+	require.Nil(t, c.Ready().CAS)
+	c.Step(0, Recv{Msg{Type: MsgLeave, From: storedB, Term: Term{0, 2}}})
+	require.Nil(t, c.Ready().CAS, "it holds a copy")
+	c.Step(0, Recv{Msg{Type: MsgLeave, From: storedB, Term: Term{0, 2}, Flag: true}})
+	require.Len(t, c.Ready().CAS.Next.ISR, 1)
+}

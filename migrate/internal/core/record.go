@@ -357,8 +357,8 @@ func (c *Core) checkMember() {
 	}
 	s := &c.standby
 	again := s.leader.ID == "" && !c.rec.Active.Same(c.self) // this host has started again
-	if again {
-		s.leader = c.rec.Active
+	if again || s.leader.Same(c.rec.Active) {
+		s.leader = c.rec.Active // it may have started again elsewhere
 	}
 	switch in := member(c.rec.ISR, c.self); {
 	case in && c.hasState:

@@ -236,3 +236,27 @@ func TestStoredActiveAppliesInItsTerm(t *testing.T) {
 	require.Len(t, c.Ready().Committed, 4, "three entries and its own")
 	require.Empty(t, c.Tail())
 }
+
+// A host that nobody hears speaks to the active one at the address that the record shows, though it knew another.
+func TestLeaderMoved(t *testing.T) {
+	now := time.Second
+	c := stored(t, storedB)
+	rec := storedRecord(1, 1, storedA)
+	c.Step(now, Got{Record: rec})
+	rec.Ver, rec.Active.Addr = 2, "a:2"
+	rec.ISR = []resolver.Host{rec.Active, storedB}
+	c.Step(now, Got{Record: rec})
+	c.Step(now, Leave{})
+	var to []string
+	for range 2 {
+		r := c.Ready()
+		for _, m := range r.Msgs {
+			to = append(to, m.To.Addr)
+		}
+		if r.Save != nil {
+			c.Step(now, Persisted{r.Save.Seq})
+		}
+	}
+	require.Contains(t, to, "a:2")
+	require.Equal(t, "a:2", to[len(to)-1])
+}

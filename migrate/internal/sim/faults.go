@@ -378,7 +378,12 @@ func (w *world) heal() {
 	for i := range w.hosts {
 		for j := range w.hosts {
 			w.cutLink(i, j, false, false)
-			w.links[i][j].lag = 0
+			l := w.links[i][j]
+			l.lag = 0
+			if l.last > w.now+time.Second { // it stands still: begin anew
+				l.gen++
+				l.last = w.now
+			}
 		}
 		w.hosts[i].blind = false
 		if pr := w.hosts[i].proc; pr == nil {

@@ -317,7 +317,7 @@ func (p *proc) carryOut(r core.Ready) (stepped bool) {
 		p.since = p.local()
 	}
 	for _, e := range r.Committed {
-		if w.poisoned.seq > 0 && w.poisoned == (cmdKey{e.Session, e.Seq}) {
+		if e.Kind == core.Command && w.poisoned == (cmdKey{e.Session, e.Seq}) {
 			w.chk.poisoned(p, e)
 			p.host.crash()
 			return false
