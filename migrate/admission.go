@@ -142,7 +142,7 @@ func (m *machine) ordered(e core.Entry) {
 		return
 	}
 	f.index = e.Index
-	m.inflight[e.Session] = f
+	put(&m.inflight, e.Session, f)
 }
 
 // resetOrdered forgets what was appended and takes tail, the entries not applied yet, instead: on becoming the active

@@ -92,7 +92,7 @@ func (c *clients) tellMoved(conns []transport.Conn) {
 func (c *clients) sayGoodbye(rec resolver.Record) {
 	var now, later []transport.Conn
 	for k, a := range c.attached {
-		if a.ready && rec.Active.Same(c.next) && len(c.attached) > callAtOnce {
+		if a.ready && keyOf(rec.Active) == c.next && len(c.attached) > callAtOnce {
 			later = append(later, k.from.conn)
 		} else {
 			now = append(now, k.from.conn)

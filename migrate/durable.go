@@ -48,7 +48,7 @@ func (s *Service) openStore() error {
 		return fail(err)
 	}
 	s.mu.Lock()
-	s.store, s.resumed = store, rec.State.Meta
+	s.store, s.resumed, s.resumedCopy = store, rec.State.Term, rec.State.Copy
 	s.mu.Unlock()
 	if rec.Cut > 0 {
 		s.log.Warn("the last write to the log was not finished", "bytes", rec.Cut)
@@ -131,7 +131,7 @@ func (s *Service) closeStore(left bool) {
 func (s *Service) holds(rec resolver.Record) bool {
 	for _, h := range rec.ISR {
 		if h.Same(s.node.self) {
-			return s.resumed.Copy
+			return s.resumedCopy
 		}
 	}
 	return false
@@ -139,11 +139,11 @@ func (s *Service) holds(rec resolver.Record) bool {
 
 // forgotten is an error if this node's directory knows the service, of which the resolver knows nothing.
 func (s *Service) forgotten() error {
-	if s.resumed.Term == (core.Term{}) {
+	if s.resumed == (core.Term{}) {
 		return nil
 	}
 	return transport.Errorf(CodeNoHost, "migrate: the resolver has no record of service %s, which host %s took part in up to epoch %d: "+
-		"if its memory is lost, Reset starts the service from what this host holds", s.name, s.node.self.ID, s.resumed.Term.Epoch)
+		"if its memory is lost, Reset starts the service from what this host holds", s.name, s.node.self.ID, s.resumed.Epoch)
 }
 
 // keep receives a copy from another host and keeps it on the disk, too.
@@ -178,7 +178,7 @@ func (s *Service) begin() error {
 		s.remove(false)
 		return err
 	}
-	s.inbox = append(s.inbox, item{kind: itemFunc, fn: func() {}})
+	s.deliver(item{kind: itemFunc, fn: func() {}})
 	s.mu.Unlock()
 	s.run(borrowedRounds)
 	return nil

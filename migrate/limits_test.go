@@ -149,7 +149,7 @@ func TestStrangersFloodIsHeldBack(t *testing.T) {
 		}
 		time.Sleep(50 * time.Millisecond)
 		a.mu.Lock()
-		waiting := len(a.inbox)
+		waiting := len(*a.inbox)
 		a.mu.Unlock()
 		require.LessOrEqual(t, waiting, intakeCalls+100)
 		require.Greater(t, waiting, intakeCalls/2)
@@ -235,7 +235,7 @@ func TestNewcomersDoNotPushOutTheConnected(t *testing.T) {
 		defer w.close()
 		a, b := w.pair(Policy{})
 		for _, s := range []*Service{a, b} {
-			w.look(s, func() { s.machine.lim.Sessions, s.machine.sessions.lim.Sessions = places, places })
+			w.look(s, func() { s.machine.lim.Sessions = places })
 		}
 		c := w.dial("client", "svc", ClientConfig{}) // and never says a word
 		var here []*raw

@@ -32,7 +32,7 @@ type machine struct {
 	// goroutine that releases the snapshot, for all else on the owner's.
 	onPanic func(method string, value any, stack []byte)
 
-	// While the host is active: the sessions with entries that are appended and not applied yet.
+	// While the host is active: the sessions with entries that are appended and not applied yet; nil if there never were any.
 	inflight map[uint64]inflightSession
 
 	applying bool
@@ -102,13 +102,12 @@ type applied struct {
 func newMachine(service string, sm Migratable, lim machineLimits) *machine {
 	lim = lim.withDefaults()
 	m := &machine{
-		service:  service,
-		sm:       sm,
-		lim:      lim,
-		sessions: newSessionTable(lim),
-		events:   newEventLog(lim.EventBytes),
-		inflight: make(map[uint64]inflightSession),
+		service: service,
+		sm:      sm,
+		lim:     lim,
+		events:  newEventLog(lim.EventBytes),
 	}
+	m.sessions.lim = &m.lim
 	m.emit = m.onEmit
 	return m
 }

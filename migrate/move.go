@@ -80,7 +80,7 @@ func (s *Service) awaitMove(ctx context.Context, done chan moveResult) moveResul
 	given := ctx.Done()
 	for {
 		s.mu.Lock()
-		changed, stopped := s.changed, s.stopped
+		changed, stopped := s.change(), s.stopped
 		s.mu.Unlock()
 		if stopped { // then nobody else may ever say how it ended
 			select {
@@ -216,7 +216,7 @@ func (s *Service) prepare() {
 		for _, a := range s.clients.attached {
 			a.told, a.ready = true, false
 		}
-		s.clients.next = m.report.To
+		s.clients.next = keyOf(m.report.To)
 		s.clients.tellAll(methodPrepare, params)
 	}
 	if m.report.Clients == 0 {

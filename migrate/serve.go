@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
-	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
 )
 
@@ -26,7 +25,7 @@ type clients struct {
 	of       map[*session]*attachment // the same, by connection, linked by sibling
 	parked   map[*session]struct{}    // connections made ahead of a move to this host, until they carry a session
 	untold   []*session               // those of them that are to be told that this host is active
-	next     resolver.Host            // the host to which clients were told to connect
+	next     hostKey                  // the host to which clients were told to connect
 	ahead    map[*session]core.Term   // the highest terms that clients have seen, where that is above this host's
 	gone     map[uint64]time.Duration
 	since    time.Duration // when this host became active
@@ -93,7 +92,7 @@ func (c *clients) init(s *Service) {
 
 func (c *clients) reset() {
 	c.attached, c.of, c.sessions, c.told = nil, nil, nil, 0
-	c.parked, c.untold, c.next = nil, nil, resolver.Host{}
+	c.parked, c.untold, c.next = nil, nil, hostKey{}
 	c.waiting, c.opening, c.leaving, c.reads = nil, nil, nil, nil
 	c.gone, c.behind, c.ahead = nil, nil, nil
 }
@@ -421,6 +420,7 @@ func (c *clients) applied(a applied) {
 			}
 		}
 		delete(c.opening, a.Session)
+		c.expireSoon() // its client may be gone already
 	case core.CloseSession:
 		for _, r := range c.leaving[a.Session] {
 			r.Reply(nil, nil)
@@ -622,7 +622,9 @@ func (c *clients) activated() {
 	c.since, c.pushed = c.s.node.now(), 0
 	c.untold = slices.AppendSeq(c.untold[:0], maps.Keys(c.parked))
 	c.call(callAtOnce)
-	c.expireSoon()
+	if c.s.machine.sessions.len() > 0 {
+		c.expireSoon()
+	}
 }
 
 // deposed tells every client where the service is now, and takes back what is not committed.

@@ -31,37 +31,38 @@ type Service struct {
 	halted atomic.Bool // Status says so, without the lock
 
 	mu        sync.Mutex // guards what follows
-	inbox     []item
+	inbox     *[]item    // nil: empty
 	running   bool
 	stopped   bool
 	status    Status
-	changed   chan struct{} // closed and replaced when status changes
+	changed   chan struct{} // closed when status changes; nil: nobody waits for that
 	timer     *time.Timer   // of the core's next deadline
 	alarm     time.Duration // when it goes off; 0: never
 	moving    bool          // a handoff is under way
 	published stats         // what Stats returns
 
 	// What follows belongs to the loop.
-	core     *core.Core
-	store    *wal.Store // nil: none; set under mu
-	resumed  core.Meta  // what the store held when it was opened
-	machine  *machine
-	clients  clients
-	stats    stats
-	move     *moveState
-	fetch    *fetching
-	every    *time.Timer
-	lastHash uint64
-	expiry   time.Duration   // when to look for expired sessions; 0: never
-	known    []resolver.Host // those that may speak for the service
-	stranger *core.Msg       // an invitation from a host that is not known
-	strayed  int             // how often the state was found to differ from the active host's
-	leaving  bool            // Leave was called
-	batch    []item
-	crowded  bool // several commands are on their way: more are likely to come at once
-	active   bool // activated was called, and deposed not since
-	altered  bool // role, term or record changed since that was last published
-	dirty    bool // the core was given something since it was last asked what is to be done
+	core        *core.Core
+	store       *wal.Store // nil: none; set under mu
+	resumed     core.Term  // that the store held when it was opened, with a copy or without
+	resumedCopy bool
+	machine     *machine
+	clients     clients
+	stats       stats
+	move        *moveState
+	fetch       *fetching
+	every       *time.Timer
+	lastHash    uint64
+	expiry      time.Duration   // when to look for expired sessions; 0: never
+	known       []resolver.Host // those that may speak for the service
+	stranger    *core.Msg       // an invitation from a host that is not known
+	strayed     int             // how often the state was found to differ from the active host's
+	leaving     bool            // Leave was called
+	batch       []item
+	crowded     bool // several commands are on their way: more are likely to come at once
+	active      bool // activated was called, and deposed not since
+	altered     bool // role, term or record changed since that was last published
+	dirty       bool // the core was given something since it was last asked what is to be done
 }
 
 // item is something for the loop to do.
@@ -90,9 +91,8 @@ const (
 func newService(n *Node, name string, fresh func() Migratable, policy Policy) *Service {
 	s := &Service{
 		node: n, name: name, policy: policy, fresh: fresh,
-		log:     n.log.With("service", name),
-		changed: make(chan struct{}),
-		status:  Status{Service: name, Role: Latent},
+		log:    n.log.With("service", name),
+		status: Status{Service: name, Role: Latent},
 	}
 	s.core = core.New(core.Config{
 		Name: name, Self: n.self, Standbys: policy.Standbys, MinInSync: policy.MinInSync,
@@ -115,15 +115,16 @@ func (s *Service) Status() Status {
 	return st
 }
 
-// wait returns when ok is true of the status, or when ctx ends.
+// wait returns when ok is true of the status, or when ctx ends. ok must not lock anything.
 func (s *Service) wait(ctx context.Context, ok func(Status) bool) error {
 	for {
 		s.mu.Lock()
-		st, changed, stopped := s.status, s.changed, s.stopped
-		s.mu.Unlock()
-		if ok(st) {
+		if ok(s.status) {
+			s.mu.Unlock()
 			return nil
 		}
+		changed, stopped := s.change(), s.stopped
+		s.mu.Unlock()
 		if stopped {
 			return transport.Errorf(transport.CodeClosed, "migrate: service %s is closed on host %s", s.name, s.node.self.ID)
 		}
@@ -150,13 +151,34 @@ func (s *Service) put(it item) {
 		s.refuse(it)
 		return
 	}
-	s.inbox = append(s.inbox, it)
+	s.deliver(it)
+}
+
+// batches holds empty inboxes: an idle service has none.
+var batches = sync.Pool{New: func() any { return new([]item) }}
+
+// deliver puts something into the inbox; s.mu is held.
+func (s *Service) deliver(it item) {
+	if s.inbox == nil {
+		s.inbox = batches.Get().(*[]item)
+	}
+	*s.inbox = append(*s.inbox, it)
+}
+
+// takeInbox empties the inbox of a service that is stopped; s.mu is held.
+func (s *Service) takeInbox() []item {
+	if s.inbox == nil {
+		return nil
+	}
+	left := *s.inbox
+	s.inbox = nil
+	return left
 }
 
 // work lets the loop work on the caller's goroutine if there is something to do and nobody does it.
 func (s *Service) work() {
 	s.mu.Lock()
-	idle := !s.running && len(s.inbox) > 0
+	idle := !s.running && s.inbox != nil
 	if idle {
 		s.running = true
 		s.node.wg.Add(1)
@@ -191,11 +213,10 @@ func (s *Service) run(rounds int) {
 			runtime.Gosched()
 		}
 		s.mu.Lock()
-		if len(s.inbox) == 0 || s.stopped {
+		if s.inbox == nil || s.stopped {
 			s.running = false
-			left := s.inbox
+			left := s.takeInbox()
 			if s.stopped {
-				s.inbox = nil
 				s.timerStop()
 			}
 			s.mu.Unlock()
@@ -208,7 +229,8 @@ func (s *Service) run(rounds int) {
 			s.mu.Unlock()
 			return
 		}
-		s.batch, s.inbox = s.inbox, s.batch[:0]
+		batch := s.inbox
+		s.batch, s.inbox = *batch, nil
 		s.mu.Unlock()
 		for i := range s.batch {
 			s.handle(&s.batch[i])
@@ -216,9 +238,11 @@ func (s *Service) run(rounds int) {
 		}
 		s.flush()
 		s.crowded = len(s.clients.waiting) > 1
-		if cap(s.batch) > 4096 {
-			s.batch = nil
+		if cap(s.batch) <= 4096 {
+			*batch = s.batch[:0]
+			batches.Put(batch)
 		}
+		s.batch = nil
 	}
 }
 
@@ -238,8 +262,8 @@ func (s *Service) failed() {
 
 func (s *Service) halt(err error, stack []byte) {
 	s.mu.Lock()
-	left := slices.Concat(s.batch, s.inbox)
-	s.stopped, s.running, s.inbox = true, false, nil
+	left := slices.Concat(s.batch, s.takeInbox())
+	s.stopped, s.running = true, false
 	s.over.Store(true)
 	s.timerStop()
 	s.status.Role = Halted
@@ -307,6 +331,9 @@ const maxKnown = 256
 // were invited. The others are strangers whoever they claim to be.
 func (s *Service) introduce(hosts ...resolver.Host) {
 	for _, h := range hosts {
+		if h.Same(s.node.self) {
+			continue
+		}
 		if len(s.known) >= maxKnown {
 			s.known = nil
 			s.introduce(s.core.Record().ISR...)
@@ -551,7 +578,6 @@ func (s *Service) publish() {
 	if c.Halted() {
 		st.Role = Halted
 	}
-	st.Record.ISR = slices.Clone(st.Record.ISR)
 	s.halted.Store(st.Role == Halted)
 	s.mu.Lock()
 	old := s.status
@@ -562,6 +588,7 @@ func (s *Service) publish() {
 	if old.Role != st.Role || old.Record.Ver != st.Record.Ver {
 		s.log.Info("changed", "role", string(st.Role), "epoch", st.Record.Epoch, "active", st.Record.Active.ID, "isr", len(st.Record.ISR))
 		if f := s.node.cfg.Hooks.Changed; f != nil {
+			st := s.Status()
 			s.node.hooks.call(func() { f(st) })
 		}
 		if st.Role == Halted {
@@ -585,10 +612,20 @@ func (s *Service) connect(st Status) {
 	}
 }
 
+// change returns what is closed when the status changes; s.mu is held.
+func (s *Service) change() <-chan struct{} {
+	if s.changed == nil {
+		s.changed = make(chan struct{})
+	}
+	return s.changed
+}
+
 // signal wakes those who wait for the status; s.mu is held.
 func (s *Service) signal() {
-	close(s.changed)
-	s.changed = make(chan struct{})
+	if s.changed != nil {
+		close(s.changed)
+		s.changed = nil
+	}
 }
 
 // schedule sets the timer for what is due next.
@@ -636,7 +673,7 @@ func (s *Service) stop() {
 	s.timerStop()
 	var left []item
 	if !s.running { // else the loop disposes of it
-		left, s.inbox = s.inbox, nil
+		left = s.takeInbox()
 	}
 	s.signal()
 	s.mu.Unlock()

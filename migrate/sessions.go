@@ -10,9 +10,10 @@ import (
 // sessionTable is the replicated table of sessions with the replies that clients may still ask for again. What it holds
 // depends on the log alone, never on a clock or a connection.
 //
-// Sessions lie in one slice, so that a snapshot captures them by copying it; slot 0 is the sentinel of the lists.
+// Sessions lie in one slice, so that a snapshot captures them by copying it; slot 0 is the sentinel of the lists. A service that
+// never had a session has neither slice nor map.
 type sessionTable struct {
-	lim   machineLimits
+	lim   *machineLimits
 	slots []sessionSlot
 	byID  map[uint64]int32
 	free  []int32
@@ -58,10 +59,6 @@ func (r *cachedReply) size() int {
 	return n
 }
 
-func newSessionTable(lim machineLimits) sessionTable {
-	return sessionTable{lim: lim, slots: make([]sessionSlot, 1), byID: make(map[uint64]int32)}
-}
-
 func (t *sessionTable) len() int { return len(t.byID) }
 
 // get returns a session or nil. The pointer is valid until the next open.
@@ -78,11 +75,11 @@ func (t *sessionTable) open(id uint64, key transport.Key, now int64) *sessionSlo
 	if n := len(t.free); n > 0 {
 		i, t.free = t.free[n-1], t.free[:n-1]
 	} else {
-		i = int32(len(t.slots))
-		t.slots = append(t.slots, sessionSlot{})
+		i = max(int32(len(t.slots)), 1)
+		t.slots = append(t.slots, make([]sessionSlot, int(i)+1-len(t.slots))...)
 	}
 	t.slots[i] = sessionSlot{id: id, key: key, used: now, first: 1}
-	t.byID[id] = i
+	put(&t.byID, id, i)
 	t.link(listUsed, i)
 	return &t.slots[i]
 }
@@ -167,6 +164,9 @@ func (t *sessionTable) unlink(list int, i int32) {
 // byUse yields the sessions from the least to the most recently used. The table must not change meanwhile.
 func (t *sessionTable) byUse() iter.Seq[*sessionSlot] {
 	return func(yield func(*sessionSlot) bool) {
+		if len(t.slots) == 0 {
+			return
+		}
 		for i := t.slots[0].links[listUsed].next; i != 0; i = t.slots[i].links[listUsed].next {
 			if !yield(&t.slots[i]) {
 				return

@@ -93,7 +93,8 @@ func TestSessionRingShrinks(t *testing.T) {
 // TestSessionTableModel compares the table with a plain one under random use.
 func TestSessionTableModel(t *testing.T) {
 	r := newRand(1)
-	tab := newSessionTable(machineLimits{Sessions: 20}.withDefaults())
+	lim := machineLimits{Sessions: 20}.withDefaults()
+	tab := sessionTable{lim: &lim}
 	var order []uint64
 	for range 5_000 {
 		id := 1 + r.Uint64N(30)
