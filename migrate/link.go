@@ -35,8 +35,9 @@ type msgParams struct {
 }
 
 const (
-	// linkQueue bounds the messages that wait for a connection: what is lost is sent again.
+	// linkQueue and linkBytes bound the messages that wait for a connection: what is lost is sent again.
 	linkQueue = 256
+	linkBytes = 4 << 20
 	// redials is how often a connection is tried again at once after it broke: if it is refused each time, the process
 	// at the other end has died.
 	redials    = 2
@@ -58,6 +59,7 @@ type link struct {
 	dialing bool
 	closed  bool     // given up: nothing is sent any more
 	queue   [][]byte // params of messages
+	bytes   int      // of queue
 	used    time.Time
 }
 
@@ -96,8 +98,9 @@ func (l *link) send(params []byte) {
 			return
 		}
 	}
-	if len(l.queue) < linkQueue {
+	if len(l.queue) < linkQueue && l.bytes+len(params) <= linkBytes {
 		l.queue = append(l.queue, bytes.Clone(params))
+		l.bytes += len(params)
 	}
 	l.dialLocked()
 }
@@ -217,7 +220,7 @@ func (l *link) connected(conn transport.Conn, h *linkConn) error {
 	}
 	l.conn, l.used = conn, time.Now()
 	queue := l.queue
-	l.queue = nil
+	l.queue, l.bytes = nil, 0
 	for _, params := range queue {
 		conn.Notify(methodMsg, params)
 	}
@@ -265,7 +268,7 @@ func (l *link) giveUp() {
 
 func (l *link) close() {
 	l.mu.Lock()
-	l.closed, l.queue = true, nil
+	l.closed, l.queue, l.bytes = true, nil, 0
 	conn := l.conn
 	l.mu.Unlock()
 	if conn != nil {
