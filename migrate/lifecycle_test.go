@@ -1,9 +1,12 @@
 package migrate
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -155,6 +158,61 @@ func TestLeave(t *testing.T) {
 		require.Less(t, wr.longest(), 50*time.Millisecond)
 		require.Equal(t, []resolver.Host{w.nodes["c"].self}, w.active("svc").Status().Record.ISR)
 		w.check(c)
+	})
+}
+
+// late is a service whose first copy is not read on before it is let.
+type late struct {
+	tally
+	read *atomic.Bool
+	wait <-chan struct{}
+	err  chan<- error
+}
+
+func (l *late) Restore(r io.Reader) error {
+	if l.read.Swap(true) {
+		return l.tally.Restore(r)
+	}
+	io.ReadFull(r, make([]byte, 1))
+	<-l.wait
+	_, err := io.Copy(io.Discard, r)
+	l.err <- err
+	return err
+}
+
+// Who leaves gives up the copy that is on its way. What comes of that later is nothing to the same host that stands by again.
+func TestLeaveWhileCopying(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "a")
+		defer w.close()
+		a := w.host("a", "svc", Policy{})
+		c := w.dial("client", "svc", ClientConfig{})
+		for range 12 { // more than is on its way at one time
+			_, err := c.Do(t.Context(), bytes.Repeat([]byte("x"), 250<<10))
+			require.NoError(t, err)
+		}
+		failed := make(chan error, 1)
+		b, err := NewNode(NodeConfig{
+			Resolver: w.res, Transport: w.transport("b"), ID: "b", Listen: "b:1", Dir: t.TempDir(),
+			Hooks: Hooks{Failed: func(_ string, err error) { failed <- err }},
+		})
+		require.NoError(t, err)
+		w.nodes["b"] = b
+		var read atomic.Bool
+		letGo, ended := make(chan struct{}), make(chan error, 1)
+		fresh := func() Migratable { return &late{read: &read, wait: letGo, err: ended} }
+		s, err := b.Standby(t.Context(), "svc", fresh, Policy{})
+		require.NoError(t, err)
+		w.eventually(read.Load, "the copy comes")
+		require.NoError(t, s.Leave(t.Context()))
+		s, err = b.Standby(t.Context(), "svc", fresh, Policy{})
+		require.NoError(t, err)
+		close(letGo)
+		require.ErrorIs(t, <-ended, context.Canceled)
+		w.inSync(a, 2)
+		w.role(s, Standby)
+		require.NoError(t, w.do(t.Context(), c, "goes on"))
+		require.Empty(t, failed)
 	})
 }
 

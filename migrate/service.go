@@ -50,7 +50,7 @@ type Service struct {
 	clients     clients
 	stats       stats
 	move        *moveState
-	fetch       *fetching
+	fetch       *fetching // set under mu
 	every       *time.Timer
 	lastHash    uint64
 	expiry      time.Duration   // when to look for expired sessions; 0: never
@@ -266,6 +266,7 @@ func (s *Service) halt(err error, stack []byte) {
 	s.stopped, s.running = true, false
 	s.over.Store(true)
 	s.timerStop()
+	s.stopFetch()
 	s.status.Role = Halted
 	s.halted.Store(true)
 	s.signal()
@@ -671,6 +672,7 @@ func (s *Service) stop() {
 	s.stopped = true
 	s.over.Store(true)
 	s.timerStop()
+	s.stopFetch()
 	var left []item
 	if !s.running { // else the loop disposes of it
 		left = s.takeInbox()

@@ -122,11 +122,14 @@ func (o *outgoing) send(ctx context.Context) {
 
 // startFetch fetches and restores a state.
 func (s *Service) startFetch(f core.Fetch) {
-	if s.fetch != nil {
-		s.fetch.cancel()
-	}
 	ctx, cancel := context.WithCancel(s.node.ctx)
+	s.mu.Lock()
+	s.stopFetch()
 	s.fetch = &fetching{f, cancel}
+	if s.stopped {
+		s.stopFetch()
+	}
+	s.mu.Unlock()
 	s.node.wg.Go(func() {
 		began := time.Now()
 		m, bytes, err := s.fetchState(ctx, f)
@@ -138,6 +141,13 @@ func (s *Service) startFetch(f core.Fetch) {
 		}
 		s.post(item{kind: itemFunc, fn: func() { s.fetched(f, m, bytes, err) }})
 	})
+}
+
+// stopFetch gives up the state that is on its way; s.mu is held.
+func (s *Service) stopFetch() {
+	if s.fetch != nil {
+		s.fetch.cancel()
+	}
 }
 
 func (s *Service) fetchState(ctx context.Context, f core.Fetch) (m *machine, bytes int64, err error) {
@@ -168,7 +178,9 @@ func (s *Service) fetchState(ctx context.Context, f core.Fetch) (m *machine, byt
 // fetched takes the copy into use if it is still wanted.
 func (s *Service) fetched(f core.Fetch, m *machine, bytes int64, err error) {
 	if s.fetch != nil && s.fetch.ID == f.ID {
+		s.mu.Lock()
 		s.fetch = nil
+		s.mu.Unlock()
 	}
 	ev := core.Restored{ID: f.ID, From: f.From, OK: err == nil}
 	if err != nil {

@@ -3,6 +3,7 @@ package wal
 import (
 	"bufio"
 	"bytes"
+	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -23,10 +24,8 @@ type Copy struct {
 }
 
 func (s *Store) create() (*Copy, error) {
-	s.mu.Lock()
-	s.temps++
-	name := s.path(fmt.Sprintf("copy-%d.tmp", s.temps))
-	s.mu.Unlock()
+	// No other store of the directory has the name: one that was removed may still discard what it had begun.
+	name := s.path("copy-" + rand.Text() + ".tmp")
 	f, err := s.fs.Create(name)
 	if err != nil {
 		return nil, err

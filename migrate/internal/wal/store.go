@@ -42,7 +42,6 @@ type Store struct {
 	taking bool  // a copy of the state is being written
 	size   int64 // of the log since the last copy was begun
 	snap   int64 // of the last copy
-	temps  int
 
 	// What follows belongs to the writer.
 	number uint64 // of the present log
@@ -100,7 +99,7 @@ func (s *Store) push(o op) {
 // Fetch begins a copy that comes from another host. Kept makes it last; the next Save with Rebase takes it into use.
 func (s *Store) Fetch() (*Copy, error) { return s.create() }
 
-// Kept makes a fetched copy last, in the place of one that was never used.
+// Kept makes a fetched copy last, in the place of one that was never used. A store that is closed wants none.
 func (s *Store) Kept(c *Copy) error {
 	if err := c.finish(); err != nil {
 		c.Discard()
@@ -108,7 +107,9 @@ func (s *Store) Kept(c *Copy) error {
 	}
 	s.mu.Lock()
 	old := s.copied
-	s.copied = c
+	if s.copied = c; s.closed {
+		old, s.copied = c, nil
+	}
 	s.mu.Unlock()
 	if old != nil {
 		old.Discard()

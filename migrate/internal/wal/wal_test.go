@@ -472,6 +472,39 @@ func TestEscape(t *testing.T) {
 	require.NotEqual(t, escape(long), escape(other))
 }
 
+// What a store that was removed does with the copy that it had begun to fetch is nothing to the one in its place.
+func TestRemovedStoreLetsGoOfItsCopies(t *testing.T) {
+	for name, end := range map[string]func(*Store, *Copy) error{
+		"discarded": func(_ *Store, c *Copy) error { c.Discard(); return nil },
+		"kept":      func(s *Store, c *Copy) error { return s.Kept(c) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			fsys := newMemFS()
+			old := mustOpen(t, fsys, 0)
+			late, err := old.Fetch()
+			require.NoError(t, err)
+			old.Close()
+			require.NoError(t, old.Remove())
+			s := mustOpen(t, fsys, 0)
+			c, err := s.Fetch()
+			require.NoError(t, err)
+			_, err = io.WriteString(c, "state at 5 of epoch 1")
+			require.NoError(t, err)
+			require.NoError(t, end(old.Store, late))
+			require.NoError(t, s.Kept(c))
+			s.Save(core.Save{Seq: 1, Rebase: true, State: core.State{Meta: core.Meta{Term: core.Term{Epoch: 1}, Copy: true},
+				Commit: 5, Base: core.Place{Index: 5, Epoch: 1}}})
+			s.wg.Wait()
+			_, err = s.told()
+			require.NoError(t, err)
+			s.Close()
+			s = mustOpen(t, fsys, 0)
+			checkCopy(t, s.rec)
+			s.Close()
+		})
+	}
+}
+
 // A full disk, where one can be made.
 func TestFullDisk(t *testing.T) {
 	if os.Geteuid() != 0 {
