@@ -105,7 +105,7 @@ func (s *BulkSource) Handle(r *Request) {
 	if ok {
 		n, _, ok = takeUint(b)
 	}
-	if r.Method != MethodBulkPull || !ok {
+	if r.Method != MethodBulkPull || !r.IsCall() || !ok {
 		r.Reply(nil, Errorf(CodeBadMessage, "transport: bad request %s", r.Method))
 		return
 	}
@@ -218,7 +218,7 @@ func (w *bulkWriter) wait() error {
 	}
 	if w.size == 0 {
 		w.size = 64 << 10
-		if w.conn = w.pull.conn; w.conn != nil {
+		if w.conn = w.pull.call.conn; w.conn != nil {
 			lim := w.conn.lim
 			w.size = min(bulkChunk, lim.maxMessage-bulkHeader-maxEnvelope, lim.maxPending/(2*bulkWindow))
 		}
@@ -260,10 +260,10 @@ func (w *bulkWriter) flush() error {
 	if err := w.wait(); err != nil {
 		return err
 	}
-	if r := w.pull; r.conn == nil {
-		r.Reply(frame, nil)
-	} else if !r.answered.Swap(true) {
-		r.conn.replyOwned(r.id, frame)
+	if c := w.pull.call; c.conn == nil {
+		w.pull.Reply(frame, nil)
+	} else if !c.answered.Swap(true) {
+		c.conn.replyOwned(c.id, frame)
 		w.buf = nil
 	}
 	w.offset += uint64(w.fill)

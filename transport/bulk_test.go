@@ -174,6 +174,7 @@ func TestBulkDistrustsTheReceiver(t *testing.T) {
 			_, err := c.Call(t.Context(), MethodBulkPull, p)
 			require.ErrorIs(t, err, ErrBadMessage, "% x", p)
 		}
+		require.NoError(t, c.Notify(MethodBulkPull, []byte{0x92, 7, 0})) // nobody would wait for the chunk
 		_, err := c.Call(t.Context(), "roam.bulk.other", []byte{0x92, 7, 0})
 		require.ErrorIs(t, err, ErrBadMessage)
 		answers := make(chan error, 100)

@@ -164,7 +164,7 @@ func (c *conn) reply(id uint64, result []byte, err error) {
 	if err == nil && len(result) > 0 {
 		if len(result) > c.lim.maxMessage-maxEnvelope {
 			err = Errorf(CodeBadMessage, "transport: result of %d bytes is larger than a message", len(result))
-		} else if _, bad := checkValue(result); bad != nil {
+		} else if bad := checkValue(result); bad != nil {
 			err = bad
 		}
 	}
@@ -213,8 +213,7 @@ func (c *conn) checkOut(method string, params []byte) error {
 	if params[0] == 0xc0 {
 		return Errorf(CodeBadMessage, "transport: params of %s are nil", method)
 	}
-	_, err := checkValue(params)
-	return err
+	return checkValue(params)
 }
 
 func (c *conn) Close() error {

@@ -97,10 +97,11 @@ func unmarshal(data []byte, v any, most int) (err error) {
 }
 
 func checkBody(data []byte, most int) error {
-	s, err := checkValue(data)
-	switch {
-	case err != nil:
+	var s scanner
+	if err := s.check(data); err != nil {
 		return err
+	}
+	switch {
 	case data[0] == 0xc0:
 		return Errorf(CodeBadMessage, "transport: nil where a MessagePack value is wanted")
 	case s.ext:

@@ -13,6 +13,7 @@ const (
 	spareReads  = 64       // reads that a buffer is too large for before it shrinks
 	methods     = 64       // names kept, so that they are not allocated for each message
 	smallParams = 64       // bytes of params up to which they share a piece of memory with their request
+	burstLen    = 4        // small notifications that share a piece of memory, where they come one upon the other
 )
 
 // reader is the receiving half of a conn. It belongs to the reading goroutine.
@@ -33,6 +34,8 @@ type reader struct {
 	pinged  bool
 	last    string // the method of the last message
 	names   map[string]string
+	burst   *[burstLen]smallRequest // the latest, of which some were handed out
+	used    int                     // how many
 }
 
 var largeBuffers = sync.Pool{New: func() any { return new([readLarge]byte) }}
@@ -134,12 +137,12 @@ func (c *conn) fill() error {
 	case have > size/2 && rd.w == size:
 		// What is kept for a message grows with what has come of it, not with what it says it will be.
 		rd.resize(min(max(2*size, min(rd.scan.pos, 8*size)), max(rd.limit, readLarge)))
-	case have == 0 || rd.w == size:
+	case rd.r > 0 && have < size/8 || rd.w == size: // to read with much room is worth a small copy
 		copy(rd.buf, rd.buf[rd.r:rd.w])
 		rd.r, rd.w = 0, have
 	}
 	now := time.Now()
-	rd.waiting, rd.pinged = now, false
+	rd.waiting, rd.pinged, rd.burst = now, false, nil
 	if rd.w > rd.r && rd.started.IsZero() {
 		rd.started = now
 	}
@@ -263,7 +266,7 @@ func (c *conn) more() bool {
 
 // dispatch hands out one frame, whose message is rd.msg.
 func (c *conn) dispatch(frame []byte) {
-	m := c.rd.msg
+	m := &c.rd.msg
 	switch m.kind {
 	case kindReply:
 		c.mu.Lock()
@@ -292,34 +295,72 @@ func (c *conn) dispatch(frame []byte) {
 		case c.handler == nil:
 			c.reply(m.id, nil, Errorf(CodeNoMethod, "transport: no method %q here", method))
 		default:
-			r := c.request(frame)
-			r.conn, r.id = c, m.id
-			c.handler.Handle(c, r)
+			c.handler.Handle(c, c.request(frame))
 		}
 	}
 }
 
 // request makes what a handler is given of a frame, whose message is rd.msg until then.
 func (c *conn) request(frame []byte) *Request {
+	rd := &c.rd
+	m := &rd.msg
+	name, body, kind, id := rd.intern(m.method.of(frame)), m.body.of(frame), m.kind, m.id
+	more := c.more()
 	var r *Request
-	body := c.rd.msg.body.of(frame)
-	if n := len(body); n <= smallParams {
-		s := new(smallRequest)
-		r = &s.Request
-		r.Params = s.params[:n:n]
-		copy(r.Params, body)
-	} else {
+	switch {
+	case kind == kindCall:
+		r = newCall(c, id, body)
+	case len(body) > smallParams:
 		r = &Request{Params: clone(body)}
+	default:
+		r = rd.small(more).with(body)
 	}
-	r.Method = c.rd.intern(c.rd.msg.method.of(frame))
-	r.more = c.more()
+	r.Method, r.more = name, more
 	return r
+}
+
+// small is a place for a small notification. If there are more to come at once, it is a part of a larger one.
+func (rd *reader) small(more bool) *smallRequest {
+	if rd.burst == nil || rd.used == burstLen {
+		if !more {
+			return new(smallRequest)
+		}
+		rd.burst, rd.used = new([burstLen]smallRequest), 0
+	}
+	rd.used++
+	return &rd.burst[rd.used-1]
 }
 
 // smallRequest is a request and its params.
 type smallRequest struct {
 	Request
 	params [smallParams]byte
+}
+
+// with gives the request its params.
+func (s *smallRequest) with(params []byte) *Request {
+	n := len(params)
+	s.Params = s.params[:n:n]
+	copy(s.Params, params)
+	return &s.Request
+}
+
+// newCall makes a request that is to be answered.
+func newCall(c *conn, id uint64, params []byte) *Request {
+	if len(params) <= smallParams {
+		s := new(struct {
+			smallRequest
+			call
+		})
+		s.call.conn, s.call.id, s.Request.call = c, id, &s.call
+		return s.with(params)
+	}
+	s := new(struct {
+		Request
+		call
+	})
+	s.call.conn, s.call.id, s.Request.call, s.Params = c, id, &s.call, clone(params)
+	return &s.Request
 }
 
 func clone(b []byte) []byte {

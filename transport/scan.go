@@ -12,14 +12,14 @@ const maxDepth = 16
 // that comes byte by byte costs no more than one that comes whole, and it does not recurse. It looks at headers only: what
 // strings and binaries hold is skipped.
 type scanner struct {
-	max   int // bytes that the value may have
-	nest  int // containers that may nest, at most maxDepth+1
-	pos   int // bytes looked at; more than there are when the value is known to go on so far
-	elems int // values seen so far, containers and what is in them
-	depth int // containers that are open
-	done  bool
+	max   int                  // bytes that the value may have
+	nest  int                  // containers that may nest, at most maxDepth+1
+	pos   int                  // bytes looked at; more than there are when the value is known to go on so far
+	elems int                  // values seen so far, containers and what is in them
+	depth int                  // containers that are open
 	ext   bool                 // an extension type was seen
-	left  [maxDepth + 1]uint64 // values still to come in each open container
+	left  uint64               // values still to come in the innermost open container, or outside of any
+	outer [maxDepth + 1]uint64 // the same for those around it, when it will be complete
 }
 
 // What a scanner can object to.
@@ -32,41 +32,29 @@ var (
 // reset prepares for a value of at most max bytes.
 func (s *scanner) reset(limit, nest int) {
 	s.max, s.nest = limit, nest
-	s.pos, s.elems, s.depth, s.done, s.ext = 0, 0, 0, false, false
+	s.pos, s.elems, s.depth, s.left, s.ext = 0, 0, 0, 1, false
 }
 
 // scan goes on with b, which holds the value's bytes from the first one on, and reports whether all are there: then the
 // value is b[:s.pos].
 func (s *scanner) scan(b []byte) (bool, error) {
-	for !s.done {
-		if s.pos >= len(b) {
-			return false, nil
-		}
-		var size, children uint64 // of header and payload together; of an array or map
-		var container bool
-		switch c := b[s.pos]; {
-		case c <= 0x7f || c >= 0xe0: // fixint
-			size = 1
-		case c <= 0x8f:
-			size, children, container = 1, 2*uint64(c&0x0f), true
-		case c <= 0x9f:
-			size, children, container = 1, uint64(c&0x0f), true
-		case c <= 0xbf:
-			size = 1 + uint64(c&0x1f)
-		case c == 0xc1:
-			return false, errNotAType
-		default:
-			h := &headers[c-0xc0]
-			if h.ext {
-				s.ext = true
+	pos, elems, depth, left := s.pos, s.elems, s.depth, s.left // in registers
+	var bad error
+	for left > 0 && pos < len(b) {
+		t := &types[b[pos]]
+		size, children := uint64(t.size), uint64(t.children)
+		if t.special {
+			if b[pos] == 0xc1 {
+				bad = errNotAType
+				break
 			}
-			size = uint64(h.size)
-			if h.width > 0 {
-				if len(b)-s.pos < 1+int(h.width) {
-					return false, nil
+			s.ext = s.ext || t.ext
+			if t.width > 0 {
+				if len(b)-pos < 1+int(t.width) {
+					break
 				}
 				var n uint64
-				switch p := b[s.pos+1:]; h.width {
+				switch p := b[pos+1:]; t.width {
 				case 1:
 					n = uint64(p[0])
 				case 2:
@@ -74,37 +62,65 @@ func (s *scanner) scan(b []byte) (bool, error) {
 				default:
 					n = uint64(binary.BigEndian.Uint32(p))
 				}
-				if h.per == 0 {
-					size += n
+				if t.container {
+					children = n * uint64(t.per)
 				} else {
-					children, container = n*uint64(h.per), true
+					size += n
 				}
 			}
 		}
-		s.elems++
+		elems++
 		// Each child has a byte at least, so that a count can be judged before anything is kept for it.
-		if room := uint64(s.max - s.pos); size > room || children > room-size {
-			return false, errTooLong
+		if room := uint64(s.max - pos); size > room || children > room-size {
+			bad = errTooLong
+			break
 		}
-		s.pos += int(size)
-		if container && s.depth == s.nest {
-			return false, errTooDeep
-		}
-		if children > 0 {
-			s.left[s.depth] = children
-			s.depth++
-			continue
-		}
-		for s.depth > 0 {
-			if s.left[s.depth-1]--; s.left[s.depth-1] > 0 {
+		pos += int(size)
+		left--
+		if t.container {
+			if depth == s.nest {
+				bad = errTooDeep
 				break
 			}
-			s.depth--
+			if children > 0 {
+				s.outer[depth] = left
+				depth++
+				left = children
+			}
 		}
-		s.done = s.depth == 0
+		for left == 0 && depth > 0 {
+			depth--
+			left = s.outer[depth]
+		}
 	}
-	return s.pos <= len(b), nil
+	s.pos, s.elems, s.depth, s.left = pos, elems, depth, left
+	return bad == nil && left == 0 && pos <= len(b), bad
 }
+
+// types describes what begins with each byte: its size in bytes and the values in it; special ones have a length or a
+// count of so many bytes after the first, for so many values each, or are of other types than most.
+var types = func() (t [256]struct {
+	size, children, width, per uint8
+	container, special, ext    bool
+}) {
+	for c := range t {
+		switch {
+		case c <= 0x7f || c >= 0xe0: // fixint
+			t[c].size = 1
+		case c <= 0x8f: // fixmap
+			t[c].size, t[c].children, t[c].container = 1, 2*uint8(c&0x0f), true
+		case c <= 0x9f: // fixarray
+			t[c].size, t[c].children, t[c].container = 1, uint8(c&0x0f), true
+		case c <= 0xbf: // fixstr
+			t[c].size = 1 + uint8(c&0x1f)
+		default:
+			h := headers[c-0xc0]
+			t[c].size, t[c].width, t[c].per, t[c].container, t[c].ext = h.size, h.width, h.per, h.per > 0, h.ext
+			t[c].special = h.width > 0 || h.ext || c == 0xc1
+		}
+	}
+	return t
+}()
 
 // headers describes the types from 0xc0 to 0xdf: their fixed size in bytes, the width of the length or count that follows
 // the first byte, and the values per count of a container.
@@ -124,21 +140,26 @@ var headers = [32]struct {
 	{size: 3, width: 2, per: 2}, {size: 5, width: 4, per: 2}, // map 16, 32
 }
 
-// checkValue returns an error unless b is exactly one MessagePack value, with no extension type at its top. It hands back
-// the scanner for what the caller wants to know beyond that.
-func checkValue(b []byte) (s scanner, err error) {
+// checkValue returns an error unless b is exactly one MessagePack value, with no extension type at its top.
+func checkValue(b []byte) error {
+	var s scanner
+	return s.check(b)
+}
+
+// check is checkValue with a scanner that tells what the caller wants to know beyond that.
+func (s *scanner) check(b []byte) error {
 	s.reset(len(b), maxDepth)
 	switch done, err := s.scan(b); {
 	case err == errTooLong || err == nil && !done:
-		return s, Errorf(CodeBadMessage, "transport: %d bytes end before the MessagePack value does", len(b))
+		return Errorf(CodeBadMessage, "transport: %d bytes end before the MessagePack value does", len(b))
 	case err != nil:
-		return s, Errorf(CodeBadMessage, "transport: bad MessagePack value: %v", err)
+		return Errorf(CodeBadMessage, "transport: bad MessagePack value: %v", err)
 	case s.pos != len(b):
-		return s, Errorf(CodeBadMessage, "transport: %d bytes after the end of a MessagePack value", len(b)-s.pos)
+		return Errorf(CodeBadMessage, "transport: %d bytes after the end of a MessagePack value", len(b)-s.pos)
 	case isExt(b[0]):
-		return s, Errorf(CodeBadMessage, "transport: extension type 0x%02x as a whole MessagePack value", b[0])
+		return Errorf(CodeBadMessage, "transport: extension type 0x%02x as a whole MessagePack value", b[0])
 	}
-	return s, nil
+	return nil
 }
 
 func isExt(c byte) bool { return c >= 0xc7 && c <= 0xc9 || c >= 0xd4 && c <= 0xd8 }

@@ -89,23 +89,30 @@ type Request struct {
 	// Params is one MessagePack value, by convention an array. It belongs to the receiver.
 	Params []byte
 
-	more  bool
-	reply func(result []byte, err error) // set by NewRequest
+	call *call // nil for a notification
+	more bool
+}
 
-	// What arrives on a conn is answered without a closure.
-	conn     *conn
+// call is what answers a request.
+type call struct {
+	conn     *conn // on which it arrived, without a closure for its answer
 	id       uint64
+	reply    func(result []byte, err error) // without a conn: set by NewRequest
 	answered atomic.Bool
 }
 
 // NewRequest makes a request for a [Handler], as an implementation of [Transport] or a test of a handler needs it. A nil
 // reply makes it a notification. However often the handler calls Reply, reply is called at most once.
 func NewRequest(method string, params []byte, reply func(result []byte, err error)) *Request {
-	return &Request{Method: method, Params: params, reply: reply}
+	r := &Request{Method: method, Params: params}
+	if reply != nil {
+		r.call = &call{reply: reply}
+	}
+	return r
 }
 
 // IsCall reports whether the peer waits for a reply.
-func (r *Request) IsCall() bool { return r.conn != nil || r.reply != nil }
+func (r *Request) IsCall() bool { return r.call != nil }
 
 // More reports whether the peer's next message has arrived already: the handler is called again right after this time, with
 // that message, or with Closed if the connection ends first. What is done better once for several messages can wait until
@@ -116,12 +123,13 @@ func (r *Request) More() bool { return r.more }
 // returned, and must be called exactly once: a further reply is dropped. It never blocks. An error that is, or wraps,
 // an [*Error] arrives at the caller with its code, message and data; any other arrives with code [CodeUnknown].
 func (r *Request) Reply(result []byte, err error) {
-	if !r.IsCall() || r.answered.Swap(true) {
+	c := r.call
+	if c == nil || c.answered.Swap(true) {
 		return
 	}
-	if r.conn != nil {
-		r.conn.reply(r.id, result, err)
+	if c.conn != nil {
+		c.conn.reply(c.id, result, err)
 	} else {
-		r.reply(result, err)
+		c.reply(result, err)
 	}
 }
