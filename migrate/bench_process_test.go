@@ -25,6 +25,14 @@ func benchRole(role string) error {
 			return err
 		}
 		fmt.Println(l.Addr())
+	case "names":
+		return moveNames()
+	case "mover":
+		return moveHost(arg)
+	case "switch-names":
+		return switchNames()
+	case "switch-host":
+		return new(switchHost).run(arg)
 	case "host":
 		tr, err := transport.NewTCP(transport.TCPConfig{InsecurePlaintext: !secure})
 		if err != nil {
