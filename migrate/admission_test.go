@@ -88,7 +88,7 @@ func TestAdmission(t *testing.T) {
 	log.apply()
 	got = m.admit(9, 2, 1, key)
 	require.Equal(t, verdictReplied, got.verdict)
-	require.ErrorIs(t, got.reply.Err, ErrTooLarge)
+	require.ErrorIs(t, got.reply.Err, ErrReplyGone)
 
 	// About to end: neither taken nor expired until the end is certain.
 	require.Equal(t, verdictAppend, m.admitClose(9, key).verdict)

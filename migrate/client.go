@@ -219,7 +219,9 @@ func newSession() uint64 {
 // Commands take effect in the order of the Do and Go calls. When ctx ends first the command is still executed, at most
 // once; only if there was no room for it yet it is not executed at all. It blocks while the queue is full.
 //
-// An error that the service's Apply returned is an [*transport.Error] with Remote set. The command's bytes are copied.
+// An error that the service's Apply returned is an [*transport.Error] with Remote set. [ErrReplyGone] says that the command
+// was executed, but that the reply was lost on its way and is no longer kept: hosts keep 8 MiB of replies for a session and
+// 64 MiB for a service. The command's bytes are copied.
 func (c *Client) Do(ctx context.Context, command []byte) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err

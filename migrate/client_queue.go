@@ -266,8 +266,9 @@ type answer struct {
 	data  []byte // of the error
 }
 
-// judgeCommand says what an answer means for a command. Only a place in the log, or one of the four codes that can't be
-// followed by one, ends a command: after anything else it may still be executed, and is sent again.
+// judgeCommand says what an answer means for a command. Only a place in the log, the code that stands for one that is
+// forgotten, or one of the four codes that can't be followed by one, ends a command: after anything else it may still be
+// executed, and is sent again.
 func judgeCommand(result []byte, err error) answer {
 	if err == nil {
 		res, err := unmarshalDoResult(result)
@@ -286,8 +287,11 @@ func judgeCommand(result []byte, err error) answer {
 		return answer{fate: fateReplied, err: own, index: placed.Index}
 	}
 	a := answer{fate: judgeCode(e.Code), err: err, data: e.Data}
-	if e.Code == CodeTooLarge {
+	switch e.Code {
+	case CodeTooLarge:
 		a.fate = fateRefused
+	case CodeReplyGone:
+		a.fate = fateReplied // its number is used
 	}
 	return a
 }

@@ -132,6 +132,7 @@ func TestJudgeCommand(t *testing.T) {
 		"out of order":         {err: remote(CodeOutOfOrder, nil), want: fateRetry},
 		"too large":            {err: remote(CodeTooLarge, nil), want: fateRefused},
 		"reply too large":      {err: remote(CodeTooLarge, placed), want: fateReplied, index: 9},
+		"reply gone":           {err: remote(CodeReplyGone, nil), want: fateReplied},
 		"expired":              {err: remote(CodeSessionExpired, nil), want: fateEnded},
 		"forbidden":            {err: remote(CodeForbidden, nil), want: fateEnded},
 		"state lost":           {err: remote(CodeStateLost, nil), want: fateEnded},

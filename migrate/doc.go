@@ -84,9 +84,10 @@
 //	                                                              a random moment of that many milliseconds
 //
 // An error that is the reply of a command in the log has the array [index, epoch, replicas, data] as its data, where
-// data is the data of the service's own error. Without it, the command has no place in the log, and the client sends
-// it again, unless the code is [CodeSessionExpired], [CodeForbidden], [CodeTooLarge] or [CodeStateLost]. A host that
-// does not serve the name answers [CodeNotActive], with the newest record that it knows, if any, as the data.
+// data is the data of the service's own error. [CodeReplyGone] without it says that the command was executed, and that its
+// place and its reply are no longer kept. Otherwise, the command has no place in the log, and the client sends it again,
+// unless the code is [CodeSessionExpired], [CodeForbidden], [CodeTooLarge] or [CodeStateLost]. A host that does not serve
+// the name answers [CodeNotActive], with the newest record that it knows, if any, as the data.
 //
 // A host reads no further on a connection while 256 requests, or 4 MiB of them, have no answer, and takes up to 1,024 sessions
 // of a service on it. Where a service has as many sessions as it may, one whose client is not connected ends for a new one.

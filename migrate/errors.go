@@ -23,6 +23,7 @@ const (
 	CodeHalted         transport.Code = 216 // the service stopped itself
 	CodeNoService      transport.Code = 217 // no service of that name exists
 	CodeStore          transport.Code = 218 // the node's directory can't be used
+	CodeReplyGone      transport.Code = 219 // the command was executed, and its reply is no longer kept
 )
 
 // Sentinels for [errors.Is].
@@ -45,4 +46,5 @@ var (
 	ErrHalted         error = &transport.Error{Code: CodeHalted, Message: "migrate: service halted"}
 	ErrNoService      error = &transport.Error{Code: CodeNoService, Message: "migrate: no such service"}
 	ErrStore          error = &transport.Error{Code: CodeStore, Message: "migrate: the node's directory can't be used"}
+	ErrReplyGone      error = &transport.Error{Code: CodeReplyGone, Message: "migrate: executed, the reply is no longer kept"}
 )

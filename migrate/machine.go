@@ -52,7 +52,7 @@ type machineLimits struct {
 	// A command that is RepliesPerSession or more beyond the lowest whose reply the client still wants is not admitted
 	// (CodeRetry): that slows a client down that has more than that on their way. Over the other two limits the oldest
 	// replies of the session, then all of the least recently used sessions, are dropped early: a client that asks for one
-	// again learns that its command was executed, with CodeTooLarge, and never executes it twice.
+	// again learns that its command was executed, with CodeReplyGone, and never executes it twice.
 	RepliesPerSession, ReplyBytesPerSession, ReplyBytes int
 	// EventBytes bounds the events kept for clients that resume, with 32 bytes for each beside its body. 16 MiB.
 	EventBytes int
@@ -300,7 +300,7 @@ func (m *machine) publish() {
 func (m *machine) cached(s *sessionSlot, seq uint64) applied {
 	a := applied{Kind: core.Command, Session: s.id, Seq: seq, Duplicate: true, First: m.events.next, Next: m.events.next}
 	if seq < s.first {
-		a.Err = m.errorf(CodeTooLarge, "session %d: command %d was executed, its reply is no longer kept", s.id, seq)
+		a.Err = m.errorf(CodeReplyGone, "session %d: command %d was executed, its reply is no longer kept", s.id, seq)
 		return a
 	}
 	r := s.reply(seq)

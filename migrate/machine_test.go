@@ -270,7 +270,7 @@ func TestMachineExactlyOnce(t *testing.T) {
 	// Once the client no longer wants a reply it is forgotten, and the command is still not executed again.
 	require.Nil(t, l.command(9, 2, 2, "b").Err)
 	text = string(j.text)
-	require.ErrorIs(t, l.command(9, 1, 1, "emit 1").Err, ErrTooLarge)
+	require.ErrorIs(t, l.command(9, 1, 1, "emit 1").Err, ErrReplyGone)
 	require.Equal(t, text, string(j.text))
 	// A Low beyond the command itself does not lose its reply.
 	c := l.command(9, 3, 1<<60, "c")

@@ -394,6 +394,10 @@ func (c *clients) reply(r *request, a *applied) {
 		r.Reply(appendDoResult(make([]byte, 0, 32+len(a.Reply)), &res), nil)
 		return
 	}
+	if a.Index == 0 { // it was applied, and where is forgotten
+		r.Reply(nil, a.Err)
+		return
+	}
 	data, err := transport.Marshal(appliedData{Index: a.Index, Epoch: a.Epoch, Replicas: replicas, Data: a.Err.Data})
 	if err != nil {
 		r.Reply(nil, err)

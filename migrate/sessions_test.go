@@ -59,17 +59,17 @@ func TestSessionReplyBytes(t *testing.T) {
 	for seq := range uint64(4) {
 		require.Nil(t, l.command(1, seq+1, 1, "big 100").Err)
 	}
-	require.ErrorIs(t, reply(1, 1).Err, ErrTooLarge, "the session's oldest goes first")
+	require.ErrorIs(t, reply(1, 1).Err, ErrReplyGone, "the session's oldest goes first")
 	require.Len(t, reply(1, 2).Reply, 100)
 	l.command(2, 1, 1, "big 100")
 	l.command(2, 2, 1, "big 100")
 	require.Equal(t, 5*size, l.m.sessions.bytes)
 	l.command(3, 1, 1, "big 100")
-	require.ErrorIs(t, reply(1, 4).Err, ErrTooLarge, "then those of the session least recently used")
+	require.ErrorIs(t, reply(1, 4).Err, ErrReplyGone, "then those of the session least recently used")
 	require.Len(t, reply(2, 1).Reply, 100)
 	require.Equal(t, 3*size, l.m.sessions.bytes)
 	require.Nil(t, l.command(1, 5, 1, "big 100").Err, "the session itself lives on")
-	require.ErrorIs(t, reply(1, 4).Err, ErrTooLarge)
+	require.ErrorIs(t, reply(1, 4).Err, ErrReplyGone)
 	require.Len(t, reply(1, 5).Reply, 100)
 }
 

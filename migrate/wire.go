@@ -67,8 +67,9 @@ type doResult struct {
 }
 
 // appliedData is the Data of an error that is the reply of a command with a place in the log: by it the client knows that
-// the command is done with. An error without it is final only with CodeSessionExpired, CodeForbidden, CodeTooLarge or
-// CodeStateLost; after any other the client sends the command again.
+// the command is done with. An error without it is final only with CodeReplyGone, by which the command has a place that is
+// forgotten, and with CodeSessionExpired, CodeForbidden, CodeTooLarge or CodeStateLost, by which it has none; after any
+// other the client sends the command again.
 type appliedData struct {
 	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 

@@ -1,0 +1,76 @@
+package migrate
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// echoes is a tally that answers a command with itself, in replies of a size.
+type echoes struct {
+	tally
+	size int
+}
+
+func (e *echoes) Apply(cmd Command) ([]byte, error) {
+	e.Seen = append(e.Seen, string(cmd.Body))
+	reply := make([]byte, e.size)
+	copy(reply, cmd.Body)
+	return reply, nil
+}
+
+// echoing is a world with one host, where "svc" has replies of that size.
+func echoing(t *testing.T, size int) (*world, *Service) {
+	w := newWorld(t, "a")
+	s, err := w.nodes["a"].Host(t.Context(), "svc", func() Migratable { return &echoes{size: size} }, Policy{Standbys: NoStandbys})
+	require.NoError(t, err)
+	return w, s
+}
+
+// goMany sends n commands at once and returns their calls, and adds them to sent.
+func goMany(t *testing.T, c *Client, name string, n int, sent *[]string) (calls []*Call) {
+	for i := range n {
+		command := fmt.Sprint(name, i+1)
+		calls = append(calls, mustGo(t, c, command))
+		*sent = append(*sent, command)
+	}
+	return calls
+}
+
+// A command whose reply the host has dropped before it arrived was executed: it ends with an error that says so, and those
+// after it keep their numbers and get their own replies.
+func TestReplyGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const size = 100
+		w, s := echoing(t, size)
+		defer w.close()
+		s.post(item{kind: itemFunc, fn: func() { s.machine.lim.ReplyBytes = 10 * (size + replyOverhead) }})
+		c, other := w.dial("c", "svc", ClientConfig{}), w.dial("o", "svc", ClientConfig{})
+		var sent []string
+		w.net.Block("a", "c")
+		lost := goMany(t, c, "lost", 3, &sent)
+		time.Sleep(100 * time.Millisecond)
+		for _, call := range goMany(t, other, "other", 10, &sent) {
+			_, err := call.Reply(t.Context())
+			require.NoError(t, err)
+		}
+		w.net.HealAll()
+		w.net.Cut("a", "c")
+		for i, call := range lost {
+			_, err := call.Reply(t.Context())
+			require.ErrorIs(t, err, ErrReplyGone, "command %d", i+1)
+		}
+		for _, name := range []string{"p", "q"} {
+			from := len(sent)
+			for i, call := range goMany(t, c, name, 4, &sent) {
+				reply, err := call.Reply(t.Context())
+				require.NoError(t, err)
+				require.Contains(t, string(reply), sent[from+i])
+			}
+		}
+		require.Equal(t, sent, s.machine.sm.(*echoes).Seen)
+	})
+}
