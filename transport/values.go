@@ -43,6 +43,14 @@ func (v *Values) Array() int {
 
 // Uint takes a number that is not negative.
 func (v *Values) Uint() uint64 {
+	if b := v.b; v.at < len(b) && b[v.at] <= 0x7f { // most often
+		v.at++
+		return uint64(b[v.at-1])
+	}
+	return v.uint()
+}
+
+func (v *Values) uint() uint64 {
 	n, rest, ok := takeUint(v.rest())
 	if !ok {
 		v.fail()
@@ -55,6 +63,10 @@ func (v *Values) Uint() uint64 {
 // Int takes a number.
 func (v *Values) Int() int64 {
 	b := v.rest()
+	if len(b) >= 9 && b[0] == 0xcf && b[1] < 0x80 { // a time, most often
+		v.at += 9
+		return int64(binary.BigEndian.Uint64(b[1:]))
+	}
 	if len(b) > 0 {
 		switch c := b[0]; {
 		case c >= 0xe0:
@@ -85,6 +97,25 @@ func (v *Values) Int() int64 {
 // Bytes takes a bin or a string; nil in its place is taken for an empty one. What it returns is a part of the data that
 // is read, and nothing can be appended to it in place.
 func (v *Values) Bytes() []byte {
+	b := v.rest()
+	if len(b) >= 2 { // short ones, most often
+		head, n := 2, int(b[1])
+		switch c := b[0]; {
+		case c == 0xc4 || c == 0xd9:
+		case c >= 0xa0 && c <= 0xbf:
+			head, n = 1, int(c&0x1f)
+		default:
+			return v.bytes()
+		}
+		if end := head + n; end <= len(b) {
+			v.at += end
+			return b[head:end:end]
+		}
+	}
+	return v.bytes()
+}
+
+func (v *Values) bytes() []byte {
 	b := v.rest()
 	p, rest, ok := takeBin(b)
 	if !ok {
