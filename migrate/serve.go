@@ -14,7 +14,7 @@ import (
 const (
 	pushEvents = 1024 // in one batch
 	pushBytes  = 256 << 10
-	pushPiece  = 24 << 10 // bytes in one message, beside a single large event: what fits buffers of usual sizes
+	pushPiece  = 48 << 10 // bytes in one message, beside a single large event: what one read of a busy connection holds
 )
 
 // clients is a host's side of its clients, for one service. It belongs to the service's loop.
