@@ -19,8 +19,9 @@ import (
 // tap is a resolver that can fail.
 type tap struct {
 	resolver.Resolver
-	down atomic.Bool                                                                                                  // no answers
-	cas  func(ctx context.Context, next resolver.Record, do func() (resolver.Record, error)) (resolver.Record, error) // nil: do
+	absent atomic.Bool                                                                                                  // no host is present
+	down   atomic.Bool                                                                                                  // no answers
+	cas    func(ctx context.Context, next resolver.Record, do func() (resolver.Record, error)) (resolver.Record, error) // nil: do
 }
 
 func (r *tap) dead(ctx context.Context) bool {
@@ -59,6 +60,9 @@ func (r *tap) Announce(ctx context.Context, h resolver.Host, services []string, 
 func (r *tap) Hosts(ctx context.Context, name string) ([]resolver.Host, error) {
 	if r.dead(ctx) {
 		return nil, ctx.Err()
+	}
+	if r.absent.Load() {
+		return nil, nil
 	}
 	return r.Resolver.Hosts(ctx, name)
 }

@@ -263,3 +263,43 @@ func TestNewcomersDoNotPushOutTheConnected(t *testing.T) {
 		require.NoError(t, w.raw("late", a, 400).open(false))
 	})
 }
+
+// verbose says at length what it has against a command.
+type verbose struct{ tally }
+
+func (v *verbose) Validate(cmd Command) error {
+	if cmd.Body[0] == 'b' {
+		return fmt.Errorf("bad command %q", cmd.Body)
+	}
+	return nil
+}
+
+// A large refusal behind a large command reaches the standby, though they have no room in one message.
+func TestLargeRefusal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "a", "b")
+		defer w.close()
+		fresh := func() Migratable { return new(verbose) }
+		p := Policy{MinInSync: 2}
+		s, err := w.nodes["a"].Host(t.Context(), "svc", fresh, p)
+		require.NoError(t, err)
+		_, err = w.nodes["b"].Standby(t.Context(), "svc", fresh, p)
+		require.NoError(t, err)
+		w.inSync(s, 2)
+		c := w.dial("c", "svc", ClientConfig{})
+		w.net.Block("a", "b")
+		first, err := c.Go(make([]byte, 250<<10))
+		require.NoError(t, err)
+		bad := make([]byte, 220<<10) // quoted, four times as much
+		bad[0] = 'b'
+		second, err := c.Go(bad)
+		require.NoError(t, err)
+		time.Sleep(100 * time.Millisecond)
+		w.net.HealAll()
+		w.net.Cut("a", "b") // what was on this connection is sent again
+		_, err = first.Reply(t.Context())
+		require.NoError(t, err)
+		_, err = second.Reply(t.Context())
+		require.ErrorContains(t, err, "bad command")
+	})
+}

@@ -94,7 +94,11 @@ func (l *link) send(params []byte) {
 	}
 	if l.conn != nil {
 		l.used = time.Now()
-		if l.conn.Notify(methodMsg, params) == nil {
+		switch err := l.conn.Notify(methodMsg, params); {
+		case err == nil:
+			return
+		case errors.Is(err, transport.ErrBadMessage): // no connection would take it
+			l.node.log.Error("message to host not sent", "to", l.to.ID, "size", len(params), "err", err)
 			return
 		}
 	}

@@ -2,6 +2,8 @@ package migrate
 
 import (
 	"context"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
@@ -106,7 +108,6 @@ func (s *Service) awaitMove(ctx context.Context, done chan moveResult) moveResul
 // target finds the host to move to. At shutdown one that is in sync already is the best.
 func (s *Service) target(ctx context.Context, host, cause string) (resolver.Host, error) {
 	hosts, err := s.candidates(ctx)
-	isr := s.Status().Record.ISR
 	if err != nil {
 		// Without the resolver no move can succeed.
 		return resolver.Host{}, transport.Errorf(CodeTransferFailed, "migrate: service %s can't move from host %s: %v",
@@ -121,18 +122,33 @@ func (s *Service) target(ctx context.Context, host, cause string) (resolver.Host
 		return resolver.Host{}, transport.Errorf(CodeNoTarget, "migrate: no host %s is present for service %s", host, s.name)
 	}
 	if cause == "shutdown" {
+		heirs := s.heirs(ctx)
 		for _, h := range hosts {
-			for _, m := range isr {
-				if m.Same(h) {
-					return h, nil
-				}
+			if slices.ContainsFunc(heirs, h.Same) {
+				return h, nil
 			}
 		}
+		// A host that is not present may hold the state all the same: the resolver has started anew, or does not hear it.
+		hosts = append(hosts[:len(hosts):len(hosts)], heirs...)
 	}
 	if len(hosts) == 0 {
 		return resolver.Host{}, transport.Errorf(CodeNoTarget, "migrate: no other host is present for service %s", s.name)
 	}
 	return hosts[0], nil
+}
+
+// heirs returns the hosts that hold the state and do not leave the service themselves.
+func (s *Service) heirs(ctx context.Context) (hosts []resolver.Host) {
+	var known atomic.Bool
+	s.post(item{kind: itemFunc, fn: func() {
+		hosts = s.core.Heirs()
+		known.Store(true)
+		s.publish() // wakes who waits
+	}})
+	if s.wait(ctx, func(Status) bool { return known.Load() }) != nil {
+		return nil
+	}
+	return hosts
 }
 
 func (s *Service) moveFailed(to, reason string) error {

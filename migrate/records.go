@@ -27,6 +27,7 @@ func (s *Service) compareAndSwap(cas core.CAS) {
 			done.Outcome = core.CASConflict
 		case errors.Is(err, resolver.ErrRefused), errors.Is(err, resolver.ErrInvalid):
 			done.Outcome = core.CASRefused
+			s.refusal.Store(&err)
 			s.log.Warn("change of the record refused", "err", err)
 		default:
 			done.Outcome = core.CASUnknown
@@ -97,13 +98,30 @@ func (s *Service) create(ctx context.Context) error {
 	case err != nil && s.forgotten() != nil:
 		return s.forgotten()
 	}
+	return s.become(ctx, rec, core.Create{})
+}
+
+// become has the core propose to be active, after rec, and returns when it is, or another host has become it.
+func (s *Service) become(ctx context.Context, rec resolver.Record, ev core.Event) error {
+	before := s.Status().Record
+	s.refusal.Store(nil)
 	s.post(item{kind: itemFunc, fn: func() {
 		s.step(core.Got{Record: rec})
-		s.step(core.Create{})
+		s.step(ev)
 	}})
-	return s.wait(ctx, func(st Status) bool {
-		return st.Role == Active || st.Record.Ver > 0 && st.Record.Active.ID != "" && !st.Record.Active.Same(s.node.self)
+	var refused *error
+	err := s.wait(ctx, func(st Status) bool {
+		r := &st.Record
+		other := r.Active.ID != "" && !r.Active.Same(s.node.self) && r.Ver > rec.Ver && (r.Ver != before.Ver || r.Gen != before.Gen)
+		refused = s.refusal.Load()
+		return st.Role == Active || other || refused != nil
 	})
+	if err != nil {
+		s.post(item{kind: itemEvent, ev: core.CancelReset{}})
+	} else if refused != nil && s.Status().Role != Active {
+		err = *refused
+	}
+	return err
 }
 
 // reset takes the name over from hosts that are gone.
@@ -120,22 +138,16 @@ func (s *Service) reset(ctx context.Context) error {
 	case s.anyAlive(ctx, rec) == nil:
 		return transport.Errorf(CodeExists, "migrate: service %s is alive on host %s: it can't be reset", s.name, rec.Active.ID)
 	}
-	s.post(item{kind: itemFunc, fn: func() {
-		s.step(core.Got{Record: rec})
-		s.step(core.Reset{})
-	}})
-	return s.wait(ctx, func(st Status) bool {
-		return st.Role == Active || st.Record.Ver > rec.Ver && !st.Record.Active.Same(s.node.self)
-	})
+	return s.become(ctx, rec, core.Reset{Record: rec})
 }
 
 // resetHere makes this host active with the copy that it holds, and without what is not committed.
 func (s *Service) resetHere(ctx context.Context) error {
-	rec := s.Status().Record
-	s.post(item{kind: itemEvent, ev: core.Reset{}})
-	return s.wait(ctx, func(st Status) bool {
-		return st.Role == Active || st.Record.Ver > rec.Ver && !st.Record.Active.Same(s.node.self)
-	})
+	rec, err := s.node.cfg.Resolver.Get(ctx, s.name)
+	if err != nil && !errors.Is(err, resolver.ErrNotFound) {
+		return err
+	}
+	return s.become(ctx, rec, core.Reset{Record: rec})
 }
 
 // anyAlive returns nil if one of the hosts that hold the state answers. A host may be slow, so that each has the time after
@@ -191,7 +203,8 @@ func (s *Service) anyAlive(ctx context.Context, rec resolver.Record) error {
 
 // Leave ends this node's part in the service: an active host hands over, a standby leaves the in-sync set, and
 // the copy is released. Where there is no other host the service ends with its state, and the error is
-// [ErrNoTarget]; when ctx ends first the node stays what it is and the error says so.
+// [ErrNoTarget]; a host of the in-sync set that does not leave itself is waited for, even if it is silent. When ctx ends first
+// the node stays what it is and the error says so.
 func (s *Service) Leave(ctx context.Context) error { return s.leave(ctx, false) }
 
 // leave is Leave; with keep, a service that nobody else could take stays as it is, in the node's directory.
@@ -241,6 +254,10 @@ func (s *Service) leave(ctx context.Context, keep bool) error {
 				s.step(core.Leave{})
 			}})
 			if err := s.wait(ctx, func(st Status) bool { return st.Role == Latent || st.Role == Active || st.Role == Halted }); err != nil {
+				s.post(item{kind: itemFunc, fn: func() {
+					s.leaving = false
+					s.step(core.Stay{})
+				}})
 				return s.notLeft(err)
 			}
 			if s.Status().Role == Active {

@@ -358,7 +358,7 @@ func (c *Core) peerDown(h resolver.Host) {
 		}
 		return
 	}
-	if c.standby.leader.Same(h) && c.hasState {
+	if l := c.standby.leader; l.Same(h) && h.Addr == l.Addr && c.hasState {
 		c.standby.down = true
 	}
 }
@@ -526,9 +526,11 @@ func (c *Core) sendEntries(p *peer) {
 	for {
 		from, bytes := p.next, 0
 		to := from
-		for to <= c.log.last() && bytes < c.cfg.AppendBytes && p.flight < c.cfg.InflightBytes && (p.probe == 0 || p.beat) {
+		for to <= c.log.last() && p.flight < c.cfg.InflightBytes && (p.probe == 0 || p.beat) {
 			n := c.log.ents[to-c.log.base-1].Size()
-			bytes += n
+			if bytes += n; bytes > c.cfg.AppendBytes && to > from {
+				break // one entry alone may be larger
+			}
 			p.flight += n
 			to++
 		}

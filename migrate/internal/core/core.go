@@ -171,7 +171,6 @@ type Core struct {
 
 	prop    *proposal
 	calm    time.Duration // after a change that can't be made, none is proposed before
-	reset   bool          // Reset was asked for, and waits for the record
 	wantGet time.Duration // when to read the record; 0: no need
 	getCalm time.Duration // not before
 	getBusy bool
@@ -268,9 +267,11 @@ type (
 	Stay struct{}
 	// Retire ends the service: for an active host with no one to hand over to.
 	Retire struct{}
-	// Reset makes this host active with the copy it has, or an empty one, at the price of a higher Loss. On the active
-	// host it repairs a record that the resolver has lost.
-	Reset struct{}
+	// Reset makes this host active with the copy it has, or an empty one, at the price of a higher Loss, unless the record
+	// has changed since it was Record: the zero one if the resolver has lost it, which a Reset of the active host repairs.
+	Reset struct{ Record resolver.Record }
+	// CancelReset gives up a Reset. It may have been made all the same.
+	CancelReset struct{}
 	// Recovered comes before all else on a host with a store that holds something. Time is the log's at State.Base.
 	Recovered struct {
 		State State
@@ -280,27 +281,28 @@ type (
 	Persisted struct{ Seq uint64 }
 )
 
-func (Tick) event()       {}
-func (Recv) event()       {}
-func (Create) event()     {}
-func (CASDone) event()    {}
-func (Got) event()        {}
-func (Candidates) event() {}
-func (Captured) event()   {}
-func (Restored) event()   {}
-func (Handoff) event()    {}
-func (Transfer) event()   {}
-func (Abandon) event()    {}
-func (PeerDown) event()   {}
-func (PeerReset) event()  {}
-func (Read) event()       {}
-func (Leave) event()      {}
-func (Doubt) event()      {}
-func (Stay) event()       {}
-func (Retire) event()     {}
-func (Reset) event()      {}
-func (Recovered) event()  {}
-func (Persisted) event()  {}
+func (Tick) event()        {}
+func (Recv) event()        {}
+func (Create) event()      {}
+func (CASDone) event()     {}
+func (Got) event()         {}
+func (Candidates) event()  {}
+func (Captured) event()    {}
+func (Restored) event()    {}
+func (Handoff) event()     {}
+func (Transfer) event()    {}
+func (Abandon) event()     {}
+func (PeerDown) event()    {}
+func (PeerReset) event()   {}
+func (Read) event()        {}
+func (Leave) event()       {}
+func (Doubt) event()       {}
+func (Stay) event()        {}
+func (Retire) event()      {}
+func (Reset) event()       {}
+func (CancelReset) event() {}
+func (Recovered) event()   {}
+func (Persisted) event()   {}
 
 // Step takes an event at time now, which is counted from an arbitrary start and never goes back.
 func (c *Core) Step(now time.Duration, ev Event) {
@@ -346,8 +348,12 @@ func (c *Core) Step(now time.Duration, ev Event) {
 	case Retire:
 		c.proposeRetire()
 	case Reset:
-		c.reset = true
-		c.get()
+		c.learn(ev.Record)
+		c.proposeReset(ev.Record)
+	case CancelReset:
+		if p := c.prop; p != nil && p.kind == propReset {
+			c.prop = nil
+		}
 	case Recovered:
 		c.recovered(ev)
 	case Persisted:

@@ -73,3 +73,24 @@ func TestLeaveOfEarlierTerm(t *testing.T) {
 	c.Step(0, Recv{Msg{Type: MsgLeave, From: storedB, Term: Term{0, 2}, Flag: true}})
 	require.Len(t, c.Ready().CAS.Next.ISR, 1)
 }
+
+// A message has no more than AppendBytes, or one entry.
+func TestSizeOfAppend(t *testing.T) {
+	c := New(Config{Name: "svc", Self: storedA, Standbys: 1, AppendBytes: 1000})
+	c.Step(0, Create{})
+	rec := c.Ready().CAS.Next
+	rec.Gen, rec.Ver, rec.ISR = 1, 1, []resolver.Host{storedA, storedB}
+	c.Step(0, Got{Record: rec})
+	c.Ready()
+	for _, size := range []int{100, 600, 2000, 10, 10} {
+		_, ok := c.Propose(0, Entry{Kind: Command, Body: make([]byte, size)})
+		require.True(t, ok)
+	}
+	var got []int
+	for _, m := range c.Ready().Msgs {
+		if m.Msg.Type == MsgAppend {
+			got = append(got, len(m.Msg.Entries))
+		}
+	}
+	require.Equal(t, []int{2, 1, 2}, got)
+}

@@ -80,7 +80,6 @@ func (c *Core) proposeCreate() {
 // proposeReset makes this host active whatever others hold. rec is the resolver's record, which is the zero one if it has
 // forgotten the service.
 func (c *Core) proposeReset(rec resolver.Record) {
-	c.reset = false
 	next := resolver.Record{Epoch: rec.Epoch + 1, Loss: rec.Loss + 1, Gen: rec.Gen, Active: c.self, ISR: []resolver.Host{c.self}}
 	if rec.Ver == 0 {
 		next.Epoch, next.Loss = c.term.Epoch+1, c.term.Loss+1
@@ -162,8 +161,19 @@ func (c *Core) proposePromote(from resolver.Host, keepOld bool) {
 	c.propose(proposal{kind: propPromote, expect: c.rec.Ver, next: next, from: from})
 }
 
+// Heirs returns the other hosts of the in-sync set, on the active host, but for those that are about to leave it.
+func (c *Core) Heirs() (hosts []resolver.Host) {
+	for _, p := range c.active.peers {
+		if p.member && !c.leaving(p) {
+			hosts = append(hosts, p.host)
+		}
+	}
+	return hosts
+}
+
+// proposeRetire ends the service, unless another host holds it.
 func (c *Core) proposeRetire() {
-	if c.role != Serving || c.prop != nil {
+	if c.role != Serving || c.prop != nil || len(c.Heirs()) > 0 {
 		return
 	}
 	next := c.copyRec()
@@ -243,11 +253,6 @@ func (c *Core) got(ev Got) {
 	}
 	before := c.rec.Ver
 	c.learn(ev.Record)
-	if c.reset {
-		c.standby.wonder = false // it may come to nothing, and then the active host is looked after as before
-		c.proposeReset(ev.Record)
-		return
-	}
 	c.gotStandby(before)
 }
 
@@ -317,6 +322,7 @@ func (c *Core) follow(t Term, leader resolver.Host) {
 		c.release()
 	}
 	s := &c.standby
+	s.down = false // that was another
 	s.leader, s.join, s.matched, s.told, s.round = leader, 0, 0, 0, 0
 	s.heard, s.ackDue, s.ackNow, s.fetch = c.now, false, false, nil
 	if leader.Same(c.self) {

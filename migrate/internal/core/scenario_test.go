@@ -224,7 +224,7 @@ func (s *scenario) exec(args []string) {
 	case "retire":
 		host(1).step(Retire{})
 	case "reset":
-		host(1).step(Reset{})
+		host(1).step(Reset{Record: s.rec})
 	case "crash":
 		s.crash(args[1])
 	case "start":

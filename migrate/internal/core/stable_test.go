@@ -195,8 +195,7 @@ func TestResetWhileWondering(t *testing.T) {
 	now += time.Second
 	get, _ := step(Tick{})
 	require.True(t, get, "it wonders")
-	step(Reset{})
-	get, cas := step(Got{Record: rec}) // the answer, and the question that Reset has asked
+	_, cas := step(Reset{Record: rec})
 	require.NotNil(t, cas)
 	require.Equal(t, uint64(1), cas.Next.Loss)
 	step(CASDone{Nonce: cas.Next.Nonce, Outcome: CASRefused})
@@ -259,4 +258,94 @@ func TestLeaderMoved(t *testing.T) {
 	}
 	require.Contains(t, to, "a:2")
 	require.Equal(t, "a:2", to[len(to)-1])
+}
+
+// turn gives c an event, and what its store and the resolver, which shows rec, answer to that. It returns what c proposes.
+func turn(c *Core, now time.Duration, rec resolver.Record, ev Event) (cas *CAS) {
+	for ev != nil {
+		c.Step(now, ev)
+		r := c.Ready()
+		ev = nil
+		if r.CAS != nil {
+			cas = r.CAS
+		}
+		switch {
+		case r.Save != nil:
+			ev = Persisted{r.Save.Seq}
+		case r.Get:
+			ev = Got{Record: rec}
+		}
+	}
+	return cas
+}
+
+// That the process of an earlier active host is gone says nothing about the one that took over.
+func TestDownInEarlierTerm(t *testing.T) {
+	now := time.Second
+	third := resolver.Host{ID: "c", Inc: 1, Addr: "c:1"}
+	c := stored(t, third)
+	rec := storedRecord(1, 1, storedA)
+	rec.ISR = append(rec.ISR, third)
+	turn(c, now, rec, Got{Record: rec})
+	turn(c, now, rec, Recv{Msg{Type: MsgAppend, From: storedA, Term: Term{0, 1}, Prev: 1, PrevEpoch: 1, Commit: 1, Round: 1}})
+	require.Equal(t, Standby, c.Role())
+	now += 10 * time.Millisecond
+	turn(c, now, rec, PeerDown{storedA})
+	rec.Ver, rec.Epoch, rec.Active = 2, 2, storedB
+	rec.ISR = []resolver.Host{storedB, third}
+	turn(c, now, rec, Got{Record: rec})
+	require.Equal(t, Term{0, 2}, c.Term())
+	for range 40 {
+		now += 10 * time.Millisecond
+		require.Nil(t, turn(c, now, rec, Tick{}))
+	}
+	now += 200 * time.Millisecond
+	require.NotNil(t, turn(c, now, rec, Tick{}), "which was silent for too long")
+}
+
+// That nothing listens where the active host was says nothing about where it is.
+func TestDownAtOldAddress(t *testing.T) {
+	now := time.Second
+	c := stored(t, storedB)
+	moved := storedA
+	moved.Addr = "a:2"
+	rec := storedRecord(2, 2, moved)
+	rec.ISR[0] = moved
+	turn(c, now, rec, Got{Record: rec})
+	turn(c, now, rec, Recv{Msg{Type: MsgAppend, From: moved, Term: Term{0, 2}, Prev: 1, PrevEpoch: 1, Commit: 1, Round: 1}})
+	now += 60 * time.Millisecond
+	require.Nil(t, turn(c, now, rec, PeerDown{storedA}))
+	require.NotNil(t, turn(c, now, rec, PeerDown{moved}))
+}
+
+// A reset that is given up is not asked for again.
+func TestCancelReset(t *testing.T) {
+	now := time.Second
+	c := stored(t, storedB)
+	rec := storedRecord(1, 1, storedA)
+	turn(c, now, rec, Got{Record: rec})
+	cas := turn(c, now, rec, Reset{rec})
+	require.NotNil(t, cas)
+	require.EqualValues(t, 1, cas.Next.Loss)
+	turn(c, now, rec, CancelReset{})
+	turn(c, now, rec, CASDone{Nonce: cas.Next.Nonce, Outcome: CASUnknown})
+	for range 100 {
+		now += 100 * time.Millisecond
+		require.Nil(t, turn(c, now, rec, Recv{Msg{Type: MsgAppend, From: storedA, Term: Term{0, 1}, Prev: 1, PrevEpoch: 1, Commit: 1, Round: 1}}))
+	}
+	// It had been made all the same.
+	rec = cas.Next
+	rec.Gen, rec.Ver = 1, 2
+	turn(c, now, rec, Got{Record: rec})
+	require.True(t, c.Role().Active())
+}
+
+// A record that has changed since a reset was thought of is not reset.
+func TestResetOfAnotherRecord(t *testing.T) {
+	c := stored(t, storedB)
+	old := storedRecord(1, 1, storedA)
+	rec := storedRecord(2, 2, storedA)
+	turn(c, time.Second, rec, Got{Record: rec})
+	cas := turn(c, time.Second, rec, Reset{old})
+	require.EqualValues(t, 1, cas.Expect)
 }

@@ -235,12 +235,7 @@ func (w *world) startFaults() {
 		w.after(w.between(0, p.duration), w.res.forget)
 	}
 	if p.retire {
-		w.after(w.between(0, p.duration), func() {
-			if a := w.active(); a != nil {
-				w.tracef("%s is to retire the service", a.name())
-				a.event(core.Retire{})
-			}
-		})
+		w.after(w.between(0, p.duration), w.retire)
 	}
 	if p.force {
 		w.after(w.between(0, p.duration), func() {
@@ -358,10 +353,48 @@ func (w *world) create() {
 	}
 }
 
-// forceReset is what an operator does when the state seems lost.
+// retire has all hosts leave the service at once; those that are still there a while later stay.
+func (w *world) retire() {
+	a := w.active()
+	if a == nil {
+		return
+	}
+	w.tracef("%s is to retire the service", a.name())
+	for _, h := range w.hosts {
+		p := h.proc
+		if p == nil || p == a {
+			continue
+		}
+		p.event(core.Leave{})
+		w.after(2*time.Second, func() {
+			if !p.dead && !p.leaving {
+				p.event(core.Stay{})
+			}
+		})
+	}
+	w.after(w.exp(200*time.Millisecond), func() {
+		if !a.dead {
+			a.event(core.Retire{})
+		}
+	})
+}
+
+// forceReset is what an operator does when the state seems lost, and what one sometimes thinks better of.
 func (w *world) forceReset(p *proc) {
 	w.tracef("%s is forced to serve", p.name())
-	p.event(core.Reset{})
+	var rec resolver.Record
+	w.res.ask(p.host.index, func() { rec = w.res.truth() }, func(ok bool) {
+		if ok {
+			p.event(core.Reset{Record: rec})
+		}
+	})
+	if w.chance(0.2) {
+		w.after(w.exp(100*time.Millisecond), func() {
+			if !p.dead {
+				p.event(core.CancelReset{})
+			}
+		})
+	}
 }
 
 // heal ends all faults.
