@@ -78,7 +78,8 @@ func benchAccepts(b *testing.B, secure bool) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer l.Close()
-	server, client := limitTLS(b)
+	cfg, err := limitTLS()
+	require.NoError(b, err)
 	wg.Go(func() {
 		for {
 			c, err := l.Accept()
@@ -86,7 +87,7 @@ func benchAccepts(b *testing.B, secure bool) {
 				return
 			}
 			if secure {
-				c = tls.Server(c, server)
+				c = tls.Server(c, cfg)
 			}
 			wg.Go(func() {
 				defer c.Close()
@@ -102,7 +103,7 @@ func benchAccepts(b *testing.B, secure bool) {
 			return
 		}
 		if secure {
-			c = tls.Client(c, client)
+			c = tls.Client(c, cfg)
 		}
 		conns[i] = c
 		buf := make([]byte, 64)
@@ -120,18 +121,19 @@ func benchAccepts(b *testing.B, secure bool) {
 	b.StartTimer()
 }
 
-func limitTLS(b *testing.B) (server, client *tls.Config) {
+// limitTLS is a configuration for both ends.
+func limitTLS() (*tls.Config, error) {
 	pub, key, err := ed25519.GenerateKey(rand.Reader)
-	require.NoError(b, err)
+	if err != nil {
+		return nil, err
+	}
 	template := &x509.Certificate{SerialNumber: big.NewInt(1)}
 	cert, err := x509.CreateCertificate(rand.Reader, template, template, pub, key)
-	require.NoError(b, err)
-	cfg := &tls.Config{
+	return &tls.Config{
 		Certificates: []tls.Certificate{{Certificate: [][]byte{cert}, PrivateKey: key}},
 		MinVersion:   tls.VersionTLS13, ClientAuth: tls.RequireAnyClientCert,
 		InsecureSkipVerify: true, SessionTicketsDisabled: true,
-	}
-	return cfg, cfg
+	}, err
 }
 
 // BenchmarkIdleClients is what a connected client that does nothing costs: its host and its own end together, as both are in

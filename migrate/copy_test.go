@@ -102,9 +102,10 @@ func (s pagedSnapshot) Release() {}
 
 // copyHost is a process that hosts. It does what it reads, line by line, and answers with a line each.
 func copyHost(id, dns string) error {
+	secure := os.Getenv("ROAM_COPY_TLS") != ""
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	tr, err := transport.NewTCP(transport.TCPConfig{InsecurePlaintext: os.Getenv("ROAM_COPY_TLS") == ""})
+	tr, err := transport.NewTCP(transport.TCPConfig{InsecurePlaintext: !secure})
 	if err != nil {
 		return err
 	}
@@ -137,10 +138,12 @@ func copyHost(id, dns string) error {
 			out = string(b)
 		case "peak":
 			out = peakRSS()
+		case "cpu":
+			out = strconv.FormatInt(int64(cpuTime()), 10)
 		case "serve":
-			out, err = serveCopy(f[1])
+			out, err = serveCopy(f[1], secure)
 		case "fetch":
-			out, err = fetchCopy(f[1])
+			out, err = fetchCopy(f[1], secure)
 		}
 		if err != nil {
 			out = "error: " + err.Error()
@@ -164,14 +167,15 @@ func peakRSS() string {
 // process is another process that runs copyHost.
 type process struct {
 	t   testing.TB
-	in  io.Writer
+	cmd *exec.Cmd
+	in  io.WriteCloser
 	out *bufio.Scanner
 }
 
-func startHost(t testing.TB, id, dns string) *process {
+func startHost(t testing.TB, id, dns string, secure bool) *process {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "ROAM_COPY_HOST="+id, "ROAM_COPY_DNS="+dns)
-	if *copyTLS {
+	if secure {
 		cmd.Env = append(cmd.Env, "ROAM_COPY_TLS=1")
 	}
 	cmd.Stderr = os.Stderr
@@ -180,9 +184,15 @@ func startHost(t testing.TB, id, dns string) *process {
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
-	t.Cleanup(func() { in.Close(); cmd.Wait() })
-	p := &process{t: t, in: in, out: bufio.NewScanner(out)}
+	p := &process{t: t, cmd: cmd, in: in, out: bufio.NewScanner(out)}
+	t.Cleanup(p.stop)
 	return p
+}
+
+// stop ends the process; it may be called twice.
+func (p *process) stop() {
+	p.in.Close()
+	p.cmd.Wait()
 }
 
 func (p *process) do(line string) string {
@@ -190,6 +200,12 @@ func (p *process) do(line string) string {
 	require.True(p.t, p.out.Scan(), "the process has ended")
 	require.NotContains(p.t, p.out.Text(), "error: ")
 	return p.out.Text()
+}
+
+func (p *process) number(line string) float64 {
+	v, err := strconv.ParseFloat(p.do(line), 64)
+	require.NoError(p.t, err)
+	return v
 }
 
 // waits collects how long commands waited.
@@ -236,7 +252,7 @@ func TestCopyBetweenProcesses(t *testing.T) {
 	require.NoError(t, err)
 	defer res.Close()
 
-	a, b := startHost(t, "a", dns), startHost(t, "b", dns)
+	a, b := startHost(t, "a", dns, *copyTLS), startHost(t, "b", dns, *copyTLS)
 	a.do(fmt.Sprint("host ", *copyState))
 	b.do("standby")
 	c, err := Dial(t.Context(), "svc", ClientConfig{Resolver: res, Transport: tr})
@@ -289,9 +305,9 @@ func TestCopyBetweenProcesses(t *testing.T) {
 	cancel()
 	wg.Wait()
 	for name, p := range map[string]*process{"source": a, "target": b} {
-		kib, _ := strconv.Atoi(p.do("peak"))
-		ratio := float64(kib) / 1024 / float64(*copyState)
-		t.Logf("%s: peak memory %d MiB, %.2f x the state", name, kib>>10, ratio)
+		mib := p.number("peak") / 1024
+		ratio := mib / float64(*copyState)
+		t.Logf("%s: peak memory %.0f MiB, %.2f x the state", name, mib, ratio)
 		require.Less(t, ratio, 1.5, name)
 	}
 	require.Less(t, longest, usual+50*time.Millisecond)
