@@ -16,18 +16,17 @@ import (
 // Methods of a bulk transfer. The receiver calls pull with [id, n], n counting its calls from 0, several at a time; the
 // answers are, in order, [0, offset, crc, data] and at the end [1, total, sum]. crc is the CRC-32C (Castagnoli) of the
 // offset as 8 bytes, big-endian, and the data; sum is the SHA-256 of what each chunk comes to: offset and length as 8 bytes
-// each, then that crc and the CRC-32 (IEEE 802.3) of the data alone as 4, all big-endian. So each chunk is under 64 bits of
-// checks, and their sequence under 256, at a fraction of the cost of a cryptographic hash of everything: whoever could
-// change data on purpose could as well change the hash; against that there is TLS. stop is a notification with [id]: the
-// receiver wants no more.
+// each, then that crc as 4, all big-endian. So each chunk is checked beyond what TCP does, and their sequence too, at a
+// fraction of the cost of a cryptographic hash of everything: whoever could change data on purpose could as well change the
+// hash; against that there is TLS. stop is a notification with [id]: the receiver wants no more.
 const (
 	MethodBulkPull = "roam.bulk.pull"
 	MethodBulkStop = "roam.bulk.stop"
 )
 
 const (
-	bulkHeader = 21        // bytes before the data of a chunk, whose numbers are written at full width
-	bulkChunk  = 256 << 10 // bytes of data in a chunk, at most
+	bulkHeader = wideReply + 21 // bytes before the data of a chunk, whose numbers are written at full width
+	bulkChunk  = 256 << 10      // bytes of data in a chunk, at most
 	bulkBuffer = bulkHeader + bulkChunk
 	bulkWindow = 8 // calls in flight: 2 MiB
 )
@@ -49,12 +48,11 @@ type bulkTotal struct{ hash.Hash }
 
 func newBulkTotal() bulkTotal { return bulkTotal{sha256.New()} }
 
-func (t bulkTotal) add(offset uint64, crc uint32, data []byte) {
-	var b [24]byte
+func (t bulkTotal) add(offset uint64, crc uint32, n int) {
+	var b [20]byte
 	binary.BigEndian.PutUint64(b[:], offset)
-	binary.BigEndian.PutUint64(b[8:], uint64(len(data)))
+	binary.BigEndian.PutUint64(b[8:], uint64(n))
 	binary.BigEndian.PutUint32(b[16:], crc)
-	binary.BigEndian.PutUint32(b[20:], crc32.ChecksumIEEE(data))
 	t.Write(b[:])
 }
 
@@ -220,7 +218,7 @@ func (w *bulkWriter) wait() error {
 		w.size = 64 << 10
 		if w.conn = w.pull.call.conn; w.conn != nil {
 			lim := w.conn.lim
-			w.size = min(bulkChunk, lim.maxMessage-bulkHeader-maxEnvelope, lim.maxPending/(2*bulkWindow))
+			w.size = min(bulkChunk, lim.maxMessage-bulkHeader, lim.maxPending/(2*bulkWindow))
 		}
 	}
 	return nil
@@ -249,19 +247,16 @@ func (w *bulkWriter) flush() error {
 	frame := w.buf[:bulkHeader+w.fill]
 	data := frame[bulkHeader:]
 	crc := bulkSum(w.offset, data)
-	w.sum.add(w.offset, crc, data)
-	frame[0], frame[1] = 0x94, 0
-	frame[2] = 0xcf
-	binary.BigEndian.PutUint64(frame[3:], w.offset)
-	frame[11] = 0xce
-	binary.BigEndian.PutUint32(frame[12:], crc)
-	frame[16] = 0xc6
-	binary.BigEndian.PutUint32(frame[17:], uint32(len(data)))
+	w.sum.add(w.offset, crc, len(data))
+	b := append(frame[:wideReply], 0x94, 0, 0xcf)
+	b = binary.BigEndian.AppendUint64(b, w.offset)
+	b = binary.BigEndian.AppendUint32(append(b, 0xce), crc)
+	binary.BigEndian.AppendUint32(append(b, 0xc6), uint32(len(data)))
 	if err := w.wait(); err != nil {
 		return err
 	}
 	if c := w.pull.call; c.conn == nil {
-		w.pull.Reply(frame, nil)
+		w.pull.Reply(frame[wideReply:], nil)
 	} else if !c.answered.Swap(true) {
 		c.conn.replyOwned(c.id, frame)
 		w.buf = nil
@@ -279,6 +274,7 @@ type BulkReader struct {
 	limit   uint64
 	answers chan bulkAnswer // has room for all calls in flight
 	pulls   uint64          // calls made
+	owed    int             // calls that may be made: they are made together
 	sum     bulkTotal
 	offset  uint64 // bytes received and checked
 	buf     []byte // the chunk being read, to be given back
@@ -303,33 +299,48 @@ type bulkAnswer struct {
 func ReceiveBulk(ctx context.Context, c Conn, id uint64, limit int64) *BulkReader {
 	b := &BulkReader{ctx: ctx, conn: c, id: id, limit: uint64(max(limit, 0)), sum: newBulkTotal(),
 		answers: make(chan bulkAnswer, bulkWindow)}
-	for range bulkWindow {
-		b.pull()
-	}
+	b.pull(bulkWindow)
 	return b
 }
 
-// pull makes one more call, whose answer ends up in the channel.
-func (b *BulkReader) pull() {
-	params := appendUint(appendUint([]byte{0x92}, b.id), b.pulls)
-	b.pulls++
-	answers := b.answers
-	done := func(result []byte, err error) { answers <- parseBulk(result, err) }
-	if c, ok := b.conn.(*conn); ok {
-		if _, err := c.sendCall(MethodBulkPull, params, pending{done: done, borrows: true}, false); err != nil {
-			done(nil, err)
+// pull makes n more calls, whose answers end up in the channel.
+func (b *BulkReader) pull(n int) {
+	c, ours := b.conn.(*conn)
+	if ours {
+		c.mu.Lock() // all in one piece
+		if ours = c.err == nil; !ours {
+			c.mu.Unlock()
 		}
-		return
 	}
-	b.conn.Go(MethodBulkPull, params, done)
+	for range n {
+		params := appendUint(appendUint([]byte{0x92}, b.id), b.pulls)
+		b.pulls++
+		if ours {
+			c.addCall(MethodBulkPull, params, pending{keep: b.answered})
+		} else {
+			b.conn.Go(MethodBulkPull, params, func(result []byte, err error) { b.answered(nil, result, err) })
+		}
+	}
+	if ours {
+		c.kick(false)
+	}
 }
 
-// parseBulk checks an answer and copies its data into a buffer of ours.
-func parseBulk(b []byte, err error) bulkAnswer {
+func (b *BulkReader) answered(buf, result []byte, err error) {
+	b.answers <- parseBulk(buf, result, err)
+}
+
+// parseBulk checks an answer, which is in buf.
+func parseBulk(buf, b []byte, err error) (a bulkAnswer) {
+	defer func() {
+		if a.data == nil {
+			putChunk(buf)
+		}
+	}()
 	if err != nil {
 		return bulkAnswer{err: err}
 	}
-	a := bulkAnswer{err: Errorf(CodeBadMessage, "transport: bulk: malformed answer to %s", MethodBulkPull)}
+	a.err = Errorf(CodeBadMessage, "transport: bulk: malformed answer to %s", MethodBulkPull)
 	n, b, ok := takeArray(b)
 	if !ok || n < 3 {
 		return a
@@ -359,9 +370,7 @@ func parseBulk(b []byte, err error) bulkAnswer {
 		a.err = Errorf(CodeBadMessage, "transport: bulk: wrong checksum of %d bytes at offset %d", len(data), a.offset)
 		return a
 	}
-	a.crc = uint32(crc)
-	a.buf = bulkBuffers.Get().(*[bulkBuffer]byte)[:]
-	a.data, a.err = a.buf[:copy(a.buf, data)], nil
+	a.buf, a.data, a.crc, a.err = buf, data, uint32(crc), nil
 	return a
 }
 
@@ -407,7 +416,10 @@ func (b *BulkReader) advance() {
 	if b.buf != nil {
 		putChunk(b.buf)
 		b.buf = nil
-		b.pull()
+		if b.owed++; b.owed == bulkWindow/2 {
+			b.pull(b.owed)
+			b.owed = 0
+		}
 	}
 	var a bulkAnswer
 	select {
@@ -430,7 +442,7 @@ func (b *BulkReader) advance() {
 		b.fail(Errorf(CodeBadMessage, "transport: bulk: more than the %d bytes allowed", b.limit))
 	default:
 		b.buf, b.data = a.buf, a.data
-		b.sum.add(b.offset, a.crc, a.data)
+		b.sum.add(b.offset, a.crc, len(a.data))
 		b.offset += uint64(len(a.data))
 	}
 }

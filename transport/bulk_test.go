@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"net"
 	"testing"
 	"testing/synctest"
 
@@ -49,6 +50,46 @@ func TestBulk(t *testing.T) {
 			require.Equal(t, io.EOF, err)
 		})
 	}
+}
+
+// streamConn is a connection from which everything there is can be read at once.
+type streamConn struct {
+	net.Conn
+	r io.Reader
+}
+
+func (c streamConn) Read(p []byte) (int, error) { return c.r.Read(p) }
+
+// Frames are given away whole, wherever in the buffer they came, and what came with them stays.
+func TestGiveAway(t *testing.T) {
+	var stream []byte
+	var want [][]byte
+	rnd := rand.NewChaCha8([32]byte{1})
+	for i := range 50 {
+		size := []int{bulkChunk, bulkChunk, 1, 100_000, 90_000, bulkChunk - 1, bulkChunk, 300_000, 1000}[i%9]
+		body := appendBinHeader(nil, size)
+		body = append(body, make([]byte, size)...)
+		rnd.Read(body[len(body)-size:])
+		want = append(want, appendReply(nil, uint64(i), body))
+		stream = append(stream, want[i]...)
+	}
+	c := &conn{nc: streamConn{r: bytes.NewReader(stream)}, lim: new(limits)}
+	c.rd.limit = 1 << 20
+	var given [][]byte
+	own := 0
+	for range want {
+		frame, err := c.next()
+		require.NoError(t, err)
+		buf := c.rd.giveAway(frame)
+		if &buf[0] == &frame[0] {
+			own++
+		}
+		given = append(given, buf)
+	}
+	for i := range want {
+		require.True(t, bytes.Equal(want[i], given[i][:len(want[i])]), "frame %d", i)
+	}
+	require.NotZero(t, own)
 }
 
 // endless writes until its writer fails.
@@ -109,7 +150,7 @@ func TestBulkDistrustsTheSource(t *testing.T) {
 	n := len(data)
 	sum := func(offset uint64, data []byte) (d [32]byte) {
 		t := newBulkTotal()
-		t.add(offset, bulkSum(offset, data), data)
+		t.add(offset, bulkSum(offset, data), len(data))
 		copy(d[:], t.Sum(nil))
 		return d
 	}

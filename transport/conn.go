@@ -50,11 +50,11 @@ type conn struct {
 	writer
 }
 
-// pending is a call that waits for its reply: done or wait is set.
+// pending is a call that waits for its reply: one of the three is set.
 type pending struct {
-	done    func([]byte, error)
-	borrows bool        // done uses the result only until it returns
-	wait    chan answer // has room for the one answer
+	done func([]byte, error)
+	keep func(buf, result []byte, err error) // the result is in buf, which is to end in putChunk
+	wait chan answer                         // has room for the one answer
 }
 
 type answer struct {
@@ -63,9 +63,12 @@ type answer struct {
 }
 
 func (p pending) complete(result []byte, err error) {
-	if p.done != nil {
+	switch {
+	case p.done != nil:
 		p.done(result, err)
-	} else {
+	case p.keep != nil:
+		p.keep(nil, result, err)
+	default:
 		p.wait <- answer{result, err}
 	}
 }
@@ -121,6 +124,13 @@ func (c *conn) sendCall(method string, params []byte, p pending, urgent bool) (u
 		c.mu.Unlock()
 		return 0, c.callErr
 	}
+	id := c.addCall(method, params, p)
+	c.kick(urgent)
+	return id, nil
+}
+
+// addCall is called with c.mu held.
+func (c *conn) addCall(method string, params []byte, p pending) uint64 {
 	if c.calls == nil {
 		c.calls = make(map[uint64]pending)
 	}
@@ -133,8 +143,7 @@ func (c *conn) sendCall(method string, params []byte, p pending, urgent bool) (u
 	id := c.lastID
 	c.calls[id] = p
 	c.out = appendCall(c.room(maxEnvelope+len(params)), id, method, params)
-	c.kick(urgent)
-	return id, nil
+	return id
 }
 
 // forget takes back a call that is no longer waited for, and reports whether it was still pending.
@@ -185,17 +194,22 @@ func (c *conn) reply(id uint64, result []byte, err error) {
 	c.kick(false)
 }
 
-// replyOwned is reply for a whole MessagePack value that the caller gives away: it is not copied, and ends in putChunk.
-func (c *conn) replyOwned(id uint64, result []byte) {
+// replyOwned is reply for a result that the caller gives away, behind room for wideReply: it is not copied, and ends in
+// putChunk.
+func (c *conn) replyOwned(id uint64, frame []byte) {
+	putWideReply(frame, id)
 	c.mu.Lock()
 	if c.err != nil {
 		c.mu.Unlock()
 		return
 	}
-	head := appendReplyHeader(c.room(maxEnvelope), id) // room may put something into the queue
-	c.queue = append(c.queue, head, result)
-	c.out = nil
-	c.waiting += len(head) + len(result)
+	if len(c.out) > 0 {
+		c.queue = append(c.queue, c.out)
+		c.waiting += len(c.out)
+		c.out = nil
+	}
+	c.queue = append(c.queue, frame)
+	c.waiting += len(frame)
 	c.kick(false)
 }
 

@@ -36,7 +36,7 @@ func FuzzParts(f *testing.F) {
 		parseError(b)
 		_, _ = takeVersions(b, 1)
 		_, _ = takeVersions(b, 2)
-		if a := parseBulk(b, nil); a.err == nil {
+		if a := parseBulk(nil, b, nil); a.err == nil {
 			require.LessOrEqual(t, len(a.data), len(b))
 			if a.buf != nil {
 				putChunk(a.buf)

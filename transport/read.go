@@ -43,9 +43,12 @@ var largeBuffers = sync.Pool{New: func() any { return new([readLarge]byte) }}
 // resize changes the size of the buffer, keeping what it holds.
 func (rd *reader) resize(n int) {
 	var buf []byte
-	if n == readLarge {
+	switch {
+	case n == readLarge:
 		buf = largeBuffers.Get().(*[readLarge]byte)[:]
-	} else {
+	case n > readLarge && n <= bulkBuffer:
+		buf = bulkBuffers.Get().(*[bulkBuffer]byte)[:]
+	default:
 		buf = make([]byte, n)
 	}
 	w := copy(buf, rd.buf[rd.r:rd.w])
@@ -54,10 +57,29 @@ func (rd *reader) resize(n int) {
 }
 
 func (rd *reader) release() {
-	if len(rd.buf) == readLarge {
+	switch len(rd.buf) {
+	case readLarge:
 		largeBuffers.Put((*[readLarge]byte)(rd.buf))
+	case bulkBuffer:
+		bulkBuffers.Put((*[bulkBuffer]byte)(rd.buf))
 	}
 	rd.buf = nil
+}
+
+// giveAway returns a buffer that begins with the frame that next has just returned. It belongs to the caller: a large frame
+// takes the reader's own buffer with it.
+func (rd *reader) giveAway(frame []byte) []byte {
+	if len(frame) > bulkBuffer {
+		return clone(frame)
+	}
+	buf := bulkBuffers.Get().(*[bulkBuffer]byte)[:]
+	if rd.r != len(frame) || len(frame) < readLarge || len(rd.buf) != bulkBuffer {
+		copy(buf, frame)
+		return buf
+	}
+	given := rd.buf
+	rd.r, rd.w, rd.buf = 0, copy(buf, given[rd.r:rd.w]), buf
+	return given
 }
 
 // next returns the next whole frame, which is valid until next is called again. rd.msg tells what it is, until next or more
@@ -133,7 +155,7 @@ func (c *conn) fill() error {
 		rd.resize(min(4*size, readLarge))
 	case have == 0 && rd.spare >= spareReads:
 		rd.spare = 0
-		rd.resize(max(size/4, readSmall))
+		rd.resize(max(min(size/4, readLarge), readSmall))
 	case have > size/2 && rd.w == size:
 		// What is kept for a message grows with what has come of it, not with what it says it will be.
 		rd.resize(min(max(2*size, min(rd.scan.pos, 8*size)), max(rd.limit, readLarge)))
@@ -277,8 +299,9 @@ func (c *conn) dispatch(frame []byte) {
 		case !ok: // nobody waits for it any more
 		case m.failed():
 			p.complete(nil, parseError(m.fault.of(frame)))
-		case p.borrows:
-			p.done(m.body.of(frame), nil)
+		case p.keep != nil:
+			buf := c.rd.giveAway(frame)
+			p.keep(buf, m.body.of(buf), nil)
 		default:
 			p.complete(clone(m.body.of(frame)), nil)
 		}

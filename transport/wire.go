@@ -44,16 +44,20 @@ func appendNotify(b []byte, method string, params []byte) []byte {
 }
 
 func appendReply(b []byte, id uint64, result []byte) []byte {
-	b = appendReplyHeader(b, id)
+	b = append(appendUint(append(b, 0x94, kindReply), id), 0xc0)
 	if len(result) == 0 {
 		return append(b, 0xc0)
 	}
 	return append(b, result...)
 }
 
-// appendReplyHeader writes a reply without error up to its result.
-func appendReplyHeader(b []byte, id uint64) []byte {
-	return append(appendUint(append(b, 0x94, kindReply), id), 0xc0)
+// wideReply is the number of bytes before the result where a reply's id is written at full width.
+const wideReply = 12
+
+// putWideReply writes them over the front of b.
+func putWideReply(b []byte, id uint64) {
+	b[0], b[1], b[2], b[11] = 0x94, kindReply, 0xcf, 0xc0
+	binary.BigEndian.PutUint64(b[3:], id)
 }
 
 // appendErrorReply writes err as a map of code, message and, if there is any, data of at most maxData bytes.
