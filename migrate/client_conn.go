@@ -271,7 +271,7 @@ func (c *Client) learn(rec resolver.Record, from *hostLink) {
 	// A host that was preparing the move has told of it, even if its refusal of a command overtook the notice.
 	planned := from != nil || c.cur != nil && c.spare != nil && c.spare.host.Same(rec.Active)
 	switch l := c.cur; {
-	case l != nil && l.host.Same(rec.Active):
+	case l != nil && sameAddr(l.host, rec.Active):
 		if l.opened && l.term.less(term) {
 			// It serves by a new term, perhaps after another host did: the session is opened again, on the same link.
 			c.leave(planned)
@@ -286,7 +286,7 @@ func (c *Client) learn(rec resolver.Record, from *hostLink) {
 	case l != nil || newer || parked:
 		lost = c.lose(planned)
 		c.hurry()
-		if c.undial != nil && !c.dialling.Same(rec.Active) {
+		if c.undial != nil && !sameAddr(c.dialling, rec.Active) {
 			c.undial()
 		}
 		switch ready := c.spare != nil && c.spare.link != nil && c.spare.host.Same(rec.Active); {
@@ -308,6 +308,10 @@ func (c *Client) learn(rec resolver.Record, from *hostLink) {
 		lost.conn.Close()
 	}
 }
+
+// sameAddr reports whether a and b are the same incarnation of a host, at the same address: one with a directory can start
+// again elsewhere.
+func sameAddr(a, b resolver.Host) bool { return a.Same(b) && a.Addr == b.Addr }
 
 // adopt makes l the link that carries the session. c.mu is held.
 func (c *Client) adopt(l *hostLink) {

@@ -170,7 +170,7 @@ func (c *Client) nextStep(now time.Time) searchStep {
 	i := c.attempt % len(hosts)
 	h := hosts[i]
 	switch {
-	case l != nil && l.host.Same(h):
+	case l != nil && sameAddr(l.host, h):
 		return searchStep{do: stepStart, link: l, follow: follow}
 	case i > 0:
 		return searchStep{do: stepProbe, host: h, follow: true}
@@ -201,7 +201,7 @@ func (c *Client) try(ctx context.Context, h resolver.Host, probe bool) {
 	c.mu.Lock()
 	c.undial = nil
 	// Something newer may have come meanwhile, and the parked connection may have been taken.
-	stale := c.err != nil || known.less(c.seen) && !h.Same(c.rec.Active) || c.cur != nil && (c.cur.started || c.cur.opened)
+	stale := c.err != nil || known.less(c.seen) && !sameAddr(h, c.rec.Active) || c.cur != nil && (c.cur.started || c.cur.opened)
 	var old *hostLink
 	switch {
 	case err != nil && stale:
