@@ -325,6 +325,8 @@ func (c *Client) ask(ctx context.Context, method string, params []byte, ok func(
 		}
 		if remote {
 			switch f := judgeCode(e.Code); {
+			case method == methodQuery && e.Code == CodeForbidden:
+				return err // the service's own: to ask needs no session
 			case f == fateEnded, f == fateNotActive && notServing(e.Code):
 				c.refusal(l, round, false, f, err, e.Data)
 				if f == fateEnded && c.Err() != nil {

@@ -170,6 +170,9 @@ func (s *strict) Apply(cmd Command) ([]byte, error) {
 }
 
 func (s *strict) Query(q []byte) ([]byte, error) {
+	if string(q) == "forbidden" {
+		return nil, transport.Errorf(CodeForbidden, "you may not ask that")
+	}
 	if string(q) == "panic" {
 		panic("Query")
 	}
@@ -217,6 +220,9 @@ func TestErrorsOfService(t *testing.T) {
 		_, err = c.Query(t.Context(), []byte("panic"))
 		require.Equal(t, CodePanic, transport.CodeOf(err))
 		require.ErrorIs(t, <-told, ErrPanic, "the Failed hook hears of it")
+		_, err = c.Query(t.Context(), []byte("forbidden"))
+		require.ErrorIs(t, err, ErrForbidden)
+		require.NoError(t, c.Err(), "it is about the query alone")
 
 		// All of it has happened on both hosts, which agree.
 		_, err = a.Handoff(t.Context(), "b")
