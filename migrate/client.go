@@ -100,6 +100,10 @@ type Client struct {
 	feed    eventFeed
 	stats   ClientStats // those of them that are counted, but for the feed's
 
+	// replySize is what a reply may well have in bytes: as much as the largest of late; sendWindow after a connection was
+	// lost before any came.
+	replySize int64
+
 	seen    fence           // the highest seen
 	rec     resolver.Record // the newest
 	opened  bool            // the session was opened: from now on it exists or has expired

@@ -18,8 +18,8 @@ const (
 	maxBackoff     = 2 * time.Second
 	herdSpread     = 20 * time.Millisecond // over which clients that lost their host at the same time spread
 
-	// sendWindow bounds the bytes of commands on a connection that are not answered, below what a transport buffers for a
-	// peer that is slow to read.
+	// sendWindow bounds the bytes of commands on a connection that are not answered, and of the replies that are to be
+	// expected, below what a transport buffers for a peer that is slow to read.
 	sendWindow = 2 << 20
 )
 
@@ -63,6 +63,7 @@ type hostLink struct {
 	inflight   int    // bytes sent in this round and not answered
 	unanswered int    // commands sent and not answered, in all rounds
 	resent     int    // commands that another link had sent before
+	answered   bool   // a command was, on this link
 }
 
 // Handle implements [transport.Handler].
@@ -112,6 +113,9 @@ func (l *hostLink) Closed(_ transport.Conn, err error) {
 	}
 	c.log.Info("connection lost", "host", l.host.ID, "err", err)
 	c.settle(l)
+	if !l.answered && l.sent > c.queue.low() {
+		c.replySize = sendWindow // all replies at once may have been too much for the connection
+	}
 	if !l.opened {
 		c.failed(l.host, fmt.Errorf("connection lost: %w", err))
 	} else if c.tries > 0 {

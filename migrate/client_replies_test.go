@@ -1,6 +1,8 @@
 package migrate
 
 import (
+	"bytes"
+	"context"
 	"fmt"
 	"testing"
 	"testing/synctest"
@@ -72,5 +74,28 @@ func TestReplyGone(t *testing.T) {
 			}
 		}
 		require.Equal(t, sent, s.machine.sm.(*echoes).Seen)
+	})
+}
+
+// Commands whose replies together are more than waits for a peer that is slow to read get them all the same.
+func TestLargeRepliesArrive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, s := echoing(t, 1_000_000)
+		defer w.close()
+		c := w.dial("c", "svc", ClientConfig{})
+		w.net.Throttle("a", "c", 10_000_000)
+		var sent []string
+		calls := goMany(t, c, "x", 7, &sent)
+		for i := range 7 {
+			calls = append(calls, goMany(t, c, fmt.Sprint("y", i, "-"), 1, &sent)...)
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			reply, err := calls[i].Reply(ctx)
+			cancel()
+			require.NoError(t, err)
+			require.Equal(t, sent[i], string(bytes.TrimRight(reply, "\x00")))
+		}
+		require.NoError(t, c.Flush(t.Context()))
+		require.Equal(t, sent, s.machine.sm.(*echoes).Seen)
+		require.Less(t, c.Stats().Reconnects, uint64(4), "once the client knows how large replies are, it is not cut off any more")
 	})
 }

@@ -86,7 +86,7 @@ func (c *Client) pump(l *hostLink) {
 
 // nextToSend is the command that may be sent now; nil if there is none. c.mu is held.
 func (c *Client) nextToSend(l *hostLink) *Call {
-	if l != c.cur || !l.started || l.inflight >= sendWindow {
+	if l != c.cur || !l.started || l.inflight >= sendWindow || int64(l.unanswered)*c.replySize >= sendWindow {
 		return nil
 	}
 	for _, call := range c.queue.after(l.sent) {
@@ -192,6 +192,8 @@ func (c *Client) answered(l *hostLink, call *Call, round uint32, result []byte, 
 	switch {
 	case a.fate == fateReplied:
 		c.lastAck = max(c.lastAck, a.index)
+		c.replySize = max(int64(len(result)), c.replySize*7/8)
+		l.answered = true
 		c.tries = 0
 		if c.queue.finish(call, a.reply, a.err) {
 			c.stats.Acknowledged++
