@@ -48,7 +48,6 @@ func TestClientInTheBatchOfActivation(t *testing.T) {
 		require.NoError(t, err)
 		defer conn.Close()
 		from := &session{node: n, conn: conn}
-		from.intake.init()
 		s.post(item{kind: itemClient, from: from, req: from.take(req), params: &openParams{Service: "svc", Session: 5}})
 		n.wg.Add(1)
 		s.run(math.MaxInt)

@@ -82,6 +82,7 @@
 //	"roam.spread"  [service, spread]                              there are many clients: one that loses this host without
 //	                                                              being told to move, and waits for no answer, comes back at
 //	                                                              a random moment of that many milliseconds
+//	"roam.held"    []                                             every second while the host does not read on, see below
 //
 // An error that is the reply of a command in the log has the array [index, epoch, replicas, data] as its data, where
 // data is the data of the service's own error. [CodeReplyGone] without it says that the command was executed, and that its
@@ -90,7 +91,8 @@
 // the name answers [CodeNotActive], with the newest record that it knows, if any, as the data.
 //
 // A host reads no further on a connection while 256 requests, or 4 MiB of them, have no answer, and takes up to 1,024 sessions
-// of a service on it. Where a service has as many sessions as it may, one whose client is not connected ends for a new one.
+// of a service on it. A session is carried by the connection that took it up last; the one before is closed if it is not read.
+// Where a service has as many sessions as it may, one whose client is not connected ends for a new one.
 //
 // # Hosts among themselves
 //

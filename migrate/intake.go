@@ -3,6 +3,7 @@ package migrate
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/roam-go/roam/transport"
 )
@@ -17,56 +18,73 @@ const (
 	intakeCalls = 256
 	intakeBytes = 4 << 20
 	knownFactor = 16
+
+	// heldBeat is how often a peer that is held back is told so. While it is, its pings are not read: it would take this host
+	// for dead, connect anew, and be held back again.
+	heldBeat = time.Second
 )
 
 // intake counts what a connection has under way.
 type intake struct {
 	known atomic.Bool // a service knows the host that calls
+	held  atomic.Bool // the reading goroutine waits
 
-	mu           sync.Mutex // guards what follows
-	room         sync.Cond
+	mu           sync.Mutex    // guards what follows
+	room         chan struct{} // has a token when there may be room again; nil until the reading goroutine first waits
 	calls, bytes int
 	closed       bool
 }
 
-func (q *intake) init() { q.room.L = &q.mu }
-
-// enter lets in size bytes more if there is room, or waits until there is. What is larger than all the room comes in alone.
-func (q *intake) enter(size int, wait bool) bool {
+// enter lets in size bytes more if there is room, else it returns what tells when there may be some. What is larger than all
+// the room comes in alone.
+func (q *intake) enter(size int) (room <-chan struct{}) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for !q.closed {
-		factor := 1
-		if q.known.Load() {
-			factor = knownFactor
-		}
-		if q.calls == 0 || q.calls < intakeCalls*factor && q.bytes+size <= intakeBytes*factor {
-			break
-		}
-		if !wait {
-			return false
-		}
-		q.room.Wait()
+	factor := 1
+	if q.known.Load() {
+		factor = knownFactor
 	}
-	q.calls++
-	q.bytes += size
-	return true
+	if q.closed || q.calls == 0 || q.calls < intakeCalls*factor && q.bytes+size <= intakeBytes*factor {
+		q.calls++
+		q.bytes += size
+		return nil
+	}
+	if q.room == nil {
+		q.room = make(chan struct{}, 1)
+	}
+	return q.room
 }
 
 func (q *intake) leave(size int) {
 	q.mu.Lock()
+	defer q.mu.Unlock()
 	q.calls--
 	q.bytes -= size
-	q.mu.Unlock()
-	q.room.Signal() // only the reading goroutine waits
+	q.wake()
 }
 
 // close lets in whoever waits: nothing will be answered any more.
 func (q *intake) close() {
 	q.mu.Lock()
+	defer q.mu.Unlock()
 	q.closed = true
-	q.mu.Unlock()
-	q.room.Signal()
+	q.wake()
+}
+
+func (q *intake) wake() {
+	if q.room != nil {
+		select {
+		case q.room <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// state tells whether anything is under way, and whether the connection is over.
+func (q *intake) state() (busy, closed bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.calls > 0, q.closed
 }
 
 // request is a client's request. It counts in its connection's intake until it is answered, which happens also where the
@@ -86,12 +104,37 @@ func (c *session) take(r *transport.Request) *request {
 	return q
 }
 
-// enter waits until there is room in the intake. What was let in before must not wait for what comes after it.
+// enter waits until there is room in the intake, or the connection has ended. What was let in before must not wait for what
+// comes after it.
 func (c *session) enter(size int) {
-	if !c.intake.enter(size, false) {
-		c.work()
-		c.intake.enter(size, true)
+	if c.intake.enter(size) == nil {
+		return
 	}
+	c.work()
+	room := c.intake.enter(size)
+	if room == nil {
+		return
+	}
+	c.intake.held.Store(true)
+	defer c.intake.held.Store(false)
+	beat := time.NewTicker(heldBeat)
+	defer beat.Stop()
+	for room != nil {
+		select {
+		case <-room:
+		case <-beat.C:
+			if c.conn.Notify(methodHeld, nil) != nil {
+				c.intake.close()
+			}
+		}
+		room = c.intake.enter(size)
+	}
+}
+
+// close ends the connection, also where its reading goroutine waits in enter.
+func (c *session) close() {
+	c.conn.Close()
+	c.intake.close()
 }
 
 // Reply answers the request. A further reply is dropped.

@@ -119,16 +119,94 @@ func TestCloseLetsGoWhoIsHeldBack(t *testing.T) {
 		case <-time.After(time.Minute):
 			t.Error("a reader is held back for ever")
 			for _, c := range conns { // so that the test ends
-				c.intake.mu.Lock()
-				c.intake.closed = true
-				c.intake.mu.Unlock()
-				c.intake.room.Broadcast()
+				c.intake.close()
 			}
 			<-closed
 		}
 		delete(w.nodes, "a")
 		delete(w.trs, "a")
 	})
+}
+
+// A client that has more under way than its connection may, of a service that stands still, keeps that connection, and gets
+// every answer when the service goes on.
+func TestHeldBackWhileTheServiceStandsStill(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "a", "b")
+		defer w.close()
+		p := Policy{MinInSync: 2}
+		a, _ := w.pair(p)
+		c := w.dial("client", "svc", ClientConfig{})
+		w.crash("b")
+		var calls []*Call
+		for i := range intakeCalls + 100 {
+			call, err := c.Go(fmt.Append(nil, i))
+			require.NoError(t, err)
+			calls = append(calls, call)
+		}
+		time.Sleep(2 * time.Minute)
+		require.Len(t, connsOf(a.node), 1)
+		n, _ := underWay(a.node)
+		require.Equal(t, intakeCalls, n)
+		require.Zero(t, c.Stats().Reconnects)
+		w.node("b")
+		w.standby("b", "svc", p)
+		for i, call := range calls {
+			reply, err := call.Reply(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, fmt.Sprint(i+1), string(reply))
+		}
+	})
+}
+
+// A host is rid of a connection that it holds back, and of all that waits for it, when the peer has gone; and where it has
+// vanished without a word, when the client is there again.
+func TestHeldBackConnectionEnds(t *testing.T) {
+	for _, way := range []string{"closed", "vanished"} {
+		for _, method := range []string{methodDo, methodQuery, methodOpen} {
+			t.Run(way+" "+method, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					w := newWorld(t, "a", "b")
+					defer w.close()
+					a, _ := w.pair(Policy{MinInSync: 2})
+					r := w.raw("x", a, 7)
+					require.NoError(t, r.open(false))
+					w.crash("b")
+					time.Sleep(time.Second)
+					for i := range uint64(2 * intakeCalls) {
+						switch method {
+						case methodDo:
+							r.send(method, doParams{Service: "svc", Session: 7, Seq: i/2 + 1, Low: 1}, func(error) {})
+						case methodQuery:
+							r.send(method, queryParams{Service: "svc", Session: 7}, func(error) {})
+						case methodOpen:
+							r.send(method, openParams{Service: "svc", Session: 100 + i}, func(error) {})
+						}
+					}
+					time.Sleep(time.Second)
+					n, _ := underWay(a.node)
+					require.Equal(t, intakeCalls, n)
+					if way == "closed" {
+						r.conn.Close()
+						time.Sleep(10 * time.Second)
+						require.Empty(t, connsOf(a.node))
+					} else {
+						w.net.Drop("x", "a")
+						w.net.Drop("a", "x")
+						r = w.raw("x", a, 7)
+						require.NoError(t, r.open(true))
+						time.Sleep(10 * time.Second)
+						require.Len(t, connsOf(a.node), 1)
+					}
+					w.look(a, func() {
+						require.Empty(t, a.clients.waiting)
+						require.Empty(t, a.clients.reads)
+						require.Empty(t, a.clients.opening)
+					})
+				})
+			})
+		}
+	}
 }
 
 // A stranger's messages wait at its own end, too.

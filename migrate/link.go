@@ -294,7 +294,6 @@ func (n *Node) accept(c transport.Conn) transport.Handler {
 		return nil
 	}
 	s := &session{node: n, conn: c}
-	s.intake.init()
 	n.inbound[s] = struct{}{}
 	return s
 }
@@ -357,6 +356,7 @@ func (c *session) work() {
 
 // Closed implements [transport.Handler].
 func (c *session) Closed(_ transport.Conn, err error) {
+	c.intake.close()
 	c.work()
 	n := c.node
 	n.mu.Lock()

@@ -98,7 +98,6 @@ func TestStopInBurst(t *testing.T) {
 		defer w.close()
 		s := w.standby("a", "svc", Policy{})
 		c := &session{node: w.nodes["a"]}
-		c.intake.init()
 		c.enter(10)
 		c.post(s, item{kind: itemEvent, from: c, size: 10})
 		s.stop()

@@ -403,8 +403,7 @@ func (n *Node) closeConns() {
 		l.close()
 	}
 	for _, c := range inbound {
-		c.intake.close()
-		c.conn.Close()
+		c.close()
 	}
 }
 

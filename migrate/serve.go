@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -36,6 +37,8 @@ type clients struct {
 	leaving map[uint64][]*request
 	reads   map[uint64]question
 	lastID  uint64
+
+	lost bool // a connection has ended that had something under way
 
 	behind map[*attachment]struct{} // listeners with events to come, beside those that have just been emitted
 	pushed uint64                   // events below were sent to every listener that is not behind
@@ -233,6 +236,9 @@ func (c *clients) attach(from *session, id uint64) *attachment {
 	if a == nil {
 		if old := c.sessions[id]; old != nil {
 			c.detach(old)
+			if old.from.intake.held.Load() {
+				old.from.close() // its client has left it, which nothing else may tell while it is not read
+			}
 		}
 		a = &attachment{clientKey: k}
 		a.sibling = c.of[from]
@@ -275,6 +281,45 @@ func (c *clients) closed(from *session) {
 	}
 	c.unpark(from)
 	delete(c.ahead, from)
+	busy, _ := from.intake.state()
+	c.lost = c.lost || busy
+}
+
+// errGone answers requests whose connection has ended: nobody hears it.
+var errGone = errors.New("the connection has ended")
+
+// sweep lets go of what connections that have ended wait for, once for all that ended at a time.
+func (c *clients) sweep() {
+	if !c.lost {
+		return
+	}
+	c.lost = false
+	gone := func(r *request) bool {
+		_, closed := r.from.intake.state()
+		if closed {
+			r.Reply(nil, errGone)
+		}
+		return closed
+	}
+	for k, w := range c.waiting {
+		var left waiters
+		w.each(func(r *request) {
+			if !gone(r) {
+				left.add(r)
+			}
+		})
+		if c.waiting[k] = left; left.first == nil {
+			delete(c.waiting, k)
+		}
+	}
+	for _, m := range []map[uint64][]*request{c.opening, c.leaving} {
+		for id, rs := range m {
+			if m[id] = slices.DeleteFunc(rs, gone); len(m[id]) == 0 {
+				delete(m, id)
+			}
+		}
+	}
+	maps.DeleteFunc(c.reads, func(_ uint64, q question) bool { return gone(q.req) })
 }
 
 // maxCarried bounds the sessions of a service on one connection.
@@ -444,7 +489,7 @@ func (c *clients) ended(id uint64) {
 		delete(c.sessions, id)
 		c.detach(a)
 		if !asked {
-			a.from.conn.Close()
+			a.from.close()
 		}
 	}
 }

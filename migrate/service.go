@@ -317,6 +317,7 @@ func (s *Service) flush() {
 	s.dirty = true
 	s.settle()
 	s.clients.push()
+	s.clients.sweep()
 	if s.altered {
 		s.altered = false
 		s.publish()

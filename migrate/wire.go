@@ -19,6 +19,7 @@ const (
 	methodPrepare = "roam.prepare" // prepareParams: connect to the next host, at a random moment of the spread
 	methodMoved   = "roam.moved"   // movedParams: the record changed; the session goes on at record.Active
 	methodSpread  = "roam.spread"  // spreadParams: how to come back should the host be lost
+	methodHeld    = "roam.held"    // the host is there, and reads on when it has answered some of what was asked
 )
 
 // openParams opens a session, or takes it up again on this connection (after a move, after a broken connection): opening
