@@ -69,18 +69,23 @@ type linkConn struct {
 	over bool // guarded by link.mu
 }
 
-// linkTo returns the link to a host, and forgets those to earlier starts of it.
+// linkKey is a host at an address. Services differ about where a host is while not all have heard from it since it started
+// again, so that the link of one must not take the place of another's.
+type linkKey struct {
+	hostKey
+	addr string
+}
+
+func linkKeyOf(h resolver.Host) linkKey { return linkKey{keyOf(h), h.Addr} }
+
+// linkTo returns the link to a host.
 func (n *Node) linkTo(h resolver.Host) *link {
 	n.mu.Lock()
-	l := n.links[keyOf(h)]
-	if old := l; old != nil && old.to.Addr != h.Addr {
-		defer old.close() // it has started again elsewhere
-		l = nil
-	}
 	defer n.mu.Unlock()
+	l := n.links[linkKeyOf(h)]
 	if l == nil {
 		l = &link{node: n, to: h, closed: n.closed}
-		n.links[keyOf(h)] = l
+		n.links[linkKeyOf(h)] = l
 	}
 	return l
 }
@@ -263,8 +268,8 @@ func (h *linkConn) Closed(c transport.Conn, err error) {
 func (l *link) giveUp() {
 	n := l.node
 	n.mu.Lock()
-	if n.links[keyOf(l.to)] == l {
-		delete(n.links, keyOf(l.to))
+	if n.links[linkKeyOf(l.to)] == l {
+		delete(n.links, linkKeyOf(l.to))
 	}
 	n.mu.Unlock()
 	l.close()
@@ -368,7 +373,7 @@ func (c *session) Closed(_ transport.Conn, err error) {
 	if c.host.ID != "" {
 		// Our own connection to that host tells whether it has died.
 		n.mu.Lock()
-		l := n.links[keyOf(c.host)]
+		l := n.links[linkKeyOf(c.host)]
 		n.mu.Unlock()
 		if l != nil {
 			l.probe()

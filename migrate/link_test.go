@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -36,6 +37,45 @@ func TestFarHost(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		require.Len(t, a.Status().Record.ISR, 2)
 		require.EqualValues(t, 1, a.Status().Record.Epoch)
+	})
+}
+
+// A host that has started again elsewhere, with one of two services, is spoken to over one connection by the service that knows
+// where it is, whatever the other one tries; and the other one finds it when it hosts that, too.
+func TestLinkToEachAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "a")
+		defer w.close()
+		p, dir := Policy{MinInSync: 2}, t.TempDir()
+		start := func(addr string) {
+			n, err := NewNode(NodeConfig{Resolver: w.res, Transport: w.transport("b"), ID: "b", Listen: addr, Dir: dir})
+			require.NoError(t, err)
+			w.nodes["b"] = n
+		}
+		start("b:1")
+		for _, name := range []string{"svc", "other"} {
+			a := w.host("a", name, p)
+			w.standby("b", name, p)
+			w.inSync(a, 2)
+		}
+		require.NoError(t, w.nodes["b"].Close())
+		start("b:2")
+		w.standby("b", "svc", p)
+		c := w.dial("client", "svc", ClientConfig{})
+		require.NoError(t, w.do(t.Context(), c, "one"))
+		from := map[*session]bool{}
+		for i := range 100 {
+			require.NoError(t, w.do(t.Context(), c, fmt.Sprint("more ", i)))
+			time.Sleep(20 * time.Millisecond)
+			for _, s := range connsOf(w.nodes["b"]) {
+				from[s] = true
+			}
+		}
+		require.Len(t, from, 1)
+		w.standby("b", "other", p)
+		c = w.dial("client", "other", ClientConfig{})
+		_, err := c.Do(t.Context(), []byte("one"))
+		require.NoError(t, err)
 	})
 }
 

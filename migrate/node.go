@@ -129,7 +129,7 @@ type Node struct {
 	closed   bool
 	leaving  bool
 	services map[string]*Service
-	links    map[hostKey]*link
+	links    map[linkKey]*link
 	inbound  map[*session]struct{} // connections that others made
 	offers   map[uint64]*outgoing  // snapshots to be fetched
 }
@@ -153,7 +153,7 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 		renew:    make(chan struct{}, 1),
 		silent:   make(chan struct{}),
 		services: make(map[string]*Service),
-		links:    make(map[hostKey]*link),
+		links:    make(map[linkKey]*link),
 		inbound:  make(map[*session]struct{}),
 		offers:   make(map[uint64]*outgoing),
 	}
