@@ -66,6 +66,7 @@ func TestLeaveGivenUp(t *testing.T) {
 		defer cancel()
 		require.ErrorIs(t, b.Leave(ctx), ErrTransferFailed)
 		require.Equal(t, Standby, b.Status().Role)
+		time.Sleep(time.Second) // until then what b said last still counts
 		w.standby("d", "svc", p)
 		time.Sleep(10 * time.Second)
 		require.Equal(t, Standby, b.Status().Role)
