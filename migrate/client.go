@@ -123,7 +123,9 @@ type Client struct {
 	dialling  resolver.Host      // where it goes
 	lastErr   searchErrors
 
-	spare *sparing // the connection to the next host, or the making of it
+	spare  *sparing    // the connection to the next host, or the making of it
+	former *hostLink   // carried the session before a planned move, and is closed by hangUp
+	hangUp *time.Timer // nil before the first planned move
 
 	watch    *time.Timer // looks after commands that are not answered
 	watching bool

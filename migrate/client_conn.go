@@ -154,6 +154,11 @@ func (c *Client) fail(err error) {
 		}
 		c.spare = nil
 	}
+	if c.former != nil {
+		c.hangUp.Stop()
+		links = append(links, c.former)
+		c.former = nil
+	}
 	close(c.done)
 	c.announce()
 	c.mu.Unlock()
@@ -296,6 +301,9 @@ func (c *Client) learn(rec resolver.Record, from *hostLink) {
 		switch ready := c.spare != nil && c.spare.link != nil && c.spare.host.Same(rec.Active); {
 		case planned || ready:
 			c.giveWay = time.Time{}
+			if planned && ready && lost != nil {
+				lost = c.hangUpLater(lost)
+			}
 		case c.opened:
 			c.notBefore = time.Now().Add(rand.N(herdSpread))
 			if l != nil {

@@ -12,6 +12,8 @@ import (
 const (
 	parkLimit = 30 * time.Second // after which a parked connection is not needed any more
 	maxSpread = 10 * time.Second // a host can't ask for more
+
+	hangUpAfter = 200 * time.Millisecond // after a planned move, at least
 )
 
 // sparing is the connection to the host that will serve next, or the making of it.
@@ -54,6 +56,28 @@ func (c *Client) takeSpare() *hostLink {
 	s.cancel()
 	c.adopt(s.link)
 	return s.link
+}
+
+// hangUpLater closes the connection to the host that served before a planned move, at a random moment after all clients have
+// followed it: to close thousands takes the hosts from those who still wait. It returns what is to be closed now, after
+// another move so soon. c.mu is held.
+func (c *Client) hangUpLater(l *hostLink) (now *hostLink) {
+	now, c.former = c.former, l
+	wait := hangUpAfter + c.spread + rand.N(hangUpAfter+c.spread)
+	if c.hangUp == nil {
+		c.hangUp = time.AfterFunc(wait, func() {
+			c.mu.Lock()
+			l := c.former
+			c.former = nil
+			c.mu.Unlock()
+			if l != nil {
+				l.conn.Close()
+			}
+		})
+	} else {
+		c.hangUp.Reset(wait)
+	}
+	return now
 }
 
 // park connects to the next host, says so to the present one, and drops the connection if the move does not come.

@@ -31,7 +31,7 @@ func (s *Service) tell(conns []transport.Conn, method string, params []byte) {
 			conn.Notify(method, params)
 		}
 	}
-	if len(conns) > 4*tellAtOnce {
+	if len(conns) >= tellAtOnce {
 		s.node.wg.Go(tell)
 	} else {
 		tell()
@@ -53,7 +53,7 @@ func (c *clients) spread() time.Duration {
 }
 
 // callAtOnce is how many clients are called over that have connected ahead, before the first of them has come.
-const callAtOnce = 64
+const callAtOnce = 16
 
 // call tells up to n more of the clients that have connected ahead that this host is active. The others go on waiting until
 // those have come: to come all at once would only keep each of them without a host for longer.
@@ -107,9 +107,10 @@ func (c *clients) sayGoodbye(rec resolver.Record) {
 	}
 }
 
-// grown tells all clients of the spread when there are twice as many as when they were last told.
+// grown tells all clients of the spread when there are twice as many as when they were last told. While clients that have
+// connected ahead are called over, there are better things to do.
 func (c *clients) grown() {
-	if n := len(c.attached); n < 2*max(c.told, fewClients) {
+	if n := len(c.attached); n < 2*max(c.told, fewClients) || len(c.untold) > 0 {
 		return
 	}
 	c.told = len(c.attached)

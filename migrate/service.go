@@ -411,11 +411,11 @@ func (s *Service) do(r core.Ready) {
 	if r.Save != nil {
 		s.store.Save(*r.Save)
 	}
+	for _, m := range r.Msgs {
+		s.send(m) // before clients are told: a new active host waits for it
+	}
 	if r.Deposed {
 		s.deposed()
-	}
-	for _, m := range r.Msgs {
-		s.send(m)
 	}
 	if r.Activated {
 		s.countTerm(r.Gained != nil)
