@@ -122,6 +122,7 @@ type Node struct {
 	listener transport.Listener
 	renew    chan struct{} // asks for an announcement now
 	silent   chan struct{} // closed when no further announcement will be made
+	gone     chan struct{} // closed when Close is through
 	hooks    hookQueue
 	dir      *wal.Dir // nil: none
 
@@ -152,6 +153,7 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 		start:    time.Now(),
 		renew:    make(chan struct{}, 1),
 		silent:   make(chan struct{}),
+		gone:     make(chan struct{}),
 		services: make(map[string]*Service),
 		links:    make(map[linkKey]*link),
 		inbound:  make(map[*session]struct{}),
@@ -373,10 +375,11 @@ func (n *Node) Close() error {
 	n.mu.Lock()
 	if n.closed {
 		n.mu.Unlock()
-		n.wg.Wait()
+		<-n.gone // not for n.wg: until the services are stopped, it may fall to zero and rise again
 		return nil
 	}
 	n.closed = true
+	defer close(n.gone)
 	services := slices.Collect(maps.Values(n.services))
 	n.mu.Unlock()
 	n.withdraw()
