@@ -179,7 +179,7 @@ func (c *conn) reply(id uint64, result []byte, err error) {
 	}
 	var failed []byte
 	if err != nil {
-		failed = appendErrorReply(nil, id, err, c.lim.maxMessage-maxEnvelope-maxErrorText)
+		failed = appendErrorReply(nil, id, err, c.lim.maxMessage-maxEnvelope)
 	}
 	c.mu.Lock()
 	if c.err != nil {

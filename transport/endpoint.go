@@ -120,7 +120,7 @@ func dialError(ctx context.Context, to Peer, err error) error {
 	return fmt.Errorf("transport: dial %s: %w", to.Addr, err)
 }
 
-// gate is what a listener's Close shuts: no accept call begins afterwards.
+// gate is what a listener's Close shuts: accept is not called for those who are greeted afterwards.
 type gate struct {
 	accept func(Conn) Handler
 

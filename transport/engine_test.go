@@ -195,10 +195,10 @@ func TestAnswerToHello(t *testing.T) {
 		text   string
 	}{
 		"welcome":      {appendReply(nil, 1, appendWelcome(nil, 1)), nil, ""},
-		"older peer":   {appendErrorReply(nil, 1, Errorf(CodeNoMethod, "what?"), 0), nil, ""},
+		"older peer":   {appendErrorReply(nil, 1, Errorf(CodeNoMethod, "what?"), 100), nil, ""},
 		"foreign peer": {[]byte{0x94, 1, 1, 0xa5, 'w', 'h', 'a', 't', '?', 0xc0}, nil, ""},
 		"version 2":    {appendReply(nil, 1, appendWelcome(nil, 2)), ErrVersion, "chose protocol version 2, this side speaks 1 to 1"},
-		"none":         {appendErrorReply(nil, 1, Errorf(CodeVersion, "none in common"), 0), ErrVersion, "none in common"},
+		"none":         {appendErrorReply(nil, 1, Errorf(CodeVersion, "none in common"), 100), ErrVersion, "none in common"},
 		"another id":   {appendReply(nil, 2, appendWelcome(nil, 1)), ErrBadMessage, "something else"},
 		"notification": {appendNotify(nil, "x", nil), ErrBadMessage, "something else"},
 		"malformed":    {appendReply(nil, 1, []byte{0x91, 1}), ErrBadMessage, "malformed"},

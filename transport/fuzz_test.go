@@ -68,7 +68,7 @@ func FuzzParts(f *testing.F) {
 func FuzzAnswerToHello(f *testing.F) {
 	f.Add(appendReply(nil, 1, appendWelcome(nil, 1)))
 	f.Add(append(appendReply(nil, 1, appendWelcome(nil, 1)), appendCall(nil, 1, "x", nil)...))
-	f.Add(appendErrorReply(nil, 1, Errorf(CodeNoMethod, "what?"), 0))
+	f.Add(appendErrorReply(nil, 1, Errorf(CodeNoMethod, "what?"), 100))
 	f.Add(appendReply(nil, 2, nil))
 	f.Add([]byte{0x94, 1, 1})
 	f.Fuzz(func(t *testing.T, b []byte) {

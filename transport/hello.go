@@ -121,7 +121,7 @@ func (c *conn) release() {
 // refuse answers a hello with an error, before the connection is closed.
 func (c *conn) refuse(id uint64, err error) {
 	c.count()
-	c.nc.Write(appendErrorReply(nil, id, err, 0))
+	c.nc.Write(appendErrorReply(nil, id, err, c.lim.maxMessage-maxEnvelope))
 	if half, ok := c.nc.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
 		c.nc.Read(make([]byte, 1)) // until the peer has read it; the handshake's deadline holds
 	}

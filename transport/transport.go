@@ -28,8 +28,9 @@ type Listener interface {
 	// Addr is the address at which peers reach the listener, with the port that was really bound.
 	Addr() string
 
-	// Close stops accepting and returns when no more accept call can begin. Connections accepted before stay open. It is
-	// safe to call twice and from many goroutines.
+	// Close stops accepting. It does not wait for accept, from which it may be called: a call for a peer that was being
+	// greeted can still be under way, or just about to begin, when Close has returned. Connections accepted stay open. It
+	// is safe to call twice and from many goroutines.
 	Close() error
 }
 

@@ -60,19 +60,17 @@ func putWideReply(b []byte, id uint64) {
 	binary.BigEndian.PutUint64(b[3:], id)
 }
 
-// appendErrorReply writes err as a map of code, message and, if there is any, data of at most maxData bytes.
-func appendErrorReply(b []byte, id uint64, err error, maxData int) []byte {
+// appendErrorReply writes err as a map of code, message and data, which together have at most so many bytes: the message is cut,
+// and data that has no room beside it is left out.
+func appendErrorReply(b []byte, id uint64, err error, most int) []byte {
 	code, text, data := CodeUnknown, err.Error(), []byte(nil)
 	if e, ok := errors.AsType[*Error](err); ok {
 		code, data = e.Code, e.Data
-		if len(data) > maxData {
-			data = nil
-		}
 	}
-	if len(text) > maxErrorText {
-		text = text[:maxErrorText]
+	text = strings.ToValidUTF8(text[:min(len(text), maxErrorText, most)], "")
+	if len(data) > most-len(text) {
+		data = nil
 	}
-	text = strings.ToValidUTF8(text, "")
 	b = append(b, 0x94, kindReply)
 	b = appendUint(b, id)
 	b = append(b, 0x82)

@@ -105,12 +105,48 @@ func TestParseError(t *testing.T) {
 }
 
 func TestErrorReplyIsBounded(t *testing.T) {
-	b := appendErrorReply(nil, 1, &Error{Message: strings.Repeat("ä", 1<<20), Data: make([]byte, 1000)}, 999)
-	require.Less(t, len(b), maxErrorText+100)
-	var m message
-	err := m.parse(b)
+	long := strings.Repeat("ä", 1<<20)
+	for _, c := range []struct {
+		message    string
+		data, most int
+		text, kept int // bytes
+	}{
+		{long, 1000, 1 << 20, maxErrorText, 1000},
+		{long, 1000, 1 << 12, maxErrorText, 0},
+		{long, 1, 225, 224, 1},
+		{"why", 222, 225, 3, 222},
+		{"why", 223, 225, 3, 0},
+	} {
+		b := appendErrorReply(nil, 1, &Error{Message: c.message, Data: make([]byte, c.data)}, c.most)
+		require.Less(t, len(b), c.most+100)
+		var m message
+		require.NoError(t, m.parse(b))
+		e := parseError(m.fault.of(b))
+		require.Len(t, e.Message, c.text)
+		require.Len(t, e.Data, c.kept)
+	}
+}
+
+// An error that is longer than a message may be does not end the connection.
+func TestLongError(t *testing.T) {
+	m := NewMemory()
+	cfg := TCPConfig{MaxMessage: 512}
+	a, err := m.HostWith("a", cfg)
 	require.NoError(t, err)
-	require.Nil(t, parseError(m.fault.of(b)).Data)
+	defer a.Close()
+	b, err := m.HostWith("b", cfg)
+	require.NoError(t, err)
+	defer b.Close()
+	l, err := a.Listen(":0", func(Conn) Handler {
+		return testHandler{handle: func(_ Conn, r *Request) { r.Reply(nil, errors.New(strings.Repeat("x", 3000))) }}
+	})
+	require.NoError(t, err)
+	c, err := b.Dial(t.Context(), Peer{Addr: l.Addr()}, nil)
+	require.NoError(t, err)
+	for range 2 {
+		_, err = c.Call(t.Context(), "m", nil)
+		require.ErrorContains(t, err, "xxx")
+	}
 }
 
 func TestError(t *testing.T) {
