@@ -175,7 +175,10 @@ func (c *Client) start(ctx context.Context, s session) (err error) {
 	}
 	c.inbox.put(letters)
 	c.name = j.Name
-	c.wg.Go(func() { c.inbox.end(c.follow(j.Next)) })
+	c.wg.Go(func() {
+		c.inbox.end(c.follow(j.Next))
+		c.private.close() // what arrives now would be seen by nobody
+	})
 	c.private.open()
 	return nil
 }

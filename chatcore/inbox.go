@@ -76,23 +76,23 @@ func (b *inbox) allow(more int) {
 	b.mu.Unlock()
 }
 
-func (b *inbox) push(m Message) { b.put([]letter{{other: &m}}) }
+// push reports whether readers will find the message: not after the end.
+func (b *inbox) push(m Message) bool { return b.put([]letter{{other: &m}}) }
 
-// put takes a batch of letters over.
-func (b *inbox) put(batch []letter) {
+// put takes a batch of letters over, and reports whether the inbox still took any.
+func (b *inbox) put(batch []letter) (open bool) {
 	b.mu.Lock()
-	kept := len(batch) > 0 && b.add(batch)
+	open = !b.ended
+	kept := open && len(batch) > 0 && b.add(batch)
 	b.mu.Unlock()
 	if !kept {
 		freeBatch(batch)
 	}
+	return open
 }
 
-// add queues letters, and reports whether their memory belongs to the inbox now.
+// add queues letters, and reports whether their memory belongs to the inbox now. b.mu is held, and the inbox has not ended.
 func (b *inbox) add(batch []letter) (kept bool) {
-	if b.ended {
-		return false
-	}
 	if b.n == 0 {
 		b.wake() // a reader that leaves some wakes the next
 	}

@@ -103,6 +103,7 @@ func (p *private) allowed() error {
 // open is called when the client has its name.
 func (p *private) open() { close(p.joined) }
 
+// close ends all connections and takes no more. It is safe to call twice.
 func (p *private) close() {
 	p.mu.Lock()
 	p.closed = true
@@ -341,16 +342,15 @@ func (p *private) receive(ctx context.Context, params, token []byte, from transp
 
 	once := received{nameID(who.Name), m.ID}
 	p.mu.Lock()
-	_, again := p.received.get(once)
-	if !again {
-		p.received.put(once, struct{}{})
-	}
-	p.mu.Unlock()
-	if again {
+	defer p.mu.Unlock()
+	if _, again := p.received.get(once); again {
 		return transport.Errorf(CodeReplay, "chat: the message was delivered before")
 	}
-	p.c.inbox.push(Message{
+	if !p.c.inbox.push(Message{
 		Kind: KindPrivate, From: who.Name, Text: m.Text, Time: time.Now(), Unverified: who.Key.IsZero(),
-	})
+	}) {
+		return transport.Errorf(CodePeerRefused, "chat: the client has ended")
+	}
+	p.received.put(once, struct{}{})
 	return nil
 }

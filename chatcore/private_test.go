@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/roam-go/roam/migrate"
 	"github.com/roam-go/roam/transport"
 )
 
@@ -303,6 +304,35 @@ func TestPrivateSurvivesABrokenConnection(t *testing.T) {
 		require.NoError(t, ann.Private(t.Context(), "bob", "three"))
 		synctest.Wait()
 		require.Equal(t, "private ann one\nprivate ann two\nprivate ann three\n", texts(told.take(KindJoined)))
+		require.NoError(t, ann.Close())
+		require.NoError(t, bob.Close())
+	})
+}
+
+// Who can be shown no more messages takes none: nobody is told that one has arrived which is thrown away.
+func TestNothingArrivesAfterTheEnd(t *testing.T) {
+	bubble(t, func(t *testing.T, h *hub, net *transport.Memory) {
+		ann, bob := enter(t, h, net, "ann"), enter(t, h, net, "bob")
+		told := read(bob)
+		require.NoError(t, ann.Private(t.Context(), "bob", "before"))
+		bob.session.(*hubSession).fail <- migrate.ErrSessionExpired
+		synctest.Wait()
+		require.ErrorIs(t, ann.Private(t.Context(), "bob", "after"), ErrPeerUnreachable)
+		require.Equal(t, "private ann before\n", texts(told.take(KindJoined)))
+		require.ErrorIs(t, told.err, migrate.ErrSessionExpired)
+		require.NoError(t, ann.Close())
+		require.NoError(t, bob.Close())
+	})
+}
+
+func TestNothingArrivesWhileClosing(t *testing.T) {
+	bubble(t, func(t *testing.T, h *hub, net *transport.Memory) {
+		ann, bob := enter(t, h, net, "ann"), enter(t, h, net, "bob")
+		bob.inbox.end(nil) // as at the beginning of Close
+		err := ann.Private(t.Context(), "bob", "between")
+		require.ErrorIs(t, err, ErrPeerRefused)
+		require.ErrorContains(t, err, "has ended")
+		require.Empty(t, bob.private.received.m)
 		require.NoError(t, ann.Close())
 		require.NoError(t, bob.Close())
 	})
