@@ -146,7 +146,7 @@ func (b *inbox) take(ctx context.Context) ([]letter, error) {
 		var batch []letter
 		switch {
 		case b.lost > 0:
-			batch = []letter{{other: &Message{Kind: KindGap, Lost: b.lost}}}
+			batch = []letter{{other: &Message{Kind: KindGap, Lost: b.lost, Time: time.Now()}}}
 			b.lost = 0
 		case b.n > 0:
 			batch = b.queue[0]
