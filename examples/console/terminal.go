@@ -68,7 +68,7 @@ func (t *terminal) read(lines chan<- string, done <-chan struct{}) {
 		for _, ev := range events {
 			switch ev.kind {
 			case cleared:
-				t.print("\x1b[H\x1b[2J")
+				t.clear()
 			case interrupted, ended:
 				quitting = true
 			case entered:
@@ -91,14 +91,22 @@ func (t *terminal) read(lines chan<- string, done <-chan struct{}) {
 
 // print writes text above the line being typed, and that line again.
 func (t *terminal) print(text string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if text != "" && !strings.HasSuffix(text, "J") {
+	if text != "" {
 		text += "\r\n"
 	}
+	t.write(text)
+}
+
+// clear leaves nothing on the screen but the line being typed.
+func (t *terminal) clear() { t.write("\x1b[H\x1b[2J") }
+
+// write writes s as it is, and the line being typed again behind it.
+func (t *terminal) write(s string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	if t.restore == nil {
-		if text != "" {
-			t.out.WriteString(strings.ReplaceAll(text, "\r\n", "\n"))
+		if s != "" {
+			t.out.WriteString(strings.ReplaceAll(s, "\r\n", "\n"))
 		}
 		return
 	}
@@ -106,7 +114,7 @@ func (t *terminal) print(text string) {
 	if err != nil || columns <= 0 {
 		columns = 80
 	}
-	t.out.WriteString("\r\x1b[K" + text + t.edit.draw(columns, func(p string) string { return t.paint.name(t.name, p) }))
+	t.out.WriteString("\r\x1b[K" + s + t.edit.draw(columns, func(p string) string { return t.paint.name(t.name, p) }))
 }
 
 func (t *terminal) message(m chatcore.Message) {
