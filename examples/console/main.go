@@ -153,6 +153,7 @@ func (c *console) talk(ctx context.Context, logTo *output) int {
 		done  = make(chan struct{})
 		quit  = make(chan struct{}) // closed when the person at the terminal wants to leave
 		last  = c.stop              // called when everything to say is there
+		cut   atomic.Bool           // the input could not be read to its end
 	)
 	defer close(done)
 	interactive := !c.json && isTerminal(os.Stdin, os.Stdout)
@@ -173,7 +174,13 @@ func (c *console) talk(ctx context.Context, logTo *output) int {
 	} else {
 		s = &plain{service: c.Service, json: c.json, out: os.Stdout, err: os.Stderr}
 		last = func() {}
-		go readLines(os.Stdin, lines, done)
+		go func() {
+			defer close(lines)
+			if err := readLines(os.Stdin, lines, done); err != nil {
+				cut.Store(true)
+				s.fail("the input cannot be read any further: " + cli.Reason(err))
+			}
+		}()
 	}
 	for _, n := range c.notes {
 		s.note(n)
@@ -205,7 +212,7 @@ func (c *console) talk(ctx context.Context, logTo *output) int {
 		}
 		refused, err := converse(ctx, client, c.Service, self, s, lines, last)
 		if err == nil {
-			if refused > 0 && !interactive {
+			if (refused > 0 || cut.Load()) && !interactive {
 				return 1
 			}
 			return 0

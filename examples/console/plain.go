@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -153,28 +154,38 @@ func (p *plain) write(w io.Writer, s string) {
 // maxPiped is how long a line of piped input may be; the room takes less.
 const maxPiped = 64 << 10
 
-// readLines sends the lines of r until it ends. A line that is too long is cut, and refused by the room for its length.
-func readLines(r io.Reader, lines chan<- string, done <-chan struct{}) {
-	defer close(lines)
+// readLines sends the lines of r until it ends, and returns why it cannot be read to its end. A line that is too long is
+// cut, and refused by the room for its length.
+func readLines(r io.Reader, lines chan<- string, done <-chan struct{}) error {
 	in := bufio.NewReader(r)
 	for {
-		var b []byte
-		for {
-			part, more, err := in.ReadLine()
-			if err != nil {
-				return
-			}
-			if len(b) < maxPiped {
-				b = append(b, part...)
-			}
-			if !more {
-				break
+		b, err := readLine(in)
+		if err == nil || len(b) > 0 { // the last line need not end
+			select {
+			case lines <- string(bytes.TrimRight(b, "\r\n")):
+			case <-done:
+				return nil
 			}
 		}
-		select {
-		case lines <- string(b):
-		case <-done:
-			return
+		switch err {
+		case nil:
+		case io.EOF:
+			return nil
+		default:
+			return err
+		}
+	}
+}
+
+// readLine returns a line with its end, or what there is of it before an error.
+func readLine(in *bufio.Reader) (b []byte, err error) {
+	for {
+		part, err := in.ReadSlice('\n')
+		if len(b) < maxPiped {
+			b = append(b, part...)
+		}
+		if err != bufio.ErrBufferFull {
+			return b, err
 		}
 	}
 }

@@ -3,8 +3,11 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"io"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -95,17 +98,43 @@ func TestEscapeOutsideTheFirstPlane(t *testing.T) {
 	require.Equal(t, "a\U000e0041\u009bb🙂", back)
 }
 
-func TestReadLines(t *testing.T) {
+// linesOf are the lines, ten at most, that readLines makes of r.
+func linesOf(r io.Reader) (got []string, err error) {
 	lines := make(chan string, 10)
-	readLines(strings.NewReader("one\r\n\ntwo\n"+strings.Repeat("x", 3*maxPiped)+"\nlast"), lines, nil)
-	var got []string
+	err = readLines(r, lines, nil)
+	close(lines)
 	for l := range lines {
 		got = append(got, l)
 	}
+	return got, err
+}
+
+func TestReadLines(t *testing.T) {
+	got, err := linesOf(strings.NewReader("one\r\n\ntwo\n" + strings.Repeat("x", 3*maxPiped) + "\nlast"))
+	require.NoError(t, err)
 	require.Equal(t, []string{"one", "", "two"}, got[:3])
 	require.Greater(t, len(got[3]), maxPiped/2, "a line that is too long is not taken for several")
 	require.Less(t, len(got[3]), 2*maxPiped)
 	require.Equal(t, []string{"last"}, got[4:])
+}
+
+func TestTheLastLineNeedsNoEnd(t *testing.T) {
+	for _, n := range []int{1, 4095, 4096, 4097, 8192} { // the reader takes 4096 bytes at a time
+		last := strings.Repeat("a", n)
+		got, err := linesOf(strings.NewReader(last))
+		require.NoError(t, err)
+		require.Equal(t, []string{last}, got, "%d bytes", n)
+	}
+	got, err := linesOf(strings.NewReader(""))
+	require.NoError(t, err)
+	require.Empty(t, got)
+}
+
+func TestInputThatCannotBeRead(t *testing.T) {
+	broken := errors.New("broken")
+	got, err := linesOf(io.MultiReader(strings.NewReader("one\nhal"), iotest.ErrReader(broken)))
+	require.ErrorIs(t, err, broken)
+	require.Equal(t, []string{"one", "hal"}, got, "what came before is said")
 }
 
 func TestPause(t *testing.T) {
