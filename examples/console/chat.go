@@ -18,6 +18,8 @@ const (
 	answerTimeout  = 5 * time.Second        // for what the user asks
 	privateTimeout = 15 * time.Second       // for a private message
 	leaveTimeout   = 10 * time.Second       // for saying goodbye
+	privateGrace   = 3 * time.Second        // for the private messages of somebody who interrupts
+	leaveGrace     = 5 * time.Second        // for all of the leaving of somebody who interrupts
 	echoTimeout    = 2 * time.Second        // for one's own last words to come back
 	slow           = 500 * time.Millisecond // after which the user sees that a line is on its way
 )
@@ -58,32 +60,31 @@ func converse(ctx context.Context, c *chatcore.Client, service, self string, s s
 	var reading, writing sync.WaitGroup
 	reading.Go(ch.follow)
 	writing.Go(ch.watchSays)
-	writing.Go(ch.sendPrivates)
+	// Whoever interrupts, early or late, does not wait for long; otherwise everything is taken first, however long that is.
+	ending, cancel := outlive(ctx, leaveGrace)
+	defer cancel()
+	hurried, cancel := outlive(ctx, privateGrace)
+	defer cancel()
+	writing.Go(func() { ch.sendPrivates(hurried) })
 	cut := ch.take(ctx, lines)
 	if cut == nil {
 		last()
 	}
 	close(ch.says)
 	close(ch.privates)
-	// Whoever interrupts does not wait for long; otherwise everything is taken first, however long that is.
-	if ctx.Err() != nil {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), answerTimeout)
-		defer cancel()
-	}
 	if cut == nil {
-		if err := c.Flush(ctx); err != nil {
+		if err := c.Flush(ending); err != nil {
 			s.fail("not everything that was written has been said: " + cli.Reason(err))
 			ch.refuse()
 		}
-		if ctx.Err() != nil {
+		if ending.Err() != nil {
 			c.Close() // what is left of the calls ends here
 		}
 		writing.Wait()
-		ch.awaitEcho(ctx)
-		bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
+		ch.awaitEcho(hurried)
+		bye, cancel := context.WithTimeout(ending, leaveTimeout)
 		defer cancel()
-		if err := c.Leave(bye); err != nil && ctx.Err() == nil {
+		if err := c.Leave(bye); err != nil && ending.Err() == nil {
 			s.note("the others were not told that you left: " + cli.Reason(err))
 		}
 	} else {
@@ -92,6 +93,19 @@ func converse(ctx context.Context, c *chatcore.Client, service, self string, s s
 	}
 	reading.Wait()
 	return ch.refused, cut
+}
+
+// outlive returns a context that ends so much later than ctx does.
+func outlive(ctx context.Context, by time.Duration) (context.Context, context.CancelFunc) {
+	late, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	context.AfterFunc(ctx, func() {
+		select {
+		case <-time.After(by):
+			cancel()
+		case <-late.Done():
+		}
+	})
+	return late, cancel
 }
 
 // take says the lines until there are no more, and returns the error that ended the session, if it did.
@@ -208,17 +222,26 @@ func (ch *chat) awaitEcho(ctx context.Context) {
 	}
 }
 
-// sendPrivates sends private messages one after the other, beside what is said to all.
-func (ch *chat) sendPrivates() {
+// sendPrivates sends private messages one after the other, beside what is said to all, until ctx ends.
+func (ch *chat) sendPrivates(ctx context.Context) {
+	var left uint64
 	for m := range ch.privates {
-		ctx, cancel := context.WithTimeout(context.Background(), privateTimeout)
-		err := ch.Private(ctx, m[0], m[1])
+		if ctx.Err() != nil {
+			ch.refuse()
+			left++
+			continue
+		}
+		sending, cancel := context.WithTimeout(ctx, privateTimeout)
+		err := ch.Private(sending, m[0], m[1])
 		cancel()
 		if err != nil {
 			ch.fail(fmt.Sprintf("not sent to %s: %s", cli.Printable(m[0]), cli.Reason(err)))
 		} else {
 			ch.screen.delivered(m[0], m[1])
 		}
+	}
+	if left > 0 {
+		ch.screen.fail(plural(left, "private message was", "private messages were") + " not sent: you left before")
 	}
 }
 
