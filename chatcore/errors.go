@@ -21,6 +21,7 @@ const (
 	CodeBadSnapshot     transport.Code = 314 // bytes that are no snapshot of a room
 	CodeConfig          transport.Code = 315 // a field of a configuration is invalid
 	CodeUnverified      transport.Code = 316 // private messages need keys, and the transport has none
+	CodePeerLost        transport.Code = 317 // the connection to the participant broke, and the message may have arrived
 )
 
 // Sentinels for [errors.Is].
@@ -42,4 +43,5 @@ var (
 	ErrBadSnapshot     error = &transport.Error{Code: CodeBadSnapshot, Message: "chat: bad snapshot"}
 	ErrConfig          error = &transport.Error{Code: CodeConfig, Message: "chat: invalid configuration"}
 	ErrUnverified      error = &transport.Error{Code: CodeUnverified, Message: "chat: the transport proves no keys"}
+	ErrPeerLost        error = &transport.Error{Code: CodePeerLost, Message: "chat: the private message may have arrived"}
 )

@@ -36,7 +36,8 @@ type link struct {
 //
 // Errors: [ErrNoSuchName] when nobody of that name is in the room, [ErrNoPrivate] when they take no private messages,
 // [ErrPeerUnreachable], [ErrPeerKey] when whoever answers is not them or their key has changed, [ErrPeerRefused] with
-// their client's reason, [ErrUnverified], [ErrBadText] and ctx's error, after which it may have arrived.
+// their client's reason, [ErrUnverified], [ErrBadText]: then it has not arrived. After [ErrPeerLost], when the connection
+// broke before the answer and the message could not be sent again to find out, and after ctx's error, it may have.
 func (c *Client) Private(ctx context.Context, to, text string) error {
 	p := c.private
 	if err := p.allowed(); err != nil {
@@ -63,13 +64,18 @@ func (c *Client) Private(ctx context.Context, to, text string) error {
 		return err
 	}
 	m := privateParams{To: who.Name, From: c.name, Text: text, ID: rand.Uint64N(1<<53-1) + 1}
-	for try := 0; ; try++ {
-		reused, err := p.send(ctx, who, m)
+	for lost := false; ; lost = true {
+		broke, err := p.send(ctx, who, m)
 		switch {
-		case err == nil, try > 0 && errors.Is(err, ErrReplay): // it had arrived, only the reply was lost
+		case err == nil, lost && errors.Is(err, ErrReplay): // it had arrived, only the reply was lost
 			return nil
-		case try == 0 && reused && errors.Is(err, ErrPeerUnreachable):
-			// The connection was from earlier, and has ended unnoticed: a new one decides.
+		case broke && !lost:
+			// It may have arrived, or the connection has ended long ago: the same message on a new one decides.
+		case lost && ctx.Err() != nil:
+			return ctx.Err()
+		case lost:
+			return transport.Errorf(CodePeerLost, "chat: %q may have got the message or not: the connection broke before the "+
+				"answer, and sending it again failed: %v", who.Name, err)
 		case errors.Is(err, ErrReplay):
 			return transport.Errorf(CodePeerRefused, "%v", err)
 		default:
@@ -78,26 +84,26 @@ func (c *Client) Private(ctx context.Context, to, text string) error {
 	}
 }
 
-// send makes one attempt; reused tells that the connection was there before.
-func (p *private) send(ctx context.Context, who Participant, m privateParams) (reused bool, err error) {
+// send makes one attempt; broke tells that the connection broke with the message on its way.
+func (p *private) send(ctx context.Context, who Participant, m privateParams) (broke bool, err error) {
 	peer := transport.Peer{Addr: who.Addr, Key: who.Key}
-	l, reused, err := p.take(peer, who.Name)
+	l, err := p.take(peer, who.Name)
 	if err != nil {
-		return reused, err
+		return false, err
 	}
 	defer p.release(l)
 	select {
 	case <-l.ready:
 	case <-ctx.Done():
-		return reused, ctx.Err()
+		return false, ctx.Err()
 	}
 	if l.err != nil {
-		return reused, unreachable(who, l.err)
+		return false, unreachable(who, l.err)
 	}
 	m.Token = l.token
 	_, err = l.conn.Call(ctx, methodPrivate, mustMarshal(&m))
 	if err == nil || ctx.Err() != nil {
-		return reused, err
+		return false, err
 	}
 	if e, ok := errors.AsType[*transport.Error](err); ok && e.Remote {
 		// The words are the peer's: they are quoted, and not too many.
@@ -105,11 +111,11 @@ func (p *private) send(ctx context.Context, who Participant, m privateParams) (r
 		if e.Code == CodeReplay {
 			code = CodeReplay
 		}
-		return reused, transport.Errorf(code, "chat: %q refused the message: %.200q", who.Name, e.Message)
+		return false, transport.Errorf(code, "chat: %q refused the message: %.200q", who.Name, e.Message)
 	}
 	p.forget(peer, l)
 	_ = l.conn.Close()
-	return reused, unreachable(who, err)
+	return true, unreachable(who, err)
 }
 
 func unreachable(who Participant, err error) error {
@@ -121,7 +127,7 @@ func unreachable(who Participant, err error) error {
 }
 
 // take returns the connection to a peer, which may still be in the making, for use until release.
-func (p *private) take(peer transport.Peer, name string) (l *link, reused bool, err error) {
+func (p *private) take(peer transport.Peer, name string) (l *link, err error) {
 	var oldest transport.Conn
 	defer func() { // after p.mu is free again
 		if oldest != nil {
@@ -131,17 +137,17 @@ func (p *private) take(peer transport.Peer, name string) (l *link, reused bool, 
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
-		return nil, false, transport.Errorf(transport.CodeClosed, "chat: the client is closed")
+		return nil, transport.Errorf(transport.CodeClosed, "chat: the client is closed")
 	}
 	if l = p.links[peer]; l != nil {
 		l.users++
-		return l, true, nil
+		return l, nil
 	}
 	if len(p.links) >= maxLinks {
 		oldest = p.dropOldest()
 	}
 	if len(p.links) >= maxLinks {
-		return nil, false, transport.Errorf(CodePeerUnreachable, "chat: %q cannot be reached now: %d private messages to others are "+
+		return nil, transport.Errorf(CodePeerUnreachable, "chat: %q cannot be reached now: %d private messages to others are "+
 			"under way", name, maxLinks)
 	}
 	l = &link{ready: make(chan struct{}), users: 1}
@@ -150,7 +156,7 @@ func (p *private) take(peer transport.Peer, name string) (l *link, reused bool, 
 	if p.sweeper == nil {
 		p.sweeper = time.AfterFunc(idleTime, p.sweep)
 	}
-	return l, false, nil
+	return l, nil
 }
 
 func (p *private) release(l *link) {
