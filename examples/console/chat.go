@@ -30,6 +30,7 @@ type chat struct {
 	service string
 	self    string // the host in this process; "" if there is none
 	screen  screen
+	piped   bool // nobody waits at a keyboard
 
 	says     chan said
 	privates chan [2]string // to whom, and what
@@ -52,9 +53,11 @@ type said struct {
 // converse shows the chat and says the lines, until there are no more of them or ctx ends, and leaves. It returns how many
 // lines nothing came of, and why the conversation was cut off, if it was. Otherwise it has called last when there was
 // nothing more to say.
-func converse(ctx context.Context, c *chatcore.Client, service, self string, s screen, lines <-chan string, last func()) (refused int, err error) {
+func converse(
+	ctx context.Context, c *chatcore.Client, service, self string, s screen, piped bool, lines <-chan string, last func(),
+) (refused int, err error) {
 	ch := &chat{
-		Client: c, service: service, self: self, screen: s,
+		Client: c, service: service, self: self, screen: s, piped: piped,
 		says: make(chan said, 2048), privates: make(chan [2]string, 64), ended: make(chan error, 1), news: make(chan struct{}, 1),
 	}
 	var reading, writing sync.WaitGroup
@@ -277,15 +280,31 @@ func (ch *chat) line(ctx context.Context, text string) {
 			ch.fail("write /msg NAME TEXT")
 			return
 		}
-		select {
-		case ch.privates <- [2]string{to, what}:
-		default:
-			ch.fail("too many private messages wait to be sent; try again in a moment")
-		}
+		ch.private(ctx, to, what)
 	case "/where":
 		ch.where()
 	default:
 		ch.fail(fmt.Sprintf("there is no command %s; /help lists them, and //%s says it", cli.Printable(command), cli.Printable(command[1:])))
+	}
+}
+
+// private leaves a private message to sendPrivates. Whoever sits at the keyboard is not kept waiting; piped input is, and
+// loses none.
+func (ch *chat) private(ctx context.Context, to, text string) {
+	m := [2]string{to, text}
+	select {
+	case ch.privates <- m:
+		return
+	default:
+	}
+	if !ch.piped {
+		ch.fail("too many private messages wait to be sent; try again in a moment")
+		return
+	}
+	select {
+	case ch.privates <- m:
+	case <-ctx.Done():
+		ch.fail(fmt.Sprintf("not sent to %s: you left before", cli.Printable(to)))
 	}
 }
 

@@ -21,7 +21,10 @@ func inRoom(t *testing.T, f func(t *testing.T, network *transport.Memory, join f
 		network, names := transport.NewMemory(), resolver.NewMemory()
 		node, err := migrate.NewNode(migrate.NodeConfig{ID: "h", Resolver: names, Transport: network.Host("h"), Listen: "h:1"})
 		require.NoError(t, err)
-		defer node.Close()
+		t.Cleanup(func() {
+			node.Close()
+			network.Host("h").Close()
+		})
 		room, err := chatcore.New(chatcore.Config{})
 		require.NoError(t, err)
 		_, err = node.Host(t.Context(), "x.org", room, migrate.Policy{})
@@ -31,7 +34,10 @@ func inRoom(t *testing.T, f func(t *testing.T, network *transport.Memory, join f
 				Name: name, Resolver: names, Transport: network.Host(name), Listen: name + ":0",
 			})
 			require.NoError(t, err)
-			t.Cleanup(func() { c.Close() })
+			t.Cleanup(func() {
+				c.Close()
+				network.Host(name).Close()
+			})
 			return c
 		})
 	})
@@ -52,7 +58,7 @@ func TestWhoeverInterruptsDoesNotWaitForPrivateMessages(t *testing.T) {
 		var out, errs bytes.Buffer
 		s := &plain{service: "x.org", out: &out, err: &errs}
 		begin := time.Now()
-		refused, err := converse(ctx, ann, "x.org", "", s, lines, func() {})
+		refused, err := converse(ctx, ann, "x.org", "", s, true, lines, func() {})
 		require.NoError(t, err)
 		require.Equal(t, 60, refused)
 		require.LessOrEqual(t, time.Since(begin), leaveGrace)
@@ -82,9 +88,36 @@ func TestAnInterruptAfterTheEndOfTheInput(t *testing.T) {
 		}()
 		var out, errs bytes.Buffer
 		s := &plain{service: "x.org", out: &out, err: &errs}
-		refused, err := converse(ctx, ann, "x.org", "", s, lines, func() {})
+		refused, err := converse(ctx, ann, "x.org", "", s, true, lines, func() {})
 		require.NoError(t, err)
 		require.Equal(t, 60, refused)
 		require.LessOrEqual(t, time.Since(interrupted), leaveGrace)
 	})
+}
+
+func TestPipedPrivateMessagesWaitForOneAnother(t *testing.T) {
+	for _, piped := range []bool{true, false} {
+		inRoom(t, func(t *testing.T, network *transport.Memory, join func(string) *chatcore.Client) {
+			ann := join("ann")
+			join("bob")
+			network.SetLinkDelay("ann", "bob", time.Second)
+			const n = 200
+			lines := make(chan string)
+			go func() {
+				defer close(lines)
+				for range n {
+					lines <- "/msg bob hi"
+				}
+			}()
+			var out, errs bytes.Buffer
+			s := &plain{service: "x.org", out: &out, err: &errs}
+			refused, err := converse(t.Context(), ann, "x.org", "", s, piped, lines, func() {})
+			require.NoError(t, err)
+			if piped {
+				require.Zero(t, refused, errs.String())
+			} else {
+				require.Less(t, n/2, refused, "nobody at a keyboard waits")
+			}
+		})
+	}
 }

@@ -210,7 +210,7 @@ func (c *console) talk(ctx context.Context, logTo *output) int {
 		if interactive {
 			s.note("you are in " + c.Service + " as " + client.Name() + "; /help lists the commands")
 		}
-		refused, err := converse(ctx, client, c.Service, self, s, lines, last)
+		refused, err := converse(ctx, client, c.Service, self, s, !interactive, lines, last)
 		if err == nil {
 			if (refused > 0 || cut.Load()) && !interactive {
 				return 1
