@@ -238,7 +238,7 @@ func (ch *chat) sendPrivates(ctx context.Context) {
 		err := ch.Private(sending, m[0], m[1])
 		cancel()
 		if err != nil {
-			ch.fail(fmt.Sprintf("not sent to %s: %s", cli.Printable(m[0]), cli.Reason(err)))
+			ch.fail(fmt.Sprintf("not sent to %s: %s", cli.Printable(m[0]), ch.whyNotSent(m[0], err)))
 		} else {
 			ch.screen.delivered(m[0], m[1])
 		}
@@ -248,8 +248,22 @@ func (ch *chat) sendPrivates(ctx context.Context) {
 	}
 }
 
+// whyNotSent says what an error of sending to somebody means, and which command helps where a key has changed: with the
+// other one, or one's own, which the other one has to forget.
+func (ch *chat) whyNotSent(to string, err error) string {
+	why := cli.Reason(err)
+	switch changed := strings.Contains(why, " has changed from "); {
+	case changed && errors.Is(err, chatcore.ErrPeerKey):
+		why += fmt.Sprintf(": /forget %s does that", cli.Printable(to))
+	case changed && errors.Is(err, chatcore.ErrPeerRefused):
+		why += fmt.Sprintf("; if you have started again, ask them to write /forget %s", cli.Printable(ch.Name()))
+	}
+	return why
+}
+
 const help = `/who              who is here
 /msg NAME TEXT    say something to one person alone, straight to their machine
+/forget NAME      believe the next key seen for a name whose owner has started again
 /where            which host serves the chat now
 /quit             leave (so do Ctrl-D and Ctrl-C)
 //TEXT            say a text that begins with /`
@@ -281,6 +295,15 @@ func (ch *chat) line(ctx context.Context, text string) {
 			return
 		}
 		ch.private(ctx, to, what)
+	case "/forget":
+		name, rest := split(rest)
+		if name == "" || rest != "" {
+			ch.fail("write /forget NAME")
+			return
+		}
+		ch.Forget(name)
+		ch.screen.answer(fmt.Sprintf("the key of %s is forgotten: the next one seen for that name is believed, whoever has it",
+			cli.Printable(name)))
 	case "/where":
 		ch.where()
 	default:

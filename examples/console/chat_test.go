@@ -15,8 +15,8 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// inRoom runs f in a synctest bubble with a room x.org on a network in memory, and a way to join it from a host of one's name.
-func inRoom(t *testing.T, f func(t *testing.T, network *transport.Memory, join func(name string) *chatcore.Client)) {
+// inRoom runs f in a synctest bubble with a room x.org on a network in memory, and a way to join it from a host.
+func inRoom(t *testing.T, f func(t *testing.T, network *transport.Memory, join func(name, host string) *chatcore.Client)) {
 	synctest.Test(t, func(t *testing.T) {
 		network, names := transport.NewMemory(), resolver.NewMemory()
 		node, err := migrate.NewNode(migrate.NodeConfig{ID: "h", Resolver: names, Transport: network.Host("h"), Listen: "h:1"})
@@ -29,14 +29,14 @@ func inRoom(t *testing.T, f func(t *testing.T, network *transport.Memory, join f
 		require.NoError(t, err)
 		_, err = node.Host(t.Context(), "x.org", room, migrate.Policy{})
 		require.NoError(t, err)
-		f(t, network, func(name string) *chatcore.Client {
+		f(t, network, func(name, host string) *chatcore.Client {
 			c, err := chatcore.Join(t.Context(), "x.org", chatcore.ClientConfig{
-				Name: name, Resolver: names, Transport: network.Host(name), Listen: name + ":0",
+				Name: name, Resolver: names, Transport: network.Host(host), Listen: host + ":0",
 			})
 			require.NoError(t, err)
 			t.Cleanup(func() {
 				c.Close()
-				network.Host(name).Close()
+				network.Host(host).Close()
 			})
 			return c
 		})
@@ -44,8 +44,8 @@ func inRoom(t *testing.T, f func(t *testing.T, network *transport.Memory, join f
 }
 
 func TestWhoeverInterruptsDoesNotWaitForPrivateMessages(t *testing.T) {
-	inRoom(t, func(t *testing.T, network *transport.Memory, join func(string) *chatcore.Client) {
-		ann, bob := join("ann"), join("bob")
+	inRoom(t, func(t *testing.T, network *transport.Memory, join func(name, host string) *chatcore.Client) {
+		ann, bob := join("ann", "ann"), join("bob", "bob")
 		network.Partition("ann", "bob")
 		ctx, interrupt := context.WithCancel(t.Context())
 		lines := make(chan string)
@@ -70,9 +70,9 @@ func TestWhoeverInterruptsDoesNotWaitForPrivateMessages(t *testing.T) {
 }
 
 func TestAnInterruptAfterTheEndOfTheInput(t *testing.T) {
-	inRoom(t, func(t *testing.T, network *transport.Memory, join func(string) *chatcore.Client) {
-		ann := join("ann")
-		join("bob")
+	inRoom(t, func(t *testing.T, network *transport.Memory, join func(name, host string) *chatcore.Client) {
+		ann := join("ann", "ann")
+		join("bob", "bob")
 		network.Partition("ann", "bob")
 		ctx, interrupt := context.WithCancel(t.Context())
 		lines := make(chan string)
@@ -97,9 +97,9 @@ func TestAnInterruptAfterTheEndOfTheInput(t *testing.T) {
 
 func TestPipedPrivateMessagesWaitForOneAnother(t *testing.T) {
 	for _, piped := range []bool{true, false} {
-		inRoom(t, func(t *testing.T, network *transport.Memory, join func(string) *chatcore.Client) {
-			ann := join("ann")
-			join("bob")
+		inRoom(t, func(t *testing.T, network *transport.Memory, join func(name, host string) *chatcore.Client) {
+			ann := join("ann", "ann")
+			join("bob", "bob")
 			network.SetLinkDelay("ann", "bob", time.Second)
 			const n = 200
 			lines := make(chan string)
@@ -120,4 +120,36 @@ func TestPipedPrivateMessagesWaitForOneAnother(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestForget(t *testing.T) {
+	inRoom(t, func(t *testing.T, _ *transport.Memory, join func(name, host string) *chatcore.Client) {
+		ann, bob := join("ann", "ann"), join("bob", "bob")
+		require.NoError(t, ann.Private(t.Context(), "bob", "hi"))
+		require.NoError(t, bob.Leave(t.Context()))
+		bob = join("bob", "another") // with the key of another host
+
+		talk := func(c *chatcore.Client, lines ...string) (out, errs string) {
+			var to, about bytes.Buffer
+			ch := &chat{Client: c, screen: &plain{service: "x.org", out: &to, err: &about}, privates: make(chan [2]string, len(lines))}
+			for _, l := range lines {
+				ch.line(t.Context(), l)
+			}
+			close(ch.privates)
+			ch.sendPrivates(t.Context())
+			return to.String(), about.String()
+		}
+		_, errs := talk(ann, "/msg bob psst")
+		require.Contains(t, errs, "/forget bob")
+		_, errs = talk(bob, "/msg ann psst")
+		require.Contains(t, errs, "ask them to write /forget bob")
+		_, errs = talk(ann, "/forget", "/forget bob now")
+		require.Equal(t, "console: write /forget NAME\nconsole: write /forget NAME\n", errs)
+
+		out, errs := talk(ann, "/forget bob", "/msg bob psst")
+		require.Empty(t, errs)
+		require.Equal(t, "* the key of bob is forgotten: the next one seen for that name is believed, whoever has it\n", out)
+		_, errs = talk(bob, "/msg ann psst")
+		require.Empty(t, errs)
+	})
 }
