@@ -17,6 +17,7 @@ const (
 
 // link is a connection to another client. It is kept for the next message.
 type link struct {
+	slots chan struct{} // as many as messages may be under way: the other side refuses more
 	ready chan struct{} // closed when conn or err is set, for good
 	conn  transport.Conn
 	token []byte
@@ -29,7 +30,8 @@ type link struct {
 
 // Private says text to one participant, straight from this client to theirs, and waits until it has arrived. The connection
 // is pinned to the key that the room knows for the name. Whether the room is on the move meanwhile does not matter for
-// somebody whom it was asked about before.
+// somebody whom it was asked about before. Of many calls at once for one participant only a few are sent at a time; the
+// others wait.
 //
 // The first key of each name is remembered, as long as the client lives: when the name has another one later, messages to
 // and from it are refused until [Client.Forget].
@@ -101,9 +103,23 @@ func (p *private) send(ctx context.Context, who Participant, m privateParams) (b
 		return false, unreachable(who, l.err)
 	}
 	m.Token = l.token
-	_, err = l.conn.Call(ctx, methodPrivate, mustMarshal(&m))
-	if err == nil || ctx.Err() != nil {
-		return false, err
+	select {
+	case l.slots <- struct{}{}:
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+	done := make(chan error, 1)
+	l.conn.Go(methodPrivate, mustMarshal(&m), func(_ []byte, err error) {
+		<-l.slots // only now: if ctx ends before, the message is still under way
+		done <- err
+	})
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+	if err == nil {
+		return false, nil
 	}
 	if e, ok := errors.AsType[*transport.Error](err); ok && e.Remote {
 		// The words are the peer's: they are quoted, and not too many.
@@ -150,7 +166,7 @@ func (p *private) take(peer transport.Peer, name string) (l *link, err error) {
 		return nil, transport.Errorf(CodePeerUnreachable, "chat: %q cannot be reached now: %d private messages to others are "+
 			"under way", name, maxLinks)
 	}
-	l = &link{ready: make(chan struct{}), users: 1}
+	l = &link{slots: make(chan struct{}, maxUnanswered), ready: make(chan struct{}), users: 1}
 	p.links[peer] = l
 	p.c.wg.Go(func() { p.dial(peer, l) })
 	if p.sweeper == nil {

@@ -1,10 +1,12 @@
 package chatcore
 
 import (
+	"context"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/roam-go/roam/transport"
@@ -60,4 +62,30 @@ func TestPrivateAnswerIsLost(t *testing.T) {
 			})
 		})
 	}
+}
+
+// However many somebody says at once, the other side is not asked to take more than it does; one that is no longer waited
+// for is under way still.
+func TestManyPrivateMessagesAtOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, h *hub, net *transport.Memory) {
+		ann, bob := enter(t, h, net, "ann"), enter(t, h, net, "bob")
+		told := read(bob)
+		require.NoError(t, ann.Private(t.Context(), "bob", "first"))
+		net.SetDelay(10 * time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Millisecond)
+		defer cancel()
+		for range 2 * maxUnanswered {
+			go func() { assert.ErrorIs(t, ann.Private(ctx, "bob", "impatient"), context.DeadlineExceeded) }()
+		}
+		synctest.Wait()
+		for range 5 * maxUnanswered {
+			go func() { assert.NoError(t, ann.Private(t.Context(), "bob", "patient")) }()
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		require.Len(t, told.take(KindJoined), 1+maxUnanswered+5*maxUnanswered)
+		require.NoError(t, ann.Close())
+		require.NoError(t, bob.Close())
+		time.Sleep(time.Minute) // for what is on its way still
+	})
 }
