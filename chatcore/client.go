@@ -146,7 +146,7 @@ func (c *Client) start(ctx context.Context, s session) (err error) {
 			err = fmt.Errorf("chat: join %q as %q: %w", c.service, c.cfg.Name, err)
 		}
 	}()
-	addr, err := c.private.listen()
+	addr, err := c.private.listen(ctx)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -361,6 +362,39 @@ func TestJoinThatFailsHalfwayLeaves(t *testing.T) {
 type deaf struct{ *hubSession }
 
 func (deaf) Query(context.Context, []byte) ([]byte, error) { return nil, migrate.ErrNoQuery }
+
+// The address of a listener at all addresses depends on where the room is: who joins while it is nowhere waits.
+func TestJoinWhileTheRoomIsNowhere(t *testing.T) {
+	tr, err := transport.NewTCP(transport.TCPConfig{})
+	require.NoError(t, err)
+	h := newHub(t, Config{})
+	c, err := newClient("chat.example", ClientConfig{Name: "ann", Transport: tr, Listen: ":0", Resolver: noResolver{}})
+	require.NoError(t, err)
+	require.NoError(t, c.start(t.Context(), &awaySession{hubSession: h.session(tr.Key())}))
+	who, err := c.Who(t.Context())
+	require.NoError(t, err)
+	require.Regexp(t, `^127\.0\.0\.1:\d+$`, who[0].Addr)
+	require.NoError(t, c.Close())
+	require.NoError(t, tr.Close())
+}
+
+// awaySession has no host until it is asked something.
+type awaySession struct {
+	*hubSession
+	back atomic.Bool
+}
+
+func (s *awaySession) Where() resolver.Host {
+	if !s.back.Load() {
+		return resolver.Host{}
+	}
+	return resolver.Host{ID: "hub", Addr: "127.0.0.1:1"}
+}
+
+func (s *awaySession) Query(ctx context.Context, q []byte) ([]byte, error) {
+	s.back.Store(true)
+	return s.hubSession.Query(ctx, q)
+}
 
 func TestSendWaitsWhileTheQueueIsFull(t *testing.T) {
 	bubble(t, func(t *testing.T, h *hub, net *transport.Memory) {

@@ -73,8 +73,9 @@ func newPrivate(c *Client) *private {
 	}
 }
 
-// listen begins to take private messages, and returns the address that the others are to be told.
-func (p *private) listen() (addr string, err error) {
+// listen begins to take private messages, and returns the address that the others are to be told. It waits for the room to
+// have a host where the address depends on that.
+func (p *private) listen(ctx context.Context) (addr string, err error) {
 	cfg := p.c.cfg
 	if cfg.Listen == "" {
 		return "", nil
@@ -88,7 +89,15 @@ func (p *private) listen() (addr string, err error) {
 	if cfg.Advertise != "" {
 		return cfg.Advertise, nil
 	}
-	return transport.AdvertiseAddr(p.listener.Addr(), p.c.session.Where().Addr)
+	for {
+		if host := p.c.session.Where(); host.Addr != "" {
+			return transport.AdvertiseAddr(p.listener.Addr(), host.Addr)
+		}
+		// The room is on the move. Once it answers it is somewhere.
+		if _, err := p.c.session.Query(ctx, mustMarshal(&query{Op: askWho, Limit: 1})); err != nil {
+			return "", err
+		}
+	}
 }
 
 // allowed refuses private messages where they would be neither private nor from anybody.
