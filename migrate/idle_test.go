@@ -115,7 +115,7 @@ func memoryInUse() int64 {
 // without a standby cost the announcement of their names alone.
 func BenchmarkIdleServices(b *testing.B) {
 	for _, bc := range []struct{ services, standbys int }{
-		{1, 1}, {100, 1}, {1000, 1}, {10_000, 1}, {1000, 0}, {10_000, 0}, {100_000, 0},
+		{1, 1}, {100, 1}, {1000, 1}, {1000, 0}, {10_000, 0}, {60_000, 0},
 	} {
 		b.Run(fmt.Sprintf("services=%d/standbys=%d", bc.services, bc.standbys), func(b *testing.B) {
 			res := resolver.NewMemory()
