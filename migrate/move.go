@@ -138,17 +138,17 @@ func (s *Service) target(ctx context.Context, host, cause string) (resolver.Host
 }
 
 // heirs returns the hosts that hold the state and do not leave the service themselves.
-func (s *Service) heirs(ctx context.Context) (hosts []resolver.Host) {
-	var known atomic.Bool
+func (s *Service) heirs(ctx context.Context) []resolver.Host {
+	var known atomic.Pointer[[]resolver.Host]
 	s.post(item{kind: itemFunc, fn: func() {
-		hosts = s.core.Heirs()
-		known.Store(true)
+		hosts := s.core.Heirs()
+		known.Store(&hosts)
 		s.publish() // wakes who waits
 	}})
-	if s.wait(ctx, func(Status) bool { return known.Load() }) != nil {
+	if s.wait(ctx, func(Status) bool { return known.Load() != nil }) != nil {
 		return nil
 	}
-	return hosts
+	return *known.Load()
 }
 
 func (s *Service) moveFailed(to, reason string) error {

@@ -30,6 +30,8 @@ type Service struct {
 	over   atomic.Bool // stopped, without the lock
 	halted atomic.Bool // Status says so, without the lock
 
+	refusal atomic.Pointer[error] // of the last change of the record that the resolver refused
+
 	mu        sync.Mutex // guards what follows
 	inbox     *[]item    // nil: empty
 	running   bool
@@ -53,12 +55,11 @@ type Service struct {
 	fetch       *fetching // set under mu
 	every       *time.Timer
 	lastHash    uint64
-	expiry      time.Duration         // when to look for expired sessions; 0: never
-	known       []resolver.Host       // those that may speak for the service
-	stranger    *core.Msg             // an invitation from a host that is not known
-	strayed     int                   // how often the state was found to differ from the active host's
-	leaving     bool                  // Leave was called
-	refusal     atomic.Pointer[error] // of the last change of the record that the resolver refused
+	expiry      time.Duration   // when to look for expired sessions; 0: never
+	known       []resolver.Host // those that may speak for the service
+	stranger    *core.Msg       // an invitation from a host that is not known
+	strayed     int             // how often the state was found to differ from the active host's
+	leaving     bool            // Leave was called
 	batch       []item
 	crowded     bool // several commands are on their way: more are likely to come at once
 	active      bool // activated was called, and deposed not since
