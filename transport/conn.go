@@ -203,13 +203,7 @@ func (c *conn) replyOwned(id uint64, frame []byte) {
 		c.mu.Unlock()
 		return
 	}
-	if len(c.out) > 0 {
-		c.queue = append(c.queue, c.out)
-		c.waiting += len(c.out)
-		c.out = nil
-	}
-	c.queue = append(c.queue, frame)
-	c.waiting += len(frame)
+	c.enqueue(frame)
 	c.kick(false)
 }
 

@@ -43,12 +43,6 @@ func (c *conn) notifyFrame(frame []byte) error {
 		c.out = append(c.room(len(frame)), frame...)
 		return c.kick(false)
 	}
-	if len(c.out) > 0 {
-		c.queue = append(c.queue, c.out)
-		c.waiting += len(c.out)
-		c.out = nil
-	}
-	c.queue = append(c.queue, frame)
-	c.waiting += len(frame)
+	c.enqueue(frame)
 	return c.kick(false)
 }

@@ -43,6 +43,17 @@ func putChunk(b []byte) {
 	}
 }
 
+// enqueue puts a frame behind what is to be written, as it is: it is not copied.
+func (w *writer) enqueue(frame []byte) {
+	if len(w.out) > 0 {
+		w.queue = append(w.queue, w.out)
+		w.waiting += len(w.out)
+		w.out = nil
+	}
+	w.queue = append(w.queue, frame)
+	w.waiting += len(frame)
+}
+
 // room is where the next message of at most n bytes is appended.
 func (w *writer) room(n int) []byte {
 	if cap(w.out)-len(w.out) >= n {
