@@ -1,11 +1,9 @@
 package migrate
 
 import (
-	"bufio"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"sync"
 	"testing"
 
@@ -57,21 +55,12 @@ func benchRole(role string) error {
 
 // benchProcess starts a process and returns the line that it prints when it is ready.
 func benchProcess(b *testing.B, role, arg string, secure bool) string {
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "ROAM_BENCH_ROLE="+role, "ROAM_BENCH_ARG="+arg)
+	var env []string
 	if secure {
-		cmd.Env = append(cmd.Env, "ROAM_BENCH_TLS=1")
+		env = append(env, "ROAM_BENCH_TLS=1")
 	}
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	require.NoError(b, err)
-	out, err := cmd.StdoutPipe()
-	require.NoError(b, err)
-	require.NoError(b, cmd.Start())
-	b.Cleanup(func() { in.Close(); cmd.Wait() })
-	r := bufio.NewScanner(out)
-	require.True(b, r.Scan(), "the process has ended")
-	return r.Text()
+	_, ready := startRole(b, role, arg, env...)
+	return ready
 }
 
 // benchHosts is benchPair with each host, and the resolver's clients, in processes of their own.

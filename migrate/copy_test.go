@@ -173,11 +173,17 @@ type process struct {
 }
 
 func startHost(t testing.TB, id, dns string, secure bool) *process {
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "ROAM_COPY_HOST="+id, "ROAM_COPY_DNS="+dns)
+	env := []string{"ROAM_COPY_HOST=" + id, "ROAM_COPY_DNS=" + dns}
 	if secure {
-		cmd.Env = append(cmd.Env, "ROAM_COPY_TLS=1")
+		env = append(env, "ROAM_COPY_TLS=1")
 	}
+	return startProcess(t, env...)
+}
+
+// startProcess runs this binary again, to do what the environment says; see TestMain.
+func startProcess(t testing.TB, env ...string) *process {
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), env...)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	require.NoError(t, err)

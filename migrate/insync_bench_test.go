@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -34,17 +33,8 @@ func BenchmarkMoveInSync(b *testing.B) {
 }
 
 // startRole starts a process that does its part by [benchRole], and then what it is told, line by line. ready is its first line.
-func startRole(b *testing.B, role, arg string) (p *process, ready string) {
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "ROAM_BENCH_ROLE="+role, "ROAM_BENCH_ARG="+arg)
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	require.NoError(b, err)
-	out, err := cmd.StdoutPipe()
-	require.NoError(b, err)
-	require.NoError(b, cmd.Start())
-	b.Cleanup(func() { in.Close(); cmd.Wait() })
-	p = &process{t: b, in: in, out: bufio.NewScanner(out)}
+func startRole(b *testing.B, role, arg string, env ...string) (p *process, ready string) {
+	p = startProcess(b, append(env, "ROAM_BENCH_ROLE="+role, "ROAM_BENCH_ARG="+arg)...)
 	require.True(b, p.out.Scan(), "the process has ended")
 	return p, p.out.Text()
 }
