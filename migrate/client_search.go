@@ -56,7 +56,13 @@ func (c *Client) search() {
 		c.spawn(func() { c.follow(ctx) })
 	})
 	var doubt *time.Timer
-	gave := false
+	gave, fresh := false, false // fresh: the resolver was just asked, and nothing has failed
+	c.mu.Lock()
+	unknown := c.rec.Epoch == 0
+	c.mu.Unlock()
+	if unknown {
+		fresh = c.lookUp(ctx)
+	}
 	for {
 		c.mu.Lock()
 		if c.err != nil || c.healthy() {
@@ -72,6 +78,7 @@ func (c *Client) search() {
 			continue
 		}
 		step := c.nextStep(now)
+		fresh = fresh && c.tries == 0 && len(c.known()) > 0
 		c.mu.Unlock()
 		if doubt == nil {
 			// A host that was told of and does not answer may be gone already.
@@ -84,7 +91,7 @@ func (c *Client) search() {
 			c.idle(ctx, doubtAfter)
 			continue
 		}
-		if step.follow {
+		if step.follow && !fresh {
 			follow()
 		}
 		switch step.do {
@@ -252,6 +259,19 @@ func (c *Client) probe(ctx context.Context, conn transport.Conn, open openParams
 		return fmt.Errorf("it serves by epoch %d, which is over", res.Epoch)
 	}
 	return nil
+}
+
+// lookUp asks the resolver once who serves, and reports whether that is known now.
+func (c *Client) lookUp(ctx context.Context) bool {
+	getCtx, cancel := context.WithTimeout(ctx, resolveTimeout)
+	defer cancel()
+	rec, err := c.resolver.Get(getCtx, c.service)
+	c.noteResolver(ctx, err)
+	if err != nil {
+		return false
+	}
+	c.learn(rec, nil)
+	return true
 }
 
 // follow asks the resolver who serves, and learns of each change, until ctx ends.

@@ -107,15 +107,31 @@ func (c *clients) sayGoodbye(rec resolver.Record) {
 	}
 }
 
-// grown tells all clients of the spread when there are twice as many as when they were last told. While clients that have
-// connected ahead are called over, there are better things to do.
+// tellEvery is how often all clients are told of the spread at most, while more and more come.
+const tellEvery = time.Second
+
+// grown tells all clients of the spread, before long, when there are twice as many as when they were last told; those who come
+// are told at once. While clients that have connected ahead are called over, there are better things to do.
 func (c *clients) grown() {
-	if n := len(c.attached); n < 2*max(c.told, fewClients) || len(c.untold) > 0 {
+	if c.telling || !c.crowdGrown() {
 		return
 	}
-	c.told = len(c.attached)
-	params, err := transport.Marshal(spreadParams{Service: c.s.name, SpreadMS: c.spread().Milliseconds()})
-	if err == nil {
-		c.tellAll(methodSpread, params)
-	}
+	c.telling = true
+	time.AfterFunc(tellEvery, func() {
+		c.s.post(item{kind: itemFunc, fn: func() {
+			c.telling = false
+			if !c.crowdGrown() {
+				return
+			}
+			c.told = len(c.attached)
+			params, err := transport.Marshal(spreadParams{Service: c.s.name, SpreadMS: c.spread().Milliseconds()})
+			if err == nil {
+				c.tellAll(methodSpread, params)
+			}
+		}})
+	})
+}
+
+func (c *clients) crowdGrown() bool {
+	return len(c.attached) >= 2*max(c.told, fewClients) && len(c.untold) == 0
 }

@@ -31,6 +31,7 @@ type clients struct {
 	gone     map[uint64]time.Duration
 	since    time.Duration // when this host became active
 	told     int           // how many clients there were when they were told of the spread
+	telling  bool          // they will be told of it
 
 	waiting map[commandKey]waiters
 	opening map[uint64][]*request

@@ -53,9 +53,8 @@ func (e *endpoint) drop(base net.Conn) {
 	e.mu.Unlock()
 }
 
-// start begins the reading goroutine, unless the endpoint was closed meanwhile. first is the frame of a peer that did not
-// greet.
-func (e *endpoint) start(c *conn, first []byte) bool {
+// enter takes in a connection that has greeted, unless the endpoint was closed meanwhile. read has to follow.
+func (e *endpoint) enter(c *conn) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
@@ -63,11 +62,15 @@ func (e *endpoint) start(c *conn, first []byte) bool {
 	}
 	c.base.SetDeadline(time.Time{})
 	e.conns[c.base] = c
-	e.wg.Go(func() {
-		c.run(first)
-		e.drop(c.base)
-	})
+	e.wg.Add(1)
 	return true
+}
+
+// read is the reading goroutine. first is the frame of a peer that did not greet.
+func (e *endpoint) read(c *conn, first []byte) {
+	defer e.wg.Done()
+	c.run(first)
+	e.drop(c.base)
 }
 
 // serve keeps track of a listener and runs it, unless the endpoint is closed.
@@ -140,27 +143,29 @@ func (g *gate) open() bool {
 	return !g.closed
 }
 
-// receive greets a peer that has connected, and starts the connection. greeted is called in between.
-func (e *endpoint) receive(c *conn, g *gate, greeted func()) error {
-	first, err := c.welcome()
+// receive greets a peer that has connected, and takes the connection in. greeted is called in between.
+func (e *endpoint) receive(c *conn, g *gate, greeted func()) (first []byte, err error) {
+	first, err = c.welcome()
 	greeted()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if !g.open() {
-		return ErrClosed
+		return nil, ErrClosed
 	}
 	if c.handler = g.accept(c); c.handler == nil {
-		return errors.New("not accepted")
+		return nil, errors.New("not accepted")
 	}
-	if !e.start(c, first) {
+	entered := e.enter(c)
+	if !entered {
 		c.end(ErrClosed)
-		c.release()
-		c.finish(ErrClosed)
-		return ErrClosed
 	}
 	c.release()
-	return nil
+	if !entered {
+		c.finish(ErrClosed)
+		return nil, ErrClosed
+	}
+	return first, nil
 }
 
 // crash marks the endpoint closed, and leaves what its connections and listeners do then to themselves.

@@ -221,13 +221,14 @@ func (t *MemoryTransport) dial(ctx context.Context, to Peer, h Handler) (*conn, 
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
-	if err == nil && !t.start(c, nil) {
+	if err == nil && !t.enter(c) {
 		err = ErrClosed
 	}
 	if err != nil {
 		t.drop(base)
 		return nil, err
 	}
+	go t.read(c, nil)
 	return c, nil
 }
 
@@ -314,10 +315,14 @@ func (l *memListener) take(base *memConn, peer Peer) bool {
 	e.conns[base] = nil
 	e.wg.Go(func() {
 		base.SetDeadline(e.lim.handshakeBy())
-		if err := e.receive(newConn(base, base, e.lim, peer), &l.gate, func() {}); err != nil {
+		c := newConn(base, base, e.lim, peer)
+		first, err := e.receive(c, &l.gate, func() {})
+		if err != nil {
 			e.drop(base)
 			e.lim.log.Info("connection refused", "peer", peer.Addr, "error", err)
+			return
 		}
+		e.read(c, first)
 	})
 	return true
 }

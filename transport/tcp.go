@@ -177,13 +177,14 @@ func (t *TCP) dial(ctx context.Context, to Peer, h Handler) (*conn, error) {
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
-	if err == nil && !t.start(c, nil) {
+	if err == nil && !t.enter(c) {
 		err = ErrClosed
 	}
 	if err != nil {
 		t.drop(base)
 		return nil, err
 	}
+	go t.read(c, nil)
 	return c, nil
 }
 
@@ -284,20 +285,28 @@ func (l *tcpListener) run() {
 			return
 		}
 		v := l.t.door.receive(base, l.t.lim.handshake)
-		l.t.wg.Go(func() {
-			if err := l.handshake(base, v); err != nil {
-				level := slog.LevelInfo
-				if v.leave() {
-					level = slog.LevelDebug // there can be very many of these
-				}
-				l.t.drop(base)
-				l.t.lim.log.Log(context.Background(), level, "connection refused", "peer", base.RemoteAddr().String(), "error", err)
-			}
-		})
+		l.t.wg.Go(func() { l.serve(base, v) })
 	}
 }
 
-func (l *tcpListener) handshake(base net.Conn, v *visit) error {
+// serve shakes hands with a peer, and then reads what it sends: another goroutine for that would have to grow a stack of its
+// own.
+func (l *tcpListener) serve(base net.Conn, v *visit) {
+	t := l.t
+	c, first, err := l.handshake(base, v)
+	if err != nil {
+		level := slog.LevelInfo
+		if v.leave() {
+			level = slog.LevelDebug // there can be very many of these
+		}
+		t.drop(base)
+		t.lim.log.Log(context.Background(), level, "connection refused", "peer", base.RemoteAddr().String(), "error", err)
+		return
+	}
+	t.read(c, first)
+}
+
+func (l *tcpListener) handshake(base net.Conn, v *visit) (c *conn, first []byte, err error) {
 	t := l.t
 	nc, peer := base, Peer{Addr: base.RemoteAddr().String()}
 	if t.server != nil {
@@ -308,11 +317,13 @@ func (l *tcpListener) handshake(base net.Conn, v *visit) error {
 			peer.Key, err = peerKey(tc.ConnectionState())
 		}
 		if err != nil {
-			return handshakeError(err, t.lim)
+			return nil, nil, handshakeError(err, t.lim)
 		}
 		nc = tc
 	}
-	return t.receive(newConn(nc, base, t.lim, peer), &l.gate, func() { v.leave() })
+	c = newConn(nc, base, t.lim, peer)
+	first, err = t.receive(c, &l.gate, func() { v.leave() })
+	return c, first, err
 }
 
 // AdvertiseAddr is the address at which the process at remote can reach a listener of this machine. listenAddr is
