@@ -48,7 +48,9 @@ func TestClientInTheBatchOfActivation(t *testing.T) {
 		require.NoError(t, err)
 		defer conn.Close()
 		from := &session{node: n, conn: conn}
-		s.post(item{kind: itemClient, from: from, req: from.take(req), params: &openParams{Service: "svc", Session: 5}})
+		q := &request{Request: req, from: from}
+		from.take(q)
+		s.post(item{kind: itemClient, from: from, req: q, params: &openParams{Service: "svc", Session: 5}})
 		n.wg.Add(1)
 		s.run(math.MaxInt)
 		require.NoError(t, <-answered)

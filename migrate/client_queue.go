@@ -232,11 +232,27 @@ func commandPrefix(service string, session uint64) []byte {
 	return binary.BigEndian.AppendUint64(append(b, 0xcf), 0)
 }
 
+// smallCall is a call and its params.
+type smallCall struct {
+	Call
+	params [128]byte
+}
+
 func newCall(c *Client, command []byte) *Call {
-	p := make([]byte, 0, len(c.prefix)+5+len(command))
+	var (
+		call *Call
+		p    []byte
+	)
+	if n := len(c.prefix) + 5 + len(command); n <= len(smallCall{}.params) {
+		s := new(smallCall)
+		call, p = &s.Call, s.params[:0]
+	} else {
+		call, p = new(Call), make([]byte, 0, n)
+	}
 	p = append(p, c.prefix...)
 	p = append(appendBinHeader(p, len(command)), command...)
-	return &Call{c: c, params: p, size: len(command), since: time.Now(), done: make(chan struct{})}
+	*call = Call{c: c, params: p, size: len(command), since: time.Now(), done: make(chan struct{})}
+	return call
 }
 
 // number fills Seq and Low into the params of a command of which prefix is the beginning.

@@ -43,6 +43,7 @@ func (c *Client) start(l *hostLink) {
 	if listen {
 		c.listen(l, round, from, ask)
 	}
+	c.mu.Lock()
 	c.pump(l)
 	c.mu.Lock()
 	c.announce()
@@ -53,13 +54,13 @@ func (c *Client) start(l *hostLink) {
 func (c *Client) send(l *hostLink) {
 	c.sendMu.Lock()
 	defer c.sendMu.Unlock()
+	c.mu.Lock()
 	c.pump(l)
 }
 
-// pump is send with sendMu held.
+// pump is send with sendMu and mu held; it releases mu.
 func (c *Client) pump(l *hostLink) {
 	for {
-		c.mu.Lock()
 		call := c.nextToSend(l)
 		if call == nil {
 			c.mu.Unlock()
@@ -77,10 +78,15 @@ func (c *Client) pump(l *hostLink) {
 		l.inflight += len(call.params)
 		l.unanswered++
 		round := l.round
+		last := c.nextToSend(l) == nil // what may be sent from now on is left to who sees to that
 		c.mu.Unlock()
 		call.going.Store(first)
 		l.conn.Go(methodDo, call.params, func(result []byte, err error) { c.answered(l, call, round, result, err) })
 		call.going.Store(false)
+		if last {
+			return
+		}
+		c.mu.Lock()
 	}
 }
 
@@ -103,41 +109,39 @@ func (c *Client) enqueue(ctx context.Context, command []byte, wait bool) (*Call,
 		return nil, transport.Errorf(CodeTooLarge, "migrate: service %q: command of %d bytes, more than %d", c.service, n, min(MaxCommand, c.room.maxBytes))
 	}
 	call := newCall(c, command)
+	c.sendMu.Lock()
+	defer c.sendMu.Unlock()
 	c.mu.Lock()
-	if err := c.refuseNew(); err != nil {
-		c.mu.Unlock()
-		return nil, err
-	}
-	var w *roomWaiter
-	if !c.room.take(call.size) {
+	err := c.refuseNew()
+	if err == nil && !c.room.take(call.size) {
 		if !wait {
 			c.mu.Unlock()
 			return nil, transport.Errorf(CodeQueueFull, "migrate: service %q: queue is full", c.service)
 		}
-		w = c.room.wait(call.size)
-	}
-	c.mu.Unlock()
-	if w != nil {
-		if err := c.waitRoom(ctx, w); err != nil {
+		w := c.room.wait(call.size)
+		c.mu.Unlock()
+		c.sendMu.Unlock()
+		err = c.waitRoom(ctx, w)
+		c.sendMu.Lock()
+		if err != nil {
 			return nil, err
 		}
+		c.mu.Lock()
+		if err = c.refuseNew(); err != nil {
+			c.room.free(call.size)
+		}
 	}
-
-	c.sendMu.Lock()
-	defer c.sendMu.Unlock()
-	c.mu.Lock()
-	if err := c.refuseNew(); err != nil {
-		c.room.free(call.size)
+	if err != nil {
 		c.mu.Unlock()
 		return nil, err
 	}
 	c.queue.push(call)
 	c.observe()
-	l := c.cur
 	c.hasten()
-	c.mu.Unlock()
-	if l != nil {
+	if l := c.cur; l != nil {
 		c.pump(l)
+	} else {
+		c.mu.Unlock()
 	}
 	return call, nil
 }

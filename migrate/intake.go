@@ -94,14 +94,13 @@ type request struct {
 	from *session
 	size int
 	done bool
+	do   doParams // of a command: most requests are
 }
 
 // take lets a request in; its params were read.
-func (c *session) take(r *transport.Request) *request {
-	q := &request{Request: r, from: c, size: len(r.Params)}
-	r.Params = nil
+func (c *session) take(q *request) {
+	q.Params = nil
 	c.enter(q.size)
-	return q
 }
 
 // enter waits until there is room in the intake, or the connection has ended. What was let in before must not wait for what

@@ -311,7 +311,8 @@ type session struct {
 	used map[string]*Service
 	todo *Service // has something of ours to do, and waits for the next message of a burst
 
-	service string   // the name of the last service that a client asked for
+	asked   *Service // what a client asked for last
+	service string   // its name
 	last    *Service // the service of the last message from a host
 
 	intake intake // used by everyone

@@ -38,6 +38,7 @@ type clients struct {
 	leaving map[uint64][]*request
 	reads   map[uint64]question
 	lastID  uint64
+	result  []byte // where the reply of a command is put together
 
 	lost bool // a connection has ended that had something under way
 
@@ -115,17 +116,17 @@ func (c *session) handleClient(r *transport.Request) {
 		p    any
 		name *string
 	)
+	q := &request{Request: r, from: c, size: len(r.Params)}
 	switch r.Method {
 	case methodOpen:
 		v := new(openParams)
 		p, name = v, &v.Service
 	case methodDo:
-		v, err := unmarshalDo(r.Params, c.service)
-		if err != nil {
+		if err := q.do.unmarshal(r.Params, c.service); err != nil {
 			c.malformed(r, err)
 			return
 		}
-		p, name = v, &v.Service
+		p, name = &q.do, &q.do.Service
 	case methodQuery:
 		v := new(queryParams)
 		p, name = v, &v.Service
@@ -148,7 +149,10 @@ func (c *session) handleClient(r *transport.Request) {
 			return
 		}
 	}
-	s := c.used[*name]
+	s := c.asked
+	if s == nil || s.name != *name {
+		s = c.used[*name]
+	}
 	if s == nil || s.over.Load() {
 		if s = c.node.service(*name); s == nil {
 			r.Reply(nil, transport.Errorf(CodeNotActive, "migrate: host %s does not host service %s", c.node.self.ID, *name))
@@ -156,8 +160,9 @@ func (c *session) handleClient(r *transport.Request) {
 		}
 		put(&c.used, *name, s)
 	}
-	c.service = s.name
-	c.post(s, item{kind: itemClient, from: c, req: c.take(r), params: p})
+	c.asked, c.service = s, s.name
+	c.take(q)
+	c.post(s, item{kind: itemClient, from: c, req: q, params: p})
 }
 
 func (c *session) malformed(r *transport.Request, err error) {
@@ -437,7 +442,11 @@ func (c *clients) reply(r *request, a *applied) {
 	replicas := uint32(c.s.core.Replicas())
 	if a.Err == nil {
 		res := doResult{Index: a.Index, Epoch: a.Epoch, Replicas: replicas, Reply: a.Reply}
-		r.Reply(appendDoResult(make([]byte, 0, 32+len(a.Reply)), &res), nil)
+		c.result = appendDoResult(c.result[:0], &res)
+		r.Reply(c.result, nil)
+		if cap(c.result) > 64<<10 {
+			c.result = nil
+		}
 		return
 	}
 	if a.Index == 0 { // it was applied, and where is forgotten

@@ -30,16 +30,16 @@ func unmarshalDoResult(data []byte) (r doResult, err error) {
 	return r, enough(&v, n, 4)
 }
 
-// unmarshalDo reads a command, whose Body then refers to data. A Service that is called name is not copied.
-func unmarshalDo(data []byte, name string) (*doParams, error) {
+// unmarshal reads a command, whose Body then refers to data. A Service that is called name is not copied.
+func (p *doParams) unmarshal(data []byte, name string) error {
 	v := transport.ReadValues(data)
 	n := v.Array()
-	p := &doParams{Service: name}
+	p.Service = name
 	if s := v.Bytes(); string(s) != name {
 		p.Service = string(s)
 	}
 	p.Session, p.Seq, p.Low, p.Body = v.Uint(), v.Uint(), v.Uint(), v.Bytes()
-	return p, enough(&v, n, 5)
+	return enough(&v, n, 5)
 }
 
 // enough is the error of what was read as the beginning of an array of n values, of which at least want must be there.

@@ -32,9 +32,9 @@ func TestHotWireIsTheCodecs(t *testing.T) {
 			require.Equal(t, res, got)
 
 			do := doParams{Service: "svc", Session: n, Seq: n, Low: n, Body: body}
-			p, err := unmarshalDo(marshal(do), "svc")
-			require.NoError(t, err)
-			require.Equal(t, do, *p)
+			var p doParams
+			require.NoError(t, p.unmarshal(marshal(do), "svc"))
+			require.Equal(t, do, p)
 		}
 	}
 	for _, service := range []string{"s", strings.Repeat("s", 31), strings.Repeat("s", 32), strings.Repeat("s", 253)} {
@@ -63,13 +63,12 @@ func TestHotWireOfOthers(t *testing.T) {
 		data = append(data, 0xd3, 0, 0, 0, 0, 0, 0, 0, n)
 	}
 	data = append(data, 0xa2, 'h', 'i', 0x05)
-	p, err := unmarshalDo(data, "svc")
-	require.NoError(t, err)
-	require.Equal(t, doParams{Service: "svc", Session: 9, Seq: 2, Low: 1, Body: []byte("hi")}, *p)
+	var p doParams
+	require.NoError(t, p.unmarshal(data, "svc"))
+	require.Equal(t, doParams{Service: "svc", Session: 9, Seq: 2, Low: 1, Body: []byte("hi")}, p)
 
-	_, err = unmarshalDo([]byte{0x91}, "svc")
-	require.ErrorIs(t, err, transport.ErrBadMessage)
-	_, err = unmarshalDoResult(nil)
+	require.ErrorIs(t, p.unmarshal([]byte{0x91}, "svc"), transport.ErrBadMessage)
+	_, err := unmarshalDoResult(nil)
 	require.ErrorIs(t, err, transport.ErrBadMessage)
 	_, _, err = unmarshalMsgParams([]byte{0x92, 0xa1})
 	require.ErrorIs(t, err, transport.ErrBadMessage)
@@ -93,7 +92,8 @@ func FuzzHotWire(f *testing.F) {
 			res doResult
 			msg msgParams
 		)
-		if p, err := unmarshalDo(data, "svc"); err == nil && transport.Unmarshal(data, &do) == nil {
+		var p doParams
+		if err := p.unmarshal(data, "svc"); err == nil && transport.Unmarshal(data, &do) == nil {
 			require.Equal(t, do.Service, p.Service)
 			require.Equal(t, [3]uint64{do.Session, do.Seq, do.Low}, [3]uint64{p.Session, p.Seq, p.Low})
 			require.True(t, bytes.Equal(do.Body, p.Body))

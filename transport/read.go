@@ -13,6 +13,7 @@ const (
 	spareReads  = 64       // reads that a buffer is too large for before it shrinks
 	methods     = 64       // names kept, so that they are not allocated for each message
 	smallParams = 64       // bytes of params up to which they share a piece of memory with their request
+	smallCall   = 120      // the same for a call
 	burstLen    = 4        // small notifications that share a piece of memory, where they come one upon the other
 )
 
@@ -370,13 +371,15 @@ func (s *smallRequest) with(params []byte) *Request {
 
 // newCall makes a request that is to be answered.
 func newCall(c *conn, id uint64, params []byte) *Request {
-	if len(params) <= smallParams {
+	if n := len(params); n <= smallCall {
 		s := new(struct {
-			smallRequest
+			Request
 			call
+			params [smallCall]byte
 		})
-		s.call.conn, s.call.id, s.Request.call = c, id, &s.call
-		return s.with(params)
+		s.call.conn, s.call.id, s.Request.call, s.Params = c, id, &s.call, s.params[:n:n]
+		copy(s.Params, params)
+		return &s.Request
 	}
 	s := new(struct {
 		Request

@@ -103,7 +103,7 @@ type call struct {
 }
 
 // NewRequest makes a request for a [Handler], as an implementation of [Transport] or a test of a handler needs it. A nil
-// reply makes it a notification. However often the handler calls Reply, reply is called at most once.
+// reply makes it a notification. However often the handler calls Reply, reply is called at most once; it must not keep result.
 func NewRequest(method string, params []byte, reply func(result []byte, err error)) *Request {
 	r := &Request{Method: method, Params: params}
 	if reply != nil {
@@ -121,8 +121,9 @@ func (r *Request) IsCall() bool { return r.call != nil }
 func (r *Request) More() bool { return r.more }
 
 // Reply answers a call; for a notification it does nothing. It may be called from any goroutine, also after Handle has
-// returned, and must be called exactly once: a further reply is dropped. It never blocks. An error that is, or wraps,
-// an [*Error] arrives at the caller with its code, message and data; any other arrives with code [CodeUnknown].
+// returned, and must be called exactly once: a further reply is dropped. It never blocks, and the bytes of result may be
+// used again when it has returned. An error that is, or wraps, an [*Error] arrives at the caller with its code, message and
+// data; any other arrives with code [CodeUnknown].
 func (r *Request) Reply(result []byte, err error) {
 	c := r.call
 	if c == nil || c.answered.Swap(true) {
