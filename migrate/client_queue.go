@@ -232,10 +232,10 @@ func commandPrefix(service string, session uint64) []byte {
 	return binary.BigEndian.AppendUint64(append(b, 0xcf), 0)
 }
 
-// smallCall is a call and its params.
+// smallCall is a call and its params, in 256 bytes.
 type smallCall struct {
 	Call
-	params [128]byte
+	params [104]byte
 }
 
 func newCall(c *Client, command []byte) *Call {

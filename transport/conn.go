@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"net"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -46,31 +44,8 @@ type conn struct {
 	callErr error      // the same for the caller of a method
 	closeBy time.Time  // set by Close: when the last bytes must be gone
 	lastID  uint64
-	calls   map[uint64]pending
+	calls   callTable
 	writer
-}
-
-// pending is a call that waits for its reply: one of the three is set.
-type pending struct {
-	done func([]byte, error)
-	keep func(buf, result []byte, err error) // the result is in buf, which is to end in putChunk
-	wait chan answer                         // has room for the one answer
-}
-
-type answer struct {
-	result []byte
-	err    error
-}
-
-func (p pending) complete(result []byte, err error) {
-	switch {
-	case p.done != nil:
-		p.done(result, err)
-	case p.keep != nil:
-		p.keep(nil, result, err)
-	default:
-		p.wait <- answer{result, err}
-	}
 }
 
 func newConn(nc, base net.Conn, lim *limits, peer Peer) *conn {
@@ -131,17 +106,14 @@ func (c *conn) sendCall(method string, params []byte, p pending, urgent bool) (u
 
 // addCall is called with c.mu held.
 func (c *conn) addCall(method string, params []byte, p pending) uint64 {
-	if c.calls == nil {
-		c.calls = make(map[uint64]pending)
-	}
 	for {
 		c.lastID = (c.lastID + 1) & (1<<31 - 1)
-		if _, used := c.calls[c.lastID]; !used {
+		if !c.calls.has(c.lastID) {
 			break
 		}
 	}
 	id := c.lastID
-	c.calls[id] = p
+	c.calls.put(id, p)
 	c.out = appendCall(c.room(maxEnvelope+len(params)), id, method, params)
 	return id
 }
@@ -150,8 +122,7 @@ func (c *conn) addCall(method string, params []byte, p pending) uint64 {
 func (c *conn) forget(id uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	_, ok := c.calls[id]
-	delete(c.calls, id)
+	_, ok := c.calls.take(id)
 	return ok
 }
 
@@ -265,11 +236,9 @@ func (c *conn) finish(err error) {
 	c.mu.Lock()
 	err = c.err
 	calls := c.calls
-	c.calls = nil
+	c.calls = callTable{}
 	c.mu.Unlock()
-	for _, id := range slices.Sorted(maps.Keys(calls)) {
-		calls[id].complete(nil, c.callErr)
-	}
+	calls.fail(c.callErr)
 	if c.handler != nil {
 		c.handler.Closed(c, err)
 	}

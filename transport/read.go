@@ -154,7 +154,7 @@ func (c *conn) fill() error {
 		rd.resize(readSmall)
 	case rd.full && size < readLarge: // there may be much more
 		rd.resize(min(4*size, readLarge))
-	case have == 0 && rd.spare >= spareReads:
+	case have == 0 && size > readSmall && rd.spare >= spareReads:
 		rd.spare = 0
 		rd.resize(max(min(size/4, readLarge), readSmall))
 	case have > size/2 && rd.w == size:
@@ -293,8 +293,7 @@ func (c *conn) dispatch(frame []byte) {
 	switch m.kind {
 	case kindReply:
 		c.mu.Lock()
-		p, ok := c.calls[m.id]
-		delete(c.calls, m.id)
+		p, ok := c.calls.take(m.id)
 		c.mu.Unlock()
 		switch {
 		case !ok: // nobody waits for it any more

@@ -95,7 +95,7 @@ func (c *conn) kick(urgent bool) error {
 		return nil
 	}
 	c.flushing = true
-	alone := len(c.calls) <= 1
+	alone := c.calls.len() <= 1
 	quiet := c.raw != nil && (urgent || time.Since(c.lastFlush) > quietFor)
 	c.mu.Unlock()
 	if !quiet {
