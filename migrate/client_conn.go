@@ -304,6 +304,9 @@ func (c *Client) learn(rec resolver.Record, from *hostLink) {
 			if planned && ready && lost != nil {
 				lost = c.hangUpLater(lost)
 			}
+			if ready {
+				next = c.takeSpare() // it is started here, not by another goroutine: every command waits for that
+			}
 		case c.opened:
 			c.notBefore = time.Now().Add(rand.N(herdSpread))
 			if l != nil {
@@ -311,10 +314,15 @@ func (c *Client) learn(rec resolver.Record, from *hostLink) {
 			}
 		}
 	}
-	c.tend()
+	if next == nil {
+		c.tend()
+	}
 	c.mu.Unlock()
 	if next != nil {
 		c.start(next)
+		c.mu.Lock()
+		c.tend()
+		c.mu.Unlock()
 	}
 	if lost != nil {
 		lost.conn.Close()
