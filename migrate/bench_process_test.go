@@ -18,19 +18,27 @@ func benchRole(role string) error {
 	arg, secure := os.Getenv("ROAM_BENCH_ARG"), os.Getenv("ROAM_BENCH_TLS") != ""
 	switch role {
 	case "echo":
-		l, err := serveLimit(arg, os.Getenv("ROAM_BENCH_OWN") != "")
+		n, err := newLimitNet(secure)
+		if err != nil {
+			return err
+		}
+		l, err := serveLimit(n, arg, os.Getenv("ROAM_BENCH_OWN") != "")
 		if err != nil {
 			return err
 		}
 		fmt.Println(l.Addr())
 	case "names":
-		return moveNames()
+		return moveNames(secure)
 	case "mover":
-		return moveHost(arg)
+		return moveHost(arg, secure)
 	case "switch-names":
 		return switchNames()
 	case "switch-host":
-		return new(switchHost).run(arg)
+		n, err := newLimitNet(secure)
+		if err != nil {
+			return err
+		}
+		return (&switchHost{net: n}).run(arg)
 	case "host":
 		tr, err := transport.NewTCP(transport.TCPConfig{InsecurePlaintext: !secure})
 		if err != nil {
@@ -53,13 +61,17 @@ func benchRole(role string) error {
 	return err
 }
 
+// roleTLS tells a process to use TLS, or not.
+func roleTLS(secure bool) []string {
+	if secure {
+		return []string{"ROAM_BENCH_TLS=1"}
+	}
+	return nil
+}
+
 // benchProcess starts a process and returns the line that it prints when it is ready.
 func benchProcess(b *testing.B, role, arg string, secure bool) string {
-	var env []string
-	if secure {
-		env = append(env, "ROAM_BENCH_TLS=1")
-	}
-	_, ready := startRole(b, role, arg, env...)
+	_, ready := startRole(b, role, arg, roleTLS(secure)...)
 	return ready
 }
 
@@ -86,15 +98,16 @@ func benchHosts(b *testing.B, secure bool) resolver.Resolver {
 // BenchmarkCommandProcesses is [BenchmarkCommand] with a process for each host, and one for the client, as it is in life: a
 // message wakes a process up.
 func BenchmarkCommandProcesses(b *testing.B) {
-	b.Run("limit=bare", func(b *testing.B) {
-		b.Setenv("ROAM_BENCH_OWN", "1")
-		latencies(b, bareClient(b, benchProcess(b, "echo", benchProcess(b, "echo", "", false), false)))
-	})
-	b.Run("limit", func(b *testing.B) {
-		latencies(b, sharedClient(b, benchProcess(b, "echo", benchProcess(b, "echo", "", false), false), 64))
-	})
 	for _, tls := range []bool{false, true} {
-		b.Run(fmt.Sprintf("roam/tls=%v", tls), func(b *testing.B) {
+		n := benchNet(b, tls)
+		b.Run(fmt.Sprintf("tls=%v/limit=bare", tls), func(b *testing.B) {
+			b.Setenv("ROAM_BENCH_OWN", "1")
+			latencies(b, bareClient(b, n, benchProcess(b, "echo", benchProcess(b, "echo", "", tls), tls)))
+		})
+		b.Run(fmt.Sprintf("tls=%v/limit", tls), func(b *testing.B) {
+			latencies(b, sharedClient(b, n, benchProcess(b, "echo", benchProcess(b, "echo", "", tls), tls), 64))
+		})
+		b.Run(fmt.Sprintf("tls=%v/roam", tls), func(b *testing.B) {
 			latencies(b, benchClient(b, benchHosts(b, tls), tls, 64))
 		})
 	}
@@ -103,12 +116,12 @@ func BenchmarkCommandProcesses(b *testing.B) {
 // BenchmarkCommandsProcesses is [BenchmarkCommands] with a process for each host and one for all clients. The limit is an
 // echo without a standby.
 func BenchmarkCommandsProcesses(b *testing.B) {
-	b.Run("limit", func(b *testing.B) {
-		addr := benchProcess(b, "echo", "", false)
-		inSessions(b, func() func() { return bareClient(b, addr) })
-	})
 	for _, tls := range []bool{false, true} {
-		b.Run(fmt.Sprintf("roam/tls=%v", tls), func(b *testing.B) {
+		b.Run(fmt.Sprintf("tls=%v/limit", tls), func(b *testing.B) {
+			n, addr := benchNet(b, tls), benchProcess(b, "echo", "", tls)
+			inSessions(b, func() func() { return bareClient(b, n, addr) })
+		})
+		b.Run(fmt.Sprintf("tls=%v/roam", tls), func(b *testing.B) {
 			res := benchHosts(b, tls)
 			inSessions(b, func() func() { return benchClient(b, res, tls, 64) })
 		})

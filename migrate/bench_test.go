@@ -99,10 +99,15 @@ func latencies(b *testing.B, f func()) {
 // one process here, see [BenchmarkCommandProcesses]. The limit is the same two round trips by hand, in the same shape; the
 // bare one has nobody but this one client to serve.
 func BenchmarkCommand(b *testing.B) {
-	b.Run("limit=bare", func(b *testing.B) { latencies(b, bareClient(b, rawLimit(b, rawLimit(b, "", false), true))) })
-	b.Run("limit", func(b *testing.B) { latencies(b, sharedClient(b, rawLimit(b, rawLimit(b, "", false), false), 64)) })
 	for _, tls := range []bool{false, true} {
-		b.Run(fmt.Sprintf("roam/tls=%v", tls), func(b *testing.B) {
+		n := benchNet(b, tls)
+		b.Run(fmt.Sprintf("tls=%v/limit=bare", tls), func(b *testing.B) {
+			latencies(b, bareClient(b, n, rawLimit(b, n, rawLimit(b, n, "", false), true)))
+		})
+		b.Run(fmt.Sprintf("tls=%v/limit", tls), func(b *testing.B) {
+			latencies(b, sharedClient(b, n, rawLimit(b, n, rawLimit(b, n, "", false), false), 64))
+		})
+		b.Run(fmt.Sprintf("tls=%v/roam", tls), func(b *testing.B) {
 			res, _ := benchPair(b, tls, 1)
 			latencies(b, benchClient(b, res, tls, 64))
 		})
@@ -112,9 +117,10 @@ func BenchmarkCommand(b *testing.B) {
 // BenchmarkCommandSize is one command of many sizes at a time, to a service with a standby. Its limit is the way there and
 // back twice, as in [BenchmarkCommand].
 func BenchmarkCommandSize(b *testing.B) {
+	n := benchNet(b, false)
 	for _, size := range []int{16, 256, 4 << 10, 64 << 10} {
 		b.Run(fmt.Sprintf("bytes=%d/limit", size), func(b *testing.B) {
-			latencies(b, sharedClient(b, rawLimit(b, rawLimit(b, "", false), false), size))
+			latencies(b, sharedClient(b, n, rawLimit(b, n, rawLimit(b, n, "", false), false), size))
 		})
 		b.Run(fmt.Sprintf("bytes=%d/roam", size), func(b *testing.B) {
 			res, _ := benchPair(b, false, 1)
@@ -125,15 +131,18 @@ func BenchmarkCommandSize(b *testing.B) {
 
 // BenchmarkCommands is 64 sessions on 64 connections, each with one command at a time.
 func BenchmarkCommands(b *testing.B) {
-	b.Run("limit", func(b *testing.B) {
-		addr := rawLimit(b, "", false)
-		inSessions(b, func() func() { return bareClient(b, addr) })
-	})
-	for _, standbys := range []int{0, 1, 2, 3} {
-		b.Run(fmt.Sprintf("roam/standbys=%d", standbys), func(b *testing.B) {
-			res, _ := benchPair(b, false, standbys)
-			inSessions(b, func() func() { return benchClient(b, res, false, 64) })
+	for _, tls := range []bool{false, true} {
+		b.Run(fmt.Sprintf("tls=%v/limit", tls), func(b *testing.B) {
+			n := benchNet(b, tls)
+			addr := rawLimit(b, n, "", false)
+			inSessions(b, func() func() { return bareClient(b, n, addr) })
 		})
+		for _, standbys := range []int{0, 1, 2, 3} {
+			b.Run(fmt.Sprintf("tls=%v/roam/standbys=%d", tls, standbys), func(b *testing.B) {
+				res, _ := benchPair(b, tls, standbys)
+				inSessions(b, func() func() { return benchClient(b, res, tls, 64) })
+			})
+		}
 	}
 }
 

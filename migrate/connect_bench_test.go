@@ -1,13 +1,8 @@
 package migrate
 
 import (
-	"crypto/ed25519"
-	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"runtime"
 	"sync"
@@ -73,21 +68,17 @@ func BenchmarkConnect(b *testing.B) {
 }
 
 func benchAccepts(b *testing.B, secure bool) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	n := benchNet(b, secure)
+	l, err := n.listen()
 	require.NoError(b, err)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer l.Close()
-	cfg, err := limitTLS()
-	require.NoError(b, err)
 	wg.Go(func() {
 		for {
 			c, err := l.Accept()
 			if err != nil {
 				return
-			}
-			if secure {
-				c = tls.Server(c, cfg)
 			}
 			wg.Go(func() {
 				defer c.Close()
@@ -97,13 +88,10 @@ func benchAccepts(b *testing.B, secure bool) {
 	})
 	conns := make([]net.Conn, benchClients)
 	crowd(b, benchClients, func(i int) {
-		c, err := net.Dial("tcp", l.Addr().String())
+		c, err := n.dial(l.Addr().String())
 		if err != nil {
 			b.Error(err)
 			return
-		}
-		if secure {
-			c = tls.Client(c, cfg)
 		}
 		conns[i] = c
 		buf := make([]byte, 64)
@@ -119,21 +107,6 @@ func benchAccepts(b *testing.B, secure bool) {
 		}
 	}
 	b.StartTimer()
-}
-
-// limitTLS is a configuration for both ends.
-func limitTLS() (*tls.Config, error) {
-	pub, key, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1)}
-	cert, err := x509.CreateCertificate(rand.Reader, template, template, pub, key)
-	return &tls.Config{
-		Certificates: []tls.Certificate{{Certificate: [][]byte{cert}, PrivateKey: key}},
-		MinVersion:   tls.VersionTLS13, ClientAuth: tls.RequireAnyClientCert,
-		InsecureSkipVerify: true, SessionTicketsDisabled: true,
-	}, err
 }
 
 // BenchmarkIdleClients is what a connected client that does nothing costs: its host and its own end together, as both are in

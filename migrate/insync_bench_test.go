@@ -25,9 +25,11 @@ import (
 // clients. The limit is a switch by hand, see switchHost.
 func BenchmarkMoveInSync(b *testing.B) {
 	for _, clients := range []int{1, 1000} {
-		b.Run(fmt.Sprintf("clients=%d/limit", clients), func(b *testing.B) { benchSwitch(b, clients) })
-		for _, mib := range []int{1, *benchState} {
-			b.Run(fmt.Sprintf("clients=%d/state=%dMiB", clients, mib), func(b *testing.B) { benchInSync(b, clients, mib) })
+		for _, tls := range []bool{false, true} {
+			b.Run(fmt.Sprintf("clients=%d/tls=%v/limit", clients, tls), func(b *testing.B) { benchSwitch(b, clients, tls) })
+			for _, mib := range []int{1, *benchState} {
+				b.Run(fmt.Sprintf("clients=%d/tls=%v/state=%dMiB", clients, tls, mib), func(b *testing.B) { benchInSync(b, clients, mib, tls) })
+			}
 		}
 	}
 }
@@ -52,8 +54,8 @@ func obey(do func(words []string) (string, error)) error {
 }
 
 // moveNames is the name service of the benchmark, as a process.
-func moveNames() error {
-	tr, err := transport.NewTCP(transport.TCPConfig{InsecurePlaintext: true})
+func moveNames(secure bool) error {
+	tr, err := transport.NewTCP(transport.TCPConfig{InsecurePlaintext: !secure})
 	if err != nil {
 		return err
 	}
@@ -72,8 +74,8 @@ func moveNames() error {
 }
 
 // moveHost is one of the two hosts, as a process: told "host MIB" it begins with so much state.
-func moveHost(names string) error {
-	tr, err := transport.NewTCP(transport.TCPConfig{InsecurePlaintext: true})
+func moveHost(names string, secure bool) error {
+	tr, err := transport.NewTCP(transport.TCPConfig{InsecurePlaintext: !secure})
 	if err != nil {
 		return err
 	}
@@ -203,16 +205,16 @@ func moves(b *testing.B, clients int, w *waiting, at *arrivals, move func(i int)
 	b.ReportMetric(median(all), "all-p50-µs")
 }
 
-func benchInSync(b *testing.B, clients, mib int) {
-	_, names := startRole(b, "names", "")
+func benchInSync(b *testing.B, clients, mib int, secure bool) {
+	_, names := startRole(b, "names", "", roleTLS(secure)...)
 	var hosts [2]*process
 	var ids [2]string
 	for i := range hosts {
-		hosts[i], ids[i] = startRole(b, "mover", names)
+		hosts[i], ids[i] = startRole(b, "mover", names, roleTLS(secure)...)
 	}
 	hosts[0].do(fmt.Sprint("host ", mib))
 	hosts[1].do("standby")
-	tr := benchTCP(b, false)
+	tr := benchTCP(b, secure)
 	res, err := resolver.NewClient(resolver.ClientConfig{Transport: tr, Server: transport.Peer{Addr: names}})
 	require.NoError(b, err)
 	b.Cleanup(func() { res.Close() })
@@ -247,24 +249,25 @@ func benchInSync(b *testing.B, clients, mib int) {
 	b.ReportMetric(float64(ready)/float64(b.N*clients), "ready")
 }
 
-func benchSwitch(b *testing.B, clients int) {
+func benchSwitch(b *testing.B, clients int, secure bool) {
 	names, namesAddr := startRole(b, "switch-names", "")
 	var hosts [2]*process
 	var addrs [2]string
 	for i := range hosts {
-		hosts[i], addrs[i] = startRole(b, "switch-host", namesAddr)
+		hosts[i], addrs[i] = startRole(b, "switch-host", namesAddr, roleTLS(secure)...)
 	}
 	for i := range hosts {
 		hosts[i].do("other " + addrs[1-i])
 	}
 	hosts[0].do("start")
+	n := benchNet(b, secure)
 	var at arrivals
 	at.expect(0)
 	cs := make([]*switchClient, clients)
 	for k := range cs {
 		cs[k] = &switchClient{id: uint64(k) << 32, at: &at, wait: make(chan struct{}, 1)}
 		for i, addr := range addrs {
-			require.NoError(b, cs[k].dial(i, addr))
+			require.NoError(b, cs[k].dial(n, i, addr))
 			b.Cleanup(func() { cs[k].conns[i].Close() })
 		}
 		cs[k].mu.Lock()

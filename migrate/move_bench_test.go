@@ -3,7 +3,6 @@ package migrate
 import (
 	"bufio"
 	"context"
-	"crypto/tls"
 	"encoding/binary"
 	"encoding/json"
 	"flag"
@@ -171,11 +170,11 @@ func serveCopy(mib string, secure bool) (addr string, err error) {
 		return "", err
 	}
 	p := newPaged(n)
-	l, err := net.Listen("tcp", "127.0.0.1:0") // until the process ends
+	here, err := newLimitNet(secure)
 	if err != nil {
 		return "", err
 	}
-	cfg, err := limitTLS()
+	l, err := here.listen() // until the process ends
 	if err != nil {
 		return "", err
 	}
@@ -184,9 +183,6 @@ func serveCopy(mib string, secure bool) (addr string, err error) {
 			c, err := l.Accept()
 			if err != nil {
 				return
-			}
-			if secure {
-				c = tls.Server(c, cfg)
 			}
 			go func() {
 				defer c.Close()
@@ -217,16 +213,13 @@ func serveCopy(mib string, secure bool) (addr string, err error) {
 
 // dialCopy connects to serveCopy.
 func dialCopy(addr string, secure bool, what byte) (net.Conn, error) {
-	c, err := net.Dial("tcp", addr)
+	n, err := newLimitNet(secure)
 	if err != nil {
 		return nil, err
 	}
-	if secure {
-		cfg, err := limitTLS()
-		if err != nil {
-			return nil, err
-		}
-		c = tls.Client(c, cfg)
+	c, err := n.dial(addr)
+	if err != nil {
+		return nil, err
 	}
 	_, err = c.Write([]byte{what})
 	return c, err

@@ -40,6 +40,8 @@ func readSwitch(r io.Reader, buf []byte) (kind byte, n uint64, err error) {
 // has asked for. It has nothing else: no epochs, no sessions with replies that are kept, no record that must be changed first,
 // nobody who connects ahead at the right time and hangs up afterwards, nothing that would notice or survive a failure.
 type switchHost struct {
+	net limitNet // to the other host and to clients
+
 	mu      sync.Mutex
 	token   bool
 	done    uint64
@@ -57,7 +59,7 @@ type switchAnswer struct {
 
 // run serves; told "other ADDR" it connects to the other host, told "start" it has the token.
 func (h *switchHost) run(names string) error {
-	l, err := net.Listen("tcp", "127.0.0.1:0") // until the process ends
+	l, err := h.net.listen() // until the process ends
 	if err != nil {
 		return err
 	}
@@ -79,7 +81,7 @@ func (h *switchHost) run(names string) error {
 	return obey(func(words []string) (string, error) {
 		switch words[0] {
 		case "other":
-			if h.other, err = net.Dial("tcp", words[1]); err == nil {
+			if h.other, err = h.net.dial(words[1]); err == nil {
 				go h.serve(h.other)
 			}
 		case "start":
@@ -225,8 +227,8 @@ type switchClient struct {
 	heard  time.Time // of a switch that is not over
 }
 
-func (c *switchClient) dial(i int, addr string) (err error) {
-	if c.conns[i], err = net.Dial("tcp", addr); err != nil {
+func (c *switchClient) dial(n limitNet, i int, addr string) (err error) {
+	if c.conns[i], err = n.dial(addr); err != nil {
 		return err
 	}
 	go func() { // ends with the connection
