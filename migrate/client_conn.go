@@ -320,9 +320,7 @@ func (c *Client) learn(rec resolver.Record, from *hostLink) {
 	c.mu.Unlock()
 	if next != nil {
 		c.start(next)
-		c.mu.Lock()
-		c.tend()
-		c.mu.Unlock()
+		c.tendLater()
 	}
 	if lost != nil {
 		lost.conn.Close()

@@ -15,6 +15,9 @@ import (
 // doubtAfter is how long the client looks for the service without the resolver where that seems not to be needed.
 const doubtAfter = 300 * time.Millisecond
 
+// tendAfter is how long an opening on a link that was made ahead may take before somebody looks after it.
+const tendAfter = 50 * time.Millisecond
+
 // tend starts the goroutine that looks for the service, unless it is there or not needed, and otherwise wakes it. c.mu is
 // held.
 func (c *Client) tend() {
@@ -27,6 +30,16 @@ func (c *Client) tend() {
 	}
 	c.tending = true
 	c.spawn(c.search)
+}
+
+// tendLater is tend for when the session was just opened on a link that is likely to work: nearly always there will be nothing
+// to do.
+func (c *Client) tendLater() {
+	time.AfterFunc(tendAfter, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.tend()
+	})
 }
 
 func (c *Client) nudge() {

@@ -87,12 +87,12 @@ func (c *clients) tellMoved(conns []transport.Conn) {
 	}
 }
 
-// sayGoodbye tells clients who is active now. Where they are many, those that have connected ahead are left to the new host,
-// which calls them over as it can take them; should it not, they are told later.
+// sayGoodbye tells clients who is active now. Those that have connected ahead are left to the new host, which calls them over
+// as it can take them; should it not, they are told later.
 func (c *clients) sayGoodbye(rec resolver.Record) {
 	var now, later []transport.Conn
 	for k, a := range c.attached {
-		if a.ready && keyOf(rec.Active) == c.next && len(c.attached) > callAtOnce {
+		if a.ready && keyOf(rec.Active) == c.next {
 			later = append(later, k.from.conn)
 		} else {
 			now = append(now, k.from.conn)
