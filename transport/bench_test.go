@@ -42,28 +42,37 @@ func BenchmarkCall(b *testing.B) {
 			}
 		})
 	}
-	b.Run("limit", func(b *testing.B) {
-		c := limitEcho(b, true)
-		buf := make([]byte, 12+64)
-		binary.BigEndian.PutUint32(buf, 64)
-		for b.Loop() {
-			if _, err := c.Write(buf); err != nil {
-				b.Fatal(err)
+	for _, plain := range []bool{true, false} {
+		b.Run(limitName("limit", plain), func(b *testing.B) {
+			c := limitEcho(b, plain)
+			buf := make([]byte, 12+64)
+			binary.BigEndian.PutUint32(buf, 64)
+			for b.Loop() {
+				if _, err := c.Write(buf); err != nil {
+					b.Fatal(err)
+				}
+				if _, err := io.ReadFull(c, buf); err != nil {
+					b.Fatal(err)
+				}
 			}
-			if _, err := io.ReadFull(c, buf); err != nil {
-				b.Fatal(err)
+		})
+		// With a goroutine that reads for all callers, as it takes for more than one.
+		b.Run(limitName("limit-shared", plain), func(b *testing.B) {
+			c := newLimitClient(limitEcho(b, plain))
+			for b.Loop() {
+				if err := c.call(); err != nil {
+					b.Fatal(err)
+				}
 			}
-		}
-	})
+		})
+	}
 }
 
-func BenchmarkCallLimitConcurrent(b *testing.B) {
-	c := newLimitClient(limitEcho(b, true)) // with a goroutine that reads for all callers, as it takes for more than one
-	for b.Loop() {
-		if err := c.call(); err != nil {
-			b.Fatal(err)
-		}
+func limitName(name string, plain bool) string {
+	if !plain {
+		name += "-tls"
 	}
+	return name
 }
 
 func BenchmarkCall64(b *testing.B) {
@@ -96,10 +105,11 @@ func BenchmarkCall64(b *testing.B) {
 			spread(b, func() error { _, err := c.Call(b.Context(), "echo", body64); return err })
 		})
 	}
-	b.Run("limit", func(b *testing.B) {
-		c := newLimitClient(limitEcho(b, true))
-		spread(b, c.call)
-	})
+	for _, plain := range []bool{true, false} {
+		b.Run(limitName("limit", plain), func(b *testing.B) {
+			spread(b, newLimitClient(limitEcho(b, plain)).call)
+		})
+	}
 }
 
 func BenchmarkNotify(b *testing.B) {
@@ -127,7 +137,7 @@ func BenchmarkNotify(b *testing.B) {
 		})
 	}
 	for _, plain := range []bool{true, false} {
-		b.Run(map[bool]string{true: "limit", false: "limit-tls"}[plain], func(b *testing.B) { limitNotify(b, plain) })
+		b.Run(limitName("limit", plain), func(b *testing.B) { limitNotify(b, plain) })
 	}
 }
 
