@@ -111,21 +111,29 @@ func memoryInUse() int64 {
 	return int64(m.HeapAlloc + m.StackInuse)
 }
 
-// BenchmarkIdleServices is what services that nobody uses cost two hosts in a second, over TCP: an operation is a second. Those
-// without a standby cost the announcement of their names alone.
+// BenchmarkIdleServices is what services that nobody uses cost two hosts and their resolver in a second, over TCP: an operation
+// is a second. Those without a standby cost the announcement of their names alone.
 func BenchmarkIdleServices(b *testing.B) {
 	for _, bc := range []struct{ services, standbys int }{
-		{1, 1}, {100, 1}, {1000, 1}, {1000, 0}, {10_000, 0}, {60_000, 0},
+		{1, 1}, {100, 1}, {1000, 1}, {1000, 0}, {10_000, 0}, {100_000, 0},
 	} {
 		b.Run(fmt.Sprintf("services=%d/standbys=%d", bc.services, bc.standbys), func(b *testing.B) {
-			res := resolver.NewMemory()
+			srv, err := resolver.NewServer(resolver.ServerConfig{Transport: benchTCP(b, false), MaxRecords: bc.services})
+			require.NoError(b, err)
+			b.Cleanup(func() { srv.Close() })
+			addr, err := srv.Listen("127.0.0.1:0")
+			require.NoError(b, err)
 			var nodes [2]*Node
 			for i := range nodes {
+				res, err := resolver.NewClient(resolver.ClientConfig{Transport: benchTCP(b, false), Server: transport.Peer{Addr: addr}})
+				require.NoError(b, err)
+				b.Cleanup(func() { res.Close() })
 				n, err := NewNode(NodeConfig{Resolver: res, Transport: benchTCP(b, false), ID: fmt.Sprint("h", i), Listen: "127.0.0.1:0"})
 				require.NoError(b, err)
 				b.Cleanup(func() { n.Close() })
 				nodes[i] = n
 			}
+			before := memoryInUse()
 			p := Policy{Standbys: bc.standbys}
 			if p.Standbys == 0 {
 				p.Standbys = NoStandbys
@@ -149,6 +157,7 @@ func BenchmarkIdleServices(b *testing.B) {
 				time.Sleep(time.Second)
 			}
 			b.ReportMetric(float64((cpuTime()-began).Microseconds())/1e3/float64(b.N), "cpu-ms/op")
+			b.ReportMetric(float64(memoryInUse()-before)/float64(bc.services), "all-B/service")
 		})
 	}
 }

@@ -32,6 +32,7 @@ const closeGrace = time.Second
 type conn struct {
 	nc      net.Conn
 	base    net.Conn // what nc encrypts, or nc: closing it never waits
+	seal    *sealer  // between the two; nil: they are the same
 	lim     *limits
 	peer    Peer
 	handler Handler
@@ -48,12 +49,10 @@ type conn struct {
 	writer
 }
 
-func newConn(nc, base net.Conn, lim *limits, peer Peer) *conn {
-	c := &conn{nc: nc, base: base, lim: lim, peer: peer, ended: make(chan struct{})}
+func newConn(nc, base net.Conn, seal *sealer, lim *limits, peer Peer) *conn {
+	c := &conn{nc: nc, base: base, seal: seal, lim: lim, peer: peer, ended: make(chan struct{})}
 	c.idle.L = &c.mu
-	if nc == base {
-		c.raw = newRawWriter(nc)
-	}
+	c.raw = newRawWriter(base)
 	return c
 }
 
@@ -259,6 +258,10 @@ func (c *conn) linger() {
 		late := time.AfterFunc(time.Until(closeBy), func() { c.base.Close() })
 		defer late.Stop()
 		if half, ok := c.nc.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
+			if c.seal != nil { // that the end has come is to be written, too
+				c.base.SetWriteDeadline(closeBy)
+				_, _ = c.base.Write(c.seal.take())
+			}
 			c.nc.SetReadDeadline(closeBy)
 			_, _ = io.Copy(io.Discard, c.nc)
 		}

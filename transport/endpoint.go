@@ -150,6 +150,7 @@ func (e *endpoint) receive(c *conn, g *gate, greeted func()) (first []byte, err 
 	if err != nil {
 		return nil, err
 	}
+	c.seal.hold()
 	if !g.open() {
 		return nil, ErrClosed
 	}

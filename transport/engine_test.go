@@ -185,7 +185,7 @@ func dialRaw(t *testing.T, answer func(c *memConn)) error {
 	here.SetDeadline(lim.handshakeBy())
 	defer far.Close()
 	defer here.Close()
-	return newConn(here, here, lim, Peer{Addr: "a:1"}).greet()
+	return newConn(here, here, nil, lim, Peer{Addr: "a:1"}).greet()
 }
 
 func TestAnswerToHello(t *testing.T) {
@@ -332,7 +332,7 @@ func TestPauseOfTheProcess(t *testing.T) {
 		base := s.greeted(t)
 		lim, err := (&TCPConfig{}).limits()
 		require.NoError(t, err)
-		c := newConn(base, base, lim, Peer{Addr: "a:1"})
+		c := newConn(base, base, nil, lim, Peer{Addr: "a:1"})
 		now := time.Now()
 		paused := func(waiting, armed time.Duration) error {
 			c.rd.waiting, c.rd.armed, c.rd.pinged = now.Add(-waiting), now.Add(-armed), false

@@ -114,7 +114,7 @@ func (c *conn) release() {
 	if c.raw != nil {
 		c.flushInline()
 	} else {
-		go c.flush(nil, 0)
+		go c.flush(outgoing{})
 	}
 }
 

@@ -215,7 +215,7 @@ func (t *MemoryTransport) dial(ctx context.Context, to Peer, h Handler) (*conn, 
 		base.SetDeadline(t.lim.handshakeBy())
 	}
 	stop := context.AfterFunc(ctx, func() { base.SetDeadline(time.Unix(1, 0)) })
-	c := newConn(base, base, t.lim, Peer{Addr: to.Addr, Key: key})
+	c := newConn(base, base, nil, t.lim, Peer{Addr: to.Addr, Key: key})
 	c.handler = h
 	err = c.greet()
 	if !stop() && err == nil {
@@ -315,7 +315,7 @@ func (l *memListener) take(base *memConn, peer Peer) bool {
 	e.conns[base] = nil
 	e.wg.Go(func() {
 		base.SetDeadline(e.lim.handshakeBy())
-		c := newConn(base, base, e.lim, peer)
+		c := newConn(base, base, nil, e.lim, peer)
 		first, err := e.receive(c, &l.gate, func() {})
 		if err != nil {
 			e.drop(base)

@@ -171,6 +171,7 @@ func (c *conn) fill() error {
 	}
 	for {
 		n, err := c.nc.Read(rd.buf[rd.w:])
+		c.flushSealed()
 		if n > 0 {
 			rd.w += n
 			rd.full = rd.w == len(rd.buf)

@@ -189,7 +189,7 @@ func (t *TCP) dial(ctx context.Context, to Peer, h Handler) (*conn, error) {
 }
 
 func (t *TCP) dialed(ctx context.Context, base net.Conn, to Peer, h Handler) (*conn, error) {
-	nc := base
+	nc, seal := base, (*sealer)(nil)
 	if t.client != nil {
 		cfg := t.client.Clone()
 		cfg.VerifyConnection = func(st tls.ConnectionState) error {
@@ -201,7 +201,8 @@ func (t *TCP) dialed(ctx context.Context, base net.Conn, to Peer, h Handler) (*c
 			return err
 		}
 		v := t.door.enter(ctx, base)
-		tc := tls.Client(v, cfg)
+		seal = &sealer{Conn: v}
+		tc := tls.Client(seal, cfg)
 		err := v.takeTurn() // the first word is ours
 		if err == nil {
 			err = tc.Handshake()
@@ -212,11 +213,12 @@ func (t *TCP) dialed(ctx context.Context, base net.Conn, to Peer, h Handler) (*c
 		}
 		nc = tc
 	}
-	c := newConn(nc, base, t.lim, to)
+	c := newConn(nc, base, seal, t.lim, to)
 	c.handler = h
 	if err := c.greet(); err != nil {
 		return nil, err
 	}
+	seal.hold()
 	return c, nil
 }
 
@@ -308,9 +310,10 @@ func (l *tcpListener) serve(base net.Conn, v *visit) {
 
 func (l *tcpListener) handshake(base net.Conn, v *visit) (c *conn, first []byte, err error) {
 	t := l.t
-	nc, peer := base, Peer{Addr: base.RemoteAddr().String()}
+	nc, seal, peer := base, (*sealer)(nil), Peer{Addr: base.RemoteAddr().String()}
 	if t.server != nil {
-		tc := tls.Server(v, t.server)
+		seal = &sealer{Conn: v}
+		tc := tls.Server(seal, t.server)
 		err := tc.Handshake()
 		v.computed()
 		if err == nil {
@@ -321,7 +324,7 @@ func (l *tcpListener) handshake(base net.Conn, v *visit) (c *conn, first []byte,
 		}
 		nc = tc
 	}
-	c = newConn(nc, base, t.lim, peer)
+	c = newConn(nc, base, seal, t.lim, peer)
 	first, err = t.receive(c, &l.gate, func() { v.leave() })
 	return c, first, err
 }

@@ -17,6 +17,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -404,4 +405,77 @@ func TestIdleConnectionIsSmall(t *testing.T) {
 		require.Less(t, per, map[bool]int{true: 16 << 10, false: 64 << 10}[plain])
 		require.LessOrEqual(t, alive()-goroutines, 2*n+5, "goroutines")
 	}
+}
+
+// answering is TLS that answers by itself while it is read, as to a request for new keys.
+type answering struct {
+	net.Conn
+	seal *sealer
+}
+
+func (a answering) Read(b []byte) (int, error) {
+	n, err := a.Conn.Read(b)
+	if err == nil {
+		a.seal.Write([]byte("answer"))
+	}
+	return n, err
+}
+
+// What TLS writes while it is read is written to the socket, though nobody sends anything.
+func TestTLSAnswersByItself(t *testing.T) {
+	here, there := net.Pipe()
+	seal := &sealer{Conn: here}
+	lim := new(limits)
+	require.NoError(t, lim.fill())
+	c := newConn(answering{here, seal}, here, seal, lim, Peer{})
+	seal.hold()
+	c.rd.limit = lim.maxMessage
+	done := make(chan error, 1)
+	go func() {
+		_, err := c.next()
+		done <- err
+	}()
+	_, err := there.Write([]byte{0x93, 0x02}) // a notification that goes on
+	require.NoError(t, err)
+	got := make([]byte, len("answer"))
+	there.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_, err = io.ReadFull(there, got)
+	require.NoError(t, err)
+	require.Equal(t, "answer", string(got))
+	there.Close()
+	require.Error(t, <-done)
+}
+
+// counting counts what has come.
+type counting struct {
+	net.Conn
+	n atomic.Int64
+}
+
+func (c *counting) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+// A peer is told inside TLS that a connection was closed, so that it knows that nothing was cut off.
+func TestTLSSaysThatItCloses(t *testing.T) {
+	accepted := make(chan Conn, 1)
+	l, err := newTCP(t, TCPConfig{}).Listen("127.0.0.1:0", func(c Conn) Handler { accepted <- c; return echo })
+	require.NoError(t, err)
+	base, err := net.Dial("tcp", l.Addr())
+	require.NoError(t, err)
+	defer base.Close()
+	client, _, err := tlsConfigs(NewIdentity())
+	require.NoError(t, err)
+	count := &counting{Conn: base}
+	c := tls.Client(count, client)
+	_, err = c.Write([]byte{0x93, 0x02, 0xa1, 'x', 0x90}) // a notification: this peer does not greet
+	require.NoError(t, err)
+	server := <-accepted
+	before := count.n.Load()
+	server.Close()
+	_, err = c.Read(make([]byte, 1))
+	require.Equal(t, io.EOF, err)
+	require.Greater(t, count.n.Load(), before)
 }

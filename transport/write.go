@@ -17,7 +17,7 @@ const (
 // Messages are appended to out. Who finds that nobody is flushing makes it happen; until that flush is over, everybody
 // else's messages join what is written next, so that many small messages cost few system calls and no goroutine switch.
 type writer struct {
-	raw       *rawWriter // writes without blocking; nil where that is not to be had
+	raw       *rawWriter // writes to base without blocking; nil where that is not to be had
 	queue     [][]byte   // full chunks, to be written before out
 	out       []byte     // the chunk that is being filled
 	waiting   int        // bytes in queue, and those being written
@@ -99,7 +99,7 @@ func (c *conn) kick(urgent bool) error {
 	quiet := c.raw != nil && (urgent || time.Since(c.lastFlush) > quietFor)
 	c.mu.Unlock()
 	if !quiet {
-		go c.flush(nil, 0)
+		go c.flush(outgoing{})
 		return nil
 	}
 	if urgent && !alone {
@@ -109,7 +109,8 @@ func (c *conn) kick(urgent bool) error {
 	return nil
 }
 
-// take returns the chunk that is to be written next, or nil after it has ended the flush. done is what was written before.
+// take returns the chunk that is to be written next, which is empty if there are only records that TLS wrote by itself, or nil
+// after it has ended the flush. done is what was written before.
 func (c *conn) take(done []byte) []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -127,6 +128,9 @@ func (c *conn) take(done []byte) []byte {
 		c.waiting += len(b)
 		return b
 	}
+	if c.seal != nil && c.seal.pending() {
+		return []byte{}
+	}
 	c.flushing = false
 	if c.raw != nil {
 		c.lastFlush = time.Now()
@@ -137,47 +141,89 @@ func (c *conn) take(done []byte) []byte {
 	return nil
 }
 
-// flushInline writes without blocking, and leaves what the system does not take to a goroutine.
-func (c *conn) flushInline() {
-	var b []byte
-	for range 2 {
-		done := b
-		if b = c.take(done); b == nil {
-			putChunk(done)
-			return
-		}
-		putChunk(done)
-		n, err := c.raw.write(b)
-		if err != nil {
-			c.giveUp(err)
-			continue
-		}
-		if n < len(b) {
-			go c.flush(b, n)
-			return
-		}
-	}
-	go c.flush(b, len(b))
+// outgoing is what a flush has taken and not written.
+type outgoing struct {
+	chunk  []byte // ends in putChunk
+	plain  []byte // what of it is not sealed yet
+	wire   []byte // what goes to the socket next: a part of chunk, or of records
+	sealed []byte // where the records are; ends in putChunk, too
 }
 
-// flush writes b, of which some bytes were written already, and what was sent after it.
-func (c *conn) flush(b []byte, written int) {
-	for {
-		if written < len(b) {
-			c.armWrite()
-			if _, err := c.nc.Write(b[written:]); err != nil {
-				if isTimeout(err) {
-					err = Errorf(CodeSlowPeer, "transport: %s took nothing for %v", c.peer.Addr, c.lim.writing)
-				}
+// fetch sees to it that there is something to write, or returns false after it has ended the flush.
+func (c *conn) fetch(o *outgoing) bool {
+	for len(o.wire) == 0 {
+		putChunk(o.sealed)
+		o.sealed = nil
+		if len(o.plain) == 0 {
+			done := o.chunk
+			o.chunk = c.take(done)
+			putChunk(done)
+			if o.chunk == nil {
+				return false
+			}
+			if c.seal == nil {
+				o.wire = o.chunk
+				return true
+			}
+			o.plain = o.chunk
+		}
+		n := min(len(o.plain), sealPiece)
+		if n > 0 {
+			c.seal.grow(n)
+			if _, err := c.nc.Write(o.plain[:n]); err != nil {
 				c.giveUp(err)
 			}
+			o.plain = o.plain[n:]
 		}
-		done := b
-		b, written = c.take(done), 0
-		putChunk(done)
-		if b == nil {
+		o.sealed = c.seal.take()
+		o.wire = o.sealed
+	}
+	return true
+}
+
+// flushInline writes without blocking, and leaves what the system does not take to a goroutine.
+func (c *conn) flushInline() {
+	var o outgoing
+	for range 2 {
+		if !c.fetch(&o) {
 			return
 		}
+		n, err := c.raw.write(o.wire)
+		if err != nil {
+			c.giveUp(err)
+			n = len(o.wire)
+		}
+		if o.wire = o.wire[n:]; len(o.wire) > 0 {
+			break
+		}
+	}
+	go c.flush(o)
+}
+
+// flush writes o, and what was sent after it.
+func (c *conn) flush(o outgoing) {
+	for c.fetch(&o) {
+		c.armWrite()
+		if _, err := c.base.Write(o.wire); err != nil {
+			if isTimeout(err) {
+				err = Errorf(CodeSlowPeer, "transport: %s took nothing for %v", c.peer.Addr, c.lim.writing)
+			}
+			c.giveUp(err)
+		}
+		o.wire = nil
+	}
+}
+
+// flushSealed has records written that TLS wrote by itself while it was read.
+func (c *conn) flushSealed() {
+	if c.seal == nil || !c.seal.pending() {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err == nil && !c.flushing {
+		c.flushing = true
+		go c.flush(outgoing{})
 	}
 }
 
