@@ -322,7 +322,7 @@ func (b *BulkReader) pull(n int) {
 		}
 	}
 	if ours {
-		c.kick(false)
+		c.kick(usual)
 	}
 }
 

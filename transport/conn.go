@@ -63,7 +63,7 @@ func (c *conn) Call(ctx context.Context, method string, params []byte) ([]byte, 
 		return nil, fmt.Errorf("transport: call %s of %s: %w", method, c.peer.Addr, err)
 	}
 	wait := make(chan answer, 1)
-	id, err := c.sendCall(method, params, pending{wait: wait}, true)
+	id, err := c.sendCall(method, params, pending{wait: wait}, urgent)
 	if err != nil {
 		return nil, err
 	}
@@ -83,13 +83,13 @@ func (c *conn) Call(ctx context.Context, method string, params []byte) ([]byte, 
 }
 
 func (c *conn) Go(method string, params []byte, done func(result []byte, err error)) {
-	if _, err := c.sendCall(method, params, pending{done: done}, false); err != nil {
+	if _, err := c.sendCall(method, params, pending{done: done}, usual); err != nil {
 		done(nil, err)
 	}
 }
 
 // sendCall returns an error if and only if p will not be completed.
-func (c *conn) sendCall(method string, params []byte, p pending, urgent bool) (uint64, error) {
+func (c *conn) sendCall(method string, params []byte, p pending, h haste) (uint64, error) {
 	if err := c.checkOut(method, params); err != nil {
 		return 0, err
 	}
@@ -99,7 +99,7 @@ func (c *conn) sendCall(method string, params []byte, p pending, urgent bool) (u
 		return 0, c.callErr
 	}
 	id := c.addCall(method, params, p)
-	c.kick(urgent)
+	c.kick(h)
 	return id, nil
 }
 
@@ -135,7 +135,7 @@ func (c *conn) Notify(method string, params []byte) error {
 		return c.callErr
 	}
 	c.out = appendNotify(c.room(maxEnvelope+len(params)), method, params)
-	return c.kick(false)
+	return c.kick(usual)
 }
 
 // reply answers call id of the peer; it is called once for each.
@@ -161,7 +161,7 @@ func (c *conn) reply(id uint64, result []byte, err error) {
 	} else {
 		c.out = appendReply(c.room(maxEnvelope+len(result)), id, result)
 	}
-	c.kick(false)
+	c.kick(usual)
 }
 
 // replyOwned is reply for a result that the caller gives away, behind room for wideReply: it is not copied, and ends in
@@ -174,7 +174,7 @@ func (c *conn) replyOwned(id uint64, frame []byte) {
 		return
 	}
 	c.enqueue(frame)
-	c.kick(false)
+	c.kick(usual)
 }
 
 func (c *conn) checkOut(method string, params []byte) error {

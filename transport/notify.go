@@ -4,6 +4,10 @@ package transport
 // each, so that they can be written together with what else waits there.
 const shareFrom = 8 << 10
 
+// manyConns are so many that the sender leaves TLS to others: to encrypt for one after the other would take it so long that
+// there is more to send by then, and less would be written at a time.
+const manyConns = 8
+
 // NotifyAll sends the same notification on many connections: like [Conn].Notify on each of them, but it is checked and
 // encoded once, and a large one is held in memory once however many wait to be sent. Those on which it can't be sent are
 // passed over: their handlers learn why they ended.
@@ -25,7 +29,7 @@ func NotifyAll(conns []Conn, method string, params []byte) {
 		if frame == nil {
 			frame = appendNotify(newShared(2+5+len(method)+max(len(params), 1)), method, params)
 		}
-		_ = c.notifyFrame(frame)
+		_ = c.notifyFrame(frame, len(conns) >= manyConns)
 	}
 }
 
@@ -33,16 +37,21 @@ func NotifyAll(conns []Conn, method string, params []byte) {
 // one that no pool has, so that putChunk leaves it alone.
 func newShared(n int) []byte { return make([]byte, 0, n&^3+6) }
 
-func (c *conn) notifyFrame(frame []byte) error {
+// notifyFrame sends a frame that many others get, too.
+func (c *conn) notifyFrame(frame []byte, many bool) error {
 	c.mu.Lock()
 	if c.err != nil {
 		c.mu.Unlock()
 		return c.callErr
 	}
+	h := usual
+	if many && c.seal != nil {
+		h = patient
+	}
 	if len(frame) < shareFrom {
 		c.out = append(c.room(len(frame)), frame...)
-		return c.kick(false)
+	} else {
+		c.enqueue(frame)
 	}
-	c.enqueue(frame)
-	return c.kick(false)
+	return c.kick(h)
 }

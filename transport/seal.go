@@ -5,8 +5,14 @@ import (
 	"sync"
 )
 
-// sealPiece is how many bytes are sealed before they are written: with what TLS adds, a large chunk holds them.
-const sealPiece = 60 << 10
+const (
+	// sealPiece is how many bytes are sealed before they are written: one record, which is still in the cache then.
+	sealPiece = 15 << 10
+	// sealLarge is the same for a bulk frame: with what TLS adds, a large chunk holds them.
+	sealLarge = 60 << 10
+	// maxSealed bounds what TLS has written by itself to a peer that reads nothing, beside a piece that is being sealed.
+	maxSealed = 2 * chunkLarge
+)
 
 // sealer is between TLS and the socket. Once the two sides have greeted each other it keeps what TLS writes until the conn
 // takes it: so to encrypt never waits for the peer, and many records leave in one system call.
@@ -61,8 +67,9 @@ func (s *sealer) take() []byte {
 	return b
 }
 
-func (s *sealer) pending() bool {
+// pending is how many bytes wait to be taken.
+func (s *sealer) pending() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.buf != nil
+	return len(s.buf)
 }

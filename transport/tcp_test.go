@@ -410,31 +410,21 @@ func TestIdleConnectionIsSmall(t *testing.T) {
 // answering is TLS that answers by itself while it is read, as to a request for new keys.
 type answering struct {
 	net.Conn
-	seal *sealer
+	seal   *sealer
+	answer []byte
 }
 
 func (a answering) Read(b []byte) (int, error) {
 	n, err := a.Conn.Read(b)
 	if err == nil {
-		a.seal.Write([]byte("answer"))
+		a.seal.Write(a.answer)
 	}
 	return n, err
 }
 
 // What TLS writes while it is read is written to the socket, though nobody sends anything.
 func TestTLSAnswersByItself(t *testing.T) {
-	here, there := net.Pipe()
-	seal := &sealer{Conn: here}
-	lim := new(limits)
-	require.NoError(t, lim.fill())
-	c := newConn(answering{here, seal}, here, seal, lim, Peer{})
-	seal.hold()
-	c.rd.limit = lim.maxMessage
-	done := make(chan error, 1)
-	go func() {
-		_, err := c.next()
-		done <- err
-	}()
+	_, there, done := readAnswering(t, []byte("answer"))
 	_, err := there.Write([]byte{0x93, 0x02}) // a notification that goes on
 	require.NoError(t, err)
 	got := make([]byte, len("answer"))
@@ -444,6 +434,33 @@ func TestTLSAnswersByItself(t *testing.T) {
 	require.Equal(t, "answer", string(got))
 	there.Close()
 	require.Error(t, <-done)
+}
+
+// A peer that asks TLS for answers and does not read them is cut off.
+func TestTLSAnswersAreBounded(t *testing.T) {
+	c, there, done := readAnswering(t, make([]byte, chunkLarge))
+	for _, b := range [][]byte{{0x93, 0x02}, {0xd9, 0xff}, {'x'}, {'y'}} { // a notification that goes on
+		there.Write(b)
+	}
+	require.Error(t, <-done)
+	require.ErrorIs(t, c.err, ErrSlowPeer)
+}
+
+// readAnswering reads a connection whose TLS gives an answer each time that something has come from there.
+func readAnswering(t *testing.T, answer []byte) (c *conn, there net.Conn, done <-chan error) {
+	here, there := net.Pipe()
+	seal := &sealer{Conn: here}
+	lim := new(limits)
+	require.NoError(t, lim.fill())
+	c = newConn(answering{here, seal, answer}, here, seal, lim, Peer{})
+	seal.hold()
+	c.rd.limit = lim.maxMessage
+	ended := make(chan error, 1)
+	go func() {
+		_, err := c.next()
+		ended <- err
+	}()
+	return c, there, ended
 }
 
 // counting counts what has come.

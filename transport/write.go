@@ -7,9 +7,12 @@ import (
 )
 
 const (
-	chunkSmall = 4 << 10               // of what waits to be written: the first chunk
-	chunkLarge = 64 << 10              // and the ones after it
-	quietFor   = 10 * time.Microsecond // after a write, before a sender writes by itself again
+	chunkSmall = 4 << 10  // of what waits to be written: the first chunk
+	chunkLarge = 64 << 10 // and the ones after it
+
+	// After a write, before a sender writes by itself again.
+	quietFor    = 10 * time.Microsecond
+	quietForTLS = 50 * time.Microsecond
 )
 
 // writer is the sending half of a conn, guarded by its mutex.
@@ -77,10 +80,17 @@ func (w *writer) room(n int) []byte {
 // forgetAll drops what was not written.
 func (w *writer) forgetAll() { w.queue, w.out = nil, nil }
 
-// kick sees to it that what was appended gets written. It is called with c.mu held and releases it. An urgent sender is
-// going to wait for an answer: it writes by itself where it can. Any other does so only if the connection was quiet, so
-// that a burst is written by a goroutine in few pieces.
-func (c *conn) kick(urgent bool) error {
+// haste is how soon what was appended is to be written.
+type haste uint8
+
+const (
+	patient haste = iota // by a goroutine: more may come until it runs
+	usual                // by the sender if the connection was quiet, so that a burst is written in few pieces
+	urgent               // by the sender, who is going to wait for an answer
+)
+
+// kick sees to it that what was appended gets written. It is called with c.mu held and releases it.
+func (c *conn) kick(h haste) error {
 	if c.lim.messages != nil {
 		c.lim.messages.Add(1)
 	}
@@ -96,17 +106,26 @@ func (c *conn) kick(urgent bool) error {
 	}
 	c.flushing = true
 	alone := c.calls.len() <= 1
-	quiet := c.raw != nil && (urgent || time.Since(c.lastFlush) > quietFor)
+	inline := c.raw != nil && (h == urgent || h == usual && c.quiet())
 	c.mu.Unlock()
-	if !quiet {
+	if !inline {
 		go c.flush(outgoing{})
 		return nil
 	}
-	if urgent && !alone {
+	if h == urgent && !alone {
 		runtime.Gosched() // others who are about to send may join
 	}
 	c.flushInline()
 	return nil
+}
+
+// quiet reports whether nothing was written for a while. With TLS each piece costs more, so that more should go into one.
+func (c *conn) quiet() bool {
+	d := quietFor
+	if c.seal != nil {
+		d = quietForTLS
+	}
+	return time.Since(c.lastFlush) > d
 }
 
 // take returns the chunk that is to be written next, which is empty if there are only records that TLS wrote by itself, or nil
@@ -128,7 +147,7 @@ func (c *conn) take(done []byte) []byte {
 		c.waiting += len(b)
 		return b
 	}
-	if c.seal != nil && c.seal.pending() {
+	if c.seal != nil && c.seal.pending() > 0 {
 		return []byte{}
 	}
 	c.flushing = false
@@ -167,7 +186,11 @@ func (c *conn) fetch(o *outgoing) bool {
 			}
 			o.plain = o.chunk
 		}
-		n := min(len(o.plain), sealPiece)
+		n := sealPiece
+		if cap(o.chunk) > chunkLarge {
+			n = sealLarge
+		}
+		n = min(n, len(o.plain))
 		if n > 0 {
 			c.seal.grow(n)
 			if _, err := c.nc.Write(o.plain[:n]); err != nil {
@@ -216,7 +239,15 @@ func (c *conn) flush(o outgoing) {
 
 // flushSealed has records written that TLS wrote by itself while it was read.
 func (c *conn) flushSealed() {
-	if c.seal == nil || !c.seal.pending() {
+	if c.seal == nil {
+		return
+	}
+	n := c.seal.pending()
+	if n == 0 {
+		return
+	}
+	if n > maxSealed {
+		c.end(Errorf(CodeSlowPeer, "transport: %s does not read the answers of TLS", c.peer.Addr))
 		return
 	}
 	c.mu.Lock()
