@@ -3,7 +3,9 @@ package migrate
 import (
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"syscall"
 	"time"
 
 	"github.com/roam-go/roam/resolver"
@@ -215,9 +217,16 @@ func (c *Client) failed(h resolver.Host, err error) {
 	c.lastErr.of(h, err)
 	c.attempt++
 	c.delay()
-	if isTimeout(err) {
+	if isTimeout(err) || turnedAway(err) {
 		c.yield()
 	}
+}
+
+// turnedAway reports whether a host was reached and let the connection go, as one does that has more to greet than it can. To
+// come again at once would only keep it busy.
+func turnedAway(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) ||
+		errors.Is(err, transport.ErrClosed)
 }
 
 // delay puts the next try off. c.mu is held.

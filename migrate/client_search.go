@@ -220,6 +220,9 @@ func (c *Client) try(ctx context.Context, h resolver.Host, probe bool) {
 
 	c.mu.Lock()
 	c.undial = nil
+	if err == nil && l.dead { // Closed was called before the link was anybody's
+		err = transport.Errorf(transport.CodeClosed, "migrate: host %s let the connection go at once", h.ID)
+	}
 	// Something newer may have come meanwhile, and the parked connection may have been taken.
 	stale := c.err != nil || known.less(c.seen) && !sameAddr(h, c.rec.Active) || c.cur != nil && (c.cur.started || c.cur.opened)
 	var old *hostLink

@@ -87,6 +87,10 @@ func (c *clients) tellMoved(conns []transport.Conn) {
 	}
 }
 
+// sayAgain is when a few clients that the new host should have called are told by the old one: their connections to the new
+// host may have broken, or strangers may have been called in their place.
+const sayAgain = 50 * time.Millisecond
+
 // sayGoodbye tells clients who is active now. Those that have connected ahead are left to the new host, which calls them over
 // as it can take them; should it not, they are told later.
 func (c *clients) sayGoodbye(rec resolver.Record) {
@@ -100,7 +104,10 @@ func (c *clients) sayGoodbye(rec resolver.Record) {
 	}
 	c.tellMoved(now)
 	if len(later) > 0 {
-		wait := 2*c.s.node.cfg.Silence + time.Duration(len(later))*clientsApart/2
+		wait := sayAgain
+		if len(later) > callAtOnce {
+			wait = 2*c.s.node.cfg.Silence + time.Duration(len(later))*clientsApart/2
+		}
 		time.AfterFunc(wait, func() {
 			c.s.post(item{kind: itemFunc, fn: func() { c.tellMoved(later) }})
 		})

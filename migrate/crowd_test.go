@@ -3,6 +3,7 @@ package migrate
 import (
 	"context"
 	"fmt"
+	"io"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -119,17 +120,93 @@ func TestClientGivesWay(t *testing.T) {
 	})
 }
 
-// dialCounter counts the dials to each address.
+// A host that has more to greet than it can lets connections go: clients that wait for nothing do not come again at once.
+func TestClientTurnedAway(t *testing.T) {
+	inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
+		dials := &dialCounter{n: make(map[string]int)}
+		idle := w.dial(func(cfg *ClientConfig) { dials.Transport, cfg.Transport = cfg.Transport, dials })
+		w.mu.Lock()
+		w.hosts["a"].notifyAll(methodSpread, &spreadParams{Service: testService, SpreadMS: 8000})
+		w.mu.Unlock()
+		synctest.Wait()
+		dials.mu.Lock()
+		dials.err = fmt.Errorf("TLS handshake: %w", io.EOF)
+		dials.n = make(map[string]int)
+		dials.mu.Unlock()
+		w.crash("a")
+		w.serve("b", false)
+		time.Sleep(40 * time.Second)
+		dials.mu.Lock()
+		n := 0
+		for _, k := range dials.n {
+			n += k
+		}
+		dials.err = nil
+		dials.mu.Unlock()
+		require.Greater(t, n, 0)
+		require.LessOrEqual(t, n, 12)
+		_, err := idle.Do(t.Context(), []byte("x"))
+		require.NoError(t, err)
+		idle.Close()
+	})
+}
+
+// deadOnce is a transport whose first connection is closed, and has said so, before anybody has it.
+type deadOnce struct {
+	transport.Transport
+	once sync.Once
+}
+
+type closedHandler struct {
+	transport.Handler
+	closed chan struct{}
+}
+
+func (h closedHandler) Closed(c transport.Conn, err error) {
+	h.Handler.Closed(c, err)
+	close(h.closed)
+}
+
+func (d *deadOnce) Dial(ctx context.Context, to transport.Peer, h transport.Handler) (c transport.Conn, err error) {
+	first := false
+	d.once.Do(func() { first = true })
+	if !first {
+		return d.Transport.Dial(ctx, to, h)
+	}
+	closed := make(chan struct{})
+	if c, err = d.Transport.Dial(ctx, to, closedHandler{h, closed}); err == nil {
+		c.Close()
+		<-closed
+	}
+	return c, err
+}
+
+// A connection that ends before it is anybody's counts as a failure: the next one is made, after a while.
+func TestClientConnectionDiesAtOnce(t *testing.T) {
+	inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
+		c := w.dial(func(cfg *ClientConfig) { cfg.Transport = &deadOnce{Transport: cfg.Transport} })
+		_, err := c.Do(t.Context(), []byte("x"))
+		require.NoError(t, err)
+		c.Close()
+	})
+}
+
+// dialCounter counts the dials to each address; with an error none succeeds.
 type dialCounter struct {
 	transport.Transport
-	mu sync.Mutex
-	n  map[string]int
+	mu  sync.Mutex
+	n   map[string]int
+	err error
 }
 
 func (d *dialCounter) Dial(ctx context.Context, to transport.Peer, h transport.Handler) (transport.Conn, error) {
 	d.mu.Lock()
 	d.n[to.Addr]++
+	err := d.err
 	d.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
 	return d.Transport.Dial(ctx, to, h)
 }
 

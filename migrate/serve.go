@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"maps"
@@ -400,7 +401,8 @@ func (c *clients) do(from *session, r *request, p *doParams) {
 	}
 	switch a := m.admit(p.Session, p.Seq, p.Low, from.conn.Peer().Key); a.verdict {
 	case verdictAppend:
-		e := core.Entry{Kind: core.Command, Session: p.Session, Seq: p.Seq, Low: p.Low, Body: p.Body}
+		// The log keeps the body for long, and must not keep the request, and with it a connection that may have ended.
+		e := core.Entry{Kind: core.Command, Session: p.Session, Seq: p.Seq, Low: p.Low, Body: bytes.Clone(p.Body)}
 		if err := m.validate(m.command(e)); err != nil {
 			e.Kind, e.Body = core.Refusal, encodeError(err)
 		}

@@ -60,7 +60,11 @@ func (e *endpoint) enter(c *conn) bool {
 	if e.closed {
 		return false
 	}
-	c.base.SetDeadline(time.Time{})
+	c.mu.Lock()
+	if c.err == nil { // else it was closed by accept, and its last bytes have a deadline of their own
+		c.base.SetDeadline(time.Time{})
+	}
+	c.mu.Unlock()
 	e.conns[c.base] = c
 	e.wg.Add(1)
 	return true

@@ -10,7 +10,8 @@ const (
 	sealPiece = 15 << 10
 	// sealLarge is the same for a bulk frame: with what TLS adds, a large chunk holds them.
 	sealLarge = 60 << 10
-	// maxSealed bounds what TLS has written by itself to a peer that reads nothing, beside a piece that is being sealed.
+	// maxSealed bounds what TLS has written by itself to a peer that reads nothing, beside a piece that is being sealed. In one
+	// read TLS answers 16 times at most.
 	maxSealed = 2 * chunkLarge
 )
 

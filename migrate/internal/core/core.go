@@ -351,9 +351,7 @@ func (c *Core) Step(now time.Duration, ev Event) {
 		c.learn(ev.Record)
 		c.proposeReset(ev.Record)
 	case CancelReset:
-		if p := c.prop; p != nil && p.kind == propReset {
-			c.prop = nil
-		}
+		c.cancelReset()
 	case Recovered:
 		c.recovered(ev)
 	case Persisted:

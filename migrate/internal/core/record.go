@@ -40,6 +40,7 @@ type proposal struct {
 	host    resolver.Host // added or removed
 	drop    bool          // removed on purpose: tell it to release its copy
 	from    resolver.Host // promote: who asked for the transfer; zero: nobody did
+	doubt   *proposal     // reset: what it took the place of; nil: nothing
 	began   time.Duration
 	busy    bool
 	tries   int
@@ -88,8 +89,22 @@ func (c *Core) proposeReset(rec resolver.Record) {
 		return // the resolver has gone back to before an earlier loss: that term was another's
 	}
 	c.fresh = TermOf(next)
-	c.prop = nil // whatever it was: with a higher loss it does not matter
-	c.propose(proposal{kind: propReset, expect: rec.Ver, next: next})
+	doubt := c.prop // with a higher loss it does not matter, unless the reset is given up
+	if doubt != nil && doubt.kind == propReset {
+		doubt = doubt.doubt
+	}
+	c.prop = nil
+	c.propose(proposal{kind: propReset, expect: rec.Ver, next: next, doubt: doubt})
+}
+
+// cancelReset gives up a reset. What it took the place of is proposed again: its outcome is as unknown as before.
+func (c *Core) cancelReset() {
+	if p := c.prop; p != nil && p.kind == propReset {
+		c.prop = p.doubt
+		if c.prop != nil {
+			c.prop.busy, c.prop.retryAt = false, c.now
+		}
+	}
 }
 
 func (c *Core) copyRec() resolver.Record {

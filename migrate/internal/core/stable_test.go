@@ -340,6 +340,27 @@ func TestCancelReset(t *testing.T) {
 	require.True(t, c.Role().Active())
 }
 
+// A reset that is given up leaves the doubt about what was proposed before: that is proposed again until it has an outcome.
+func TestCancelResetInDoubt(t *testing.T) {
+	now := time.Second
+	c := stored(t, storedB)
+	rec := storedRecord(1, 1, storedA)
+	turn(c, now, rec, Got{Record: rec})
+	turn(c, now, rec, Recv{Msg{Type: MsgAppend, From: storedA, Term: Term{0, 1}, Prev: 1, PrevEpoch: 1, Commit: 1, Round: 1}})
+	now += 60 * time.Millisecond
+	promote := turn(c, now, rec, PeerDown{storedA})
+	require.NotNil(t, promote)
+	for range 2 {
+		reset := turn(c, now, rec, Reset{rec})
+		require.NotNil(t, reset)
+		require.NotEqual(t, promote.Next.Nonce, reset.Next.Nonce)
+	}
+	again := turn(c, now, rec, CancelReset{})
+	require.NotNil(t, again)
+	require.Equal(t, *promote, *again)
+	require.Nil(t, turn(c, now, rec, CancelReset{}))
+}
+
 // A record that has changed since a reset was thought of is not reset.
 func TestResetOfAnotherRecord(t *testing.T) {
 	c := stored(t, storedB)
