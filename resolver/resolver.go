@@ -68,8 +68,8 @@ type Record struct {
 	Gen uint64
 	// Ver grows by one with each change.
 	Ver uint64
-	// Loss counts the times that the service was restarted without its state: what was acknowledged under a lower Loss
-	// can be gone.
+	// Loss grows each time that the service is restarted without its state, by one, or by more where the resolver had lost the
+	// record: what was acknowledged under a lower Loss can be gone.
 	Loss uint64
 	// Epoch counts the terms: it grows by one whenever another incarnation becomes active, and never goes back.
 	Epoch uint64

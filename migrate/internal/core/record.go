@@ -1,6 +1,8 @@
 package core
 
 import (
+	"encoding/binary"
+	"hash/fnv"
 	"slices"
 	"time"
 
@@ -83,7 +85,9 @@ func (c *Core) proposeCreate() {
 func (c *Core) proposeReset(rec resolver.Record) {
 	next := resolver.Record{Epoch: rec.Epoch + 1, Loss: rec.Loss + 1, Gen: rec.Gen, Active: c.self, ISR: []resolver.Host{c.self}}
 	if rec.Ver == 0 {
-		next.Epoch, next.Loss = c.term.Epoch+1, c.term.Loss+1
+		// The resolver has forgotten the service, so that nobody says whether others lost and reset it after what this host
+		// knows: what they began must not be taken for what this begins.
+		next.Epoch, next.Loss = c.term.Epoch+1, c.term.Loss+1+c.apart()
 	}
 	if TermOf(next).Compare(c.term) <= 0 {
 		return // the resolver has gone back to before an earlier loss: that term was another's
@@ -95,6 +99,13 @@ func (c *Core) proposeReset(rec resolver.Record) {
 	}
 	c.prop = nil
 	c.propose(proposal{kind: propReset, expect: rec.Ver, next: next, doubt: doubt})
+}
+
+// apart is a number below 2^16 that two hosts, or two starts of one, are unlikely to have in common.
+func (c *Core) apart() uint64 {
+	h := fnv.New64a()
+	h.Write(binary.LittleEndian.AppendUint64([]byte(c.self.ID), c.self.Inc))
+	return h.Sum64() >> 48
 }
 
 // cancelReset gives up a reset. What it took the place of is proposed again: its outcome is as unknown as before.

@@ -361,6 +361,23 @@ func TestCancelResetInDoubt(t *testing.T) {
 	require.Nil(t, turn(c, now, rec, CancelReset{}))
 }
 
+// Where the resolver has forgotten the service, hosts that know the same of it do not begin the same when they reset it, nor
+// what one of them began before it started again.
+func TestResetsOfForgottenDiffer(t *testing.T) {
+	began := make(map[uint64]bool)
+	again := storedB
+	again.Inc++
+	for _, self := range []resolver.Host{storedB, {ID: "c", Inc: storedB.Inc, Addr: "c:1"}, again} {
+		c := stored(t, self)
+		turn(c, time.Second, resolver.Record{}, Got{Record: storedRecord(1, 1, storedA)})
+		cas := turn(c, time.Second, resolver.Record{}, Reset{})
+		require.NotNil(t, cas)
+		require.Greater(t, cas.Next.Loss, uint64(0))
+		require.False(t, began[cas.Next.Loss])
+		began[cas.Next.Loss] = true
+	}
+}
+
 // A record that has changed since a reset was thought of is not reset.
 func TestResetOfAnotherRecord(t *testing.T) {
 	c := stored(t, storedB)
