@@ -268,8 +268,12 @@ type (
 	// Retire ends the service: for an active host with no one to hand over to.
 	Retire struct{}
 	// Reset makes this host active with the copy it has, or an empty one, at the price of a higher Loss, unless the record
-	// has changed since it was Record: the zero one if the resolver has lost it, which a Reset of the active host repairs.
-	Reset struct{ Record resolver.Record }
+	// has changed since it was Record: the zero one if the resolver has lost it, which a Reset of the active host repairs. At
+	// is the time by the host's wall clock, which then tells it from other resets that this host does not know of.
+	Reset struct {
+		Record resolver.Record
+		At     int64 // Unix milliseconds
+	}
 	// CancelReset gives up a Reset. It may have been made all the same.
 	CancelReset struct{}
 	// Recovered comes before all else on a host with a store that holds something. Time is the log's at State.Base.
@@ -349,7 +353,7 @@ func (c *Core) Step(now time.Duration, ev Event) {
 		c.proposeRetire()
 	case Reset:
 		c.learn(ev.Record)
-		c.proposeReset(ev.Record)
+		c.proposeReset(ev.Record, ev.At)
 	case CancelReset:
 		c.cancelReset()
 	case Recovered:

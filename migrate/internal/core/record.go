@@ -1,7 +1,6 @@
 package core
 
 import (
-	"encoding/binary"
 	"hash/fnv"
 	"slices"
 	"time"
@@ -81,13 +80,14 @@ func (c *Core) proposeCreate() {
 }
 
 // proposeReset makes this host active whatever others hold. rec is the resolver's record, which is the zero one if it has
-// forgotten the service.
-func (c *Core) proposeReset(rec resolver.Record) {
+// forgotten the service; at is as in [Reset].
+func (c *Core) proposeReset(rec resolver.Record, at int64) {
 	next := resolver.Record{Epoch: rec.Epoch + 1, Loss: rec.Loss + 1, Gen: rec.Gen, Active: c.self, ISR: []resolver.Host{c.self}}
 	if rec.Ver == 0 {
-		// The resolver has forgotten the service, so that nobody says whether others lost and reset it after what this host
-		// knows: what they began must not be taken for what this begins.
-		next.Epoch, next.Loss = c.term.Epoch+1, c.term.Loss+1+c.apart()
+		// The resolver has forgotten the service, so that nobody says whether others reset it after what this host knows: what
+		// they began must not be taken for what this begins, which is the later. Clocks tell them apart, or names, where those are
+		// wrong.
+		next.Epoch, next.Loss = c.term.Epoch+1, max(c.term.Loss+1, uint64(max(at, 0)))+c.apart()
 	}
 	if TermOf(next).Compare(c.term) <= 0 {
 		return // the resolver has gone back to before an earlier loss: that term was another's
@@ -101,11 +101,11 @@ func (c *Core) proposeReset(rec resolver.Record) {
 	c.propose(proposal{kind: propReset, expect: rec.Ver, next: next, doubt: doubt})
 }
 
-// apart is a number below 2^16 that two hosts, or two starts of one, are unlikely to have in common.
+// apart is a number below 2^10 that two hosts are unlikely to have in common.
 func (c *Core) apart() uint64 {
 	h := fnv.New64a()
-	h.Write(binary.LittleEndian.AppendUint64([]byte(c.self.ID), c.self.Inc))
-	return h.Sum64() >> 48
+	h.Write([]byte(c.self.ID))
+	return h.Sum64() & (1<<10 - 1)
 }
 
 // cancelReset gives up a reset. What it took the place of is proposed again: its outcome is as unknown as before.

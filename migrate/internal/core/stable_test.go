@@ -324,7 +324,7 @@ func TestCancelReset(t *testing.T) {
 	c := stored(t, storedB)
 	rec := storedRecord(1, 1, storedA)
 	turn(c, now, rec, Got{Record: rec})
-	cas := turn(c, now, rec, Reset{rec})
+	cas := turn(c, now, rec, Reset{Record: rec})
 	require.NotNil(t, cas)
 	require.EqualValues(t, 1, cas.Next.Loss)
 	turn(c, now, rec, CancelReset{})
@@ -351,7 +351,7 @@ func TestCancelResetInDoubt(t *testing.T) {
 	promote := turn(c, now, rec, PeerDown{storedA})
 	require.NotNil(t, promote)
 	for range 2 {
-		reset := turn(c, now, rec, Reset{rec})
+		reset := turn(c, now, rec, Reset{Record: rec})
 		require.NotNil(t, reset)
 		require.NotEqual(t, promote.Next.Nonce, reset.Next.Nonce)
 	}
@@ -361,21 +361,23 @@ func TestCancelResetInDoubt(t *testing.T) {
 	require.Nil(t, turn(c, now, rec, CancelReset{}))
 }
 
-// Where the resolver has forgotten the service, hosts that know the same of it do not begin the same when they reset it, nor
-// what one of them began before it started again.
+// Where the resolver has forgotten the service, hosts that know the same of it do not begin the same when they reset it, and the
+// later reset counts for more.
 func TestResetsOfForgottenDiffer(t *testing.T) {
-	began := make(map[uint64]bool)
-	again := storedB
-	again.Inc++
-	for _, self := range []resolver.Host{storedB, {ID: "c", Inc: storedB.Inc, Addr: "c:1"}, again} {
+	reset := func(self resolver.Host, at int64) uint64 {
 		c := stored(t, self)
 		turn(c, time.Second, resolver.Record{}, Got{Record: storedRecord(1, 1, storedA)})
-		cas := turn(c, time.Second, resolver.Record{}, Reset{})
+		cas := turn(c, time.Second, resolver.Record{}, Reset{At: at})
 		require.NotNil(t, cas)
-		require.Greater(t, cas.Next.Loss, uint64(0))
-		require.False(t, began[cas.Next.Loss])
-		began[cas.Next.Loss] = true
+		return cas.Next.Loss
 	}
+	storedC := resolver.Host{ID: "c", Inc: storedB.Inc, Addr: "c:1"}
+	const now = 1_700_000_000_000
+	require.Less(t, reset(storedB, now), reset(storedC, now+2000))
+	require.Less(t, reset(storedC, now), reset(storedB, now+2000))
+	require.NotEqual(t, reset(storedB, now), reset(storedC, now))
+	require.NotEqual(t, reset(storedB, -5), reset(storedC, -5)) // whose clocks are wrong
+	require.Positive(t, reset(storedB, -5))
 }
 
 // A record that has changed since a reset was thought of is not reset.
@@ -384,6 +386,6 @@ func TestResetOfAnotherRecord(t *testing.T) {
 	old := storedRecord(1, 1, storedA)
 	rec := storedRecord(2, 2, storedA)
 	turn(c, time.Second, rec, Got{Record: rec})
-	cas := turn(c, time.Second, rec, Reset{old})
+	cas := turn(c, time.Second, rec, Reset{Record: old})
 	require.EqualValues(t, 1, cas.Expect)
 }

@@ -385,7 +385,7 @@ func (w *world) forceReset(p *proc) {
 	var rec resolver.Record
 	w.res.ask(p.host.index, func() { rec = w.res.truth() }, func(ok bool) {
 		if ok {
-			p.event(core.Reset{Record: rec})
+			p.event(core.Reset{Record: rec, At: w.now.Milliseconds() + p.host.wall})
 		}
 	})
 	if w.chance(0.2) {
