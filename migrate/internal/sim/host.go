@@ -590,8 +590,11 @@ func (p *proc) leave() {
 
 // expire ends sessions whose clients have not been heard for long, by the local clock since this host became active.
 func (p *proc) expire() {
+	if p.m == nil {
+		return // also if it has become active just now
+	}
 	limit := p.w.prof.expiry
-	if limit == 0 || p.m == nil || p.core.Role() != core.Serving { // it may have become active just now
+	if limit == 0 || p.core.Role() != core.Serving {
 		return
 	}
 	for _, id := range p.m.Idle() {
