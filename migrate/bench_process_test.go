@@ -77,22 +77,40 @@ func benchProcess(b *testing.B, role, arg string, secure bool) string {
 
 // benchHosts is benchPair with each host, and the resolver's clients, in processes of their own.
 func benchHosts(b *testing.B, secure bool) resolver.Resolver {
-	srv, err := resolver.NewServer(resolver.ServerConfig{Transport: benchTCP(b, secure)})
-	require.NoError(b, err)
-	b.Cleanup(func() { srv.Close() })
-	addr, err := srv.Listen("127.0.0.1:0")
-	require.NoError(b, err)
-	res, err := resolver.NewClient(resolver.ClientConfig{Transport: benchTCP(b, secure), Server: transport.Peer{Addr: addr}})
-	require.NoError(b, err)
-	b.Cleanup(func() { res.Close() })
+	addr := benchNames(b, resolver.ServerConfig{Transport: benchTCP(b, secure)})
+	res := benchResolver(b, benchTCP(b, secure), addr)
 	for range 2 {
 		benchProcess(b, "host", addr, secure)
 	}
+	awaitStandby(b, res)
+	return res
+}
+
+// benchNames is a resolver's server in this process.
+func benchNames(b *testing.B, cfg resolver.ServerConfig) (addr string) {
+	srv, err := resolver.NewServer(cfg)
+	require.NoError(b, err)
+	b.Cleanup(func() { srv.Close() })
+	addr, err = srv.Listen("127.0.0.1:0")
+	require.NoError(b, err)
+	return addr
+}
+
+// benchResolver is a client of the resolver at addr.
+func benchResolver(b *testing.B, tr transport.Transport, addr string) resolver.Resolver {
+	res, err := resolver.NewClient(resolver.ClientConfig{Transport: tr, Server: transport.Peer{Addr: addr}})
+	require.NoError(b, err)
+	b.Cleanup(func() { res.Close() })
+	return res
+}
+
+// awaitStandby waits until the service has one that is in sync.
+func awaitStandby(b *testing.B, res resolver.Resolver) {
 	for rec := (resolver.Record{}); len(rec.ISR) < 2; {
+		var err error
 		rec, err = res.Watch(b.Context(), "svc", rec.Ver)
 		require.NoError(b, err)
 	}
-	return res
 }
 
 // BenchmarkCommandProcesses is [BenchmarkCommand] with a process for each host, and one for the client, as it is in life: a

@@ -277,11 +277,16 @@ func (c *Client) probe(ctx context.Context, conn transport.Conn, open openParams
 	return nil
 }
 
+// getRecord asks the resolver once.
+func (c *Client) getRecord(ctx context.Context) (resolver.Record, error) {
+	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
+	defer cancel()
+	return c.resolver.Get(ctx, c.service)
+}
+
 // lookUp asks the resolver once who serves, and reports whether that is known now.
 func (c *Client) lookUp(ctx context.Context) bool {
-	getCtx, cancel := context.WithTimeout(ctx, resolveTimeout)
-	defer cancel()
-	rec, err := c.resolver.Get(getCtx, c.service)
+	rec, err := c.getRecord(ctx)
 	c.noteResolver(ctx, err)
 	if err != nil {
 		return false
@@ -299,9 +304,7 @@ func (c *Client) follow(ctx context.Context) {
 		return
 	}
 	for n := 0; ctx.Err() == nil; n++ {
-		getCtx, cancel := context.WithTimeout(ctx, resolveTimeout)
-		rec, err := c.resolver.Get(getCtx, c.service)
-		cancel()
+		rec, err := c.getRecord(ctx)
 		for err == nil || errors.Is(err, resolver.ErrNotFound) {
 			c.noteResolver(ctx, err)
 			if err == nil {
@@ -434,12 +437,10 @@ func (c *Client) lookAfter() {
 
 // check asks the resolver, and then waits for a while for it to name another host.
 func (c *Client) check() {
-	ctx, cancel := context.WithTimeout(c.ctx, resolveTimeout)
-	rec, err := c.resolver.Get(ctx, c.service)
-	cancel()
+	rec, err := c.getRecord(c.ctx)
 	if err == nil {
 		c.learn(rec, nil)
-		ctx, cancel = context.WithTimeout(c.ctx, maxBackoff)
+		ctx, cancel := context.WithTimeout(c.ctx, maxBackoff)
 		if rec, err = c.resolver.Watch(ctx, c.service, rec.Ver); err == nil {
 			c.learn(rec, nil)
 		}

@@ -123,8 +123,7 @@ func TestClientGivesWay(t *testing.T) {
 // A host that has more to greet than it can lets connections go: clients that wait for nothing do not come again at once.
 func TestClientTurnedAway(t *testing.T) {
 	inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
-		dials := &dialCounter{n: make(map[string]int)}
-		idle := w.dial(func(cfg *ClientConfig) { dials.Transport, cfg.Transport = cfg.Transport, dials })
+		idle, dials := w.dialCounted()
 		w.mu.Lock()
 		w.hosts["a"].notifyAll(methodSpread, &spreadParams{Service: testService, SpreadMS: 8000})
 		w.mu.Unlock()
@@ -199,6 +198,12 @@ type dialCounter struct {
 	err error
 }
 
+// dialCounted is dial, and counts what the client dials.
+func (w *fakeWorld) dialCounted() (*Client, *dialCounter) {
+	dials := &dialCounter{n: make(map[string]int)}
+	return w.dial(func(cfg *ClientConfig) { dials.Transport, cfg.Transport = cfg.Transport, dials }), dials
+}
+
 func (d *dialCounter) Dial(ctx context.Context, to transport.Peer, h transport.Handler) (transport.Conn, error) {
 	d.mu.Lock()
 	d.n[to.Addr]++
@@ -213,8 +218,7 @@ func (d *dialCounter) Dial(ctx context.Context, to transport.Peer, h transport.H
 // A dial under way is not given up when the news is that it goes to the right host.
 func TestClientDialLetGoOn(t *testing.T) {
 	inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
-		dials := &dialCounter{n: make(map[string]int)}
-		c := w.dial(func(cfg *ClientConfig) { dials.Transport, cfg.Transport = cfg.Transport, dials })
+		c, dials := w.dialCounted()
 		defer c.Close()
 		_, err := c.Do(t.Context(), []byte("x"))
 		require.NoError(t, err)

@@ -118,16 +118,10 @@ func BenchmarkIdleServices(b *testing.B) {
 		{1, 1}, {100, 1}, {1000, 1}, {1000, 0}, {10_000, 0}, {100_000, 0},
 	} {
 		b.Run(fmt.Sprintf("services=%d/standbys=%d", bc.services, bc.standbys), func(b *testing.B) {
-			srv, err := resolver.NewServer(resolver.ServerConfig{Transport: benchTCP(b, false), MaxRecords: bc.services})
-			require.NoError(b, err)
-			b.Cleanup(func() { srv.Close() })
-			addr, err := srv.Listen("127.0.0.1:0")
-			require.NoError(b, err)
+			addr := benchNames(b, resolver.ServerConfig{Transport: benchTCP(b, false), MaxRecords: bc.services})
 			var nodes [2]*Node
 			for i := range nodes {
-				res, err := resolver.NewClient(resolver.ClientConfig{Transport: benchTCP(b, false), Server: transport.Peer{Addr: addr}})
-				require.NoError(b, err)
-				b.Cleanup(func() { res.Close() })
+				res := benchResolver(b, benchTCP(b, false), addr)
 				n, err := NewNode(NodeConfig{Resolver: res, Transport: benchTCP(b, false), ID: fmt.Sprint("h", i), Listen: "127.0.0.1:0"})
 				require.NoError(b, err)
 				b.Cleanup(func() { n.Close() })

@@ -215,16 +215,12 @@ func benchInSync(b *testing.B, clients, mib int, secure bool) {
 	hosts[0].do(fmt.Sprint("host ", mib))
 	hosts[1].do("standby")
 	tr := benchTCP(b, secure)
-	res, err := resolver.NewClient(resolver.ClientConfig{Transport: tr, Server: transport.Peer{Addr: names}})
-	require.NoError(b, err)
-	b.Cleanup(func() { res.Close() })
-	for rec := (resolver.Record{}); len(rec.ISR) < 2; {
-		rec, err = res.Watch(b.Context(), "svc", rec.Ver)
-		require.NoError(b, err)
-	}
+	res := benchResolver(b, tr, names)
+	awaitStandby(b, res)
 	var at arrivals
 	cs := make([]*Client, clients)
 	for i := range cs {
+		var err error
 		cs[i], err = Dial(b.Context(), "svc", ClientConfig{Resolver: res, Transport: tr,
 			OnMove: func(m Move) { at.add(time.Now().Add(-m.Pause)) }})
 		require.NoError(b, err)

@@ -311,9 +311,8 @@ type session struct {
 	used map[string]*Service
 	todo *Service // has something of ours to do, and waits for the next message of a burst
 
-	asked   *Service // what a client asked for last
-	service string   // its name
-	last    *Service // the service of the last message from a host
+	asked *Service // what a client asked for last
+	last  *Service // the service of the last message from a host
 
 	intake intake // used by everyone
 

@@ -138,7 +138,12 @@ func (s *Service) reset(ctx context.Context) error {
 	case s.anyAlive(ctx, rec) == nil:
 		return transport.Errorf(CodeExists, "migrate: service %s is alive on host %s: it can't be reset", s.name, rec.Active.ID)
 	}
-	return s.become(ctx, rec, core.Reset{Record: rec, At: time.Now().UnixMilli()})
+	return s.become(ctx, rec, resetOf(rec))
+}
+
+// resetOf is a reset of rec that is thought of now.
+func resetOf(rec resolver.Record) core.Reset {
+	return core.Reset{Record: rec, At: time.Now().UnixMilli()}
 }
 
 // resetHere makes this host active with the copy that it holds, and without what is not committed.
@@ -147,7 +152,7 @@ func (s *Service) resetHere(ctx context.Context) error {
 	if err != nil && !errors.Is(err, resolver.ErrNotFound) {
 		return err
 	}
-	return s.become(ctx, rec, core.Reset{Record: rec, At: time.Now().UnixMilli()})
+	return s.become(ctx, rec, resetOf(rec))
 }
 
 // anyAlive returns nil if one of the hosts that hold the state answers. A host may be slow, so that each has the time after

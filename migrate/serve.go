@@ -118,12 +118,16 @@ func (c *session) handleClient(r *transport.Request) {
 		name *string
 	)
 	q := &request{Request: r, from: c, size: len(r.Params)}
+	latest := ""
+	if c.asked != nil {
+		latest = c.asked.name
+	}
 	switch r.Method {
 	case methodOpen:
 		v := new(openParams)
 		p, name = v, &v.Service
 	case methodDo:
-		if err := q.do.unmarshal(r.Params, c.service); err != nil {
+		if err := q.do.unmarshal(r.Params, latest); err != nil {
 			c.malformed(r, err)
 			return
 		}
@@ -151,7 +155,7 @@ func (c *session) handleClient(r *transport.Request) {
 		}
 	}
 	s := c.asked
-	if s == nil || s.name != *name {
+	if *name != latest {
 		s = c.used[*name]
 	}
 	if s == nil || s.over.Load() {
@@ -161,7 +165,7 @@ func (c *session) handleClient(r *transport.Request) {
 		}
 		put(&c.used, *name, s)
 	}
-	c.asked, c.service = s, s.name
+	c.asked = s
 	c.take(q)
 	c.post(s, item{kind: itemClient, from: c, req: q, params: p})
 }

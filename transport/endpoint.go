@@ -53,8 +53,35 @@ func (e *endpoint) drop(base net.Conn) {
 	e.mu.Unlock()
 }
 
+// dialled has a peer greeted to whom base leads, in the time that ctx allows, and begins to read what it sends.
+func (e *endpoint) dialled(ctx context.Context, base net.Conn, greet func() (*conn, error)) (*conn, error) {
+	if !e.add(base) {
+		base.Close()
+		return nil, ErrClosed
+	}
+	// From here on base is closed by drop, or by the connection's own end.
+	if _, ok := ctx.Deadline(); !ok {
+		base.SetDeadline(e.lim.handshakeBy())
+	}
+	stop := context.AfterFunc(ctx, func() { base.SetDeadline(time.Unix(1, 0)) })
+	c, err := greet()
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err == nil && !e.enter(c) {
+		err = ErrClosed
+	}
+	if err != nil {
+		e.drop(base)
+		return nil, err
+	}
+	go e.read(c, nil)
+	return c, nil
+}
+
 // enter takes in a connection that has greeted, unless the endpoint was closed meanwhile. read has to follow.
 func (e *endpoint) enter(c *conn) bool {
+	c.seal.hold()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
@@ -154,7 +181,6 @@ func (e *endpoint) receive(c *conn, g *gate, greeted func()) (first []byte, err 
 	if err != nil {
 		return nil, err
 	}
-	c.seal.hold()
 	if !g.open() {
 		return nil, ErrClosed
 	}

@@ -207,29 +207,11 @@ func (t *MemoryTransport) dial(ctx context.Context, to Peer, h Handler) (*conn, 
 	if err != nil {
 		return nil, err
 	}
-	if !t.add(base) {
-		base.Close()
-		return nil, ErrClosed
-	}
-	if _, ok := ctx.Deadline(); !ok {
-		base.SetDeadline(t.lim.handshakeBy())
-	}
-	stop := context.AfterFunc(ctx, func() { base.SetDeadline(time.Unix(1, 0)) })
-	c := newConn(base, base, nil, t.lim, Peer{Addr: to.Addr, Key: key})
-	c.handler = h
-	err = c.greet()
-	if !stop() && err == nil {
-		err = ctx.Err()
-	}
-	if err == nil && !t.enter(c) {
-		err = ErrClosed
-	}
-	if err != nil {
-		t.drop(base)
-		return nil, err
-	}
-	go t.read(c, nil)
-	return c, nil
+	return t.dialled(ctx, base, func() (*conn, error) {
+		c := newConn(base, base, nil, t.lim, Peer{Addr: to.Addr, Key: key})
+		c.handler = h
+		return c, c.greet()
+	})
 }
 
 // connect makes the two ends of a connection after one round trip, and hands one to the listener.

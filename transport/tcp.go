@@ -164,31 +164,11 @@ func (t *TCP) dial(ctx context.Context, to Peer, h Handler) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !t.add(base) {
-		base.Close()
-		return nil, ErrClosed
-	}
-	// From here on base is closed by drop, or by the connection's own end.
-	if _, ok := ctx.Deadline(); !ok {
-		base.SetDeadline(t.lim.handshakeBy())
-	}
-	stop := context.AfterFunc(ctx, func() { base.SetDeadline(time.Unix(1, 0)) })
-	c, err := t.dialed(ctx, base, to, h)
-	if !stop() && err == nil {
-		err = ctx.Err()
-	}
-	if err == nil && !t.enter(c) {
-		err = ErrClosed
-	}
-	if err != nil {
-		t.drop(base)
-		return nil, err
-	}
-	go t.read(c, nil)
-	return c, nil
+	return t.dialled(ctx, base, func() (*conn, error) { return t.greet(ctx, base, to, h) })
 }
 
-func (t *TCP) dialed(ctx context.Context, base net.Conn, to Peer, h Handler) (*conn, error) {
+// greet shakes hands with a peer that this side has dialled.
+func (t *TCP) greet(ctx context.Context, base net.Conn, to Peer, h Handler) (*conn, error) {
 	nc, seal := base, (*sealer)(nil)
 	if t.client != nil {
 		cfg := t.client.Clone()
@@ -215,11 +195,7 @@ func (t *TCP) dialed(ctx context.Context, base net.Conn, to Peer, h Handler) (*c
 	}
 	c := newConn(nc, base, seal, t.lim, to)
 	c.handler = h
-	if err := c.greet(); err != nil {
-		return nil, err
-	}
-	seal.hold()
-	return c, nil
+	return c, c.greet()
 }
 
 // Close closes all listeners and connections of t and waits until their goroutines have ended. It must not be called from
