@@ -17,7 +17,7 @@ func TestRoomIsMigratable(t *testing.T) {
 			require.NoError(t, err)
 			s := migratetest.Subject{New: room}
 			do := func(session uint64, c command) {
-				s.Commands = append(s.Commands, migrate.Command{Session: session, Key: keyOf(session), Body: mustMarshal(&c)})
+				s.Commands = append(s.Commands, migrate.Command{Session: session, Key: keyOf(session), Body: c.encode()})
 			}
 			for i := range uint64(5) {
 				do(i+1, command{Op: opJoin, Text: fmt.Sprintf("name%d", i), Addr: "h:1"})

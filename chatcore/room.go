@@ -221,7 +221,7 @@ func (r *room) publish(cmd migrate.Command, s said) {
 // emit is the only place that publishes, so that r.events is the number of the latest event.
 func (r *room) emit(cmd migrate.Command, e event) {
 	r.events++
-	cmd.Emit(mustMarshal(&e))
+	cmd.Emit(e.encode())
 }
 
 // missing is how many more participants the chat waits for.

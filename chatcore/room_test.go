@@ -40,7 +40,7 @@ func (r *replica) command(session uint64, key transport.Key, body []byte) migrat
 }
 
 func (r *replica) do(session uint64, key transport.Key, c command) ([]byte, error) {
-	return r.Apply(r.command(session, key, mustMarshal(&c)))
+	return r.Apply(r.command(session, key, c.encode()))
 }
 
 // join joins with a key made of the session's number.
@@ -388,7 +388,7 @@ func TestValidate(t *testing.T) {
 		{command{Op: opSay, Text: "a\x1b[2J"}, ErrBadText},
 		{command{Op: 9}, ErrBadCommand},
 	} {
-		err := v.Validate(r.command(1, keyOf(1), mustMarshal(&tc.c)))
+		err := v.Validate(r.command(1, keyOf(1), tc.c.encode()))
 		if tc.want == nil {
 			require.NoError(t, err)
 		} else {
@@ -423,9 +423,9 @@ func scramble(rng *rand.Rand) (session uint64, key transport.Key, body []byte) {
 	switch rng.IntN(10) {
 	case 0, 1, 2:
 		c := command{Op: opJoin, Text: names[rng.IntN(len(names))], Addr: fmt.Sprintf("h:%d", rng.IntN(3))}
-		return session, key, mustMarshal(&c)
+		return session, key, c.encode()
 	case 3:
-		return session, key, mustMarshal(&command{Op: opLeave})
+		return session, key, (&command{Op: opLeave}).encode()
 	case 4:
 		b := make([]byte, rng.IntN(12))
 		for i := range b {
@@ -433,7 +433,7 @@ func scramble(rng *rand.Rand) (session uint64, key transport.Key, body []byte) {
 		}
 		return session, key, b
 	default:
-		return session, key, mustMarshal(&command{Op: opSay, Text: strings.Repeat("x", rng.IntN(50))})
+		return session, key, (&command{Op: opSay, Text: strings.Repeat("x", rng.IntN(50))}).encode()
 	}
 }
 
@@ -597,7 +597,7 @@ func FuzzRestore(f *testing.F) {
 }
 
 func FuzzApply(f *testing.F) {
-	f.Add(mustMarshal(&command{Op: opJoin, Text: "ann", Addr: "h:1"}), mustMarshal(&command{Op: opSay, Text: "hello"}))
+	f.Add((&command{Op: opJoin, Text: "ann", Addr: "h:1"}).encode(), (&command{Op: opSay, Text: "hello"}).encode())
 	f.Add([]byte{0xc0}, []byte{0x93, 0xdf, 0xff, 0xff, 0xff, 0xff})
 	f.Fuzz(func(t *testing.T, first, second []byte) {
 		r := newReplica(t, Config{MinParticipants: 1})
@@ -613,7 +613,7 @@ func FuzzApply(f *testing.F) {
 func BenchmarkSay(b *testing.B) {
 	r := newReplica(b, Config{})
 	r.join(b, 1, "ann")
-	body := mustMarshal(&command{Op: opSay, Text: strings.Repeat("x", 64)})
+	body := (&command{Op: opSay, Text: strings.Repeat("x", 64)}).encode()
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := r.Apply(r.command(1, keyOf(1), body)); err != nil {

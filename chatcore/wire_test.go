@@ -27,8 +27,12 @@ func TestGoldenWire(t *testing.T) {
 		{"who", &roster{Present: 1, List: []person{{Number: 1, Name: "ann", Key: []byte{}, Time: 5}}}, "9201919501a3616e6ea0c40005"},
 		{"private", &privateParams{To: "b", From: "a", Text: "x", ID: 7, Token: []byte{1}}, "95a162a161a17807c40101"},
 	} {
-		got, err := transport.Marshal(tc.v)
-		require.NoError(t, err)
+		var got []byte
+		if v, ok := tc.v.(interface{ encode() []byte }); ok {
+			got = v.encode()
+		} else {
+			got = mustMarshal(tc.v)
+		}
 		require.Equal(t, tc.want, hex.EncodeToString(got), tc.what)
 	}
 
@@ -44,6 +48,12 @@ func TestGoldenWire(t *testing.T) {
 		got, err := decodeCommand(b)
 		require.NoError(t, err, in)
 		require.Equal(t, want, got)
+	}
+	for _, in := range []string{"", "c0", "02", "90", "9302a26869a0c0", "9302c3a0", "9302a26869", "930201a0", "93ffa0a0", "8302a26869a0", "9402a26869a0"} {
+		b, err := hex.DecodeString(in)
+		require.NoError(t, err)
+		_, err = decodeCommand(b)
+		require.ErrorIs(t, err, ErrBadCommand, in)
 	}
 }
 

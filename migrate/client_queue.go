@@ -250,7 +250,7 @@ func newCall(c *Client, command []byte) *Call {
 		call, p = new(Call), make([]byte, 0, n)
 	}
 	p = append(p, c.prefix...)
-	p = append(appendBinHeader(p, len(command)), command...)
+	p = transport.AppendBytes(p, command)
 	*call = Call{c: c, params: p, size: len(command), since: time.Now(), done: make(chan struct{})}
 	return call
 }

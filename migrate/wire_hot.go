@@ -13,13 +13,13 @@ import (
 
 func appendDoResult(b []byte, r *doResult) []byte {
 	b = append(b, 0x94)
-	b = appendUint(b, r.Index)
-	b = appendUint(b, r.Epoch)
-	b = appendUint(b, uint64(r.Replicas))
+	b = transport.AppendUint(b, r.Index)
+	b = transport.AppendUint(b, r.Epoch)
+	b = transport.AppendUint(b, uint64(r.Replicas))
 	if r.Reply == nil {
 		return append(b, 0xc0)
 	}
-	return append(appendBinHeader(b, len(r.Reply)), r.Reply...)
+	return transport.AppendBytes(b, r.Reply)
 }
 
 // unmarshalDoResult reads a result, whose Reply then refers to data.
@@ -96,14 +96,7 @@ func (h *heardEvents) next() Event {
 // appendMsgParams appends the params of a message between hosts.
 func appendMsgParams(b []byte, service string, m core.Msg) ([]byte, error) {
 	b = append(b, 0x92)
-	switch n := len(service); {
-	case n < 32:
-		b = append(b, 0xa0|byte(n))
-	default:
-		b = append(b, 0xd9, byte(n)) // a name has at most 253 bytes
-	}
-	b = append(b, service...)
-	b = append(b, 0xc6, 0, 0, 0, 0)
+	b = append(transport.AppendString(b, service), 0xc6, 0, 0, 0, 0)
 	start := len(b)
 	b, err := core.AppendMsg(b, m)
 	if err == nil {
@@ -118,28 +111,4 @@ func unmarshalMsgParams(data []byte) (service, msg []byte, err error) {
 	n := v.Array()
 	service, msg = v.Bytes(), v.Bytes()
 	return service, msg, enough(&v, n, 2)
-}
-
-func appendUint(b []byte, n uint64) []byte {
-	switch {
-	case n < 1<<7:
-		return append(b, byte(n))
-	case n < 1<<8:
-		return append(b, 0xcc, byte(n))
-	case n < 1<<16:
-		return binary.BigEndian.AppendUint16(append(b, 0xcd), uint16(n))
-	case n < 1<<32:
-		return binary.BigEndian.AppendUint32(append(b, 0xce), uint32(n))
-	}
-	return binary.BigEndian.AppendUint64(append(b, 0xcf), n)
-}
-
-func appendBinHeader(b []byte, n int) []byte {
-	switch {
-	case n < 1<<8:
-		return append(b, 0xc4, byte(n))
-	case n < 1<<16:
-		return binary.BigEndian.AppendUint16(append(b, 0xc5), uint16(n))
-	}
-	return binary.BigEndian.AppendUint32(append(b, 0xc6), uint32(n))
 }

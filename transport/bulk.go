@@ -313,7 +313,7 @@ func (b *BulkReader) pull(n int) {
 		}
 	}
 	for range n {
-		params := appendUint(appendUint([]byte{0x92}, b.id), b.pulls)
+		params := AppendUint(AppendUint([]byte{0x92}, b.id), b.pulls)
 		b.pulls++
 		if ours {
 			c.addCall(MethodBulkPull, params, pending{keep: b.answered})
@@ -454,7 +454,7 @@ func (b *BulkReader) fail(err error) {
 
 // stop tells the source that no more is wanted; if that does not reach it, it sees the connection end.
 func (b *BulkReader) stop() {
-	_ = b.conn.Notify(MethodBulkStop, appendUint([]byte{0x91}, b.id))
+	_ = b.conn.Notify(MethodBulkStop, AppendUint([]byte{0x91}, b.id))
 }
 
 // Close ends the transfer: unless it was complete, the source's writer fails. The connection stays.

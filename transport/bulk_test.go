@@ -140,12 +140,12 @@ func TestBulkStops(t *testing.T) {
 func TestBulkDistrustsTheSource(t *testing.T) {
 	data := []byte("some bytes")
 	chunk := func(offset uint64, crc uint32, data []byte) []byte {
-		b := appendUint(appendUint([]byte{0x94, 0}, offset), uint64(crc))
+		b := AppendUint(AppendUint([]byte{0x94, 0}, offset), uint64(crc))
 		return append(appendBinHeader(b, len(data)), data...)
 	}
 	good := chunk(0, bulkSum(0, data), data)
 	end := func(total int, digest [32]byte) []byte {
-		return append(appendBinHeader(appendUint([]byte{0x93, 1}, uint64(total)), len(digest)), digest[:]...)
+		return append(appendBinHeader(AppendUint([]byte{0x93, 1}, uint64(total)), len(digest)), digest[:]...)
 	}
 	n := len(data)
 	sum := func(offset uint64, data []byte) (d [32]byte) {

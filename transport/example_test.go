@@ -190,3 +190,23 @@ func ExampleReceiveBulk() {
 	network.Host("library").Close()
 	// Output: 1000000 <nil> <nil>
 }
+
+// Messages that come in great numbers are put together and taken apart field by field.
+func ExampleReadValues() {
+	msg := transport.AppendArray(nil, 3)
+	msg = transport.AppendUint(msg, 7)
+	msg = transport.AppendString(msg, "hello")
+	msg = transport.AppendBytes(msg, []byte{1, 2, 3})
+
+	v := transport.ReadValues(msg)
+	fields := v.Array()
+	id, text, data := v.Uint(), v.Bytes(), v.Bytes()
+	if err := v.End(); err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(fields, id, string(text), data)
+
+	// Output:
+	// 3 7 hello [1 2 3]
+}

@@ -15,11 +15,11 @@ const (
 // for what comes later: a peer ignores those that it does not know. Further values in either array are ignored, too.
 
 func appendHello(b []byte, lo, hi uint64) []byte {
-	return append(appendUint(appendUint(append(b, 0x93), lo), hi), emptyArray...)
+	return append(AppendUint(AppendUint(append(b, 0x93), lo), hi), emptyArray...)
 }
 
 func appendWelcome(b []byte, version uint64) []byte {
-	return append(appendUint(append(b, 0x92), version), emptyArray...)
+	return append(AppendUint(append(b, 0x92), version), emptyArray...)
 }
 
 // takeVersions reads the n numbers at the front of a hello or a welcome, which holds an array of features after them.

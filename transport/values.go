@@ -1,6 +1,9 @@
 package transport
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"math"
+)
 
 // Values takes a MessagePack value apart field by field, for messages that come in such numbers that [Unmarshal] costs too
 // much: without reflection, without a copy, and without allocating anything. Each method takes the next value, which must
@@ -19,7 +22,7 @@ func ReadValues(data []byte) Values { return Values{b: data} }
 // Err is nil, or an [ErrBadMessage] if a value was not of the type that was asked for.
 func (v *Values) Err() error {
 	if v.bad {
-		return Errorf(CodeBadMessage, "transport: a MessagePack value is not of the type that is wanted, or missing")
+		return Errorf(CodeBadMessage, "transport: a MessagePack value is not of the type that is wanted, or missing, or one too many")
 	}
 	return nil
 }
@@ -133,6 +136,14 @@ func (v *Values) bytes() []byte {
 	return nil
 }
 
+// End is Err, and the same error if anything was not taken: for data that is to be one value.
+func (v *Values) End() error {
+	if v.at < len(v.b) {
+		v.fail()
+	}
+	return v.Err()
+}
+
 // Skip takes a value of any type.
 func (v *Values) Skip() {
 	_, rest, ok := takeValue(v.rest())
@@ -141,4 +152,76 @@ func (v *Values) Skip() {
 		return
 	}
 	v.left(rest)
+}
+
+// AppendArray appends the beginning of an array of n values, which have to be appended next. What this and the functions
+// below append is what [Marshal] makes of the same value, in a tenth of the time.
+func AppendArray(b []byte, n int) []byte {
+	switch {
+	case n < 16:
+		return append(b, 0x90|byte(n))
+	case n < 1<<16:
+		return binary.BigEndian.AppendUint16(append(b, 0xdc), uint16(n))
+	}
+	return binary.BigEndian.AppendUint32(append(b, 0xdd), uint32(n))
+}
+
+// AppendUint appends a number that is not negative.
+func AppendUint(b []byte, n uint64) []byte {
+	switch {
+	case n < 1<<7:
+		return append(b, byte(n))
+	case n < 1<<8:
+		return append(b, 0xcc, byte(n))
+	case n < 1<<16:
+		return binary.BigEndian.AppendUint16(append(b, 0xcd), uint16(n))
+	case n < 1<<32:
+		return binary.BigEndian.AppendUint32(append(b, 0xce), uint32(n))
+	}
+	return binary.BigEndian.AppendUint64(append(b, 0xcf), n)
+}
+
+// AppendInt appends a number.
+func AppendInt(b []byte, n int64) []byte {
+	switch {
+	case n >= 0:
+		return AppendUint(b, uint64(n))
+	case n >= -32:
+		return append(b, byte(n))
+	case n >= math.MinInt8:
+		return append(b, 0xd0, byte(n))
+	case n >= math.MinInt16:
+		return binary.BigEndian.AppendUint16(append(b, 0xd1), uint16(n))
+	case n >= math.MinInt32:
+		return binary.BigEndian.AppendUint32(append(b, 0xd2), uint32(n))
+	}
+	return binary.BigEndian.AppendUint64(append(b, 0xd3), uint64(n))
+}
+
+// AppendString appends a string.
+func AppendString(b []byte, s string) []byte {
+	switch n := len(s); {
+	case n < 32:
+		b = append(b, 0xa0|byte(n))
+	case n < 1<<8:
+		b = append(b, 0xd9, byte(n))
+	case n < 1<<16:
+		b = binary.BigEndian.AppendUint16(append(b, 0xda), uint16(n))
+	default:
+		b = binary.BigEndian.AppendUint32(append(b, 0xdb), uint32(n))
+	}
+	return append(b, s...)
+}
+
+// AppendBytes appends p as a bin; nil as an empty one.
+func AppendBytes(b, p []byte) []byte { return append(appendBinHeader(b, len(p)), p...) }
+
+func appendBinHeader(b []byte, n int) []byte {
+	switch {
+	case n < 1<<8:
+		return append(b, 0xc4, byte(n))
+	case n < 1<<16:
+		return binary.BigEndian.AppendUint16(append(b, 0xc5), uint16(n))
+	}
+	return binary.BigEndian.AppendUint32(append(b, 0xc6), uint32(n))
 }

@@ -28,8 +28,11 @@ func TestValues(t *testing.T) {
 		require.Equal(t, ints[i], v.Int())
 	}
 	v.Skip()
+	all := v
+	require.ErrorIs(t, all.End(), ErrBadMessage)
 	require.Equal(t, uint64(7), v.Uint())
 	require.NoError(t, v.Err())
+	require.NoError(t, v.End())
 	v.Skip()
 	require.ErrorIs(t, v.Err(), ErrBadMessage)
 	require.Zero(t, v.Array())
@@ -51,4 +54,37 @@ func TestValues(t *testing.T) {
 	v = ReadValues([]byte("\xcf\xff\xff\xff\xff\xff\xff\xff\xff"))
 	require.Zero(t, v.Int())
 	require.Error(t, v.Err())
+}
+
+// What is put together by hand is what the codec makes.
+func TestAppend(t *testing.T) {
+	var sizes []int
+	for _, n := range []int{0, 1 << 4, 1 << 5, 1 << 8, 1 << 16} {
+		sizes = append(sizes, max(n-1, 0), n, n+1)
+	}
+	same := func(v any, got []byte) {
+		t.Helper()
+		want, err := Marshal(v)
+		require.NoError(t, err)
+		require.Equal(t, want[:min(len(want), 64)], got[:min(len(got), 64)])
+		require.Equal(t, len(want), len(got))
+	}
+	for _, n := range sizes {
+		list := make([]bool, n)
+		got := AppendArray(nil, n)
+		for range n {
+			got = append(got, 0xc2)
+		}
+		same(list, got)
+		same(strings.Repeat("s", n), AppendString(nil, strings.Repeat("s", n)))
+		same(make([]byte, n), AppendBytes(nil, make([]byte, n)))
+	}
+	for shift := range 64 {
+		for _, n := range []uint64{1<<shift - 1, 1 << shift, 1<<shift + 1} {
+			same(n, AppendUint(nil, n))
+			same(int64(n), AppendInt(nil, int64(n)))
+			same(-int64(n), AppendInt(nil, -int64(n)))
+		}
+	}
+	require.Equal(t, []byte("before\x92\x01\xa1s"), AppendString(AppendUint(AppendArray([]byte("before"), 2), 1), "s"))
 }

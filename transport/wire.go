@@ -32,19 +32,19 @@ var emptyArray = []byte{0x90}
 
 func appendCall(b []byte, id uint64, method string, params []byte) []byte {
 	b = append(b, 0x94, kindCall)
-	b = appendUint(b, id)
-	b = appendString(b, method)
+	b = AppendUint(b, id)
+	b = AppendString(b, method)
 	return append(b, orEmpty(params)...)
 }
 
 func appendNotify(b []byte, method string, params []byte) []byte {
 	b = append(b, 0x93, kindNotify)
-	b = appendString(b, method)
+	b = AppendString(b, method)
 	return append(b, orEmpty(params)...)
 }
 
 func appendReply(b []byte, id uint64, result []byte) []byte {
-	b = append(appendUint(append(b, 0x94, kindReply), id), 0xc0)
+	b = append(AppendUint(append(b, 0x94, kindReply), id), 0xc0)
 	if len(result) == 0 {
 		return append(b, 0xc0)
 	}
@@ -72,17 +72,17 @@ func appendErrorReply(b []byte, id uint64, err error, most int) []byte {
 		data = nil
 	}
 	b = append(b, 0x94, kindReply)
-	b = appendUint(b, id)
+	b = AppendUint(b, id)
 	b = append(b, 0x82)
 	if data != nil {
 		b[len(b)-1] = 0x83
 	}
-	b = appendString(b, "code")
-	b = appendUint(b, uint64(code))
-	b = appendString(b, "message")
-	b = appendString(b, text)
+	b = AppendString(b, "code")
+	b = AppendUint(b, uint64(code))
+	b = AppendString(b, "message")
+	b = AppendString(b, text)
 	if data != nil {
-		b = appendString(b, "data")
+		b = AppendString(b, "data")
 		b = appendBinHeader(b, len(data))
 		b = append(b, data...)
 	}
@@ -94,44 +94,6 @@ func orEmpty(params []byte) []byte {
 		return emptyArray
 	}
 	return params
-}
-
-func appendUint(b []byte, n uint64) []byte {
-	switch {
-	case n < 1<<7:
-		return append(b, byte(n))
-	case n < 1<<8:
-		return append(b, 0xcc, byte(n))
-	case n < 1<<16:
-		return binary.BigEndian.AppendUint16(append(b, 0xcd), uint16(n))
-	case n < 1<<32:
-		return binary.BigEndian.AppendUint32(append(b, 0xce), uint32(n))
-	}
-	return binary.BigEndian.AppendUint64(append(b, 0xcf), n)
-}
-
-func appendString(b []byte, s string) []byte {
-	switch n := len(s); {
-	case n < 32:
-		b = append(b, 0xa0|byte(n))
-	case n < 1<<8:
-		b = append(b, 0xd9, byte(n))
-	case n < 1<<16:
-		b = binary.BigEndian.AppendUint16(append(b, 0xda), uint16(n))
-	default:
-		b = binary.BigEndian.AppendUint32(append(b, 0xdb), uint32(n))
-	}
-	return append(b, s...)
-}
-
-func appendBinHeader(b []byte, n int) []byte {
-	switch {
-	case n < 1<<8:
-		return append(b, 0xc4, byte(n))
-	case n < 1<<16:
-		return binary.BigEndian.AppendUint16(append(b, 0xc5), uint16(n))
-	}
-	return binary.BigEndian.AppendUint32(append(b, 0xc6), uint32(n))
 }
 
 // A message is the envelope of one frame. It says where the parts are instead of pointing there: to store pointers for each

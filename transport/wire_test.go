@@ -41,7 +41,7 @@ func TestGoldenBytes(t *testing.T) {
 }
 
 func TestParse(t *testing.T) {
-	long := append(appendString([]byte{0x93, 2}, strings.Repeat("m", 256)), 0x90)
+	long := append(AppendString([]byte{0x93, 2}, strings.Repeat("m", 256)), 0x90)
 	for _, c := range []struct{ in, want string }{
 		{"93 02 a161 90", ""},
 		{"dc0003 d002 d90161 90", ""},                    // wide forms of everything
