@@ -37,12 +37,14 @@
 //  2. Make Snapshot cheap whatever the size of the state, for instance by copying on write: nothing is applied
 //     meanwhile.
 //  3. Give every process the same policy for a service, and a name of its own (migrate.NodeConfig) if it is to be
-//     told from others in records and logs. The default is made from its key.
+//     told from others in records and logs. The default is made from its key. Where no acknowledged command may ever
+//     depend on one host alone, set Policy.MinInSync to 2.
 //  4. Run one resolver for all, with a file (resolver.ServerConfig): records must outlive it. resolver.Memory serves
 //     a single process.
-//  5. Pin keys where they are known: hosts and clients pin one another by the record, so that it is the resolver's
-//     key that has to be pinned (resolver.ClientConfig), and who may change a record that has to be said
-//     (resolver.ServerConfig).
+//  5. Keep the keys of the resolver and of hosts with a directory in files (transport.LoadIdentity): without one a
+//     process has a new key each time it starts. Pin keys where they are known: hosts and clients pin one another by
+//     the record, so that it is the resolver's key that has to be pinned (resolver.ClientConfig), and who may change a
+//     record that has to be said (resolver.ServerConfig).
 //  6. Leave with Shutdown. Close is what a crash looks like to the others.
 //  7. Look at errors that end a client, migrate.ErrSessionExpired and migrate.ErrStateLost: only the program knows
 //     whether to go on with a new session.
@@ -152,8 +154,8 @@
 //
 // # Limits
 //
-//	command                      512 KiB
-//	reply, error, event, query   1 MiB less 4 KiB
+//	command, query               512 KiB
+//	reply, answer, error, event  1 MiB less 4 KiB
 //	message between processes    1 MiB (transport.TCPConfig)
 //	unsent bytes per connection  4 MiB, then it is closed (transport.TCPConfig)
 //	connections of a process     65,536; of them 2,048 that are still shaking hands (transport.TCPConfig)

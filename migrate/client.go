@@ -177,9 +177,9 @@ func newClient(ctx context.Context, service string, cfg ClientConfig) (*Client, 
 	case cfg.Transport == nil:
 		return nil, bad("Transport", "is nil")
 	case cfg.QueueLen < 0:
-		return nil, bad("QueueLen", "is negative")
+		return nil, bad("QueueLen", fmt.Sprintf("is %d, below 0", cfg.QueueLen))
 	case cfg.QueueBytes < 0:
-		return nil, bad("QueueBytes", "is negative")
+		return nil, bad("QueueBytes", fmt.Sprintf("is %d, below 0", cfg.QueueBytes))
 	}
 	if cfg.QueueLen == 0 {
 		cfg.QueueLen = defaultQueueLen
@@ -225,9 +225,10 @@ func newSession() uint64 {
 // Commands take effect in the order of the Do and Go calls. When ctx ends first the command is still executed, at most
 // once; only if there was no room for it yet it is not executed at all. It blocks while the queue is full.
 //
-// An error that the service's Apply returned is an [*transport.Error] with Remote set. [ErrReplyGone] says that the command
-// was executed, but that the reply was lost on its way and is no longer kept: hosts keep 8 MiB of replies for a session and
-// 64 MiB for a service. The command's bytes are copied.
+// An error that the service's Apply returned is an [*transport.Error] with Remote set. [ErrTooLarge] is that of a command over
+// MaxCommand, which is not executed. [ErrReplyGone] says that the command was executed, but that the reply was too large, or
+// was lost on its way and is no longer kept: hosts keep 8 MiB of replies for a session and 64 MiB for a service. The
+// command's bytes are copied.
 func (c *Client) Do(ctx context.Context, command []byte) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err

@@ -31,8 +31,10 @@ type Event struct {
 	More bool
 }
 
-// Events yields the service's events from number from on (0: only those to come), in order and once each, until ctx ends,
-// the client is closed, or the session expires; the last pair holds the error.
+// Events yields the service's events from number from on, in order and once each, until ctx ends, the client is closed, or
+// the session expires; the last pair holds the error. With 0 it begins with the first event after the loop has begun and
+// the host has heard of it: who must miss none since some command asks for that number, for instance in the reply to the
+// command, as events are numbered from 1 in the order in which Apply emits them.
 //
 // The client buffers 4,096 events or 8 MiB for a reader that is slower than the service. To one that falls behind further
 // the host sends again, from where the buffer ended, so that it misses only what the service does not keep any more

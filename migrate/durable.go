@@ -73,10 +73,10 @@ func (s *Service) openStore() error {
 
 func (s *Service) restoreCopy(rec *wal.Recovered) (*machine, error) {
 	if rec.Copy == nil {
-		return s.newMachine(), nil
+		return s.newMachine()
 	}
 	defer rec.Copy.Close()
-	m, err := restoreMachine(s.name, s.fresh(), s.limits(), rec.Copy)
+	m, err := s.restore(rec.Copy)
 	if err != nil {
 		return nil, err
 	}

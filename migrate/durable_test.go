@@ -388,3 +388,30 @@ func TestDurableDiskHangs(t *testing.T) {
 	require.NoError(t, b.wait(ctx, func(st Status) bool { return len(st.Record.ISR) == 2 }))
 	require.NoError(t, a.wait(ctx, func(st Status) bool { return st.Role == Standby }))
 }
+
+// A host that starts again with a directory is told when the service was reset without it.
+func TestDurableSuperseded(t *testing.T) {
+	d := newDurable(t)
+	a := d.start("a")
+	d.host(a)
+	reply, err := d.client().Do(t.Context(), []byte("gone"))
+	require.NoError(t, err)
+	require.Equal(t, "1", string(reply))
+	require.NoError(t, a.Close())
+
+	b := d.start("b")
+	_, err = b.Host(t.Context(), "svc", newTally, Policy{})
+	require.ErrorIs(t, err, ErrNoHost)
+	require.ErrorContains(t, err, "host a at "+a.Self().Addr)
+	sb, err := b.Reset(t.Context(), "svc", newTally, Policy{})
+	require.NoError(t, err)
+	require.Empty(t, d.fail)
+
+	d.host(d.start("a"))
+	require.ErrorIs(t, <-d.fail, ErrStateLost)
+	require.NoError(t, sb.wait(t.Context(), func(st Status) bool { return len(st.Record.ISR) == 2 }))
+	reply, err = d.client().Do(t.Context(), []byte("first"))
+	require.NoError(t, err)
+	require.Equal(t, "1", string(reply))
+	require.Empty(t, d.fail)
+}

@@ -9,12 +9,12 @@ const (
 	CodeSessionExpired transport.Code = 202 // the session is unknown or has ended
 	CodeOutOfOrder     transport.Code = 203 // a command whose predecessor in the session is missing
 	CodeQueueFull      transport.Code = 204 // the client's queue of unacknowledged commands is full
-	CodeTooLarge       transport.Code = 205 // a command, query or reply over its limit
+	CodeTooLarge       transport.Code = 205 // a command or query over its limit, which was not executed; an answer to a query
 	CodeStateLost      transport.Code = 206 // the service was restarted without its state
 	CodeNoTarget       transport.Code = 207 // no host to move to
 	CodeTransferFailed transport.Code = 208 // a handoff did not complete; the service goes on where it was
 	CodeExists         transport.Code = 209 // this node hosts the service already
-	CodeNoHost         transport.Code = 210 // the hosts that held the state are gone
+	CodeNoHost         transport.Code = 210 // the hosts that held the state do not answer
 	CodeForbidden      transport.Code = 211 // the session belongs to another key
 	CodeNoQuery        transport.Code = 212 // the service answers no queries
 	CodePanic          transport.Code = 213 // Apply panicked on the command
@@ -23,7 +23,7 @@ const (
 	CodeHalted         transport.Code = 216 // the service stopped itself
 	CodeNoService      transport.Code = 217 // no service of that name exists
 	CodeStore          transport.Code = 218 // the node's directory can't be used
-	CodeReplyGone      transport.Code = 219 // the command was executed, and its reply is no longer kept
+	CodeReplyGone      transport.Code = 219 // the command was executed, and its reply is over its limit or no longer kept
 )
 
 // Sentinels for [errors.Is].
@@ -38,7 +38,7 @@ var (
 	ErrNoTarget       error = &transport.Error{Code: CodeNoTarget, Message: "migrate: no host to move to"}
 	ErrTransferFailed error = &transport.Error{Code: CodeTransferFailed, Message: "migrate: handoff failed"}
 	ErrExists         error = &transport.Error{Code: CodeExists, Message: "migrate: hosted already"}
-	ErrNoHost         error = &transport.Error{Code: CodeNoHost, Message: "migrate: the hosts that held the state are gone"}
+	ErrNoHost         error = &transport.Error{Code: CodeNoHost, Message: "migrate: the hosts that held the state do not answer"}
 	ErrForbidden      error = &transport.Error{Code: CodeForbidden, Message: "migrate: forbidden"}
 	ErrNoQuery        error = &transport.Error{Code: CodeNoQuery, Message: "migrate: the service answers no queries"}
 	ErrPanic          error = &transport.Error{Code: CodePanic, Message: "migrate: apply panicked"}
@@ -46,5 +46,5 @@ var (
 	ErrHalted         error = &transport.Error{Code: CodeHalted, Message: "migrate: service halted"}
 	ErrNoService      error = &transport.Error{Code: CodeNoService, Message: "migrate: no such service"}
 	ErrStore          error = &transport.Error{Code: CodeStore, Message: "migrate: the node's directory can't be used"}
-	ErrReplyGone      error = &transport.Error{Code: CodeReplyGone, Message: "migrate: executed, the reply is no longer kept"}
+	ErrReplyGone      error = &transport.Error{Code: CodeReplyGone, Message: "migrate: executed, the reply is gone"}
 )

@@ -37,7 +37,7 @@ type machine struct {
 
 	applying bool
 	emitted  [][]byte
-	tooLarge bool // an event of the present entry was over the limit
+	tooLarge int // the size of an event of the present entry that was over the limit
 	emit     func([]byte)
 }
 
@@ -227,10 +227,12 @@ func (m *machine) execute(e core.Entry, s *sessionSlot) (reply []byte, failed *t
 	reply, failed = m.callApply(cmd)
 	m.publish()
 	if failed == nil && len(reply) > m.lim.MaxReply {
-		failed = m.errorf(CodeTooLarge, "reply to command %d of session %d has %d bytes", e.Seq, e.Session, len(reply))
+		failed = m.errorf(CodeReplyGone, "session %d: command %d was executed, its reply of %d bytes is more than %d", e.Session, e.Seq,
+			len(reply), m.lim.MaxReply)
 	}
-	if m.tooLarge {
-		failed = m.errorf(CodeTooLarge, "command %d of session %d emitted an event over the limit", e.Seq, e.Session)
+	if m.tooLarge > 0 {
+		failed = m.errorf(CodeReplyGone, "session %d: command %d was executed, its event of %d bytes is more than %d", e.Session, e.Seq,
+			m.tooLarge, m.lim.MaxReply)
 	}
 	if failed != nil || len(reply) == 0 {
 		reply = nil
@@ -253,7 +255,7 @@ func (m *machine) run(f func() error, method string) (failed *transport.Error) {
 }
 
 func (m *machine) begin() {
-	m.applying, m.tooLarge = true, false
+	m.applying, m.tooLarge = true, 0
 	clear(m.emitted)
 	m.emitted = m.emitted[:0]
 }
@@ -264,7 +266,7 @@ func (m *machine) finish(method string, failed **transport.Error) {
 	m.applying = false
 	if v := recover(); v != nil {
 		clear(m.emitted)
-		m.emitted, m.tooLarge = m.emitted[:0], false
+		m.emitted, m.tooLarge = m.emitted[:0], 0
 		*failed = m.errorf(CodePanic, "%s panicked", method)
 		if m.onPanic != nil {
 			m.onPanic(method, v, debug.Stack())
@@ -277,7 +279,7 @@ func (m *machine) onEmit(body []byte) {
 	case !m.applying:
 		panic("migrate: Emit outside Apply and SessionClosed")
 	case len(body) > m.lim.MaxReply:
-		m.tooLarge = true
+		m.tooLarge = len(body)
 	default:
 		m.emitted = append(m.emitted, body)
 	}
@@ -347,7 +349,7 @@ func (m *machine) query(q []byte) ([]byte, error) {
 	case err != nil:
 		return nil, err
 	case len(reply) > m.lim.MaxReply:
-		return nil, m.errorf(CodeTooLarge, "reply to a query has %d bytes", len(reply))
+		return nil, m.errorf(CodeTooLarge, "answer to a query of %d bytes, more than %d", len(reply), m.lim.MaxReply)
 	}
 	return reply, nil
 }
@@ -374,7 +376,7 @@ func (m *machine) serviceError(err error) *transport.Error {
 		}
 	}
 	if len(e.Message)+len(e.Data) > m.lim.MaxReply {
-		return m.errorf(CodeTooLarge, "error has %d bytes", len(e.Message)+len(e.Data))
+		return m.errorf(CodeApplication, "error of %d bytes, more than %d", len(e.Message)+len(e.Data), m.lim.MaxReply)
 	}
 	return e
 }

@@ -212,10 +212,10 @@ func TestMachineErrors(t *testing.T) {
 		{"err-code 211", CodeForbidden, "wrapped: inner", 0},
 		{"emit-panic", CodePanic, text + "Apply panicked", 0},
 		{"big 100", 0, "", 0},
-		{"big 101", CodeTooLarge, text + "reply to command 1 of session 9 has 101 bytes", 0},
-		{"err " + strings.Repeat("y", 101), CodeTooLarge, text + "error has 101 bytes", 0},
+		{"big 101", CodeReplyGone, text + "session 9: command 1 was executed, its reply of 101 bytes is more than 100", 0},
+		{"err " + strings.Repeat("y", 101), CodeApplication, text + "error of 101 bytes, more than 100", 0},
 		{"emit-big 100", 0, "", 2},
-		{"emit-big 101", CodeTooLarge, text + "command 1 of session 9 emitted an event over the limit", 1},
+		{"emit-big 101", CodeReplyGone, text + "session 9: command 1 was executed, its event of 101 bytes is more than 100", 1},
 	} {
 		t.Run(tt.body[:min(len(tt.body), 16)], func(t *testing.T) {
 			l, _ := newTestMachine(machineLimits{MaxReply: 100})

@@ -19,6 +19,10 @@ type Migratable interface {
 	// Apply executes a committed command and returns the reply for its client. An error is a reply, too: it is replicated
 	// and the client gets it, as an [*transport.Error] with its code if it is one. Apply may keep cmd.Body,
 	// and must not change it; the reply belongs to the library from then on.
+	//
+	// If Apply panics the service goes on with what it had changed by then, the same on every host, without the events that
+	// it had emitted, and the client gets [ErrPanic]. A reply, or an event, over 1 MiB less 4 KiB is dropped alone: the
+	// client gets [ErrReplyGone].
 	Apply(cmd Command) ([]byte, error)
 
 	// Snapshot captures the state at this point in time. It must be cheap (microseconds to a few milliseconds, whatever

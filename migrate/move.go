@@ -33,8 +33,8 @@ type moveResult struct {
 // Handoff moves the service from this host, which must be active, to another, and returns when it serves there: host is
 // an ID, or "" for the one that the policy picks. A host without a copy gets one first while the service goes on here.
 //
-// The error is [ErrNoTarget] if there is no such host, and [ErrTransferFailed] if the handoff did not happen: the service
-// then goes on here. When ctx ends the handoff is given up, unless the target was told already.
+// The error is [ErrNoTarget] if there is no such host, or it is this one, and [ErrTransferFailed] if the handoff did not
+// happen: the service then goes on here. When ctx ends the handoff is given up, unless the target was told already.
 func (s *Service) Handoff(ctx context.Context, host string) (Report, error) {
 	return s.handoff(ctx, host, "demand")
 }
@@ -53,7 +53,10 @@ func (s *Service) handoff(ctx context.Context, host, cause string) (Report, erro
 		s.moving = false
 		s.mu.Unlock()
 	}()
-	if st := s.Status(); st.Role != Active {
+	switch st := s.Status(); {
+	case s.over.Load() && st.Role != Halted:
+		return rep, s.errClosed()
+	case st.Role != Active:
 		return rep, s.notActive(st.Record)
 	}
 	target, err := s.target(ctx, host, cause)
@@ -107,6 +110,9 @@ func (s *Service) awaitMove(ctx context.Context, done chan moveResult) moveResul
 
 // target finds the host to move to. At shutdown one that is in sync already is the best.
 func (s *Service) target(ctx context.Context, host, cause string) (resolver.Host, error) {
+	if host == s.node.self.ID {
+		return resolver.Host{}, transport.Errorf(CodeNoTarget, "migrate: service %s is on host %s already", s.name, host)
+	}
 	hosts, err := s.candidates(ctx)
 	if err != nil {
 		// Without the resolver no move can succeed.
@@ -132,7 +138,7 @@ func (s *Service) target(ctx context.Context, host, cause string) (resolver.Host
 		hosts = append(hosts[:len(hosts):len(hosts)], heirs...)
 	}
 	if len(hosts) == 0 {
-		return resolver.Host{}, transport.Errorf(CodeNoTarget, "migrate: no other host is present for service %s", s.name)
+		return resolver.Host{}, transport.Errorf(CodeNoTarget, "migrate: no other host is present for service %s, or Policy.Rank wants none", s.name)
 	}
 	return hosts[0], nil
 }

@@ -37,8 +37,8 @@ type NodeConfig struct {
 	// Dir is a directory in which this node keeps what it acknowledges, for each service that it hosts: it acknowledges an
 	// entry when it is forced to the disk, and a node that starts again with the directory goes on as the host that it was.
 	// "" stands for none: the node keeps its services in memory. Hosts with and without one may serve together. The
-	// directory is made if there is none. It belongs to one host, with one key (see [transport.Identity]), and to one process
-	// at a time: another use is refused with [ErrStore]. An older copy of it must never take its place, and nothing in it be
+	// directory is made if there is none. It belongs to one host, with one key, which must be kept as well
+	// ([transport.LoadIdentity]), and to one process at a time: another use is refused with [ErrStore]. An older copy of it must never take its place, and nothing in it be
 	// removed by hand: a service whose Policy.MinInSync counts on what is gone may need [Node.Reset]. A service that is
 	// left leaves nothing in it. Each acknowledgement waits for the disk; what comes at one time shares that. One file is
 	// open for each service.
@@ -69,7 +69,9 @@ type Hooks struct {
 	// Changed is called when this host's role for a service, or the service's record, has changed.
 	Changed func(Status)
 	// Failed is called when something went wrong that no caller is told of: a snapshot that could not be restored, a
-	// panic in a service, states that differ between hosts, a service that has halted.
+	// panic in a service or in Policy.Rank (an [ErrPanic], with the stack as the Data of its [transport.Error]), states that
+	// differ between hosts, a service that has halted, a copy that counts no more because the service was reset on another
+	// host.
 	Failed func(service string, err error)
 }
 
@@ -83,9 +85,9 @@ func (c *NodeConfig) validate() error {
 	case c.Transport == nil:
 		return bad("Transport", "is required")
 	case c.Heartbeat < 0:
-		return bad("Heartbeat", "is negative")
+		return bad("Heartbeat", fmt.Sprintf("is %v, below 0", c.Heartbeat))
 	case c.PresenceTTL < 0:
-		return bad("PresenceTTL", "is negative")
+		return bad("PresenceTTL", fmt.Sprintf("is %v, below 0", c.PresenceTTL))
 	}
 	if c.Listen == "" {
 		c.Listen = ":0"
@@ -230,21 +232,41 @@ func (n *Node) Self() resolver.Host { return n.self }
 func (n *Node) now() time.Duration { return time.Since(n.start) }
 
 // Host makes this node a host of a service, which it creates, with an empty state, if no record of it exists. If it exists
-// the node stands by like one that called [Node.Standby], unless all hosts that held the state are gone: then the
-// error is [ErrNoHost], and [Node.Reset] starts it anew. A node whose own [NodeConfig.Dir] holds the state goes on with it.
+// the node stands by like one that called [Node.Standby], unless none of the hosts that held the state answers: then the
+// error is [ErrNoHost]. A node whose own [NodeConfig.Dir] holds the state goes on with it. Where all hosts have a directory
+// and are started after a power cut, in any order, it is the one that holds the latest state that the others wait for: let
+// them try Host again until it is there. Only if it never comes back is it time for [Node.Reset], which gives up what only
+// that host holds.
 //
 // fresh makes an empty instance of the service: one for each copy that comes to live here. ctx bounds the call only; the
-// service is hosted until [Service.Leave], [Node.Shutdown] or [Node.Close].
+// service is hosted until [Service.Leave], [Node.Shutdown] or [Node.Close]. A service's name is 1 to 253 bytes of printable
+// UTF-8 without spaces.
 func (n *Node) Host(ctx context.Context, service string, fresh func() Migratable, policy Policy) (*Service, error) {
 	s, err := n.add(service, fresh, policy)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.create(ctx); err != nil {
+	if err := n.during(ctx, s.create); err != nil {
 		s.remove(false)
 		return nil, err
 	}
 	return s, nil
+}
+
+// during runs f with a context that ends with the node, too.
+func (n *Node) during(ctx context.Context, f func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(n.ctx, cancel)()
+	err := f(ctx)
+	if err != nil && n.ctx.Err() != nil {
+		return n.errClosed()
+	}
+	return err
+}
+
+func (n *Node) errClosed() error {
+	return transport.Errorf(transport.CodeClosed, "migrate: host %s is closed", n.self.ID)
 }
 
 // Standby makes this node a latent host of a service: it takes a copy, or the service itself, when the active host asks
@@ -270,13 +292,13 @@ func (n *Node) Standby(ctx context.Context, service string, fresh func() Migrata
 // command that could not be committed and all after it; fresh and policy are not looked at.
 func (n *Node) Reset(ctx context.Context, service string, fresh func() Migratable, policy Policy) (*Service, error) {
 	if s := n.service(service); s != nil && s.Status().Role == Halted && !s.over.Load() {
-		return s, s.resetHere(ctx)
+		return s, n.during(ctx, s.resetHere)
 	}
 	s, err := n.add(service, fresh, policy)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.reset(ctx); err != nil {
+	if err := n.during(ctx, s.reset); err != nil {
 		s.remove(false)
 		return nil, err
 	}
@@ -305,7 +327,7 @@ func (n *Node) register(service string, fresh func() Migratable, policy Policy) 
 	defer n.mu.Unlock()
 	switch {
 	case n.closed || n.leaving:
-		return nil, transport.Errorf(transport.CodeClosed, "migrate: host %s is closed", n.self.ID)
+		return nil, n.errClosed()
 	case n.services[service] != nil:
 		return nil, transport.Errorf(CodeExists, "migrate: host %s hosts %s already", n.self.ID, service)
 	}
@@ -338,10 +360,9 @@ func (n *Node) Services() []*Service {
 }
 
 // Shutdown hands every service over, leaves every in-sync set, and closes the node. Services are handed over side by
-// side, to an in-sync host if there is one. Where there is no other host the service ends with its state, its
-// name is free to be hosted anew, and the error says so with [ErrNoTarget]; with a [NodeConfig.Dir] it stays there instead,
-// to go on when the node starts again. When ctx ends first the node is closed as it is, and the error says which services
-// were not handed over.
+// side, to an in-sync host if there is one. The error is [ErrNoTarget] where there is no other host: then the service ends
+// with its state and its name is free to be hosted anew, or, with a [NodeConfig.Dir], it stays there and goes on when the node
+// starts again. When ctx ends first the node is closed as it is, and the error says which services were not handed over.
 func (n *Node) Shutdown(ctx context.Context) error {
 	n.mu.Lock()
 	if n.closed {
@@ -369,8 +390,10 @@ func (n *Node) Shutdown(ctx context.Context) error {
 	return errors.Join(append(errs, n.Close())...)
 }
 
-// Close stops at once, as if the process had died: what this node was active for goes on at a standby. It waits for the
-// node's goroutines, and is safe to call twice and from many goroutines, but not from a [Migratable].
+// Close stops at once, as if the process had died: what this node was active for goes on at a standby. It tells the resolver
+// that the host is gone, for which it waits Silence at most, and waits for the node's goroutines: in a bubble of
+// testing/synctest a node has to be closed, as a [Client] has to. It is safe to call twice and from many goroutines, but not
+// from a [Migratable].
 func (n *Node) Close() error {
 	n.mu.Lock()
 	if n.closed {

@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"time"
 
@@ -56,17 +57,17 @@ func (p *Policy) validate() error {
 	}
 	switch {
 	case p.Every < 0:
-		return bad("Every", "is negative")
+		return bad("Every", fmt.Sprintf("is %v, below 0", p.Every))
 	case p.Every > 0 && p.Every < 10*time.Millisecond:
-		return bad("Every", "is shorter than 10 ms")
+		return bad("Every", fmt.Sprintf("is %v, less than 10 ms", p.Every))
 	case p.Standbys < NoStandbys || p.Standbys > 15:
-		return bad("Standbys", "is not from 0 to 15, or NoStandbys")
+		return bad("Standbys", fmt.Sprintf("is %d, not 0 to 15 or NoStandbys", p.Standbys))
 	case p.SessionTimeout < 0:
-		return bad("SessionTimeout", "is negative")
+		return bad("SessionTimeout", fmt.Sprintf("is %v, below 0", p.SessionTimeout))
 	case p.EventBytes < 0:
-		return bad("EventBytes", "is negative")
+		return bad("EventBytes", fmt.Sprintf("is %d, below 0", p.EventBytes))
 	case p.Spread < 0:
-		return bad("Spread", "is negative")
+		return bad("Spread", fmt.Sprintf("is %v, below 0", p.Spread))
 	}
 	switch p.Standbys {
 	case 0:
@@ -75,7 +76,7 @@ func (p *Policy) validate() error {
 		p.Standbys = 0
 	}
 	if p.MinInSync < 0 || p.MinInSync > p.Standbys+1 {
-		return bad("MinInSync", "is not from 0 to Standbys + 1")
+		return bad("MinInSync", fmt.Sprintf("is %d, not 0 to Standbys + 1, which is %d", p.MinInSync, p.Standbys+1))
 	}
 	if p.SessionTimeout == 0 {
 		p.SessionTimeout = time.Hour

@@ -3,6 +3,8 @@ package migrate
 import (
 	"context"
 	"errors"
+	"fmt"
+	"runtime/debug"
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
@@ -75,10 +77,21 @@ func (s *Service) candidates(ctx context.Context) ([]resolver.Host, error) {
 		}
 	}
 	shuffle(hosts)
-	if s.policy.Rank != nil {
-		hosts = s.policy.Rank(hosts)
+	return s.rank(hosts)
+}
+
+// rank puts hosts in the policy's order.
+func (s *Service) rank(hosts []resolver.Host) (ranked []resolver.Host, err error) {
+	if s.policy.Rank == nil {
+		return hosts, nil
 	}
-	return hosts, nil
+	defer func() {
+		if v := recover(); v != nil {
+			s.panicked("Policy.Rank", v, debug.Stack())
+			ranked, err = nil, fmt.Errorf("Policy.Rank panicked: %v", v)
+		}
+	}()
+	return s.policy.Rank(hosts), nil
 }
 
 // create makes the record if there is none, and returns when this host serves or the service lives elsewhere.
@@ -199,8 +212,8 @@ func (s *Service) anyAlive(ctx context.Context, rec resolver.Record) error {
 		}
 		if now.Ver == rec.Ver || try > 8 {
 			return transport.Errorf(CodeNoHost,
-				"migrate: service %s was last held by host %s at %s, which is gone with its state (%v)", s.name, rec.Active.ID,
-				rec.Active.Addr, last)
+				"migrate: service %s was last held by host %s at %s, which does not answer (%v): it goes on when that host starts again "+
+					"with its directory; Reset starts the service without what was held there", s.name, rec.Active.ID, rec.Active.Addr, last)
 		}
 		rec = now
 	}
@@ -217,7 +230,7 @@ func (s *Service) leave(ctx context.Context, keep bool) error {
 	var ended error
 	for {
 		if s.node.ctx.Err() != nil {
-			return s.notLeft(errStopped)
+			return fmt.Errorf("migrate: host %s has not left service %s: %w", s.node.self.ID, s.name, s.node.errClosed())
 		}
 		switch st := s.Status(); st.Role {
 		case Active, Recovering:

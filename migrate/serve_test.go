@@ -199,7 +199,7 @@ func TestErrorsOfService(t *testing.T) {
 			code transport.Code
 		}{
 			{"ok", 0}, {"refuse", 4711}, {"coded", 4712}, {"plain", CodeApplication}, {"panic", CodePanic},
-			{"panic in Validate", CodePanic}, {"long", CodeTooLarge}, {"ok again", 0},
+			{"panic in Validate", CodePanic}, {"long", CodeReplyGone}, {"ok again", 0},
 		} {
 			_, err := c.Do(t.Context(), []byte(tc.cmd))
 			if tc.code == 0 {

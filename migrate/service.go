@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math"
 	"runtime"
@@ -36,6 +37,7 @@ type Service struct {
 	inbox     *[]item    // nil: empty
 	running   bool
 	stopped   bool
+	why       error // it has halted
 	status    Status
 	changed   chan struct{} // closed when status changes; nil: nobody waits for that
 	timer     *time.Timer   // of the core's next deadline
@@ -48,6 +50,7 @@ type Service struct {
 	store       *wal.Store // nil: none; set under mu
 	resumed     core.Term  // that the store held when it was opened, with a copy or without
 	resumedCopy bool
+	past        bool // the record has a higher Loss than resumed
 	machine     *machine
 	clients     clients
 	stats       stats
@@ -128,7 +131,7 @@ func (s *Service) wait(ctx context.Context, ok func(Status) bool) error {
 		changed, stopped := s.change(), s.stopped
 		s.mu.Unlock()
 		if stopped {
-			return transport.Errorf(transport.CodeClosed, "migrate: service %s is closed on host %s", s.name, s.node.self.ID)
+			return s.errClosed()
 		}
 		select {
 		case <-ctx.Done():
@@ -136,6 +139,17 @@ func (s *Service) wait(ctx context.Context, ok func(Status) bool) error {
 		case <-changed:
 		}
 	}
+}
+
+// errClosed is the error of a service that has ended on this host, by Leave or Close or by itself.
+func (s *Service) errClosed() error {
+	s.mu.Lock()
+	why := s.why
+	s.mu.Unlock()
+	if why != nil {
+		return why
+	}
+	return transport.Errorf(transport.CodeClosed, "migrate: service %s is closed on host %s", s.name, s.node.self.ID)
 }
 
 // post gives the loop something to do. If the loop is not at work, the caller's goroutine does the work: a command then
@@ -263,9 +277,10 @@ func (s *Service) failed() {
 }
 
 func (s *Service) halt(err error, stack []byte) {
+	err = fmt.Errorf("%w: %w", transport.Errorf(CodeHalted, "migrate: service %s halted on host %s", s.name, s.node.self.ID), err)
 	s.mu.Lock()
 	left := slices.Concat(s.batch, s.takeInbox())
-	s.stopped, s.running = true, false
+	s.stopped, s.running, s.why = true, false, err
 	s.over.Store(true)
 	s.timerStop()
 	s.stopFetch()
@@ -275,7 +290,7 @@ func (s *Service) halt(err error, stack []byte) {
 	s.mu.Unlock()
 	s.log.Error("service halted", "err", err, "stack", string(stack))
 	s.closeStore(false)
-	s.report(fmt.Errorf("migrate: service %s halted on host %s: %w", s.name, s.node.self.ID, err))
+	s.report(err)
 	s.refuse(left...)
 	s.clients.refuseAll(s.notActive(resolver.Record{}))
 	s.node.announceSoon()
@@ -473,7 +488,11 @@ func (s *Service) send(m core.Outgoing) {
 func (s *Service) activated() {
 	s.active = true
 	if s.machine == nil {
-		s.machine = s.newMachine()
+		m, err := s.newMachine()
+		if err != nil {
+			panic(err)
+		}
+		s.machine = m
 	}
 	s.machine.resetOrdered(s.core.Tail())
 	s.clients.activated()
@@ -492,17 +511,40 @@ func (s *Service) deposed() {
 	s.clients.deposed()
 }
 
-func (s *Service) newMachine() *machine {
-	m := newMachine(s.name, s.fresh(), s.limits())
+func (s *Service) newMachine() (*machine, error) {
+	sm, err := s.instance()
+	if err != nil {
+		return nil, err
+	}
+	m := newMachine(s.name, sm, s.limits())
 	m.onPanic = s.panicked
-	return m
+	return m, nil
+}
+
+// restore makes a machine of a snapshot.
+func (s *Service) restore(r io.Reader) (*machine, error) {
+	sm, err := s.instance()
+	if err != nil {
+		return nil, err
+	}
+	return restoreMachine(s.name, sm, s.limits(), r)
+}
+
+// instance is an empty instance of the service.
+func (s *Service) instance() (Migratable, error) {
+	if sm := s.fresh(); sm != nil {
+		return sm, nil
+	}
+	return nil, transport.Errorf(CodeConfig, "migrate: service %s: the function that makes an instance has returned nil", s.name)
 }
 
 func (s *Service) limits() machineLimits { return machineLimits{EventBytes: s.policy.EventBytes} }
 
 func (s *Service) panicked(method string, value any, stack []byte) {
 	s.log.Error("the service's code panicked", "method", method, "panic", value, "stack", string(stack))
-	s.report(transport.Errorf(CodePanic, "migrate: service %s panicked in %s: %v", s.name, method, value))
+	err := transport.Errorf(CodePanic, "migrate: service %s panicked in %s on host %s: %v", s.name, method, s.node.self.ID, value)
+	err.Data = stack
+	s.report(err)
 }
 
 // apply executes a committed entry and answers who waits for it.
@@ -582,6 +624,7 @@ func (s *Service) publish() {
 	if c.Halted() {
 		st.Role = Halted
 	}
+	s.superseded(&st.Record)
 	s.halted.Store(st.Role == Halted)
 	s.mu.Lock()
 	old := s.status
@@ -602,6 +645,19 @@ func (s *Service) publish() {
 		}
 		s.connect(st)
 	}
+}
+
+// superseded tells of a copy in this node's directory that the record does not count any more.
+func (s *Service) superseded(rec *resolver.Record) {
+	if !s.resumedCopy || s.past || rec.Loss <= s.resumed.Loss {
+		return
+	}
+	s.past = true
+	if slices.ContainsFunc(rec.ISR, s.node.self.Same) {
+		return // it was this host that went on with it
+	}
+	s.report(transport.Errorf(CodeStateLost, "migrate: service %s was reset on host %s: what the directory of host %s holds of it, up to "+
+		"epoch %d, counts no more", s.name, rec.Active.ID, s.node.self.ID, s.resumed.Epoch))
 }
 
 // connect has the connections to the other members ready before they are needed: whoever takes over must hear from all.
@@ -674,6 +730,9 @@ func (s *Service) stop() {
 	s.mu.Lock()
 	s.stopped = true
 	s.over.Store(true)
+	if s.status.Role != Halted {
+		s.status.Role = Latent
+	}
 	s.timerStop()
 	s.stopFetch()
 	var left []item

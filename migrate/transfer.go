@@ -163,7 +163,7 @@ func (s *Service) fetchState(ctx context.Context, f core.Fetch) (m *machine, byt
 	if err != nil {
 		return nil, 0, err
 	}
-	m, err = restoreMachine(s.name, s.fresh(), s.limits(), src)
+	m, err = s.restore(src)
 	if err != nil {
 		kept(false)
 		return nil, count.n, err
