@@ -167,6 +167,7 @@ func (c *Client) beginEvents(from uint64) error {
 		return transport.Errorf(CodeExists, "migrate: service %q: the client's events are being read already", c.service)
 	}
 	c.feed.open, c.feed.next = true, from
+	c.feed.asks++ // an answer that is still to come was for an earlier loop
 	c.mu.Unlock()
 	c.listenAgain()
 	return nil

@@ -312,7 +312,7 @@ func (c *Client) follow(ctx context.Context) {
 			}
 			var next resolver.Record
 			next, err = c.resolver.Watch(ctx, c.service, rec.Ver)
-			if err == nil && next.Ver == rec.Ver {
+			if err == nil && next.Ver == rec.Ver || errors.Is(err, resolver.ErrNotFound) {
 				break // a resolver that does not wait is asked like one that fails
 			}
 			if err == nil {

@@ -31,7 +31,7 @@ type moveResult struct {
 }
 
 // Handoff moves the service from this host, which must be active, to another, and returns when it serves there: host is
-// an ID, or "" for the one that the policy picks. A host without a copy gets one first while the service goes on here.
+// an ID, whatever the policy thinks of it, or "" for the one that the policy picks. A host without a copy gets one first while the service goes on here.
 //
 // The error is [ErrNoTarget] if there is no such host, or it is this one, and [ErrTransferFailed] if the handoff did not
 // happen: the service then goes on here. When ctx ends the handoff is given up, unless the target was told already.
@@ -113,7 +113,11 @@ func (s *Service) target(ctx context.Context, host, cause string) (resolver.Host
 	if host == s.node.self.ID {
 		return resolver.Host{}, transport.Errorf(CodeNoTarget, "migrate: service %s is on host %s already", s.name, host)
 	}
-	hosts, err := s.candidates(ctx)
+	find := s.candidates
+	if host != "" {
+		find = s.present
+	}
+	hosts, err := find(ctx)
 	if err != nil {
 		// Without the resolver no move can succeed.
 		return resolver.Host{}, transport.Errorf(CodeTransferFailed, "migrate: service %s can't move from host %s: %v",

@@ -247,7 +247,7 @@ func (n *Node) Host(ctx context.Context, service string, fresh func() Migratable
 		return nil, err
 	}
 	if err := n.during(ctx, s.create); err != nil {
-		s.remove(false)
+		s.giveUp()
 		return nil, err
 	}
 	return s, nil
@@ -328,6 +328,9 @@ func (n *Node) register(service string, fresh func() Migratable, policy Policy) 
 	switch {
 	case n.closed || n.leaving:
 		return nil, n.errClosed()
+	case n.services[service] != nil && n.services[service].givenUp.Load():
+		return nil, transport.Errorf(CodeExists, "migrate: host %s has given up an earlier Host of %s, and waits for what the resolver makes "+
+			"of it", n.self.ID, service)
 	case n.services[service] != nil:
 		return nil, transport.Errorf(CodeExists, "migrate: host %s hosts %s already", n.self.ID, service)
 	}
@@ -454,7 +457,14 @@ func (n *Node) announceLoop() {
 		case <-timer.C:
 		}
 		n.mu.Lock()
-		names, closed := slices.Sorted(maps.Keys(n.services)), n.closed
+		closed := n.closed
+		var names []string
+		for name, s := range n.services {
+			if !s.over.Load() {
+				names = append(names, name)
+			}
+		}
+		slices.Sort(names)
 		if n.leaving || closed {
 			names = nil
 		}

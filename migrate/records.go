@@ -64,6 +64,16 @@ func (s *Service) seek() {
 
 // candidates returns the other hosts that are present for the service, in the order of the policy.
 func (s *Service) candidates(ctx context.Context) ([]resolver.Host, error) {
+	hosts, err := s.present(ctx)
+	if err != nil {
+		return nil, err
+	}
+	shuffle(hosts)
+	return s.rank(hosts)
+}
+
+// present returns the other hosts that are present for the service.
+func (s *Service) present(ctx context.Context) ([]resolver.Host, error) {
 	ctx, cancel := context.WithTimeout(ctx, resolverTimeout*4/5)
 	defer cancel()
 	all, err := s.node.cfg.Resolver.Hosts(ctx, s.name)
@@ -76,8 +86,7 @@ func (s *Service) candidates(ctx context.Context) ([]resolver.Host, error) {
 			hosts = append(hosts, h)
 		}
 	}
-	shuffle(hosts)
-	return s.rank(hosts)
+	return hosts, nil
 }
 
 // rank puts hosts in the policy's order.
@@ -129,12 +138,58 @@ func (s *Service) become(ctx context.Context, rec resolver.Record, ev core.Event
 		refused = s.refusal.Load()
 		return st.Role == Active || other || refused != nil
 	})
+	s.unsure.Store(err != nil)
 	if err != nil {
 		s.post(item{kind: itemEvent, ev: core.CancelReset{}})
 	} else if refused != nil && s.Status().Role != Active {
 		err = *refused
 	}
 	return err
+}
+
+// giveUp ends a service whose create has failed. A change of the record that the resolver has not answered may have made this
+// host active all the same: then nobody else could be, so that the name is kept until that is known, and freed again.
+func (s *Service) giveUp() {
+	n := s.node
+	s.givenUp.Store(true)
+	if !s.unsure.Load() || !n.spawn(func() {
+		for s.pending() {
+			select {
+			case <-n.ctx.Done():
+				return
+			case <-time.After(n.cfg.Heartbeat):
+			}
+		}
+		if r := s.Status().Role; r != Active && r != Recovering {
+			s.remove(false)
+		} else if err := s.leave(n.ctx, false); err != nil {
+			s.log.Info("given up", "err", err)
+		}
+	}) {
+		s.remove(false)
+	}
+}
+
+// pending reports whether a change of the record is under way.
+func (s *Service) pending() bool {
+	answer := make(chan bool, 1)
+	s.post(item{kind: itemFunc, fn: func() {
+		s.publish() // what leave looks at
+		answer <- s.core.Pending()
+	}})
+	for {
+		s.mu.Lock()
+		changed, stopped := s.change(), s.stopped
+		s.mu.Unlock()
+		if stopped {
+			return false
+		}
+		select {
+		case p := <-answer:
+			return p
+		case <-changed:
+		}
+	}
 }
 
 // reset takes the name over from hosts that are gone.
@@ -181,13 +236,15 @@ func (s *Service) anyAlive(ctx context.Context, rec resolver.Record) error {
 				continue // this one knows itself what it holds
 			}
 			asked++
-			n.wg.Go(func() {
+			if !n.spawn(func() {
 				conn, err := n.connect(dctx, h, nil)
 				if err == nil {
 					conn.Close()
 				}
 				answers <- err
-			})
+			}) {
+				answers <- n.errClosed()
+			}
 		}
 		alive := false
 		var last error
@@ -210,7 +267,12 @@ func (s *Service) anyAlive(ctx context.Context, rec resolver.Record) error {
 		if err != nil {
 			return err
 		}
-		if now.Ver == rec.Ver || try > 8 {
+		switch {
+		case now.Ver != rec.Ver && try <= 8:
+		case asked == 0:
+			return transport.Errorf(CodeNoHost, "migrate: service %s was last held by host %s itself, which holds it no more: Reset starts "+
+				"it anew", s.name, n.self.ID)
+		default:
 			return transport.Errorf(CodeNoHost,
 				"migrate: service %s was last held by host %s at %s, which does not answer (%v): it goes on when that host starts again "+
 					"with its directory; Reset starts the service without what was held there", s.name, rec.Active.ID, rec.Active.Addr, last)

@@ -246,9 +246,10 @@ func (c *clients) attach(from *session, id uint64) *attachment {
 	a := c.attached[k]
 	if a == nil {
 		if old := c.sessions[id]; old != nil {
+			// Its client has left it, or this is an opening that was given up and came late: then the client opens anew.
 			c.detach(old)
-			if old.from.intake.held.Load() {
-				old.from.close() // its client has left it, which nothing else may tell while it is not read
+			if c.of[old.from] == nil || old.from.intake.held.Load() {
+				old.from.close()
 			}
 		}
 		a = &attachment{clientKey: k}
@@ -387,6 +388,11 @@ func (c *clients) makeRoom() bool {
 }
 
 func (c *clients) opened(r *request, id uint64) {
+	if _, closed := r.from.intake.state(); closed { // its itemGone may be behind us
+		r.Reply(nil, errGone)
+		c.expireSoon()
+		return
+	}
 	c.attach(r.from, id)
 	c.unpark(r.from)
 	t := c.s.core.Term()
@@ -487,7 +493,7 @@ func (c *clients) applied(a applied) {
 		delete(c.opening, a.Session)
 		c.expireSoon() // its client may be gone already
 	case core.CloseSession:
-		for _, r := range c.leaving[a.Session] {
+		for _, r := range c.leaving[a.Session] { // of one that is not there
 			r.Reply(nil, nil)
 		}
 	}
@@ -499,6 +505,9 @@ func (c *clients) applied(a applied) {
 // ended cuts off the client of a session that is over, so that it learns of it.
 func (c *clients) ended(id uint64) {
 	asked := c.leaving[id] != nil
+	for _, r := range c.leaving[id] {
+		r.Reply(nil, nil) // also where it had to make room before
+	}
 	delete(c.leaving, id)
 	delete(c.gone, id)
 	if a := c.sessions[id]; a != nil {
@@ -697,9 +706,18 @@ func (c *clients) deposed() {
 	rec := c.s.core.Record()
 	if rec.Active.ID != "" && core.TermOf(rec) == c.s.core.Term() {
 		c.sayGoodbye(rec)
+	} else {
+		c.hangUp()
 	}
 	c.refuseAll(c.s.notActive(rec))
 	c.s.expiry = 0
+}
+
+// hangUp cuts off all clients, which then look for the service.
+func (c *clients) hangUp() {
+	for k := range c.attached {
+		k.from.close()
+	}
 }
 
 // refuseAll answers all who wait.

@@ -31,6 +31,9 @@ type Service struct {
 	over   atomic.Bool // stopped, without the lock
 	halted atomic.Bool // Status says so, without the lock
 
+	unsure  atomic.Bool // nobody waited for what became of the last change of the record that a caller wanted
+	givenUp atomic.Bool // see giveUp
+
 	refusal atomic.Pointer[error] // of the last change of the record that the resolver refused
 
 	mu        sync.Mutex // guards what follows
@@ -292,6 +295,7 @@ func (s *Service) halt(err error, stack []byte) {
 	s.closeStore(false)
 	s.report(err)
 	s.refuse(left...)
+	s.clients.hangUp()
 	s.clients.refuseAll(s.notActive(resolver.Record{}))
 	s.node.announceSoon()
 }
@@ -748,7 +752,7 @@ func (s *Service) stop() {
 func (s *Service) remove(left bool) {
 	s.stop()
 	n := s.node
-	s.closeStore(left)
+	s.closeStore(left && n.service(s.name) == s)
 	n.mu.Lock()
 	if n.services[s.name] == s {
 		delete(n.services, s.name)
