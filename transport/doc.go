@@ -35,7 +35,8 @@
 // A peer may answer an error of any other shape: its text is kept, with [CodeUnknown]. Replies with an unknown id are
 // dropped. A call of an unknown method is answered with [CodeNoMethod], an unknown notification is ignored. Arrays and maps
 // in params, error or result nest at most 16 deep. A message has at most [TCPConfig.MaxMessage] bytes, the first one 4 KiB.
-// What breaks these rules ends the connection with [ErrBadMessage].
+// What breaks these rules ends the connection with [ErrBadMessage]. A listener tells who begins with a message in place of
+// TLS so by a TLS alert, and who begins with TLS where there is none by an error reply with id 0, before it closes.
 //
 // The first message of who dialed is a call, and nothing else follows before its answer:
 //

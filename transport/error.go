@@ -15,7 +15,7 @@ const (
 	CodeUnknown    Code = 1 // an error without a code of its own
 	CodeNoMethod   Code = 2 // the peer has no such method
 	CodeBadMessage Code = 3 // bytes that are not a message of this protocol, or too large
-	CodeClosed     Code = 4 // the connection, listener or transport was closed on this side
+	CodeClosed     Code = 4 // closed on this side (connection, listener, transport), or by a peer that refused the connection
 	CodeSlowPeer   Code = 5 // the peer did not read what was sent to it
 	CodeWrongKey   Code = 6 // the peer proved another key than the expected one
 	CodeVersion    Code = 7 // the two sides have no protocol version in common

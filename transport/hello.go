@@ -51,6 +51,10 @@ func (c *conn) greet() error {
 	}
 	c.rd.limit = readFirst
 	frame, err := c.next()
+	if c.foundTLS(err) {
+		return Errorf(CodeClosed, "transport: %s refused the connection: it speaks TLS, this side does not: %s",
+			c.peer.Addr, askPlaintext)
+	}
 	if err != nil {
 		return c.greetError(err)
 	}
@@ -82,6 +86,11 @@ func (c *conn) welcome() (first []byte, err error) {
 	c.flushing = true
 	c.rd.limit = readFirst
 	frame, err := c.next()
+	if c.foundTLS(err) {
+		err := Errorf(CodeBadMessage, "transport: %s speaks TLS, this side does not: %s", c.peer.Addr, askPlaintext)
+		c.refuse(0, err) // its TLS sees a message in place of a record, which handshakeError knows
+		return nil, err
+	}
 	if err != nil {
 		return nil, c.greetError(err)
 	}
@@ -118,12 +127,19 @@ func (c *conn) release() {
 	}
 }
 
+// foundTLS reports whether err, of the first message, is that there is TLS on a connection that has none: the message begins
+// as a record with a handshake or an alert does.
+func (c *conn) foundTLS(err error) bool {
+	b := c.rd.buf[c.rd.r:c.rd.w]
+	return err != nil && c.seal == nil && len(b) > 1 && (b[0] == 0x15 || b[0] == 0x16) && b[1] == 3
+}
+
 // refuse answers a hello with an error, before the connection is closed.
 func (c *conn) refuse(id uint64, err error) {
 	c.count()
 	c.nc.Write(appendErrorReply(nil, id, err, c.lim.maxMessage-maxEnvelope))
 	if half, ok := c.nc.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
-		c.nc.Read(make([]byte, 1)) // until the peer has read it; the handshake's deadline holds
+		io.CopyN(io.Discard, c.nc, readDrain) // until the peer has read it; the handshake's deadline holds
 	}
 }
 

@@ -69,7 +69,7 @@ func LoadIdentity(path string) (*Identity, error) {
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("transport: identity: %w", err)
+		return nil, fmt.Errorf("transport: identity: %w", err) // os.ReadFile and save name the path
 	}
 	block, rest := pem.Decode(data)
 	if block == nil || block.Type != "PRIVATE KEY" || len(rest) > 0 {
@@ -89,6 +89,21 @@ func LoadIdentity(path string) (*Identity, error) {
 
 // save writes the file so that at any time there is either none or a whole one at path, and never replaces one.
 func (id *Identity) save(path string) error {
+	err := id.saveBeside(path)
+	// Who asked for path knows nothing of a temporary file.
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		err = e.Err
+	} else if e, ok := errors.AsType[*os.LinkError](err); ok {
+		err = e.Err
+	}
+	if err != nil {
+		return fmt.Errorf("make %s: %w", path, err)
+	}
+	return nil
+}
+
+// saveBeside is save with errors that name the temporary file.
+func (id *Identity) saveBeside(path string) error {
 	der, err := x509.MarshalPKCS8PrivateKey(id.key)
 	if err != nil {
 		return err

@@ -10,6 +10,7 @@ const (
 	readSmall   = 1 << 10  // buffer of an idle connection
 	readLarge   = 64 << 10 // buffer of a busy one
 	readFirst   = 4 << 10  // largest first message, from a peer that nothing is known of yet
+	readDrain   = 64 << 10 // what is read of a peer that is refused, so that it gets the answer
 	spareReads  = 64       // reads that a buffer is too large for before it shrinks
 	methods     = 64       // names kept, so that they are not allocated for each message
 	smallParams = 64       // bytes of params up to which they share a piece of memory with their request

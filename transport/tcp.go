@@ -296,6 +296,9 @@ func (l *tcpListener) handshake(base net.Conn, v *visit) (c *conn, first []byte,
 			peer.Key, err = peerKey(tc.ConnectionState())
 		}
 		if err != nil {
+			if foundMessage(err) {
+				base.Write(plaintextAlert)
+			}
 			return nil, nil, handshakeError(err, t.lim)
 		}
 		nc = tc

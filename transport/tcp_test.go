@@ -9,7 +9,10 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"io"
+	"io/fs"
+	"log/slog"
 	"math/big"
 	"net"
 	"os"
@@ -93,13 +96,61 @@ func TestTCPKeys(t *testing.T) {
 	require.ErrorContains(t, err, "InsecurePlaintext")
 }
 
-// Two sides that do not agree on TLS find out at the dial.
+// Two sides that do not agree on TLS find out at the dial, and both say why.
 func TestTCPMixedSecurity(t *testing.T) {
-	secure, plain := newTCP(t, TCPConfig{}), newTCP(t, TCPConfig{InsecurePlaintext: true})
-	_, err := plain.Dial(t.Context(), Peer{Addr: listenEcho(t, secure)}, nil)
-	require.Error(t, err)
-	_, err = secure.Dial(t.Context(), Peer{Addr: listenEcho(t, plain)}, nil)
-	require.Error(t, err)
+	const hint = "does one of the two use InsecurePlaintext?"
+	for _, listening := range []bool{false, true} {
+		logged := make(chan string, 1)
+		log := slog.New(slog.NewTextHandler(lines(logged), nil))
+		there, here := TCPConfig{Logger: log, InsecurePlaintext: listening}, TCPConfig{InsecurePlaintext: !listening}
+		_, err := newTCP(t, here).Dial(t.Context(), Peer{Addr: listenEcho(t, newTCP(t, there))}, nil)
+		require.ErrorContains(t, err, hint)
+		require.Equal(t, here.InsecurePlaintext, errors.Is(err, ErrClosed), "%v", err)
+		require.Contains(t, <-logged, hint)
+	}
+
+	// Who speaks another protocol altogether, or says nothing, gives no reason to say so.
+	for name, answer := range map[string]string{"HTTP": "HTTP/1.1 400 Bad Request\r\n\r\n", "nothing": ""} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		defer l.Close()
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				io.ReadAtLeast(c, make([]byte, 4096), 1)
+				io.WriteString(c, answer)
+				c.Close()
+			}
+		}()
+		for _, plain := range []bool{false, true} {
+			_, err := newTCP(t, TCPConfig{InsecurePlaintext: plain}).Dial(t.Context(), Peer{Addr: l.Addr().String()}, nil)
+			require.Error(t, err, name)
+			require.NotContains(t, err.Error(), "InsecurePlaintext", name)
+		}
+	}
+	for _, plain := range []bool{false, true} {
+		logged := make(chan string, 1)
+		log := slog.New(slog.NewTextHandler(lines(logged), nil))
+		c, err := net.Dial("tcp", listenEcho(t, newTCP(t, TCPConfig{InsecurePlaintext: plain, Logger: log})))
+		require.NoError(t, err)
+		_, err = io.WriteString(c, "GET / HTTP/1.1\r\n\r\n")
+		require.NoError(t, err)
+		answer, _ := io.ReadAll(c)
+		require.Empty(t, answer)
+		c.Close()
+		require.NotContains(t, <-logged, "InsecurePlaintext")
+	}
+}
+
+// lines is a writer of a log.
+type lines chan<- string
+
+func (l lines) Write(b []byte) (int, error) {
+	l <- string(b)
+	return len(b), nil
 }
 
 // Only TLS 1.3 with an Ed25519 certificate gets as far as a message.
@@ -368,8 +419,11 @@ func TestIdentity(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, data, now, "%s: the file was changed", name)
 	}
-	_, err = LoadIdentity(filepath.Join(t.TempDir(), "no", "directory"))
-	require.Error(t, err)
+	path = filepath.Join(t.TempDir(), "no", "key")
+	_, err = LoadIdentity(path)
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	require.ErrorContains(t, err, "make "+path+": ")
+	require.NotContains(t, err.Error(), ".key", "the name of a temporary file")
 }
 
 // An idle connection costs little, so that a process can have many.

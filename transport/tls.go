@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"math/big"
 	"time"
@@ -55,12 +56,27 @@ func peerKey(st tls.ConnectionState) (Key, error) {
 	return k, nil
 }
 
+// askPlaintext ends the errors of two sides of which one speaks TLS.
+const askPlaintext = "does one of the two use InsecurePlaintext?"
+
+// plaintextAlert is what a listener with TLS answers to a message: the fatal alert unexpected_message (RFC 8446, 6).
+var plaintextAlert = []byte{0x15, 3, 3, 0, 2, 2, 10}
+
+// foundMessage reports whether a handshake failed because there was a message in place of TLS.
+func foundMessage(err error) bool {
+	e, ok := errors.AsType[tls.RecordHeaderError](err)
+	return ok && checkFirst(e.RecordHeader[0]) == nil
+}
+
 func handshakeError(err error, lim *limits) error {
 	if isTimeout(err) {
 		return Errorf(CodeTimeout, "no TLS handshake in %v", lim.handshake)
 	}
 	if CodeOf(err) != CodeUnknown {
 		return err
+	}
+	if foundMessage(err) {
+		return fmt.Errorf("TLS handshake: the other side does not speak TLS: %s (%w)", askPlaintext, err)
 	}
 	return fmt.Errorf("TLS handshake: %w", err)
 }
