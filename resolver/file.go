@@ -39,6 +39,9 @@ type fileHeader struct {
 	Count uint64 // of the records
 }
 
+// errLocked is what Lock wraps where another process, or another Server in this one, has the lock.
+var errLocked = errors.New("it is locked")
+
 // filesystem is what a stateFile asks of the operating system; tests put failures and crashes behind it.
 type filesystem interface {
 	ReadFile(name string) ([]byte, error)
@@ -67,8 +70,14 @@ type stateFile struct {
 // openFile locks and reads the file at path, and makes it if there is none.
 func openFile(fsys filesystem, path string) (*stateFile, map[string]Record, error) {
 	lock, err := fsys.Lock(path + ".lock")
-	if err != nil {
-		return nil, nil, transport.Errorf(CodeStore, "resolver: %s is in use by another resolver, or can't be locked: %v", path, err)
+	switch {
+	case errors.Is(err, errLocked):
+		return nil, nil, transport.Errorf(CodeStore, "resolver: %s is in use by another resolver: %v", path, err)
+	case errors.Is(err, fs.ErrNotExist): // The lock's file would have been made.
+		return nil, nil, transport.Errorf(CodeStore, "resolver: %s can't be made: the directory %s does not exist: %v",
+			path, filepath.Dir(path), err)
+	case err != nil:
+		return nil, nil, transport.Errorf(CodeStore, "resolver: %s can't be locked: %v", path, err)
 	}
 	f := &stateFile{fs: fsys, path: path, lock: lock, frames: make(map[string][]byte)}
 	records, err := f.load()

@@ -463,6 +463,12 @@ func TestFileOnDisk(t *testing.T) {
 	require.ErrorIs(t, err, ErrStore, "a directory is no file")
 	_, err = NewServer(ServerConfig{Transport: transport.NewMemory().Host("dns"), File: path + "/in/a/file"})
 	require.ErrorIs(t, err, ErrStore)
+	require.NotContains(t, err.Error(), "in use")
+	dir := filepath.Join(t.TempDir(), "no")
+	_, err = NewServer(ServerConfig{Transport: transport.NewMemory().Host("dns"), File: filepath.Join(dir, "records")})
+	require.ErrorIs(t, err, ErrStore)
+	require.ErrorContains(t, err, "the directory "+dir+" does not exist")
+	require.NotContains(t, err.Error(), "in use")
 }
 
 func TestFullDisk(t *testing.T) {
