@@ -17,7 +17,7 @@ const (
 	// MaxMembers bounds the in-sync set of a record.
 	MaxMembers = 16
 	// MaxName and MaxHostID bound, in bytes, the name of a service and the ID of a host. Both are printable UTF-8 without
-	// spaces, and not empty.
+	// spaces, and not empty: [CheckName] says which characters that allows.
 	MaxName   = 253
 	MaxHostID = 128
 	// MaxAddr bounds, in bytes, the address of a host: printable UTF-8 without spaces, possibly empty.
@@ -202,7 +202,7 @@ func checkPromote(cur *Record, next Record) error {
 
 // validate checks what a record must be whatever came before it.
 func validate(r Record) error {
-	if err := validateName(r.Name); err != nil {
+	if err := CheckName(r.Name); err != nil {
 		return err
 	}
 	for _, n := range []struct {
@@ -241,8 +241,13 @@ func validate(r Record) error {
 	return nil
 }
 
-// validateName checks the name of a service.
-func validateName(name string) error {
+// CheckName reports whether a service may have that name, as an error that is [ErrInvalid] and says what is wrong with it.
+// A name has 1 to [MaxName] bytes of UTF-8. Each character is a letter, a mark, a digit or another number, a punctuation
+// sign or a symbol, of any script, as [unicode.IsPrint] has them: so there is no space of any kind, no control, and nothing
+// that can't be seen. Names are compared byte for byte: upper and lower case, and other ways to write one character, differ.
+//
+// A [Resolver] checks the names that it is given; CheckName is for who wants to know before it asks.
+func CheckName(name string) error {
 	if problem := badText(name, 1, MaxName); problem != "" {
 		return invalid("service name %.300q %s", name, problem)
 	}

@@ -1,6 +1,7 @@
 package resolver
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -270,4 +271,27 @@ func FuzzCheck(f *testing.F) {
 			require.NoError(t, validate(next))
 		}
 	})
+}
+
+func TestHostString(t *testing.T) {
+	h := Host{ID: "a", Inc: 4711, Addr: "127.0.0.1:4711", Key: transport.Key{1}}
+	require.Equal(t, "a at 127.0.0.1:4711", fmt.Sprint(h))
+	require.Equal(t, "[a at 127.0.0.1:4711 no host]", fmt.Sprintf("%v", []Host{h, {}}))
+	require.Contains(t, fmt.Sprintf("%+v", Record{Active: h}), "Active:a at 127.0.0.1:4711 ")
+	require.Equal(t, "a", fmt.Sprint(Host{ID: "a", Inc: 4711}))
+}
+
+func TestCheckName(t *testing.T) {
+	for _, good := range []string{"s", "backend.com", "a/b:c?d", "größe.例え", strings.Repeat("n", MaxName)} {
+		require.NoError(t, CheckName(good))
+	}
+	for bad, why := range map[string]string{
+		"": "has 0 bytes, not 1..253", strings.Repeat("n", MaxName+1): "has 254 bytes", "a b": "contains ' '", "a\u00a0b": "contains",
+		"a\tb": "contains", "a\xff": "is not UTF-8", "a\u200b": "contains",
+	} {
+		err := CheckName(bad)
+		require.ErrorIs(t, err, ErrInvalid)
+		require.ErrorContains(t, err, "resolver: service name ")
+		require.ErrorContains(t, err, why)
+	}
 }

@@ -121,7 +121,7 @@ var _ Resolver = (*Client)(nil)
 
 // Get implements [Resolver].
 func (c *Client) Get(ctx context.Context, name string) (Record, error) {
-	if err := validateName(name); err != nil {
+	if err := CheckName(name); err != nil {
 		return Record{}, err
 	}
 	return c.record(c.call(ctx, "get the record of "+name, methodGet, nameParams{Name: name}))
@@ -146,7 +146,7 @@ func (c *Client) CompareAndSwap(ctx context.Context, expect uint64, next Record)
 
 // Watch implements [Resolver].
 func (c *Client) Watch(ctx context.Context, name string, after uint64) (Record, error) {
-	if err := validateName(name); err != nil {
+	if err := CheckName(name); err != nil {
 		return Record{}, err
 	}
 	id := c.watchID.Add(1)
@@ -240,7 +240,7 @@ func (c *Client) Announce(ctx context.Context, h Host, services []string, ttl ti
 
 // Hosts implements [Resolver].
 func (c *Client) Hosts(ctx context.Context, name string) ([]Host, error) {
-	if err := validateName(name); err != nil {
+	if err := CheckName(name); err != nil {
 		return nil, err
 	}
 	data, err := c.call(ctx, "ask for the hosts of "+name, methodHosts, nameParams{Name: name})

@@ -40,18 +40,32 @@ type Resolver interface {
 	Hosts(ctx context.Context, name string) ([]Host, error)
 }
 
-// Host is one incarnation of one host: a process that was started once.
+// Host is one incarnation of one host: a process that was started once, or, where a host keeps its services on disk
+// (package migrate's NodeConfig.Dir), each process that goes on with what is there.
 type Host struct {
 	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	// ID is the host's name, unique among hosts; it stays the same over restarts.
 	ID string
-	// Inc is the incarnation: a random number drawn at each start of the process, below 2^53.
+	// Inc is the incarnation: a random number from 1 to 2^53-1. It is drawn at each start of the process; where the host
+	// keeps its services on disk it is drawn once, and kept there over restarts.
 	Inc uint64
 	// Addr is where the host's transport listens.
 	Addr string
 	// Key is the key that the host proves; zero where the transport proves none.
 	Key transport.Key
+}
+
+// String is h for people to read: "host-a at 10.0.0.1:7000", the ID alone where there is no address, and "no host" for the
+// zero Host. The incarnation and the key are not in it.
+func (h Host) String() string {
+	switch {
+	case h.isZero():
+		return "no host"
+	case h.Addr == "":
+		return h.ID
+	}
+	return h.ID + " at " + h.Addr
 }
 
 // Same reports whether h and o are the same incarnation of the same host, whatever address is given for it.

@@ -78,7 +78,7 @@ func newGen() uint64 { return 1 + rand.Uint64N(maxNumber) }
 
 // get returns the record of a name.
 func (s *store) get(name string) (Record, error) {
-	if err := validateName(name); err != nil {
+	if err := CheckName(name); err != nil {
 		return Record{}, err
 	}
 	s.mu.Lock()
@@ -243,7 +243,7 @@ func (s *store) fail(err error) {
 // watch calls fire, now or later, unless the returned function was called before. That function may be called twice.
 func (s *store) watch(name string, after uint64, fire func(Record, error)) (cancel func()) {
 	w := &watch{name, after, fire}
-	err := validateName(name)
+	err := CheckName(name)
 	s.mu.Lock()
 	if err == nil {
 		err = s.failed
@@ -356,7 +356,7 @@ func (s *store) sweep(now time.Time) {
 
 // hostsOf returns the hosts that announced a name, ordered by ID.
 func (s *store) hostsOf(name string) ([]Host, error) {
-	if err := validateName(name); err != nil {
+	if err := CheckName(name); err != nil {
 		return nil, err
 	}
 	var found []Host
@@ -392,7 +392,7 @@ func validateAnnouncement(h Host, services []string, ttl time.Duration) error {
 		return invalid("host %q: %d services announced, more than %d", h.ID, len(services), MaxServices)
 	}
 	for _, name := range services {
-		if err := validateName(name); err != nil {
+		if err := CheckName(name); err != nil {
 			return invalid("host %q: %s", h.ID, strings.TrimPrefix(err.Error(), "resolver: "))
 		}
 	}
