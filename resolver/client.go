@@ -38,7 +38,9 @@ type ClientConfig struct {
 // random about 20 ms at first, 1 s later) until its context ends: give every call one. However many calls wait, they dial
 // together. What was asked is the same in each attempt, and the server takes a resent change for what it is, so that
 // nothing happens twice. The error then wraps the context's and says what the last attempt ran into; after a
-// CompareAndSwap its outcome is unknown. Errors that the server answered are returned at once.
+// CompareAndSwap its outcome is unknown. Errors that the server answered are returned at once, and so are
+// [transport.ErrWrongKey], where who answers does not prove the key of ClientConfig.Server, and [transport.ErrVersion]: no
+// later attempt of the call would fare better, and none is made. The next call dials again.
 type Client struct {
 	cfg     ClientConfig
 	watchID atomic.Uint64
@@ -76,6 +78,8 @@ type listSent struct {
 	digest [sha256.Size]byte
 }
 
+var errClientClosed = transport.Errorf(transport.CodeClosed, "the client is closed")
+
 const (
 	dialTimeout = 5 * time.Second // longer than an attempt: after a restart many clients shake hands at once
 	minPause    = 20 * time.Millisecond
@@ -103,8 +107,8 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	return c, nil
 }
 
-// Dial is [NewClient] for programs that should say at once, in an error that names the address, when no resolver answers:
-// it connects, and does not try twice.
+// Dial is [NewClient] for programs that should say at once, in an error that names the address, when no resolver answers, or
+// one with another key: it connects, and does not try twice.
 func Dial(ctx context.Context, cfg ClientConfig) (*Client, error) {
 	c, err := NewClient(cfg)
 	if err != nil {
@@ -112,7 +116,7 @@ func Dial(ctx context.Context, cfg ClientConfig) (*Client, error) {
 	}
 	if _, err := c.connect(ctx); err != nil {
 		c.Close()
-		return nil, err
+		return nil, fmt.Errorf("resolver: %w", err)
 	}
 	return c, nil
 }
@@ -124,7 +128,8 @@ func (c *Client) Get(ctx context.Context, name string) (Record, error) {
 	if err := CheckName(name); err != nil {
 		return Record{}, err
 	}
-	return c.record(c.call(ctx, "get the record of "+name, methodGet, nameParams{Name: name}))
+	what := "get the record of " + name
+	return record(what)(c.call(ctx, what, methodGet, nameParams{Name: name}))
 }
 
 // CompareAndSwap implements [Resolver].
@@ -133,11 +138,11 @@ func (c *Client) CompareAndSwap(ctx context.Context, expect uint64, next Record)
 		return Record{}, err
 	}
 	what := fmt.Sprintf("change %s at version %d (outcome unknown)", next.Name, expect)
-	rec, err := c.record(c.call(ctx, what, methodCAS, casParams{Expect: expect, Next: next.onWire()}))
+	rec, err := record(what)(c.call(ctx, what, methodCAS, casParams{Expect: expect, Next: next.onWire()}))
 	if e, ok := errors.AsType[*transport.Error](err); ok && e.Code == CodeConflict && len(e.Data) > 0 {
 		present, derr := decodeRecord(e.Data)
 		if derr != nil {
-			return Record{}, fmt.Errorf("resolver: service %q: the present record in the answer: %w", next.Name, derr)
+			return Record{}, fmt.Errorf("resolver: %s: the present record in the answer: %w", what, derr)
 		}
 		return present, err
 	}
@@ -149,12 +154,13 @@ func (c *Client) Watch(ctx context.Context, name string, after uint64) (Record, 
 	if err := CheckName(name); err != nil {
 		return Record{}, err
 	}
+	what := "watch " + name
 	id := c.watchID.Add(1)
 	params, err := transport.Marshal(watchParams{Name: name, After: after, ID: id})
 	if err != nil {
-		return Record{}, err
+		return Record{}, fmt.Errorf("resolver: %s: %w", what, err)
 	}
-	return c.record(c.retry(ctx, "watch "+name, func(conn *clientConn) ([]byte, error) {
+	return record(what)(c.retry(ctx, what, func(conn *clientConn) ([]byte, error) {
 		result, err := conn.Call(ctx, methodWatch, params)
 		if ctx.Err() != nil {
 			if p, merr := transport.Marshal(unwatchParams{ID: id}); merr == nil {
@@ -191,7 +197,7 @@ func (c *Client) Announce(ctx context.Context, h Host, services []string, ttl ti
 			return err
 		}
 		if err := transport.Unmarshal(data, &known); err != nil {
-			return fmt.Errorf("resolver: announce host %q: the answer: %w", h.ID, err)
+			return fmt.Errorf("resolver: %s: the answer: %w", what, err)
 		}
 		if known {
 			return nil
@@ -203,7 +209,7 @@ func (c *Client) Announce(ctx context.Context, h Host, services []string, ttl ti
 	case c.list <- struct{}{}:
 		defer func() { <-c.list }()
 	case <-ctx.Done():
-		return ctx.Err()
+		return fmt.Errorf("resolver: %s: %w", what, ctx.Err())
 	}
 	var parts [][]byte
 	for last := false; !last; {
@@ -216,7 +222,7 @@ func (c *Client) Announce(ctx context.Context, h Host, services []string, ttl ti
 		services = services[n:]
 		part, err := transport.Marshal(p)
 		if err != nil {
-			return err
+			return fmt.Errorf("resolver: %s: %w", what, err)
 		}
 		parts = append(parts, part)
 	}
@@ -243,13 +249,14 @@ func (c *Client) Hosts(ctx context.Context, name string) ([]Host, error) {
 	if err := CheckName(name); err != nil {
 		return nil, err
 	}
-	data, err := c.call(ctx, "ask for the hosts of "+name, methodHosts, nameParams{Name: name})
+	what := "ask for the hosts of " + name
+	data, err := c.call(ctx, what, methodHosts, nameParams{Name: name})
 	if err != nil {
 		return nil, err
 	}
 	var hs []Host
 	if err := transport.Unmarshal(data, &hs); err != nil {
-		return nil, fmt.Errorf("resolver: hosts of service %q: the answer: %w", name, err)
+		return nil, fmt.Errorf("resolver: %s: the answer: %w", what, err)
 	}
 	if len(hs) == 0 {
 		return nil, nil
@@ -272,19 +279,25 @@ func (c *Client) Close() error {
 	return nil
 }
 
-// record decodes the record in an answer.
-func (c *Client) record(data []byte, err error) (Record, error) {
-	if err != nil {
-		return Record{}, err
+// record decodes the record in the answer to a call.
+func record(what string) func(data []byte, err error) (Record, error) {
+	return func(data []byte, err error) (Record, error) {
+		if err != nil {
+			return Record{}, err
+		}
+		r, err := decodeRecord(data)
+		if err != nil {
+			err = fmt.Errorf("resolver: %s: the answer: %w", what, err)
+		}
+		return r, err
 	}
-	return decodeRecord(data)
 }
 
 // call makes a call with v as its params, as often as it takes.
 func (c *Client) call(ctx context.Context, what, method string, v any) ([]byte, error) {
 	params, err := transport.Marshal(v)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("resolver: %s: %w", what, err)
 	}
 	return c.retry(ctx, what, func(conn *clientConn) ([]byte, error) { return c.attempt(ctx, conn, method, params) })
 }
@@ -315,14 +328,14 @@ func (c *Client) retry(ctx context.Context, what string, try func(*clientConn) (
 				return result, nil
 			}
 			if e, ok := errors.AsType[*transport.Error](err); ok && e.Remote {
-				return nil, err
+				return nil, answered(what, e)
 			}
 		}
 		switch {
 		case c.stopped.Err() != nil:
-			return nil, errClosed
+			return nil, fmt.Errorf("resolver: %s: %w", what, errClientClosed)
 		case errors.Is(err, transport.ErrWrongKey), errors.Is(err, transport.ErrVersion):
-			return nil, err // No later attempt fares better.
+			return nil, fmt.Errorf("resolver: %s: %w", what, err) // No later attempt fares better.
 		}
 		if ctx.Err() == nil {
 			if last == nil {
@@ -341,9 +354,21 @@ func (c *Client) retry(ctx context.Context, what string, try func(*clientConn) (
 			if last == end {
 				return nil, fmt.Errorf("resolver: %s: %w", what, end)
 			}
-			return nil, fmt.Errorf("resolver: %s: %w (%s)", what, end, strings.TrimPrefix(last.Error(), "resolver: "))
+			return nil, fmt.Errorf("resolver: %s: %w (%v)", what, end, last)
 		}
 	}
+}
+
+// answered is the error e that the server answered, and says what was asked where e does not say what it is about.
+func answered(what string, e *transport.Error) error {
+	for _, about := range []string{"resolver: service ", "resolver: no service ", "resolver: host "} {
+		if strings.HasPrefix(e.Message, about) {
+			return e
+		}
+	}
+	short := *e
+	short.Message = strings.TrimPrefix(e.Message, "resolver: ")
+	return fmt.Errorf("resolver: %s: %w", what, &short)
 }
 
 // pause waits before what has failed some times is tried again, longer each time; the channels end it early.
@@ -364,7 +389,7 @@ func pause(failed int, end, stop <-chan struct{}) {
 	}
 }
 
-// connect returns the connection, and makes it if there is none.
+// connect returns the connection, and makes it if there is none. Its errors are without the name of this package.
 func (c *Client) connect(ctx context.Context) (*clientConn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -372,7 +397,7 @@ func (c *Client) connect(ctx context.Context) (*clientConn, error) {
 	c.mu.Lock()
 	if c.closed {
 		c.mu.Unlock()
-		return nil, errClosed
+		return nil, errClientClosed
 	}
 	if conn := c.conn; conn != nil {
 		c.mu.Unlock()
@@ -391,7 +416,7 @@ func (c *Client) connect(ctx context.Context) (*clientConn, error) {
 	case <-d.done:
 		return d.conn, d.err
 	case <-ctx.Done():
-		return nil, fmt.Errorf("resolver: no resolver answers at %s: %w", c.cfg.Server.Addr, ctx.Err())
+		return nil, fmt.Errorf("no resolver answers at %s: %w", c.cfg.Server.Addr, ctx.Err())
 	}
 }
 
@@ -404,7 +429,7 @@ func (c *Client) dial(d *dial, failed int) {
 	conn := &clientConn{client: c}
 	raw, err := c.cfg.Transport.Dial(ctx, c.cfg.Server, conn)
 	if err != nil {
-		d.err = fmt.Errorf("resolver: no resolver answers at %s: %w", c.cfg.Server.Addr, err)
+		d.err = c.dialError(err)
 	}
 	c.mu.Lock()
 	c.dialing = nil
@@ -415,9 +440,9 @@ func (c *Client) dial(d *dial, failed int) {
 		c.failed = 0
 		switch {
 		case conn.gone:
-			d.err = fmt.Errorf("resolver: the resolver at %s hung up", c.cfg.Server.Addr)
+			d.err = fmt.Errorf("the resolver at %s hung up", c.cfg.Server.Addr)
 		case closed:
-			d.err = errClosed
+			d.err = errClientClosed
 			fallthrough
 		default:
 			conn.counted = true
@@ -431,6 +456,18 @@ func (c *Client) dial(d *dial, failed int) {
 	if err == nil && closed {
 		raw.Close()
 	}
+}
+
+// dialError says what an error of the transport's Dial means.
+func (c *Client) dialError(err error) error {
+	addr := c.cfg.Server.Addr
+	switch {
+	case !errors.Is(err, transport.ErrWrongKey):
+		return fmt.Errorf("no resolver answers at %s: %w", addr, err)
+	case c.cfg.Transport.Key().IsZero(): // Without TLS nobody has been asked.
+		return fmt.Errorf("the resolver at %s does not prove its key: %w", addr, err)
+	}
+	return fmt.Errorf("the resolver at %s has another key: %w", addr, err)
 }
 
 // drop makes the next call dial, unless someone has dialled since.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -277,8 +278,95 @@ func TestClientWrongKey(t *testing.T) {
 		defer cancel()
 		_, err := c.Get(ctx, "backend.com")
 		require.ErrorIs(t, err, transport.ErrWrongKey, "who is not the resolver must not be asked again and again")
-		require.ErrorContains(t, err, "dns:8000")
+		require.ErrorContains(t, err, "resolver: get the record of backend.com: the resolver at dns:8000 has another key: ")
+		require.ErrorContains(t, err, w.addr.Key.String())
+		require.NotContains(t, err.Error(), "no resolver answers")
 		require.Less(t, time.Since(begin), time.Second)
+		_, err = Dial(ctx, ClientConfig{Transport: w.net.Host("a"), Server: w.addr})
+		require.ErrorIs(t, err, transport.ErrWrongKey)
+		require.ErrorContains(t, err, "resolver: the resolver at dns:8000 has another key: ")
+	})
+
+	// Without TLS nobody is asked.
+	tr, err := transport.NewTCP(transport.TCPConfig{InsecurePlaintext: true})
+	require.NoError(t, err)
+	defer tr.Close()
+	pinned := transport.Peer{Addr: "127.0.0.1:1", Key: transport.NewIdentity().Key()}
+	_, err = Dial(t.Context(), ClientConfig{Transport: tr, Server: pinned})
+	require.ErrorIs(t, err, transport.ErrWrongKey)
+	require.ErrorContains(t, err, "resolver: the resolver at 127.0.0.1:1 does not prove its key: ")
+}
+
+// TestClientErrors asserts that each error says what was asked, and of what.
+func TestClientErrors(t *testing.T) {
+	calls := func(t *testing.T, c *Client, ctx context.Context, check func(what string, err error)) {
+		h := Host{ID: "host-a", Inc: 1}
+		_, err := c.Get(ctx, "s.example")
+		check("get the record of s.example", err)
+		_, err = c.CompareAndSwap(ctx, 0, firstRecord("s.example"))
+		check("change s.example at version 0", err)
+		_, err = c.Watch(ctx, "s.example", 0)
+		check("watch s.example", err)
+		_, err = c.Hosts(ctx, "s.example")
+		check("ask for the hosts of s.example", err)
+		check("announce host host-a", c.Announce(ctx, h, []string{"s.example"}, time.Minute))
+	}
+	against := func(name string, reply answers, closed bool, is error) {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				net := transport.NewMemory()
+				dns, tr := net.Host("dns"), net.Host("a")
+				defer dns.Close()
+				defer tr.Close()
+				l, err := dns.Listen("dns:8000", func(transport.Conn) transport.Handler { return reply })
+				require.NoError(t, err)
+				defer l.Close()
+				c, err := Dial(t.Context(), ClientConfig{Transport: tr, Server: transport.Peer{Addr: "dns:8000"}})
+				require.NoError(t, err)
+				defer c.Close()
+				if closed {
+					c.Close()
+				}
+				ctx := t.Context()
+				if is == context.Canceled {
+					var cancel context.CancelFunc
+					ctx, cancel = context.WithCancel(ctx)
+					cancel()
+				}
+				calls(t, c, ctx, func(what string, err error) {
+					if is == nil && strings.HasPrefix(what, "announce") && err == nil {
+						return // the answer to the last part of a list is not read
+					}
+					require.Error(t, err, what)
+					if is != nil {
+						require.ErrorIs(t, err, is)
+					}
+					require.True(t, strings.HasPrefix(err.Error(), "resolver: "+what), "%s: %v", what, err)
+					require.Equal(t, 1, strings.Count(err.Error(), "resolver: "), "%v", err)
+				})
+			})
+		})
+	}
+	noMethod := transport.Errorf(transport.CodeNoMethod, "transport: no method here")
+	against("no resolver", answers{err: noMethod}, false, transport.ErrNoMethod)
+	against("a resolver that ends", answers{err: errClosed}, false, transport.ErrClosed)
+	against("nonsense", answers{data: []byte{5}}, false, nil)
+	against("cancelled", answers{}, false, context.Canceled)
+	against("closed", answers{}, true, transport.ErrClosed)
+	t.Run("nobody", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			tr := transport.NewMemory().Host("a")
+			defer tr.Close()
+			c, err := NewClient(ClientConfig{Transport: tr, Server: transport.Peer{Addr: "dns:8000"}})
+			require.NoError(t, err)
+			defer c.Close()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			calls(t, c, ctx, func(what string, err error) {
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+				require.True(t, strings.HasPrefix(err.Error(), "resolver: "+what), "%s: %v", what, err)
+			})
+		})
 	})
 }
 
