@@ -31,7 +31,11 @@ func TestDivergence(t *testing.T) {
 		w := newWorld(t)
 		defer w.close()
 		var told, copies atomic.Int32
-		w.hooks.Failed = func(string, error) { told.Add(1) }
+		var said atomic.Pointer[error]
+		w.hooks.Failed = func(_ string, err error) {
+			said.Store(&err)
+			told.Add(1)
+		}
 		w.hooks.Changed = func(st Status) {
 			if st.Role == Joining {
 				copies.Add(1)
@@ -68,6 +72,7 @@ func TestDivergence(t *testing.T) {
 		for told.Load() == 0 {
 			do(100)
 		}
+		require.ErrorContains(t, *said.Load(), "Apply, Restore or Hash is at fault")
 		require.Less(t, a.Status().Commit-began, uint64(hashEvery+2000))
 		w.inSync(a, 1)
 		require.Equal(t, Active, a.Status().Role)

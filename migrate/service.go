@@ -567,8 +567,8 @@ func (s *Service) apply(e core.Entry) {
 
 // diverged is called on a standby whose state is not what the active host's was.
 func (s *Service) diverged(e core.Entry) {
-	err := fmt.Errorf("migrate: service %s on host %s differs from the active host's at entry %d: Apply is not deterministic",
-		s.name, s.node.self.ID, e.Low)
+	err := fmt.Errorf("migrate: service %s on host %s differs from the active host's at entry %d: "+
+		"Apply, Restore or Hash is at fault", s.name, s.node.self.ID, e.Low)
 	s.log.Error("states differ", "entry", e.Low)
 	s.report(err)
 	if s.core.Role().Active() {
