@@ -170,8 +170,8 @@ func newClient(ctx context.Context, service string, cfg ClientConfig) (*Client, 
 		return transport.Errorf(CodeConfig, "migrate: ClientConfig.%s %s", field, why)
 	}
 	switch {
-	case service == "":
-		return nil, transport.Errorf(CodeConfig, "migrate: dial: the service's name is empty")
+	case checkName(service) != nil:
+		return nil, checkName(service)
 	case cfg.Resolver == nil:
 		return nil, bad("Resolver", "is nil")
 	case cfg.Transport == nil:

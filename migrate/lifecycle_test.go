@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -26,6 +27,9 @@ func TestConfigNamesField(t *testing.T) {
 		"NodeConfig.Heartbeat":   {Resolver: resolver.NewMemory(), Transport: tr, Heartbeat: -1},
 		"NodeConfig.Silence":     {Resolver: resolver.NewMemory(), Transport: tr, Silence: time.Millisecond},
 		"NodeConfig.PresenceTTL": {Resolver: resolver.NewMemory(), Transport: tr, PresenceTTL: -1},
+		`NodeConfig.ID is "a b"`: {Resolver: resolver.NewMemory(), Transport: tr, ID: "a b"},
+		`NodeConfig.ID is "long`: {Resolver: resolver.NewMemory(), Transport: tr, ID: "long" + strings.Repeat("g", resolver.MaxHostID)},
+		`NodeConfig.Advertise`:   {Resolver: resolver.NewMemory(), Transport: tr, Advertise: "a b"},
 	} {
 		_, err := NewNode(cfg)
 		require.ErrorIs(t, err, ErrConfig)
@@ -45,11 +49,44 @@ func TestConfigNamesField(t *testing.T) {
 		require.ErrorIs(t, err, ErrConfig)
 		require.ErrorContains(t, err, field)
 	}
-	_, err = n.Host(t.Context(), "", newTally, Policy{})
-	require.ErrorIs(t, err, ErrConfig)
+	for _, name := range []string{"", "a b", "a\x00b", strings.Repeat("s", resolver.MaxName+1)} {
+		_, err = n.Host(t.Context(), name, newTally, Policy{})
+		require.ErrorIs(t, err, ErrConfig)
+		_, err = n.Standby(t.Context(), name, newTally, Policy{})
+		require.ErrorIs(t, err, ErrConfig)
+		_, err = Dial(t.Context(), name, ClientConfig{Resolver: resolver.NewMemory(), Transport: tr})
+		require.ErrorIs(t, err, ErrConfig)
+	}
 	_, err = n.Host(t.Context(), "svc", nil, Policy{})
 	require.ErrorIs(t, err, ErrConfig)
 	require.Empty(t, n.Services())
+}
+
+// Two processes with one ID: the one that came first is told.
+func TestTwoOfOneID(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "b")
+		defer w.close()
+		first, second := make(chan error, 10), make(chan error, 10)
+		w.hooks.Failed = func(_ string, err error) { first <- err }
+		w.node("a")
+		w.host("a", "svc", Policy{})
+		time.Sleep(10 * time.Second)
+		require.Empty(t, first)
+		n, err := NewNode(NodeConfig{Resolver: w.res, Transport: w.transport("c"), ID: "a", Listen: "c:1",
+			Hooks: Hooks{Failed: func(_ string, err error) { second <- err }}})
+		require.NoError(t, err)
+		defer n.Close()
+		_, err = n.Standby(t.Context(), "svc", newTally, Policy{})
+		require.NoError(t, err)
+		time.Sleep(time.Minute)
+		require.Len(t, first, 1)
+		err = <-first
+		require.ErrorIs(t, err, resolver.ErrRefused)
+		require.ErrorContains(t, err, "host a is not announced")
+		require.ErrorContains(t, err, "c:1")
+		require.Empty(t, second)
+	})
 }
 
 func TestHostTwice(t *testing.T) {

@@ -26,7 +26,8 @@ type Migratable interface {
 	Apply(cmd Command) ([]byte, error)
 
 	// Snapshot captures the state at this point in time. It must be cheap (microseconds to a few milliseconds, whatever
-	// the size of the state), because nothing is applied meanwhile; the capture is written while Apply goes on.
+	// the size of the state), because nothing is applied meanwhile; the capture is written while Apply goes on. Equal states
+	// need not give equal bytes: hosts compare hashes, never snapshots.
 	Snapshot() (Snapshot, error)
 
 	// Restore fills the state from what Snapshot.WriteTo wrote. It is called at most once, on a new instance, before

@@ -25,8 +25,9 @@ type NodeConfig struct {
 	Resolver  resolver.Resolver
 	Transport transport.Transport
 
-	// ID is the host's name, unique among the hosts of its services. "" stands for one made from the transport's key, or
-	// a random one where the transport proves none.
+	// ID is the host's name, unique among the hosts of its services: up to 128 bytes of printable UTF-8 without spaces. ""
+	// stands for one made from the transport's key, or a random one where the transport proves none. Where two processes have
+	// one ID, the resolver refuses to announce the one that came first, which Hooks.Failed is told of.
 	ID string
 	// Listen is the address for the listener, as [transport.Transport] takes it. "" stands for ":0".
 	Listen string
@@ -71,7 +72,7 @@ type Hooks struct {
 	// Failed is called when something went wrong that no caller is told of: a snapshot that could not be restored, a
 	// panic in a service or in Policy.Rank (an [ErrPanic], with the stack as the Data of its [transport.Error]), states that
 	// differ between hosts, a service that has halted, a copy that counts no more because the service was reset on another
-	// host.
+	// host. The service is "" where it is the host that the resolver refuses to announce.
 	Failed func(service string, err error)
 }
 
@@ -84,6 +85,10 @@ func (c *NodeConfig) validate() error {
 		return bad("Resolver", "is required")
 	case c.Transport == nil:
 		return bad("Transport", "is required")
+	case c.ID != "" && (resolver.CheckName(c.ID) != nil || len(c.ID) > resolver.MaxHostID):
+		return bad("ID", fmt.Sprintf("is %.150q, not up to %d bytes of printable UTF-8 without spaces", c.ID, resolver.MaxHostID))
+	case c.Advertise != "" && (resolver.CheckName(c.Advertise) != nil || len(c.Advertise) > resolver.MaxAddr-len(":65535")):
+		return bad("Advertise", fmt.Sprintf("is %.300q, not the address of a host", c.Advertise))
 	case c.Heartbeat < 0:
 		return bad("Heartbeat", fmt.Sprintf("is %v, below 0", c.Heartbeat))
 	case c.PresenceTTL < 0:
@@ -127,6 +132,7 @@ type Node struct {
 	gone     chan struct{} // closed when Close is through
 	hooks    hookQueue
 	dir      *wal.Dir // nil: none
+	refused  string   // the last announcement's error that Hooks.Failed was told of; of announceLoop
 
 	mu       sync.Mutex // guards what follows
 	closed   bool
@@ -320,8 +326,8 @@ func (n *Node) register(service string, fresh func() Migratable, policy Policy) 
 	if fresh == nil {
 		return nil, transport.Errorf(CodeConfig, "migrate: service %s: the function that makes an instance is nil", service)
 	}
-	if service == "" || len(service) > 253 {
-		return nil, transport.Errorf(CodeConfig, "migrate: %q is not a service's name: want 1 to 253 bytes", service)
+	if err := checkName(service); err != nil {
+		return nil, err
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -493,8 +499,33 @@ func (n *Node) announce(names []string, ttl time.Duration) bool {
 	err := n.cfg.Resolver.Announce(ctx, n.self, names, ttl)
 	if err != nil && n.ctx.Err() == nil {
 		n.log.Warn("presence not announced", "services", len(names), "err", err)
+		n.unheard(err)
+	} else {
+		n.refused = ""
 	}
 	return err == nil
+}
+
+// unheard tells Hooks.Failed, once, of an announcement that a person has to do something about.
+func (n *Node) unheard(err error) {
+	switch {
+	case errors.Is(err, resolver.ErrRefused), errors.Is(err, resolver.ErrInvalid), errors.Is(err, transport.ErrWrongKey),
+		errors.Is(err, transport.ErrVersion):
+	default:
+		return // the resolver may be there again soon
+	}
+	if f := n.cfg.Hooks.Failed; f != nil && n.refused != err.Error() {
+		n.refused = err.Error()
+		n.hooks.call(func() { f("", fmt.Errorf("migrate: host %s is not announced: %w", n.self.ID, err)) })
+	}
+}
+
+// checkName checks the name of a service.
+func checkName(service string) error {
+	if err := resolver.CheckName(service); err != nil {
+		return fmt.Errorf("%w: %w", transport.Errorf(CodeConfig, "migrate: not the name of a service"), err)
+	}
+	return nil
 }
 
 // withdraw tells the resolver that this host is gone; it does not insist.

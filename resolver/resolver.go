@@ -33,7 +33,8 @@ type Resolver interface {
 	Watch(ctx context.Context, name string, after uint64) (Record, error)
 
 	// Announce says that a host is present, and willing to hold the named services, for the next ttl; it replaces what
-	// the same host ID announced before. A ttl of 0 withdraws it. At most [MaxServices] names.
+	// the same host ID announced before. A ttl of 0 withdraws it. At most [MaxServices] names. Where two processes have
+	// one ID, the one that came first gets [ErrRefused] from then on.
 	Announce(ctx context.Context, h Host, services []string, ttl time.Duration) error
 
 	// Hosts returns the hosts whose announcement for the name has not run out, ordered by ID.

@@ -53,7 +53,11 @@ type presence struct {
 	services []string // sorted
 	digest   string   // tells this list of services from another
 	until    time.Time
+	replaced []uint64 // the lives of the host that this one, or one of them, took the place of while they were present
 }
+
+// maxReplaced is how many lives of a host are told that another one has taken their place.
+const maxReplaced = 8
 
 // change is a compare-and-swap on its way. done is called once, and must not block.
 type change struct {
@@ -294,6 +298,15 @@ func (s *store) announce(h Host, services []string, digest string, ttl time.Dura
 		return nil
 	}
 	s.sweep(now)
+	replaced := old.replaced
+	if ok && !old.host.Same(h) {
+		// A life that is heard again after another one has taken its place has not ended.
+		if slices.Contains(replaced, h.Inc) {
+			return transport.Errorf(CodeRefused, "resolver: host %q: another process with this ID has announced itself since, at %s",
+				h.ID, old.host.Addr)
+		}
+		replaced = append(replaced[max(len(replaced)-maxReplaced+1, 0):len(replaced):len(replaced)], old.host.Inc)
+	}
 	if !ok && len(s.hosts) >= s.maxHosts {
 		return transport.Errorf(CodeRefused, "resolver: host %q: the resolver is full with %d hosts", h.ID, s.maxHosts)
 	}
@@ -302,7 +315,7 @@ func (s *store) announce(h Host, services []string, digest string, ttl time.Dura
 			h.ID, n, s.maxNames)
 	}
 	s.names += len(services) - len(old.services)
-	s.hosts[h.ID] = presence{h, services, digest, now.Add(ttl)}
+	s.hosts[h.ID] = presence{h, services, digest, now.Add(ttl), replaced}
 	s.expire = earlier(s.expire, now.Add(ttl))
 	return nil
 }

@@ -61,6 +61,7 @@ var faults = map[string]string{
 	"hosts come in any order":             "Hosts returns who announced the name, whole and ordered by ID",
 	"hosts without keys":                  "Hosts returns who announced the name, whole and ordered by ID",
 	"announcements add up":                "an announcement replaces the one before",
+	"lives take turns":                    "of two lives of one host at a time, the earlier is refused",
 	"a withdrawal takes any life":         "a time to live of 0 withdraws the announcement of this life",
 	"a withdrawal does nothing":           "a time to live of 0 withdraws the announcement of this life",
 	"announcements run out early":         "an announcement runs out, not before its time",
@@ -178,6 +179,12 @@ func (b *broken) Announce(ctx context.Context, h resolver.Host, services []strin
 		for inc := range uint64(3) {
 			h.Inc = inc + 1
 			b.Resolver.Announce(ctx, h, nil, 0)
+		}
+	case b.is("lives take turns") && ttl > 0:
+		for inc := range uint64(3) {
+			life := h
+			life.Inc = inc + 1
+			b.Resolver.Announce(ctx, life, nil, 0)
 		}
 	case b.is("a withdrawal does nothing") && ttl == 0:
 		return nil

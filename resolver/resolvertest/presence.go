@@ -39,6 +39,30 @@ var presenceRules = []rule{
 		s.Equal([]resolver.Host{a}, hs, "the later life is the one that is present")
 	}},
 
+	{"of two lives of one host at a time, the earlier is refused", func(s *suite) {
+		first := s.host("a")
+		second, third := first, first
+		second.Inc, second.Addr = 2, "b.example:7000"
+		third.Inc = 3
+		s.announce(first, time.Hour, name)
+		s.announce(second, time.Hour, name)
+		for range 2 {
+			err := s.A.Announce(s.ctx, first, []string{name}, time.Hour)
+			s.ErrorIs(err, resolver.ErrRefused)
+			s.ErrorContains(err, `"a"`, "the error must name the host")
+			s.announce(second, time.Hour, name)
+		}
+		s.announce(third, time.Hour, name)
+		for _, h := range []resolver.Host{first, second} {
+			s.ErrorIs(s.A.Announce(s.ctx, h, []string{name}, time.Hour), resolver.ErrRefused)
+		}
+		s.announce(third, 0)
+		s.announce(first, shortly, name) // now it is alone
+		s.pass(2 * shortly)
+		s.announce(second, time.Hour, name)
+		s.Equal([]string{"a"}, s.hosts(name))
+	}},
+
 	{"a time to live of 0 withdraws the announcement of this life", func(s *suite) {
 		a, b := s.host("a"), s.host("b")
 		s.announce(a, time.Hour, name)
