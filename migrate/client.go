@@ -250,7 +250,7 @@ func (c *Client) Go(command []byte) (*Call, error) {
 // other. It waits for the service while that is moving, until ctx ends. A service that is no [Querier] answers ErrNoQuery.
 func (c *Client) Query(ctx context.Context, q []byte) ([]byte, error) {
 	if len(q) > MaxCommand {
-		return nil, transport.Errorf(CodeTooLarge, "migrate: service %q: query of %d bytes, more than %d", c.service, len(q), MaxCommand)
+		return nil, transport.Errorf(CodeTooLarge, "migrate: service %s: query of %d bytes, more than %d", c.service, len(q), MaxCommand)
 	}
 	params, err := transport.Marshal(&queryParams{Service: c.service, Session: c.session, Body: q})
 	if err != nil {
@@ -340,7 +340,7 @@ func (c *Client) Shutdown(ctx context.Context) error {
 // with [transport.ErrClosed]. The service sees the session expire later. Close waits for the client's goroutines, but not
 // for an OnMove call in progress.
 func (c *Client) Close() error {
-	c.fail(transport.Errorf(transport.CodeClosed, "migrate: client of service %q is closed", c.service))
+	c.fail(transport.Errorf(transport.CodeClosed, "migrate: client of service %s is closed", c.service))
 	c.wg.Wait()
 	return nil
 }
@@ -350,5 +350,5 @@ func (c *Client) explain(ctxErr error) error {
 	if c.cur != nil && c.cur.opened {
 		return ctxErr
 	}
-	return fmt.Errorf("migrate: service %q: %w: %w", c.service, c.lastErr.cause(c.rec), ctxErr)
+	return fmt.Errorf("migrate: service %s: %w: %w", c.service, c.lastErr.cause(c.rec), ctxErr)
 }

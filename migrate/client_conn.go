@@ -347,11 +347,11 @@ func (c *Client) adopt(l *hostLink) {
 }
 
 func (c *Client) stateLost(epoch uint64) error {
-	return transport.Errorf(CodeStateLost, "migrate: service %q was restarted without its state (epoch %d)", c.service, epoch)
+	return transport.Errorf(CodeStateLost, "migrate: service %s was restarted without its state (epoch %d)", c.service, epoch)
 }
 
 // named puts the service's name in front of a host's error.
-func (c *Client) named(err error) error { return fmt.Errorf("migrate: service %q: %w", c.service, err) }
+func (c *Client) named(err error) error { return fmt.Errorf("migrate: service %s: %w", c.service, err) }
 
 // confirm notes that l's host has taken up the session. c.mu is held.
 func (c *Client) confirm(l *hostLink, term fence) {

@@ -164,7 +164,7 @@ func (c *Client) beginEvents(from uint64) error {
 	}
 	if c.feed.open {
 		c.mu.Unlock()
-		return transport.Errorf(CodeExists, "migrate: service %q: the client's events are being read already", c.service)
+		return transport.Errorf(CodeExists, "migrate: service %s: the client's events are being read already", c.service)
 	}
 	c.feed.open, c.feed.next = true, from
 	c.feed.asks++ // an answer that is still to come was for an earlier loop

@@ -379,7 +379,7 @@ func (e *searchErrors) cause(rec resolver.Record) error {
 	case errors.Is(e.resolver, resolver.ErrNotFound):
 		return fmt.Errorf("%w: %w", ErrNoService, e.resolver)
 	case e.resolver != nil:
-		return fmt.Errorf("the resolver does not answer: %w", e.resolver)
+		return fmt.Errorf("the resolver can't be asked: %w", e.resolver)
 	case rec.Epoch != 0 && rec.Active.ID == "":
 		return fmt.Errorf("%w: it was retired", ErrNoService)
 	case rec.Epoch != 0:

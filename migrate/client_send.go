@@ -106,7 +106,7 @@ func (c *Client) nextToSend(l *hostLink) *Call {
 // enqueue queues a command and sends it if there is a host. If there is no room, it waits for some or not.
 func (c *Client) enqueue(ctx context.Context, command []byte, wait bool) (*Call, error) {
 	if n := len(command); n > MaxCommand || n > c.room.maxBytes {
-		return nil, transport.Errorf(CodeTooLarge, "migrate: service %q: command of %d bytes, more than %d", c.service, n, min(MaxCommand, c.room.maxBytes))
+		return nil, transport.Errorf(CodeTooLarge, "migrate: service %s: command of %d bytes, more than %d", c.service, n, min(MaxCommand, c.room.maxBytes))
 	}
 	call := newCall(c, command)
 	c.sendMu.Lock()
@@ -116,7 +116,7 @@ func (c *Client) enqueue(ctx context.Context, command []byte, wait bool) (*Call,
 	if err == nil && !c.room.take(call.size) {
 		if !wait {
 			c.mu.Unlock()
-			return nil, transport.Errorf(CodeQueueFull, "migrate: service %q: queue is full", c.service)
+			return nil, transport.Errorf(CodeQueueFull, "migrate: service %s: queue is full", c.service)
 		}
 		w := c.room.wait(call.size)
 		c.mu.Unlock()
@@ -149,7 +149,7 @@ func (c *Client) enqueue(ctx context.Context, command []byte, wait bool) (*Call,
 // refuseNew is the reason to take no more commands. c.mu is held.
 func (c *Client) refuseNew() error {
 	if c.err == nil && c.leaving {
-		return transport.Errorf(transport.CodeClosed, "migrate: client of service %q is shutting down", c.service)
+		return transport.Errorf(transport.CodeClosed, "migrate: client of service %s is shutting down", c.service)
 	}
 	return c.err
 }
@@ -179,7 +179,7 @@ func (c *Client) answered(l *hostLink, call *Call, round uint32, result []byte, 
 	if unsent {
 		// The transport does not take a message of this size, and none was sent before.
 		a.fate = fateRefused
-		a.err = transport.Errorf(CodeTooLarge, "migrate: service %q: %v", c.service, err)
+		a.err = transport.Errorf(CodeTooLarge, "migrate: service %s: %v", c.service, err)
 	}
 	c.mu.Lock()
 	l.unanswered--

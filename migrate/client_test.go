@@ -98,7 +98,7 @@ func TestClientDialErrors(t *testing.T) {
 			w.set("b", func(h *fakeHost) { h.mute = true })
 		}, context.DeadlineExceeded, "does not serve this client"},
 		{"resolver down", func(w *fakeWorld) { w.res.fail(errors.New("out of order")) }, context.DeadlineExceeded,
-			"the resolver does not answer: out of order"},
+			"the resolver can't be asked: out of order"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			inWorld(t, ab, func(t *testing.T, w *fakeWorld) {

@@ -382,7 +382,7 @@ func (m *machine) serviceError(err error) *transport.Error {
 }
 
 func (m *machine) errorf(code transport.Code, format string, args ...any) *transport.Error {
-	return transport.Errorf(code, "migrate: "+strings.ReplaceAll(m.service, "%", "%%")+": "+format, args...)
+	return transport.Errorf(code, "migrate: service "+strings.ReplaceAll(m.service, "%", "%%")+": "+format, args...)
 }
 
 func (m *machine) expired(session uint64) *transport.Error {

@@ -196,7 +196,7 @@ func TestMachineCommand(t *testing.T) {
 }
 
 func TestMachineErrors(t *testing.T) {
-	const text = "migrate: journal.example: "
+	const text = "migrate: service journal.example: "
 	for _, tt := range []struct {
 		body    string
 		code    transport.Code
