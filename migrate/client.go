@@ -64,7 +64,7 @@ type Move struct {
 // not connected, commands are queued, and it looks for the service until it is closed: it asks the resolver, and tries the
 // hosts that it knows to hold the state, so that a resolver that is down is no hindrance as long as a host answers. If the
 // service has more than 128 clients, those that wait for no answer let the others come back first: they take up to a
-// millisecond for each client, 10 s at most.
+// millisecond for each client, 10 s at most, and up to eight times as long if the host can't cope with that.
 //
 // Two things end a client, because to go on in silence would break what it promises; every pending and later call, and
 // Events, then returns the error, and the user dials again if that makes sense:
