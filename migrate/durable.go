@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
 	"github.com/roam-go/roam/migrate/internal/wal"
@@ -28,6 +29,10 @@ func (n *Node) openDir() error {
 	return nil
 }
 
+// storeWait is how long a service waits for what was under way to its directory when it was last closed: a disk that hangs
+// must not hang who hosts it again.
+const storeWait = 3 * time.Second
+
 // openStore takes up what the node's directory holds of the service. It runs before anything else on the service's loop.
 func (s *Service) openStore() error {
 	d := s.node.dir
@@ -37,7 +42,9 @@ func (s *Service) openStore() error {
 	fail := func(err error) error {
 		return transport.Errorf(CodeStore, "migrate: service %s on host %s: %v", s.name, s.node.self.ID, err)
 	}
-	store, rec, err := d.Open(wal.Options{
+	ctx, cancel := context.WithTimeout(s.node.ctx, storeWait)
+	defer cancel()
+	store, rec, err := d.Open(ctx, wal.Options{
 		Service: s.name,
 		Stable:  func(seq uint64) { s.post(item{kind: itemEvent, ev: core.Persisted{Seq: seq}}) },
 		Failed:  s.storeFailed,
@@ -167,7 +174,7 @@ func (s *Service) keep(ctx context.Context, r io.Reader) (io.Reader, func(ok boo
 // begin reads the node's directory, and then lets happen what has come in meanwhile.
 func (s *Service) begin() error {
 	err := s.openStore()
-	if err == nil && s.node.ctx.Err() != nil {
+	if s.node.ctx.Err() != nil {
 		err = errStopped
 	}
 	s.mu.Lock()

@@ -2,6 +2,7 @@ package wal
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -12,6 +13,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/roam-go/roam/transport"
 )
@@ -36,6 +38,9 @@ type Dir struct {
 	fs   FS
 	path string
 	lock io.Closer
+
+	mu     sync.Mutex        // guards what follows
+	stores map[string]*Store // by service: those that are open, or closed and still writing
 }
 
 // OpenDir locks a directory, which it makes if there is none. fresh is who owns it from now on if nobody does: its ID may be
@@ -48,7 +53,7 @@ func OpenDir(fsys FS, path string, fresh Owner, wantID string) (*Dir, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s is in use by another node, or can't be locked: %w", path, err)
 	}
-	d := &Dir{fs: fsys, path: path, lock: lock}
+	d := &Dir{fs: fsys, path: path, lock: lock, stores: make(map[string]*Store)}
 	if err := d.identify(fresh, wantID); err != nil {
 		lock.Close()
 		return nil, err
@@ -116,6 +121,37 @@ func decodeIdentity(b []byte) (o Owner, err error) {
 
 // Service is the directory of a service.
 func (d *Dir) Service(name string) string { return filepath.Join(d.path, escape(name)) }
+
+// enter gives a service's directory to s once the store before it has let go of it: what that still has under way would
+// otherwise take the place of what s writes.
+func (d *Dir) enter(ctx context.Context, s *Store) error {
+	for {
+		d.mu.Lock()
+		old := d.stores[s.o.Service]
+		if old == nil {
+			d.stores[s.o.Service] = s
+		}
+		d.mu.Unlock()
+		if old == nil {
+			return nil
+		}
+		select {
+		case <-old.done:
+		case <-ctx.Done():
+			return fmt.Errorf("%s is still in use: a write that was begun there has not ended", s.dir)
+		}
+	}
+}
+
+// exit is called when s does nothing any more; a second time does nothing.
+func (d *Dir) exit(s *Store) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.stores[s.o.Service] == s {
+		delete(d.stores, s.o.Service)
+		close(s.done)
+	}
+}
 
 // escape makes the name of a file of any service's: other bytes than small letters, digits and "-" are percent-encoded, as
 // file systems differ in what they tell apart, and a long name ends with its hash.

@@ -16,14 +16,15 @@ import (
 // memFS is a disk in memory that crashes and fails as told. What was written and not synced is lost in a crash, or a part
 // of it; so are renames and new files whose directory was not synced.
 type memFS struct {
-	mu     sync.Mutex
-	files  map[string]*memFile // as the process sees them
-	disk   map[string]*memFile // as the directories on the disk name them
-	locked map[string]bool
-	fail   func(op, name string) error // nil: nothing fails
-	ops    int
-	syncs  int
-	hold   chan struct{} // syncs of logs wait for it, if it is set
+	mu      sync.Mutex
+	files   map[string]*memFile // as the process sees them
+	disk    map[string]*memFile // as the directories on the disk name them
+	locked  map[string]bool
+	fail    func(op, name string) error // nil: nothing fails
+	ops     int
+	syncs   int
+	handles int           // files that are open for writing
+	hold    chan struct{} // syncs of logs wait for it, if it is set
 }
 
 type memFile struct {
@@ -100,6 +101,7 @@ func (m *memFS) Create(name string) (File, error) {
 	}
 	f := &memFile{}
 	m.files[name] = f
+	m.handles++
 	return &memHandle{m, name, f}, nil
 }
 
@@ -109,6 +111,7 @@ func (m *memFS) Append(name string) (File, error) {
 	if m.files[name] == nil {
 		return nil, fs.ErrNotExist
 	}
+	m.handles++
 	return &memHandle{m, name, m.files[name]}, nil
 }
 
@@ -222,4 +225,9 @@ func (h *memHandle) Sync() error {
 	return nil
 }
 
-func (h *memHandle) Close() error { return nil }
+func (h *memHandle) Close() error {
+	h.m.mu.Lock()
+	defer h.m.mu.Unlock()
+	h.m.handles--
+	return nil
+}

@@ -1,12 +1,12 @@
 package wal
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/roam-go/roam/migrate/internal/core"
 )
@@ -21,15 +21,19 @@ type Recovered struct {
 	Cut int
 }
 
-// Open opens the store of a service, which it makes if there is none.
-func (d *Dir) Open(o Options) (*Store, Recovered, error) {
+// Open opens the store of a service, which it makes if there is none. ctx bounds how long it waits for what a store of the
+// service that was open before has under way.
+func (d *Dir) Open(ctx context.Context, o Options) (*Store, Recovered, error) {
 	if o.Grow == 0 {
 		o.Grow = 64 << 20
 	}
-	s := &Store{fs: d.fs, dir: d.Service(o.Service), owner: d.Owner, o: o}
-	s.rest = sync.NewCond(&s.mu)
+	s := &Store{home: d, fs: d.fs, dir: d.Service(o.Service), owner: d.Owner, o: o, done: make(chan struct{})}
+	if err := d.enter(ctx, s); err != nil {
+		return nil, Recovered{}, err
+	}
 	r, err := s.open(d.path)
 	if err != nil {
+		s.Close()
 		return nil, r, err
 	}
 	return s, r, nil
@@ -73,7 +77,6 @@ func (s *Store) open(parent string) (r Recovered, err error) {
 	if r.State.Base.Index > 0 {
 		c, err := s.openSnap(s.snapName(s.anchor))
 		if err != nil {
-			s.file.Close()
 			return r, err
 		}
 		r.Copy = c

@@ -27,13 +27,14 @@ type Options struct {
 
 // Store is a service's part of a directory. It is safe for concurrent use.
 type Store struct {
+	home  *Dir
 	fs    FS
 	dir   string
 	owner Owner
 	o     Options
+	done  chan struct{} // closed when a store that is closed does nothing any more
 
 	mu     sync.Mutex // guards what follows; nothing is written under it
-	rest   *sync.Cond // busy or taking has become false
 	queue  []op
 	busy   bool
 	closed bool
@@ -129,6 +130,11 @@ func (s *Store) Due() bool {
 func (s *Store) Snapshot(state core.State, src Source) {
 	c := &checkpoint{state: state}
 	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		src.Release()
+		return
+	}
 	s.taking, s.size = true, 0
 	s.push(op{begin: c})
 	s.mu.Unlock()
@@ -143,7 +149,7 @@ func (s *Store) Snapshot(state core.State, src Source) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.taking = false
-		s.rest.Broadcast()
+		defer s.settle()
 		if err != nil {
 			if !s.closed {
 				s.push(op{place: &checkpoint{}}) // let the writer fail
@@ -159,6 +165,7 @@ func (s *Store) Snapshot(state core.State, src Source) {
 		src.Release()
 		s.mu.Lock()
 		s.taking = false
+		s.settle()
 		s.mu.Unlock()
 	}
 }
@@ -174,20 +181,25 @@ func (s *Store) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed, s.queue = true, nil
-	if !s.busy && s.file != nil {
+	s.settle()
+}
+
+// settle lets go of what a store that is closed does not need any more; s.mu is held.
+func (s *Store) settle() {
+	if !s.closed || s.busy {
+		return
+	}
+	if s.file != nil {
 		s.file.Close()
 		s.file = nil
+	}
+	if !s.taking {
+		s.home.exit(s)
 	}
 }
 
 // Wait waits until a store that is closed does nothing any more.
-func (s *Store) Wait() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for s.busy || s.taking {
-		s.rest.Wait()
-	}
-}
+func (s *Store) Wait() { <-s.done }
 
 // Remove removes all that a store holds that is closed.
 func (s *Store) Remove() error {
@@ -203,11 +215,7 @@ func (s *Store) work() {
 			err := s.err
 			failed := err != nil && !s.closed
 			s.busy, s.queue = false, nil
-			s.rest.Broadcast()
-			if (s.closed || failed) && s.file != nil {
-				s.file.Close()
-				s.file = nil
-			}
+			s.settle()
 			s.mu.Unlock()
 			if failed {
 				s.o.Failed(err)
@@ -236,7 +244,6 @@ func (s *Store) work() {
 		ok, idle := s.err == nil && !s.closed, len(s.queue) == 0
 		if ok && idle {
 			s.busy = false
-			s.rest.Broadcast()
 		}
 		s.mu.Unlock()
 		if !ok || seq == 0 {

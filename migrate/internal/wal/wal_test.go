@@ -2,6 +2,7 @@ package wal
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -39,8 +40,12 @@ func openStore(fsys FS, grow int64) (*subject, error) {
 		return nil, err
 	}
 	defer d.Close() // tests open it again while a crashed one is still there
-	s := new(subject)
-	s.Store, s.rec, err = d.Open(Options{
+	return openIn(context.Background(), d, grow)
+}
+
+func openIn(ctx context.Context, d *Dir, grow int64) (s *subject, err error) {
+	s = new(subject)
+	s.Store, s.rec, err = d.Open(ctx, Options{
 		Service: "svc", Grow: grow,
 		Stable: func(seq uint64) { s.mu.Lock(); defer s.mu.Unlock(); s.stable = max(s.stable, seq) },
 		Failed: func(err error) { s.mu.Lock(); defer s.mu.Unlock(); s.failed = err },
@@ -460,7 +465,7 @@ func TestDirBelongsToOne(t *testing.T) {
 	d, err = OpenDir(fsys, "dir", owner, "")
 	require.NoError(t, err)
 	d.Inc = 8
-	_, _, err = d.Open(Options{Service: "svc"})
+	_, _, err = d.Open(t.Context(), Options{Service: "svc"})
 	require.ErrorContains(t, err, "does not belong here")
 }
 
@@ -530,7 +535,7 @@ func TestFullDisk(t *testing.T) {
 		Failed:  func(err error) { mu.Lock(); defer mu.Unlock(); failed = err },
 		Go:      func(f func()) bool { wg.Go(f); return true },
 	}
-	s, _, err := d.Open(o)
+	s, _, err := d.Open(t.Context(), o)
 	require.NoError(t, err)
 	var states []uint64
 	last := uint64(0)
@@ -550,7 +555,7 @@ func TestFullDisk(t *testing.T) {
 	s.Close()
 	// With room again it opens, and holds what it said.
 	require.NoError(t, mountTmpfs(dir, "remount,size=2m"))
-	_, rec, err := d.Open(o)
+	_, rec, err := d.Open(t.Context(), o)
 	require.NoError(t, err)
 	require.GreaterOrEqual(t, rec.State.Last(), states[stable-1])
 }
