@@ -48,6 +48,7 @@ func (s *Service) openStore() error {
 		Service: s.name,
 		Stable:  func(seq uint64) { s.post(item{kind: itemEvent, ev: core.Persisted{Seq: seq}}) },
 		Failed:  s.storeFailed,
+		NoCopy:  s.noCopy,
 		Go:      s.node.spawn,
 		Grow:    s.node.cfg.grow,
 	})
@@ -111,11 +112,17 @@ func (s *Service) compact() {
 	}
 	snap, err := s.machine.snapshot()
 	if err != nil {
-		s.log.Error("no snapshot for the disk", "err", err)
-		s.report(err)
+		s.store.Later()
+		s.noCopy(err)
 		return
 	}
 	s.store.Snapshot(st, snap)
+}
+
+// noCopy says that the service has failed to capture its state: nothing is lost, but its log grows on.
+func (s *Service) noCopy(err error) {
+	s.log.Error("no snapshot for the disk", "err", err)
+	s.report(fmt.Errorf("migrate: service %s: no snapshot for the disk of host %s: %w", s.name, s.node.self.ID, err))
 }
 
 // closeStore ends writing. A service that was left, and of which there is no copy here any more, leaves nothing behind.

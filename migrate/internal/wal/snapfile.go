@@ -43,6 +43,12 @@ func (c *Copy) Write(p []byte) (int, error) {
 	return c.buf.Write(p)
 }
 
+// failed reports whether the disk has failed already.
+func (c *Copy) failed() bool {
+	_, err := c.buf.Write(nil) // a bufio.Writer keeps its first error
+	return err != nil
+}
+
 // finish makes the copy last; it has its name yet to get.
 func (c *Copy) finish() error {
 	_, err := c.buf.Write(c.sum.Sum(nil))

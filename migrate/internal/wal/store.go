@@ -19,6 +19,8 @@ type Options struct {
 	// goroutines of Go's, and a higher number may come before a lower one.
 	Stable func(seq uint64)
 	Failed func(err error)
+	// NoCopy is called, on such a goroutine, when a Source has failed by itself: the store goes on without its copy.
+	NoCopy func(err error)
 	// Go runs f on a goroutine; false if it can't any more.
 	Go func(f func()) bool
 	// Grow is how far the log grows before Due, at least; 0 stands for 64 MiB.
@@ -138,36 +140,53 @@ func (s *Store) Snapshot(state core.State, src Source) {
 	s.taking, s.size = true, 0
 	s.push(op{begin: c})
 	s.mu.Unlock()
-	taken := s.o.Go(func() {
-		copy, err := s.create()
-		if err == nil {
-			if _, err = src.WriteTo(copy); err == nil {
-				err = copy.finish()
-			}
-		}
-		src.Release()
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.taking = false
-		defer s.settle()
-		if err != nil {
-			if !s.closed {
-				s.push(op{place: &checkpoint{}}) // let the writer fail
-				s.err = errors.Join(s.err, fmt.Errorf("copy of the state: %w", err))
-			}
-			return
-		}
-		s.snap = copy.bytes
-		c.copy = copy
-		s.push(op{place: c})
-	})
-	if !taken {
+	if !s.o.Go(func() { s.take(c, src) }) {
 		src.Release()
 		s.mu.Lock()
 		s.taking = false
 		s.settle()
 		s.mu.Unlock()
 	}
+}
+
+// take writes the copy of a checkpoint. Without it the store still begins where it did, with one log more.
+func (s *Store) take(c *checkpoint, src Source) {
+	var fault error // of src, which is none of the disk's
+	copy, err := s.create()
+	if err == nil {
+		if _, fault = src.WriteTo(copy); fault == nil || copy.failed() {
+			fault, err = nil, copy.finish()
+		}
+		if fault != nil || err != nil {
+			copy.Discard()
+		}
+	}
+	src.Release()
+	s.mu.Lock()
+	s.taking = false
+	closed := s.closed
+	switch {
+	case closed || fault != nil:
+	case err != nil:
+		s.push(op{place: &checkpoint{}}) // let the writer fail
+		s.err = errors.Join(s.err, fmt.Errorf("copy of the state: %w", err))
+	default:
+		s.snap = copy.bytes
+		c.copy = copy
+		s.push(op{place: c})
+	}
+	s.settle()
+	s.mu.Unlock()
+	if fault != nil && !closed {
+		s.o.NoCopy(fault)
+	}
+}
+
+// Later puts the next Snapshot off until the log has grown by as much again.
+func (s *Store) Later() {
+	s.mu.Lock()
+	s.size = 0
+	s.mu.Unlock()
 }
 
 // Source is a captured state.

@@ -31,6 +31,7 @@ type subject struct {
 	mu     sync.Mutex
 	stable uint64
 	failed error
+	nocopy error
 	wg     sync.WaitGroup
 }
 
@@ -49,6 +50,7 @@ func openIn(ctx context.Context, d *Dir, grow int64) (s *subject, err error) {
 		Service: "svc", Grow: grow,
 		Stable: func(seq uint64) { s.mu.Lock(); defer s.mu.Unlock(); s.stable = max(s.stable, seq) },
 		Failed: func(err error) { s.mu.Lock(); defer s.mu.Unlock(); s.failed = err },
+		NoCopy: func(err error) { s.mu.Lock(); defer s.mu.Unlock(); s.nocopy = err },
 		Go:     func(f func()) bool { s.wg.Go(f); return true },
 	})
 	return s, err
