@@ -165,7 +165,7 @@ func (s *Service) keep(ctx context.Context, r io.Reader) (io.Reader, func(ok boo
 	if s.store == nil {
 		return r, func(bool) error { return nil }, nil
 	}
-	c, err := s.store.Fetch()
+	c, err := s.store.Fetch(ctx)
 	if err != nil {
 		return nil, nil, err
 	}

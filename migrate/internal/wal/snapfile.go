@@ -21,6 +21,7 @@ type Copy struct {
 	buf   *bufio.Writer
 	sum   hash.Hash
 	bytes int64
+	fetch uint64 // its number, if it was fetched
 }
 
 func (s *Store) create() (*Copy, error) {

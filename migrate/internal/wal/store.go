@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -41,10 +42,11 @@ type Store struct {
 	busy   bool
 	closed bool
 	err    error
-	copied *Copy // was fetched, and waits for the Save that takes it into use
-	taking bool  // a copy of the state is being written
-	size   int64 // of the log since the last copy was begun
-	snap   int64 // of the last copy
+	fetch  uint64 // number of the last Fetch
+	copied *Copy  // was fetched, and waits for the Save that takes it into use
+	taking bool   // a copy of the state is being written
+	size   int64  // of the log since the last copy was begun
+	snap   int64  // of the last copy
 
 	// What follows belongs to the writer.
 	number uint64 // of the present log
@@ -99,23 +101,45 @@ func (s *Store) push(o op) {
 	}
 }
 
-// Fetch begins a copy that comes from another host. Kept makes it last; the next Save with Rebase takes it into use.
-func (s *Store) Fetch() (*Copy, error) { return s.create() }
+// Fetch begins a copy that comes from another host, the only one that is wanted from now on: the ctx of the one before has
+// ended. Kept makes it last; the next Save with Rebase takes it into use.
+func (s *Store) Fetch(ctx context.Context) (*Copy, error) {
+	s.mu.Lock()
+	if ctx.Err() != nil { // a later one may have its number already
+		s.mu.Unlock()
+		return nil, context.Cause(ctx)
+	}
+	s.fetch++
+	n := s.fetch
+	s.mu.Unlock()
+	c, err := s.create()
+	if err == nil {
+		c.fetch = n
+	}
+	return c, err
+}
 
-// Kept makes a fetched copy last, in the place of one that was never used. A store that is closed wants none.
+// Kept makes a fetched copy last, in the place of one that was never used. It fails if a later one was begun meanwhile. A
+// store that is closed wants none.
 func (s *Store) Kept(c *Copy) error {
 	if err := c.finish(); err != nil {
 		c.Discard()
 		return err
 	}
 	s.mu.Lock()
+	late := c.fetch != s.fetch
 	old := s.copied
-	if s.copied = c; s.closed {
-		old, s.copied = c, nil
+	if late || s.closed {
+		old = c
+	} else {
+		s.copied = c
 	}
 	s.mu.Unlock()
 	if old != nil {
 		old.Discard()
+	}
+	if late {
+		return errors.New("a later copy was begun meanwhile")
 	}
 	return nil
 }

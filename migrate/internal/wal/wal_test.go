@@ -195,7 +195,7 @@ func TestCrashes(t *testing.T) {
 						default:
 						}
 					case 4:
-						copied, err := s.Fetch()
+						copied, err := s.Fetch(t.Context())
 						require.NoError(t, err)
 						c.seq++
 						i := c.state.Last() + 10
@@ -488,12 +488,12 @@ func TestRemovedStoreLetsGoOfItsCopies(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			fsys := newMemFS()
 			old := mustOpen(t, fsys, 0)
-			late, err := old.Fetch()
+			late, err := old.Fetch(t.Context())
 			require.NoError(t, err)
 			old.Close()
 			require.NoError(t, old.Remove())
 			s := mustOpen(t, fsys, 0)
-			c, err := s.Fetch()
+			c, err := s.Fetch(t.Context())
 			require.NoError(t, err)
 			_, err = io.WriteString(c, "state at 5 of epoch 1")
 			require.NoError(t, err)
