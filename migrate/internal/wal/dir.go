@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
 )
 
@@ -46,6 +47,9 @@ type Dir struct {
 // OpenDir locks a directory, which it makes if there is none. fresh is who owns it from now on if nobody does: its ID may be
 // "" where that is left to a directory that has an owner.
 func OpenDir(fsys FS, path string, fresh Owner, wantID string) (*Dir, error) {
+	if n := len(fresh.ID); n > resolver.MaxHostID { // its length has one byte in the file
+		return nil, fmt.Errorf("a host's ID of %d bytes is over the limit of %d", n, resolver.MaxHostID)
+	}
 	if err := fsys.MkdirAll(path); err != nil {
 		return nil, err
 	}

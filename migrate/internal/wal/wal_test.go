@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/resolver"
 )
 
 var owner = Owner{ID: "host-a", Inc: 7}
@@ -469,6 +470,24 @@ func TestDirBelongsToOne(t *testing.T) {
 	d.Inc = 8
 	_, _, err = d.Open(t.Context(), Options{Service: "svc"})
 	require.ErrorContains(t, err, "does not belong here")
+}
+
+func TestDirLongID(t *testing.T) {
+	for _, n := range []int{resolver.MaxHostID, resolver.MaxHostID + 1, 256} {
+		fsys := newMemFS()
+		o := Owner{ID: strings.Repeat("x", n), Inc: 1}
+		for range 2 { // the second time from what is on the disk
+			d, err := OpenDir(fsys, "dir", o, o.ID)
+			if n > resolver.MaxHostID {
+				require.ErrorContains(t, err, "over the limit of 128")
+				require.Empty(t, fsys.files)
+				continue
+			}
+			require.NoError(t, err)
+			require.Equal(t, o, d.Owner)
+			require.NoError(t, d.Close())
+		}
+	}
 }
 
 func TestEscape(t *testing.T) {
