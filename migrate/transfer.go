@@ -43,20 +43,23 @@ func (s *Service) capture(to resolver.Host) {
 const fetchWait = 10 * time.Second
 
 func (n *Node) offer(s *Service, to resolver.Host, snap *machineSnapshot) uint64 {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.closed {
-		snap.Release()
-		return 0
-	}
 	id := randomID()
 	o := &outgoing{service: s, to: to, snap: snap, source: transport.NewBulkSource(snap)}
-	o.timer = time.AfterFunc(fetchWait, func() {
-		if n.takeOffer(o, id) {
-			o.snap.Release()
-		}
-	})
-	n.offers[id] = o
+	n.mu.Lock()
+	closed := n.closed
+	if !closed {
+		o.timer = time.AfterFunc(fetchWait, func() {
+			if n.takeOffer(o, id) {
+				o.snap.Release()
+			}
+		})
+		n.offers[id] = o
+	}
+	n.mu.Unlock()
+	if closed {
+		snap.Release() // may call the node
+		return 0
+	}
 	return id
 }
 
