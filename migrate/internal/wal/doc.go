@@ -9,5 +9,6 @@
 //     unfinished, and a bad frame before a good one is damage.
 //   - After an error nothing is written any more: what an operating system does after one is not known. The last log is
 //     written anew when the store is opened, since what is read back may never have reached the disk.
+//   - A service's store is opened when nothing is under way any more to the one that was open before.
 //   - The files of an earlier beginning are removed only when all those of a later one are in place.
 package wal
