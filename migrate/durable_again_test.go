@@ -26,8 +26,8 @@ func (f stallFS) Create(name string) (wal.File, error) {
 	return f.OS.Create(name)
 }
 
-// Host gives up while the disk is slow, and is called again: what is still being written for the first call does no harm to
-// what is acknowledged in the second, which waits for it, though not for ever.
+// Host gives up while the disk is slow, the service halts, and Host is called again: what is still being written for the first
+// call does no harm to what is acknowledged in the second, which waits for it, though not for ever.
 func TestDurableHostAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -49,6 +49,12 @@ func TestDurableHostAgain(t *testing.T) {
 		start()
 		_, err := host()
 		require.ErrorIs(t, err, context.DeadlineExceeded)
+		_, err = host()
+		require.ErrorContains(t, err, "given up")
+		first := w.nodes["a"].service("svc")
+		first.post(item{kind: itemFunc, fn: func() { panic("an invariant") }})
+		time.Sleep(time.Second)
+		require.Empty(t, w.nodes["a"].Services())
 
 		began := time.Now()
 		_, err = host()

@@ -69,7 +69,7 @@ type Hooks struct {
 	Moved func(Report, error)
 	// Changed is called when this host's role for a service, or the service's record, has changed.
 	Changed func(Status)
-	// Failed is called when something went wrong that no caller is told of: a snapshot that could not be restored, a
+	// Failed is called when something went wrong that no caller is told of: a snapshot that could not be taken, written or restored, a
 	// panic in a service or in Policy.Rank (an [ErrPanic], with the stack as the Data of its [transport.Error]), states that
 	// differ between hosts, a service that has halted, a copy that counts no more because the service was reset on another
 	// host. The service is "" where it is the host that the resolver refuses to announce.
@@ -335,8 +335,8 @@ func (n *Node) register(service string, fresh func() Migratable, policy Policy) 
 	case n.closed || n.leaving:
 		return nil, n.errClosed()
 	case n.services[service] != nil && n.services[service].givenUp.Load():
-		return nil, transport.Errorf(CodeExists, "migrate: host %s has given up an earlier Host of %s, and waits for what the resolver makes "+
-			"of it", n.self.ID, service)
+		return nil, transport.Errorf(CodeExists, "migrate: host %s has given up an earlier Host of %s, of which something is still under way",
+			n.self.ID, service)
 	case n.services[service] != nil:
 		return nil, transport.Errorf(CodeExists, "migrate: host %s hosts %s already", n.self.ID, service)
 	}
