@@ -69,10 +69,10 @@ type Hooks struct {
 	Moved func(Report, error)
 	// Changed is called when this host's role for a service, or the service's record, has changed.
 	Changed func(Status)
-	// Failed is called when something went wrong that no caller is told of: a snapshot that could not be taken, written or restored, a
-	// panic in a service or in Policy.Rank (an [ErrPanic], with the stack as the Data of its [transport.Error]), states that
-	// differ between hosts, a service that has halted, a copy that counts no more because the service was reset on another
-	// host. The service is "" where it is the host that the resolver refuses to announce.
+	// Failed is called when something went wrong that no caller is told of: a snapshot that could not be taken, written or
+	// restored, a panic in a service or in Policy.Rank (an [ErrPanic], with the stack as the Data of its [transport.Error]),
+	// states that differ between hosts, a service that has halted, a copy that counts no more because the service was reset
+	// on another host. The service is "" where it is the host that the resolver refuses to announce.
 	Failed func(service string, err error)
 }
 
