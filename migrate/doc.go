@@ -58,6 +58,7 @@
 //
 //	"roam.open"   [service, session, resume, loss, epoch]    opens the session, a random number that the client draws, or
 //	                                                         takes it up on this connection; resume: it was open before;
+//	                                                         the connection that it was on is closed if it has no other;
 //	                                                         loss, epoch: the highest term that the client has seen
 //	-> [loss, epoch, next, spread]                           the host's term; the number of the next event; see roam.spread
 //	"roam.do"     [service, session, seq, low, body]         a command; seq counts from 1 without a gap; replies to those
