@@ -24,8 +24,8 @@
 //
 // A command that makes Apply panic has the same effect on every host: the client gets [ErrPanic], the service goes on
 // with the state as the panic left it, without the events of that command, and [Hooks].Failed is told. An error of Apply is a
-// reply like any other. What
-// Validate refuses takes a place in the log all the same, so that a client that asks again gets the same answer.
+// reply like any other. What Validate refuses takes a place in the log all the same, so that a client that asks again gets
+// the same answer.
 //
 // Every 4,096 entries the active host orders a check: the hash of all that was applied up to a point shortly before,
 // which covers entries, replies, errors and events, and what a [Hasher] adds. A standby that had another hash there
