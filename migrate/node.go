@@ -39,10 +39,10 @@ type NodeConfig struct {
 	// entry when it is forced to the disk, and a node that starts again with the directory goes on as the host that it was.
 	// "" stands for none: the node keeps its services in memory. Hosts with and without one may serve together. The
 	// directory is made if there is none. It belongs to one host, with one key, which must be kept as well
-	// ([transport.LoadIdentity]), and to one process at a time: another use is refused with [ErrStore]. An older copy of it must never take its place, and nothing in it be
-	// removed by hand: a service whose Policy.MinInSync counts on what is gone may need [Node.Reset]. A service that is
-	// left leaves nothing in it. Each acknowledgement waits for the disk; what comes at one time shares that. One file is
-	// open for each service.
+	// ([transport.LoadIdentity]), and to one process at a time: another use is refused with [ErrStore]. An older copy of it
+	// must never take its place, and nothing in it be removed by hand: a service whose Policy.MinInSync counts on what is
+	// gone may need [Node.Reset]. A service that is left leaves nothing in it. Each acknowledgement waits for the disk;
+	// what comes at one time shares that. One file is open for each service.
 	Dir string
 
 	// Heartbeat is how often an active host is heard at least; 0 stands for 100 ms. Silence is how long a host may be

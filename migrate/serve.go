@@ -704,18 +704,22 @@ func (c *clients) activated() {
 // deposed tells every client where the service is now, and takes back what is not committed.
 func (c *clients) deposed() {
 	rec := c.s.core.Record()
-	if rec.Active.ID != "" && core.TermOf(rec) == c.s.core.Term() {
+	known := rec.Active.ID != "" && core.TermOf(rec) == c.s.core.Term()
+	if known {
 		c.sayGoodbye(rec)
-	} else {
-		c.hangUp()
 	}
+	attached := c.attached
 	c.refuseAll(c.s.notActive(rec))
+	if !known {
+		hangUp(attached)
+	}
 	c.s.expiry = 0
 }
 
-// hangUp cuts off all clients, which then look for the service.
-func (c *clients) hangUp() {
-	for k := range c.attached {
+// hangUp cuts clients off when they have been refused what they asked: nothing else would tell those who only listen that they
+// have to look for the service.
+func hangUp(attached map[clientKey]*attachment) {
+	for k := range attached {
 		k.from.close()
 	}
 }

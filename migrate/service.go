@@ -295,8 +295,9 @@ func (s *Service) halt(err error, stack []byte) {
 	s.closeStore(false)
 	s.report(err)
 	s.refuse(left...)
-	s.clients.hangUp()
+	attached := s.clients.attached
 	s.clients.refuseAll(s.notActive(resolver.Record{}))
+	hangUp(attached)
 	s.node.announceSoon()
 }
 
