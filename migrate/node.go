@@ -334,7 +334,7 @@ func (n *Node) register(service string, fresh func() Migratable, policy Policy) 
 	switch {
 	case n.closed || n.leaving:
 		return nil, n.errClosed()
-	case n.services[service] != nil && n.services[service].givenUp.Load():
+	case n.services[service] != nil && n.services[service].isGivenUp():
 		return nil, transport.Errorf(CodeExists, "migrate: host %s has given up an earlier Host of %s, of which something is still under way",
 			n.self.ID, service)
 	case n.services[service] != nil:

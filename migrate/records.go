@@ -138,7 +138,9 @@ func (s *Service) become(ctx context.Context, rec resolver.Record, ev core.Event
 		refused = s.refusal.Load()
 		return st.Role == Active || other || refused != nil
 	})
-	s.unsure.Store(err != nil)
+	s.mu.Lock()
+	s.unsure = err != nil
+	s.mu.Unlock()
 	if err != nil {
 		s.post(item{kind: itemEvent, ev: core.CancelReset{}})
 	} else if refused != nil && s.Status().Role != Active {
@@ -151,8 +153,11 @@ func (s *Service) become(ctx context.Context, rec resolver.Record, ev core.Event
 // host active all the same: then nobody else could be, so that the name is kept until that is known, and freed again.
 func (s *Service) giveUp() {
 	n := s.node
-	s.givenUp.Store(true)
-	if !s.unsure.Load() || !n.spawn(func() {
+	s.mu.Lock()
+	s.givenUp = true
+	unsure := s.unsure
+	s.mu.Unlock()
+	if !unsure || !n.spawn(func() {
 		for s.pending() {
 			select {
 			case <-n.ctx.Done():
@@ -168,6 +173,12 @@ func (s *Service) giveUp() {
 	}) {
 		s.remove(false)
 	}
+}
+
+func (s *Service) isGivenUp() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.givenUp
 }
 
 // pending reports whether a change of the record is under way.

@@ -31,29 +31,26 @@ type Service struct {
 	over   atomic.Bool // stopped, without the lock
 	halted atomic.Bool // Status says so, without the lock
 
-	unsure  atomic.Bool // nobody waited for what became of the last change of the record that a caller wanted
-	givenUp atomic.Bool // see giveUp
-
 	refusal atomic.Pointer[error] // of the last change of the record that the resolver refused
 
 	mu        sync.Mutex // guards what follows
 	inbox     *[]item    // nil: empty
 	running   bool
 	stopped   bool
+	moving    bool  // a handoff is under way
+	unsure    bool  // nobody has waited for what became of a change of the record that a caller wanted
+	givenUp   bool  // see giveUp
 	why       error // it has halted
 	status    Status
 	changed   chan struct{} // closed when status changes; nil: nobody waits for that
 	timer     *time.Timer   // of the core's next deadline
 	alarm     time.Duration // when it goes off; 0: never
-	moving    bool          // a handoff is under way
 	published stats         // what Stats returns
 
 	// What follows belongs to the loop.
 	core        *core.Core
 	store       *wal.Store // nil: none; set under mu
 	resumed     core.Term  // that the store held when it was opened, with a copy or without
-	resumedCopy bool
-	past        bool // the record has a higher Loss than resumed
 	machine     *machine
 	clients     clients
 	stats       stats
@@ -64,9 +61,11 @@ type Service struct {
 	expiry      time.Duration   // when to look for expired sessions; 0: never
 	known       []resolver.Host // those that may speak for the service
 	stranger    *core.Msg       // an invitation from a host that is not known
-	strayed     int             // how often the state was found to differ from the active host's
-	leaving     bool            // Leave was called
 	batch       []item
+	resumedCopy bool // resumed is that of a copy; set under mu
+	past        bool // the record has a higher Loss than resumed
+	strayed     int8 // how often the state was found to differ from the active host's
+	leaving     bool // Leave was called
 	crowded     bool // several commands are on their way: more are likely to come at once
 	active      bool // activated was called, and deposed not since
 	altered     bool // role, term or record changed since that was last published
