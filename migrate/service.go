@@ -37,10 +37,10 @@ type Service struct {
 	inbox     *[]item    // nil: empty
 	running   bool
 	stopped   bool
-	moving    bool  // a handoff is under way
-	unsure    bool  // nobody has waited for what became of a change of the record that a caller wanted
-	givenUp   bool  // see giveUp
-	why       error // it has halted
+	moving    bool   // a handoff is under way
+	unsure    bool   // nobody has waited for what became of a change of the record that a caller wanted
+	givenUp   bool   // see giveUp
+	why       *error // it has halted; nil: it has not
 	status    Status
 	changed   chan struct{} // closed when status changes; nil: nobody waits for that
 	timer     *time.Timer   // of the core's next deadline
@@ -149,7 +149,7 @@ func (s *Service) errClosed() error {
 	why := s.why
 	s.mu.Unlock()
 	if why != nil {
-		return why
+		return *why
 	}
 	return transport.Errorf(transport.CodeClosed, "migrate: service %s is closed on host %s", s.name, s.node.self.ID)
 }
@@ -282,7 +282,7 @@ func (s *Service) halt(err error, stack []byte) {
 	err = fmt.Errorf("%w: %w", transport.Errorf(CodeHalted, "migrate: service %s halted on host %s", s.name, s.node.self.ID), err)
 	s.mu.Lock()
 	left := slices.Concat(s.batch, s.takeInbox())
-	s.stopped, s.running, s.why = true, false, err
+	s.stopped, s.running, s.why = true, false, &err
 	s.over.Store(true)
 	s.timerStop()
 	s.stopFetch()
