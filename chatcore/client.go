@@ -150,7 +150,7 @@ func (c *Client) start(ctx context.Context, s session) (err error) {
 	if err != nil {
 		return err
 	}
-	reply, err := s.Do(ctx, (&command{Op: opJoin, Text: c.cfg.Name, Addr: addr}).encode())
+	reply, err := s.Do(ctx, command{Op: opJoin, Text: c.cfg.Name, Addr: addr}.encode())
 	if err != nil {
 		return err
 	}
@@ -231,7 +231,7 @@ func (c *Client) Where() resolver.Host { return c.session.Where() }
 //
 // Errors: [ErrBadText], [ErrHeldFull], [ErrNotJoined] when the name was taken over by a newer session of the same key.
 func (c *Client) Say(ctx context.Context, text string) error {
-	_, err := c.session.Do(ctx, (&command{Op: opSay, Text: text}).encode())
+	_, err := c.session.Do(ctx, command{Op: opSay, Text: text}.encode())
 	return err
 }
 
@@ -239,7 +239,7 @@ func (c *Client) Say(ctx context.Context, text string) error {
 // the queue. What is sent is said in the order of the Send and Say calls. The call tells what became of it, and need not be
 // looked at.
 func (c *Client) Send(ctx context.Context, text string) (*migrate.Call, error) {
-	cmd := (&command{Op: opSay, Text: text}).encode()
+	cmd := command{Op: opSay, Text: text}.encode()
 	for {
 		call, err := c.session.Go(cmd)
 		if !errors.Is(err, migrate.ErrQueueFull) {

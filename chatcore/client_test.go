@@ -431,7 +431,7 @@ func TestWhoTurnsThePages(t *testing.T) {
 	bubble(t, func(t *testing.T, h *hub, net *transport.Memory) {
 		ann := enter(t, h, net, "ann")
 		for i := range 2 * maxPage {
-			_, err := h.session(keyOf(uint64(i+1))).Do(t.Context(), (&command{Op: opJoin, Text: fmt.Sprintf("p%d", i)}).encode())
+			_, err := h.session(keyOf(uint64(i+1))).Do(t.Context(), command{Op: opJoin, Text: fmt.Sprintf("p%d", i)}.encode())
 			require.NoError(t, err)
 		}
 		all, err := ann.Who(t.Context())
@@ -451,8 +451,8 @@ func TestGapsAndUnknownEvents(t *testing.T) {
 			seq := uint64(len(h.events))
 			h.events = append(h.events,
 				migrate.Event{Seq: seq + 1, Body: []byte{0xc1}},
-				migrate.Event{Seq: seq + 2, Body: (&event{Kind: KindPrivate, From: "the room", Text: "forged"}).encode()},
-				migrate.Event{Seq: seq + 9, Gap: seq + 3, Body: (&event{Kind: KindLeft, From: "bob"}).encode()},
+				migrate.Event{Seq: seq + 2, Body: event{Kind: KindPrivate, From: "the room", Text: "forged"}.encode()},
+				migrate.Event{Seq: seq + 9, Gap: seq + 3, Body: event{Kind: KindLeft, From: "bob"}.encode()},
 			)
 		})
 		synctest.Wait()

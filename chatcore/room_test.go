@@ -425,7 +425,7 @@ func scramble(rng *rand.Rand) (session uint64, key transport.Key, body []byte) {
 		c := command{Op: opJoin, Text: names[rng.IntN(len(names))], Addr: fmt.Sprintf("h:%d", rng.IntN(3))}
 		return session, key, c.encode()
 	case 3:
-		return session, key, (&command{Op: opLeave}).encode()
+		return session, key, command{Op: opLeave}.encode()
 	case 4:
 		b := make([]byte, rng.IntN(12))
 		for i := range b {
@@ -433,7 +433,7 @@ func scramble(rng *rand.Rand) (session uint64, key transport.Key, body []byte) {
 		}
 		return session, key, b
 	default:
-		return session, key, (&command{Op: opSay, Text: strings.Repeat("x", rng.IntN(50))}).encode()
+		return session, key, command{Op: opSay, Text: strings.Repeat("x", rng.IntN(50))}.encode()
 	}
 }
 
@@ -597,7 +597,7 @@ func FuzzRestore(f *testing.F) {
 }
 
 func FuzzApply(f *testing.F) {
-	f.Add((&command{Op: opJoin, Text: "ann", Addr: "h:1"}).encode(), (&command{Op: opSay, Text: "hello"}).encode())
+	f.Add(command{Op: opJoin, Text: "ann", Addr: "h:1"}.encode(), command{Op: opSay, Text: "hello"}.encode())
 	f.Add([]byte{0xc0}, []byte{0x93, 0xdf, 0xff, 0xff, 0xff, 0xff})
 	f.Fuzz(func(t *testing.T, first, second []byte) {
 		r := newReplica(t, Config{MinParticipants: 1})
@@ -613,7 +613,7 @@ func FuzzApply(f *testing.F) {
 func BenchmarkSay(b *testing.B) {
 	r := newReplica(b, Config{})
 	r.join(b, 1, "ann")
-	body := (&command{Op: opSay, Text: strings.Repeat("x", 64)}).encode()
+	body := command{Op: opSay, Text: strings.Repeat("x", 64)}.encode()
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := r.Apply(r.command(1, keyOf(1), body)); err != nil {

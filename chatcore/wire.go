@@ -21,7 +21,7 @@ type command struct {
 	Addr string // where the joining client listens for private messages; "" if it does not
 }
 
-func (c *command) encode() []byte {
+func (c command) encode() []byte {
 	b := make([]byte, 0, 16+len(c.Text)+len(c.Addr))
 	b = transport.AppendUint(transport.AppendArray(b, 3), c.Op)
 	return transport.AppendString(transport.AppendString(b, c.Text), c.Addr)
@@ -67,7 +67,7 @@ type event struct {
 	Missing int   // as in joined; always 0 for a message
 }
 
-func (e *event) encode() []byte {
+func (e event) encode() []byte {
 	b := make([]byte, 0, 32+len(e.From)+len(e.Text))
 	b = transport.AppendUint(transport.AppendArray(b, 5), uint64(e.Kind))
 	b = transport.AppendString(b, e.From)
