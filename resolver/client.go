@@ -129,7 +129,8 @@ func (c *Client) Get(ctx context.Context, name string) (Record, error) {
 		return Record{}, err
 	}
 	what := "get the record of " + name
-	return record(what)(c.call(ctx, what, methodGet, nameParams{Name: name}))
+	data, err := c.call(ctx, what, methodGet, nameParams{Name: name})
+	return record(what, data, err)
 }
 
 // CompareAndSwap implements [Resolver].
@@ -138,7 +139,8 @@ func (c *Client) CompareAndSwap(ctx context.Context, expect uint64, next Record)
 		return Record{}, err
 	}
 	what := fmt.Sprintf("change %s at version %d (outcome unknown)", next.Name, expect)
-	rec, err := record(what)(c.call(ctx, what, methodCAS, casParams{Expect: expect, Next: next.onWire()}))
+	data, err := c.call(ctx, what, methodCAS, casParams{Expect: expect, Next: next.onWire()})
+	rec, err := record(what, data, err)
 	if e, ok := errors.AsType[*transport.Error](err); ok && e.Code == CodeConflict && len(e.Data) > 0 {
 		present, derr := decodeRecord(e.Data)
 		if derr != nil {
@@ -160,7 +162,7 @@ func (c *Client) Watch(ctx context.Context, name string, after uint64) (Record, 
 	if err != nil {
 		return Record{}, fmt.Errorf("resolver: %s: %w", what, err)
 	}
-	return record(what)(c.retry(ctx, what, func(conn *clientConn) ([]byte, error) {
+	data, err := c.retry(ctx, what, func(conn *clientConn) ([]byte, error) {
 		result, err := conn.Call(ctx, methodWatch, params)
 		if ctx.Err() != nil {
 			if p, merr := transport.Marshal(unwatchParams{ID: id}); merr == nil {
@@ -168,7 +170,8 @@ func (c *Client) Watch(ctx context.Context, name string, after uint64) (Record, 
 			}
 		}
 		return result, err
-	}))
+	})
+	return record(what, data, err)
 }
 
 // Announce implements [Resolver]. A list of services that the server knows from before is not sent again.
@@ -280,17 +283,15 @@ func (c *Client) Close() error {
 }
 
 // record decodes the record in the answer to a call.
-func record(what string) func(data []byte, err error) (Record, error) {
-	return func(data []byte, err error) (Record, error) {
-		if err != nil {
-			return Record{}, err
-		}
-		r, err := decodeRecord(data)
-		if err != nil {
-			err = fmt.Errorf("resolver: %s: the answer: %w", what, err)
-		}
-		return r, err
+func record(what string, data []byte, err error) (Record, error) {
+	if err != nil {
+		return Record{}, err
 	}
+	r, err := decodeRecord(data)
+	if err != nil {
+		err = fmt.Errorf("resolver: %s: the answer: %w", what, err)
+	}
+	return r, err
 }
 
 // call makes a call with v as its params, as often as it takes.
