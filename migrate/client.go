@@ -169,9 +169,10 @@ func newClient(ctx context.Context, service string, cfg ClientConfig) (*Client, 
 	bad := func(field, why string) error {
 		return transport.Errorf(CodeConfig, "migrate: ClientConfig.%s %s", field, why)
 	}
+	if err := checkName(service); err != nil {
+		return nil, err
+	}
 	switch {
-	case checkName(service) != nil:
-		return nil, checkName(service)
 	case cfg.Resolver == nil:
 		return nil, bad("Resolver", "is nil")
 	case cfg.Transport == nil:

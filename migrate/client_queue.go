@@ -217,16 +217,7 @@ func (r *queueRoom) leave(w *roomWaiter) {
 // commandPrefix begins the params of every command of a session: all of doParams up to Body, with Seq and Low as integers
 // of fixed width at its end, so that a command is encoded once, however often it is sent.
 func commandPrefix(service string, session uint64) []byte {
-	b := []byte{0x95}
-	switch n := len(service); {
-	case n < 32:
-		b = append(b, 0xa0|byte(n))
-	case n < 1<<8:
-		b = append(b, 0xd9, byte(n))
-	default:
-		b = binary.BigEndian.AppendUint32(append(b, 0xdb), uint32(n))
-	}
-	b = append(b, service...)
+	b := transport.AppendString(transport.AppendArray(nil, 5), service)
 	b = binary.BigEndian.AppendUint64(append(b, 0xcf), session)
 	b = binary.BigEndian.AppendUint64(append(b, 0xcf), 0)
 	return binary.BigEndian.AppendUint64(append(b, 0xcf), 0)

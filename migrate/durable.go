@@ -92,7 +92,6 @@ func (s *Service) restoreCopy(rec *wal.Recovered) (*machine, error) {
 		return nil, fmt.Errorf("the copy of the state ends at entry %d of epoch %d, the log begins after %d of %d", index, epoch,
 			rec.State.Base.Index, rec.State.Base.Epoch)
 	}
-	m.onPanic = s.panicked
 	return m, nil
 }
 

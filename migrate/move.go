@@ -3,7 +3,6 @@ package migrate
 import (
 	"context"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
@@ -149,16 +148,11 @@ func (s *Service) target(ctx context.Context, host, cause string) (resolver.Host
 
 // heirs returns the hosts that hold the state and do not leave the service themselves.
 func (s *Service) heirs(ctx context.Context) []resolver.Host {
-	var known atomic.Pointer[[]resolver.Host]
-	s.post(item{kind: itemFunc, fn: func() {
-		hosts := s.core.Heirs()
-		known.Store(&hosts)
-		s.publish() // wakes who waits
-	}})
-	if s.wait(ctx, func(Status) bool { return known.Load() != nil }) != nil {
+	var hosts []resolver.Host
+	if s.ask(ctx, func() { hosts = s.core.Heirs() }) != nil {
 		return nil
 	}
-	return *known.Load()
+	return hosts
 }
 
 func (s *Service) moveFailed(to, reason string) error {

@@ -331,13 +331,13 @@ func (n *Node) register(service string, fresh func() Migratable, policy Policy) 
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	switch {
+	switch old := n.services[service]; {
 	case n.closed || n.leaving:
 		return nil, n.errClosed()
-	case n.services[service] != nil && n.services[service].isGivenUp():
+	case old != nil && old.isGivenUp():
 		return nil, transport.Errorf(CodeExists, "migrate: host %s has given up an earlier Host of %s, of which something is still under way",
 			n.self.ID, service)
-	case n.services[service] != nil:
+	case old != nil:
 		return nil, transport.Errorf(CodeExists, "migrate: host %s hosts %s already", n.self.ID, service)
 	}
 	s := newService(n, service, fresh, policy)

@@ -158,7 +158,7 @@ func (s *Service) giveUp() {
 	unsure := s.unsure
 	s.mu.Unlock()
 	if !unsure || !n.spawn(func() {
-		for s.pending() {
+		for pending := true; s.ask(n.ctx, func() { pending = s.core.Pending() }) == nil && pending; {
 			select {
 			case <-n.ctx.Done():
 				return
@@ -179,28 +179,6 @@ func (s *Service) isGivenUp() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.givenUp
-}
-
-// pending reports whether a change of the record is under way.
-func (s *Service) pending() bool {
-	answer := make(chan bool, 1)
-	s.post(item{kind: itemFunc, fn: func() {
-		s.publish() // what leave looks at
-		answer <- s.core.Pending()
-	}})
-	for {
-		s.mu.Lock()
-		changed, stopped := s.change(), s.stopped
-		s.mu.Unlock()
-		if stopped {
-			return false
-		}
-		select {
-		case p := <-answer:
-			return p
-		case <-changed:
-		}
-	}
 }
 
 // reset takes the name over from hosts that are gone.

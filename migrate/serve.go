@@ -492,23 +492,18 @@ func (c *clients) applied(a applied) {
 		}
 		delete(c.opening, a.Session)
 		c.expireSoon() // its client may be gone already
-	case core.CloseSession:
-		for _, r := range c.leaving[a.Session] { // of one that is not there
-			r.Reply(nil, nil)
-		}
 	}
 	if a.Ended != 0 {
 		c.ended(a.Ended)
+	}
+	if a.Kind == core.CloseSession {
+		c.left(a.Session) // it may have ended before
 	}
 }
 
 // ended cuts off the client of a session that is over, so that it learns of it.
 func (c *clients) ended(id uint64) {
-	asked := c.leaving[id] != nil
-	for _, r := range c.leaving[id] {
-		r.Reply(nil, nil) // also where it had to make room before
-	}
-	delete(c.leaving, id)
+	asked := c.left(id)
 	delete(c.gone, id)
 	if a := c.sessions[id]; a != nil {
 		delete(c.sessions, id)
@@ -517,6 +512,16 @@ func (c *clients) ended(id uint64) {
 			a.from.close()
 		}
 	}
+}
+
+// left answers those who wanted a session to end, and reports whether anybody did.
+func (c *clients) left(id uint64) bool {
+	asked := c.leaving[id]
+	delete(c.leaving, id)
+	for _, r := range asked {
+		r.Reply(nil, nil)
+	}
+	return len(asked) > 0
 }
 
 func (c *clients) query(from *session, r *request, p *queryParams) {
@@ -704,21 +709,20 @@ func (c *clients) activated() {
 // deposed tells every client where the service is now, and takes back what is not committed.
 func (c *clients) deposed() {
 	rec := c.s.core.Record()
-	known := rec.Active.ID != "" && core.TermOf(rec) == c.s.core.Term()
-	if known {
+	if rec.Active.ID != "" && core.TermOf(rec) == c.s.core.Term() {
 		c.sayGoodbye(rec)
-	}
-	attached := c.attached
-	c.refuseAll(c.s.notActive(rec))
-	if !known {
-		hangUp(attached)
+		c.refuseAll(c.s.notActive(rec))
+	} else {
+		c.turnAway(c.s.notActive(rec))
 	}
 	c.s.expiry = 0
 }
 
-// hangUp cuts clients off when they have been refused what they asked: nothing else would tell those who only listen that they
-// have to look for the service.
-func hangUp(attached map[clientKey]*attachment) {
+// turnAway is refuseAll, and cuts all clients off: nothing else would tell those who only listen that they have to look for the
+// service.
+func (c *clients) turnAway(err error) {
+	attached := c.attached
+	c.refuseAll(err)
 	for k := range attached {
 		k.from.close()
 	}

@@ -122,6 +122,20 @@ func (s *Service) Status() Status {
 	return st
 }
 
+// ask has f called on the loop, and returns when it was, and Status is of that moment or later; or when ctx ends.
+func (s *Service) ask(ctx context.Context, f func()) error {
+	var done atomic.Bool
+	s.post(item{kind: itemFunc, fn: func() {
+		f()
+		s.publish()
+		done.Store(true)
+		s.mu.Lock()
+		s.signal()
+		s.mu.Unlock()
+	}})
+	return s.wait(ctx, func(Status) bool { return done.Load() })
+}
+
 // wait returns when ok is true of the status, or when ctx ends. ok must not lock anything.
 func (s *Service) wait(ctx context.Context, ok func(Status) bool) error {
 	for {
@@ -294,9 +308,7 @@ func (s *Service) halt(err error, stack []byte) {
 	s.closeStore(false)
 	s.report(err)
 	s.refuse(left...)
-	attached := s.clients.attached
-	s.clients.refuseAll(s.notActive(resolver.Record{}))
-	hangUp(attached)
+	s.clients.turnAway(s.notActive(resolver.Record{}))
 	s.node.announceSoon()
 }
 
@@ -531,7 +543,11 @@ func (s *Service) restore(r io.Reader) (*machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	return restoreMachine(s.name, sm, s.limits(), r)
+	m, err := restoreMachine(s.name, sm, s.limits(), r)
+	if err == nil {
+		m.onPanic = s.panicked
+	}
+	return m, err
 }
 
 // instance is an empty instance of the service.

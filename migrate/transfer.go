@@ -195,7 +195,6 @@ func (s *Service) fetched(f core.Fetch, m *machine, bytes int64, err error) {
 		s.stats.SnapshotsReceived++
 		s.stats.SnapshotBytesReceived += uint64(bytes)
 		ev.Time = m.logTime()
-		m.onPanic = s.panicked
 	}
 	had := s.core.HasState()
 	s.step(ev)

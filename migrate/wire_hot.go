@@ -12,7 +12,7 @@ import (
 // bytes are the same.
 
 func appendDoResult(b []byte, r *doResult) []byte {
-	b = append(b, 0x94)
+	b = transport.AppendArray(b, 4)
 	b = transport.AppendUint(b, r.Index)
 	b = transport.AppendUint(b, r.Epoch)
 	b = transport.AppendUint(b, uint64(r.Replicas))
@@ -95,8 +95,8 @@ func (h *heardEvents) next() Event {
 
 // appendMsgParams appends the params of a message between hosts.
 func appendMsgParams(b []byte, service string, m core.Msg) ([]byte, error) {
-	b = append(b, 0x92)
-	b = append(transport.AppendString(b, service), 0xc6, 0, 0, 0, 0)
+	b = transport.AppendString(transport.AppendArray(b, 2), service)
+	b = append(b, 0xc6, 0, 0, 0, 0)
 	start := len(b)
 	b, err := core.AppendMsg(b, m)
 	if err == nil {
