@@ -94,7 +94,7 @@
 // When a step fails the service stays where it is, and there is nothing to undo: until step 7 the old host has not
 // stopped. migrate.Report tells how long each step took.
 //
-// A failover begins at step 7: a standby that has not heard the active for migrate.NodeConfig.Silence, or finds that
+// A failover begins at step 7: a standby that has not heard the active for migrate.NodeConfig.FailureTimeout, or finds that
 // nothing listens at its address any more, takes over by the same compare-and-swap, and leaves the old one out.
 //
 // # Fencing
@@ -165,7 +165,7 @@
 //	                             refused if all are; 1,024 on one connection
 //	replies kept                 1,024 and 8 MiB a session, 64 MiB a service
 //	events kept                  16 MiB a service (migrate.Policy)
-//	standbys                     0 to 15 (migrate.Policy)
+//	copies of a service          1 to 16 (migrate.Policy)
 //	log of a service in memory   256 MiB; a standby more than 32 MiB behind is left out
 //	log of a service on disk     64 MiB, or as much as a copy of the state takes, and what comes while the next copy is
 //	                             written (migrate.NodeConfig.Dir)

@@ -32,7 +32,7 @@ func TestClientInTheBatchOfActivation(t *testing.T) {
 		g := &gated{Resolver: w.res}
 		w.res = g
 		n := w.node("a")
-		s, err := n.add("svc", newTally, Policy{Standbys: NoStandbys})
+		s, err := n.add("svc", newTally, Policy{Copies: 1})
 		require.NoError(t, err)
 		g.before = func() {
 			s.mu.Lock()

@@ -108,7 +108,7 @@ func benchResolver(b *testing.B, tr transport.Transport, addr string) resolver.R
 func awaitStandby(b *testing.B, res resolver.Resolver) {
 	for rec := (resolver.Record{}); len(rec.ISR) < 2; {
 		var err error
-		rec, err = res.Watch(b.Context(), "svc", rec.Ver)
+		rec, err = res.Watch(b.Context(), "svc", rec.Version)
 		require.NoError(b, err)
 	}
 }

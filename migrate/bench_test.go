@@ -45,10 +45,7 @@ func benchPair(b *testing.B, secure bool, standbys int) (res resolver.Resolver, 
 		n, err := NewNode(NodeConfig{Resolver: res, Transport: benchTCP(b, secure), ID: fmt.Sprint("h", i), Listen: "127.0.0.1:0"})
 		require.NoError(b, err)
 		b.Cleanup(func() { n.Close() })
-		p := Policy{Standbys: standbys}
-		if standbys == 0 {
-			p.Standbys = NoStandbys
-		}
+		p := Policy{Copies: standbys + 1}
 		s, err := n.Host(b.Context(), "svc", func() Migratable { return new(counter) }, p)
 		require.NoError(b, err)
 		if i == 0 {

@@ -71,10 +71,10 @@ func TestMinInSyncLeave(t *testing.T) {
 }
 
 func TestMinInSyncValidated(t *testing.T) {
-	for _, p := range []Policy{{MinInSync: -1}, {MinInSync: 3}, {MinInSync: 2, Standbys: NoStandbys}, {MinInSync: 5, Standbys: 3}} {
+	for _, p := range []Policy{{MinInSync: -1}, {MinInSync: 3}, {MinInSync: 2, Copies: 1}, {MinInSync: 5, Copies: 4}} {
 		require.ErrorIs(t, p.validate(), ErrConfig, "%+v", p)
 	}
-	for _, p := range []Policy{{MinInSync: 1}, {MinInSync: 2}, {MinInSync: 1, Standbys: NoStandbys}, {MinInSync: 4, Standbys: 3}} {
+	for _, p := range []Policy{{MinInSync: 1}, {MinInSync: 2}, {MinInSync: 1, Copies: 1}, {MinInSync: 4, Copies: 4}} {
 		require.NoError(t, p.validate(), "%+v", p)
 	}
 }
@@ -117,7 +117,7 @@ func TestDeadlyCommand(t *testing.T) {
 		for _, name := range names {
 			w.node(name)
 		}
-		p := Policy{Standbys: 4}
+		p := Policy{Copies: 5}
 		a, err := w.nodes["a"].Host(t.Context(), "svc", fresh("a"), p)
 		require.NoError(t, err)
 		for _, name := range names[1:] {

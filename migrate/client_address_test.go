@@ -15,7 +15,7 @@ func TestClientHostAtAnotherAddress(t *testing.T) {
 	for name, away := range map[string]time.Duration{"connected": time.Second, "connecting": time.Minute} {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
-				w.set("b", func(h *fakeHost) { h.host.ID, h.host.Inc = "a", w.hosts["a"].host.Inc })
+				w.set("b", func(h *fakeHost) { h.host.ID, h.host.Incarnation = "a", w.hosts["a"].host.Incarnation })
 				w.rec.ISR = []resolver.Host{w.hosts["a"].host}
 				w.serve("a", false)
 				c := w.dial()

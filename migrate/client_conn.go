@@ -282,7 +282,7 @@ func (c *Client) learn(rec resolver.Record, from *hostLink) {
 	}
 	old := fenceOf(&c.rec)
 	newer := old.less(term)
-	if newer || old == term && c.rec.Ver < rec.Ver {
+	if newer || old == term && c.rec.Version < rec.Version {
 		c.rec = rec
 	}
 	c.seen = term

@@ -72,12 +72,12 @@ func newFakeWorld(t *testing.T, names ...string) *fakeWorld {
 	}
 	for i, name := range names {
 		h := &fakeHost{w: w, tr: w.net.Host(name), conns: map[transport.Conn]*fakeConn{}}
-		h.host = resolver.Host{ID: name, Inc: uint64(i + 1), Addr: name + ":1", Key: h.tr.Key()}
+		h.host = resolver.Host{ID: name, Incarnation: uint64(i + 1), Addr: name + ":1", Key: h.tr.Key()}
 		h.listen()
 		w.hosts[name] = h
 		w.rec.ISR = append(w.rec.ISR, h.host)
 	}
-	w.rec.Name, w.rec.Gen = testService, 7
+	w.rec.Name, w.rec.Generation = testService, 7
 	w.serve(names[0], false)
 	t.Cleanup(func() {
 		for _, h := range w.hosts {
@@ -102,7 +102,7 @@ func (w *fakeWorld) serve(name string, tell bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.rec.Epoch++
-	w.rec.Ver++
+	w.rec.Version++
 	w.rec.Active = w.hosts[name].host
 	for _, h := range w.hosts {
 		was := h.term != fence{}
@@ -425,7 +425,7 @@ func (r *fakeResolver) Watch(ctx context.Context, name string, after uint64) (re
 		if down != nil {
 			return resolver.Record{}, down
 		}
-		if rec.Name == name && rec.Ver != after {
+		if rec.Name == name && rec.Version != after {
 			return rec, nil
 		}
 		select {

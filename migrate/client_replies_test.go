@@ -27,7 +27,7 @@ func (e *echoes) Apply(cmd Command) ([]byte, error) {
 // echoing is a world with one host, where "svc" has replies of that size.
 func echoing(t *testing.T, size int) (*world, *Service) {
 	w := newWorld(t, "a")
-	s, err := w.nodes["a"].Host(t.Context(), "svc", func() Migratable { return &echoes{size: size} }, Policy{Standbys: NoStandbys})
+	s, err := w.nodes["a"].Host(t.Context(), "svc", func() Migratable { return &echoes{size: size} }, Policy{Copies: 1})
 	require.NoError(t, err)
 	return w, s
 }

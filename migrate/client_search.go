@@ -311,8 +311,8 @@ func (c *Client) follow(ctx context.Context) {
 				c.learn(rec, nil)
 			}
 			var next resolver.Record
-			next, err = c.resolver.Watch(ctx, c.service, rec.Ver)
-			if err == nil && next.Ver == rec.Ver || errors.Is(err, resolver.ErrNotFound) {
+			next, err = c.resolver.Watch(ctx, c.service, rec.Version)
+			if err == nil && next.Version == rec.Version || errors.Is(err, resolver.ErrNotFound) {
 				break // a resolver that does not wait is asked like one that fails
 			}
 			if err == nil {
@@ -441,7 +441,7 @@ func (c *Client) check() {
 	if err == nil {
 		c.learn(rec, nil)
 		ctx, cancel := context.WithTimeout(c.ctx, maxBackoff)
-		if rec, err = c.resolver.Watch(ctx, c.service, rec.Ver); err == nil {
+		if rec, err = c.resolver.Watch(ctx, c.service, rec.Version); err == nil {
 			c.learn(rec, nil)
 		}
 		cancel()

@@ -595,7 +595,7 @@ func TestClientSessionUnknownToStaleHost(t *testing.T) {
 			w.res.fail(errors.New("down"))
 			w.crash("a")
 			rec := w.rec
-			rec.Active, rec.Ver = w.hosts["b"].host, rec.Ver+1
+			rec.Active, rec.Version = w.hosts["b"].host, rec.Version+1
 			rec.Epoch++
 			w.set("b", func(h *fakeHost) {
 				h.hint, h.late = &rec, late

@@ -118,7 +118,7 @@ func BenchmarkIdleClients(b *testing.B) {
 			n, err := NewNode(NodeConfig{Resolver: res, Transport: benchTCP(b, secure), ID: "h", Listen: "127.0.0.1:0"})
 			require.NoError(b, err)
 			b.Cleanup(func() { n.Close() })
-			_, err = n.Host(b.Context(), "svc", func() Migratable { return new(counter) }, Policy{Standbys: NoStandbys})
+			_, err = n.Host(b.Context(), "svc", func() Migratable { return new(counter) }, Policy{Copies: 1})
 			require.NoError(b, err)
 			tr := benchTCP(b, secure)
 			before, goroutines := memoryInUse(), runtime.NumGoroutine()

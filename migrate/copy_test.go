@@ -120,7 +120,7 @@ func copyHost(id, dns string) error {
 		return err
 	}
 	defer n.Close()
-	p := Policy{Standbys: NoStandbys}
+	p := Policy{Copies: 1}
 	var s *Service
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
 		f := strings.Fields(in.Text())

@@ -106,7 +106,7 @@ func (c *clients) sayGoodbye(rec resolver.Record) {
 	if len(later) > 0 {
 		wait := sayAgain
 		if len(later) > callAtOnce {
-			wait = 2*c.s.node.cfg.Silence + time.Duration(len(later))*clientsApart/2
+			wait = 2*c.s.node.cfg.FailureTimeout + time.Duration(len(later))*clientsApart/2
 		}
 		time.AfterFunc(wait, func() {
 			c.s.post(item{kind: itemFunc, fn: func() { c.tellMoved(later) }})

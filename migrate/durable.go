@@ -21,11 +21,11 @@ func (n *Node) openDir() error {
 	if fs == nil {
 		fs = wal.OS{}
 	}
-	d, err := wal.OpenDir(fs, n.cfg.Dir, wal.Owner{ID: n.self.ID, Inc: n.self.Inc, Key: n.self.Key}, n.cfg.ID)
+	d, err := wal.OpenDir(fs, n.cfg.Dir, wal.Owner{ID: n.self.ID, Inc: n.self.Incarnation, Key: n.self.Key}, n.cfg.ID)
 	if err != nil {
 		return transport.Errorf(CodeStore, "migrate: host %s: NodeConfig.Dir: %v", n.self.ID, err)
 	}
-	n.dir, n.self.ID, n.self.Inc = d, d.ID, d.Inc
+	n.dir, n.self.ID, n.self.Incarnation = d, d.ID, d.Inc
 	return nil
 }
 

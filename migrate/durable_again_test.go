@@ -44,7 +44,7 @@ func TestDurableHostAgain(t *testing.T) {
 		host := func() (*Service, error) {
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 			defer cancel()
-			return w.nodes["a"].Host(ctx, "svc", newTally, Policy{Standbys: NoStandbys})
+			return w.nodes["a"].Host(ctx, "svc", newTally, Policy{Copies: 1})
 		}
 		start()
 		_, err := host()

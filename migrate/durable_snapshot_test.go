@@ -58,7 +58,7 @@ func TestDurableSnapshotFails(t *testing.T) {
 			n := d.start("a")
 			u := new(unwilling)
 			fail(u).Store(true)
-			s, err := n.Host(ctx, "svc", func() Migratable { return u }, Policy{Standbys: NoStandbys})
+			s, err := n.Host(ctx, "svc", func() Migratable { return u }, Policy{Copies: 1})
 			require.NoError(t, err)
 			c, done := d.client(), 0
 			more := func(n int) {
@@ -87,7 +87,7 @@ func TestDurableSnapshotFails(t *testing.T) {
 			n.Close()
 			require.Empty(t, files("copy-*"))
 			n = d.start("a")
-			_, err = n.Host(ctx, "svc", newTally, Policy{Standbys: NoStandbys})
+			_, err = n.Host(ctx, "svc", newTally, Policy{Copies: 1})
 			require.NoError(t, err)
 			more(1)
 			for len(files("*.snap")) == 0 {

@@ -141,13 +141,13 @@ func TestDurablePowerCut(t *testing.T) {
 	}
 	for round := range 4 {
 		more()
-		inc := a.Self().Inc
+		inc := a.Self().Incarnation
 		var closing sync.WaitGroup
 		closing.Go(func() { a.Close() })
 		closing.Go(func() { b.Close() })
 		closing.Wait()
 		a, b = d.start("a"), d.start("b")
-		require.Equal(t, inc, a.Self().Inc)
+		require.Equal(t, inc, a.Self().Incarnation)
 		if round%2 == 0 {
 			d.host(a)
 			d.host(b)
@@ -182,7 +182,7 @@ func TestDurableAlone(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	n := d.start("a")
-	s, err := n.Host(ctx, "svc", newTally, Policy{Standbys: NoStandbys})
+	s, err := n.Host(ctx, "svc", newTally, Policy{Copies: 1})
 	require.NoError(t, err)
 	c := d.client()
 	for i := range 50 {
@@ -192,7 +192,7 @@ func TestDurableAlone(t *testing.T) {
 	epoch := s.Status().Record.Epoch
 	n.Close()
 	n = d.start("a")
-	s, err = n.Host(ctx, "svc", newTally, Policy{Standbys: NoStandbys})
+	s, err = n.Host(ctx, "svc", newTally, Policy{Copies: 1})
 	require.NoError(t, err)
 	require.NoError(t, s.wait(ctx, func(st Status) bool { return st.Role == Active }))
 	require.Greater(t, s.Status().Record.Epoch, epoch, "an epoch is never taken up again")
@@ -203,7 +203,7 @@ func TestDurableAlone(t *testing.T) {
 	t.Run("shutdown of the last host keeps the state", func(t *testing.T) {
 		require.ErrorIs(t, n.Shutdown(ctx), ErrNoTarget)
 		n = d.start("a")
-		_, err := n.Host(ctx, "svc", newTally, Policy{Standbys: NoStandbys})
+		_, err := n.Host(ctx, "svc", newTally, Policy{Copies: 1})
 		require.NoError(t, err)
 		reply, err := d.client().Query(ctx, nil)
 		require.NoError(t, err)

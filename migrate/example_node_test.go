@@ -178,7 +178,7 @@ func ExampleNode_Shutdown() {
 // Rank puts the hosts that could take the service in order, and drops those that should not.
 func ExamplePolicy() {
 	policy := migrate.Policy{
-		Standbys: migrate.NoStandbys,
+		Copies: 1,
 		Rank: func(hosts []resolver.Host) []resolver.Host {
 			hosts = slices.DeleteFunc(hosts, func(h resolver.Host) bool { return h.ID == "laptop" })
 			slices.SortFunc(hosts, func(a, b resolver.Host) int { return strings.Compare(a.ID, b.ID) })

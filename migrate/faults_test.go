@@ -187,7 +187,7 @@ func TestSnapshotOfAnotherMoment(t *testing.T) {
 		require.ErrorContains(t, fetch(func(f *core.Fetch) { f.Epoch++ }), "it ends at entry")
 		require.ErrorContains(t, fetch(func(f *core.Fetch) { f.Index++ }), "it ends at entry")
 		require.ErrorIs(t, fetch(func(f *core.Fetch) { f.ID++ }), ErrForbidden)
-		require.ErrorIs(t, fetch(func(f *core.Fetch) { f.From.Inc++ }), errOtherStart)
+		require.ErrorIs(t, fetch(func(f *core.Fetch) { f.From.Incarnation++ }), errOtherStart)
 	})
 }
 

@@ -31,7 +31,7 @@ func hostile(t *testing.T, all bool, f func(s *Service, call func(method string,
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "a")
 		defer w.close()
-		s := w.host("a", "svc", Policy{Standbys: NoStandbys})
+		s := w.host("a", "svc", Policy{Copies: 1})
 		conn, err := w.transport("x").Dial(t.Context(), transport.Peer{Addr: "a:1"}, nil)
 		require.NoError(t, err)
 		from := w.nodes["a"].accept(conn).(*session)
@@ -74,8 +74,8 @@ func FuzzClientRequests(f *testing.F) {
 
 // Whatever somebody sends who says that it is a host, the service goes on.
 func FuzzHostRequests(f *testing.F) {
-	rec := resolver.Record{Name: "svc", Gen: 1, Ver: 99, Epoch: 9, Active: resolver.Host{ID: "x", Inc: 3, Addr: "x:1"}}
-	rec.ISR, rec.By = []resolver.Host{rec.Active}, rec.Active
+	rec := resolver.Record{Name: "svc", Generation: 1, Version: 99, Epoch: 9, Active: resolver.Host{ID: "x", Incarnation: 3, Addr: "x:1"}}
+	rec.ISR, rec.Proposer = []resolver.Host{rec.Active}, rec.Active
 	for typ := core.MsgAppend; typ <= core.MsgLeave; typ++ {
 		b, err := core.AppendMsg(nil, core.Msg{Type: typ, From: rec.Active, Term: core.Term{Epoch: 9}, Record: &rec, Index: 5, Flag: true})
 		require.NoError(f, err)
@@ -116,7 +116,7 @@ func (liar) Closed(transport.Conn, error) {}
 // Whatever a host answers and tells, the client goes on trying, and ends when it is closed.
 func FuzzHostAnswers(f *testing.F) {
 	open := mustMarshal(f, openResult{Epoch: 1, NextEvent: 5})
-	rec := resolver.Record{Name: "svc", Gen: 1, Ver: 9, Epoch: 2, Active: resolver.Host{ID: "h", Inc: 1, Addr: "h:1"}}
+	rec := resolver.Record{Name: "svc", Generation: 1, Version: 9, Epoch: 2, Active: resolver.Host{ID: "h", Incarnation: 1, Addr: "h:1"}}
 	done := mustMarshal(f, doResult{Index: 1, Epoch: 1, Replicas: 1, Reply: []byte("1")})
 	events := mustMarshal(f, eventsParams{Service: "svc", Epoch: 1, First: 5, Times: []int64{1, 2}, Bodies: [][]byte{{1}, {2}}})
 	f.Add(open, done, byte(0), events)
@@ -133,8 +133,8 @@ func FuzzHostAnswers(f *testing.F) {
 			_, err := h.Listen("h:1", func(c transport.Conn) transport.Handler { conn = c; return liar{open, do} })
 			require.NoError(t, err)
 			names := resolver.NewMemory()
-			r := resolver.Record{Name: "svc", Epoch: 1, Active: resolver.Host{ID: "h", Inc: 1, Addr: "h:1", Key: h.Key()}, Nonce: 1}
-			r.ISR, r.By = []resolver.Host{r.Active}, r.Active
+			r := resolver.Record{Name: "svc", Epoch: 1, Active: resolver.Host{ID: "h", Incarnation: 1, Addr: "h:1", Key: h.Key()}, Nonce: 1}
+			r.ISR, r.Proposer = []resolver.Host{r.Active}, r.Active
 			_, err = names.CompareAndSwap(t.Context(), 0, r)
 			require.NoError(t, err)
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)

@@ -381,9 +381,9 @@ func TestHandoffWithBadSnapshot(t *testing.T) {
 				w.node("b")
 				h := new(health)
 				fresh := func() Migratable { return &sickly{h: h} }
-				a, err := w.nodes["a"].Host(t.Context(), "svc", fresh, Policy{Standbys: NoStandbys})
+				a, err := w.nodes["a"].Host(t.Context(), "svc", fresh, Policy{Copies: 1})
 				require.NoError(t, err)
-				b, err := w.nodes["b"].Standby(t.Context(), "svc", fresh, Policy{Standbys: NoStandbys})
+				b, err := w.nodes["b"].Standby(t.Context(), "svc", fresh, Policy{Copies: 1})
 				require.NoError(t, err)
 				c := w.dial("client", "svc", ClientConfig{})
 				w.read(c)
@@ -456,7 +456,7 @@ func TestHandoffHalts(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, "a", "b")
 				defer w.close()
-				a, b := w.host("a", "svc", Policy{Standbys: NoStandbys}), w.standby("b", "svc", Policy{})
+				a, b := w.host("a", "svc", Policy{Copies: 1}), w.standby("b", "svc", Policy{})
 				time.Sleep(time.Second)
 				w.net.Partition("a", "b")
 				time.AfterFunc(10*time.Millisecond, func() { end(a) })

@@ -73,7 +73,7 @@ func TestHooks(t *testing.T) {
 		require.Equal(t, Active, changes[0].Role)
 		require.Equal(t, Standby, changes[n-1].Role)
 		for i := 1; i < n; i++ {
-			require.GreaterOrEqual(t, changes[i].Record.Ver, changes[i-1].Record.Ver)
+			require.GreaterOrEqual(t, changes[i].Record.Version, changes[i-1].Record.Version)
 		}
 		time.Sleep(5 * time.Second)
 		require.Len(t, changes, n, "no call after Close")

@@ -65,7 +65,7 @@ func TestIdleServiceSleeps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "a", "b")
 		defer w.close()
-		p := Policy{Standbys: NoStandbys}
+		p := Policy{Copies: 1}
 		s := w.host("a", "svc", p)
 		w.standby("b", "svc", p)
 		c := w.dial("client", "svc", ClientConfig{})
@@ -94,7 +94,7 @@ func BenchmarkIdleServiceMemory(b *testing.B) {
 	before := memoryInUse()
 	i := 0
 	for b.Loop() {
-		_, err := n.Host(b.Context(), fmt.Sprint("s", i), newTally, Policy{Standbys: NoStandbys})
+		_, err := n.Host(b.Context(), fmt.Sprint("s", i), newTally, Policy{Copies: 1})
 		require.NoError(b, err)
 		i++
 	}
@@ -128,10 +128,7 @@ func BenchmarkIdleServices(b *testing.B) {
 				nodes[i] = n
 			}
 			before := memoryInUse()
-			p := Policy{Standbys: bc.standbys}
-			if p.Standbys == 0 {
-				p.Standbys = NoStandbys
-			}
+			p := Policy{Copies: bc.standbys + 1}
 			for i := range bc.services {
 				name := fmt.Sprint("s", i)
 				_, err := nodes[0].Host(b.Context(), name, newTally, p)

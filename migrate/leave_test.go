@@ -60,7 +60,7 @@ func TestLeaveGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "a", "b", "d")
 		defer w.close()
-		p := Policy{Standbys: 1, MinInSync: 2}
+		p := Policy{Copies: 2, MinInSync: 2}
 		a, b := w.pair(p)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()

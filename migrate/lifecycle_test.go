@@ -22,14 +22,14 @@ func TestConfigNamesField(t *testing.T) {
 	tr := transport.NewMemory().Host("a")
 	defer tr.Close()
 	for field, cfg := range map[string]NodeConfig{
-		"NodeConfig.Resolver":    {Transport: tr},
-		"NodeConfig.Transport":   {Resolver: resolver.NewMemory()},
-		"NodeConfig.Heartbeat":   {Resolver: resolver.NewMemory(), Transport: tr, Heartbeat: -1},
-		"NodeConfig.Silence":     {Resolver: resolver.NewMemory(), Transport: tr, Silence: time.Millisecond},
-		"NodeConfig.PresenceTTL": {Resolver: resolver.NewMemory(), Transport: tr, PresenceTTL: -1},
-		`NodeConfig.ID is "a b"`: {Resolver: resolver.NewMemory(), Transport: tr, ID: "a b"},
-		`NodeConfig.ID is "long`: {Resolver: resolver.NewMemory(), Transport: tr, ID: "long" + strings.Repeat("g", resolver.MaxHostID)},
-		`NodeConfig.Advertise`:   {Resolver: resolver.NewMemory(), Transport: tr, Advertise: "a b"},
+		"NodeConfig.Resolver":       {Transport: tr},
+		"NodeConfig.Transport":      {Resolver: resolver.NewMemory()},
+		"NodeConfig.Heartbeat":      {Resolver: resolver.NewMemory(), Transport: tr, Heartbeat: -1},
+		"NodeConfig.FailureTimeout": {Resolver: resolver.NewMemory(), Transport: tr, FailureTimeout: time.Millisecond},
+		"NodeConfig.PresenceTTL":    {Resolver: resolver.NewMemory(), Transport: tr, PresenceTTL: -1},
+		`NodeConfig.ID is "a b"`:    {Resolver: resolver.NewMemory(), Transport: tr, ID: "a b"},
+		`NodeConfig.ID is "long`:    {Resolver: resolver.NewMemory(), Transport: tr, ID: "long" + strings.Repeat("g", resolver.MaxHostID)},
+		`NodeConfig.Advertise`:      {Resolver: resolver.NewMemory(), Transport: tr, Advertise: "a b"},
 	} {
 		_, err := NewNode(cfg)
 		require.ErrorIs(t, err, ErrConfig)
@@ -40,7 +40,7 @@ func TestConfigNamesField(t *testing.T) {
 	defer n.Close()
 	for field, p := range map[string]Policy{
 		"Policy.Every":          {Every: time.Millisecond},
-		"Policy.Standbys":       {Standbys: 16},
+		"Policy.Copies":         {Copies: 17},
 		"Policy.SessionTimeout": {SessionTimeout: -1},
 		"Policy.EventBytes":     {EventBytes: -1},
 		"Policy.Spread":         {Spread: -1},
@@ -100,7 +100,7 @@ func TestHostTwice(t *testing.T) {
 		require.ErrorIs(t, err, ErrExists)
 		_, err = w.nodes["b"].Reset(t.Context(), "svc", newTally, Policy{})
 		require.ErrorIs(t, err, ErrExists, "a is alive")
-		b := w.host("b", "svc", Policy{Standbys: NoStandbys})
+		b := w.host("b", "svc", Policy{Copies: 1})
 		require.NotEqual(t, Active, b.Status().Role, "who serves goes on")
 	})
 }
@@ -112,7 +112,7 @@ func TestHostAtOnce(t *testing.T) {
 		defer w.close()
 		var wg sync.WaitGroup
 		for name := range w.nodes {
-			wg.Go(func() { w.host(name, "svc", Policy{Standbys: 2}) })
+			wg.Go(func() { w.host(name, "svc", Policy{Copies: 3}) })
 		}
 		wg.Wait()
 		w.inSync(w.active("svc"), 3)
@@ -120,15 +120,14 @@ func TestHostAtOnce(t *testing.T) {
 	})
 }
 
-func TestStandbysKept(t *testing.T) {
-	for _, wanted := range []int{NoStandbys, 1, 2, 3} {
-		t.Run(fmt.Sprint(wanted), func(t *testing.T) {
+func TestCopiesKept(t *testing.T) {
+	for _, members := range []int{1, 2, 3, 4} {
+		t.Run(fmt.Sprint(members), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				names := []string{"a", "b", "c", "d", "e"}
 				w := newWorld(t, names...)
 				defer w.close()
-				p := Policy{Standbys: wanted}
-				members := 1 + max(wanted, 0)
+				p := Policy{Copies: members}
 				w.host("a", "svc", p)
 				for _, name := range names[1:] {
 					w.standby(name, "svc", p)
@@ -184,7 +183,7 @@ func TestLeave(t *testing.T) {
 		require.Empty(t, w.nodes["b"].Services())
 		require.Len(t, a.Status().Record.ISR, 1)
 		// A latent host leaves at once.
-		l := w.standby("b", "svc", Policy{Standbys: NoStandbys})
+		l := w.standby("b", "svc", Policy{Copies: 1})
 		require.NoError(t, l.Leave(t.Context()))
 		// The active host hands over first.
 		w.standby("c", "svc", Policy{})
@@ -305,8 +304,8 @@ func TestShutdownWithoutTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "a", "b")
 		defer w.close()
-		w.host("a", "svc", Policy{Standbys: NoStandbys})
-		w.standby("b", "svc", Policy{Standbys: NoStandbys})
+		w.host("a", "svc", Policy{Copies: 1})
+		w.standby("b", "svc", Policy{Copies: 1})
 		w.net.Throttle("a", "b", 10)
 		time.Sleep(100 * time.Millisecond)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)

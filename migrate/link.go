@@ -43,7 +43,7 @@ const (
 	redials    = 2
 	redialWait = 20 * time.Millisecond
 	linkIdle   = time.Minute
-	// maxPatience is how many times NodeConfig.Silence a connection may take in the end; TCP, TLS and the greetings are four
+	// maxPatience is how many times NodeConfig.FailureTimeout a connection may take in the end; TCP, TLS and the greetings are four
 	// round trips.
 	maxPatience = 4
 )
@@ -126,7 +126,7 @@ func (l *link) dialLocked() {
 func (l *link) dial() {
 	n := l.node
 	refused, broken := 0, 0
-	patience := n.cfg.Silence
+	patience := n.cfg.FailureTimeout
 	for {
 		err := l.connect(patience)
 		if err == nil {
@@ -140,7 +140,7 @@ func (l *link) dial() {
 		case !isTimeout(err):
 			// A process that is being killed still takes connections for a moment, and breaks them.
 			broken++
-		case patience < maxPatience*n.cfg.Silence:
+		case patience < maxPatience*n.cfg.FailureTimeout:
 			// The host may be far away; to begin anew is better where a packet was lost.
 			late = true
 			patience *= 2
@@ -415,7 +415,7 @@ func (c *session) handleMsg(r *transport.Request) {
 		c.last = s
 	}
 	m, err := core.ReadMsg(msg)
-	if err != nil || m.From.ID != c.host.ID || m.From.Inc != c.host.Inc {
+	if err != nil || m.From.ID != c.host.ID || m.From.Incarnation != c.host.Incarnation {
 		c.node.log.Warn("message from a host refused", "service", s.name, "from", c.host.ID, "err", err)
 		c.conn.Close()
 		return

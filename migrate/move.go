@@ -206,7 +206,7 @@ func (s *Service) moveEvent(ev core.MoveEvent) {
 		m.report.Transfer = now - m.asked
 		m.report.Commands = s.core.Last() - m.last
 		// The target tells when it serves; should it die first, this host or another goes on.
-		m.timer = time.AfterFunc(2*s.node.cfg.Silence, func() { s.post(item{kind: itemFunc, fn: func() { s.moveUnserved(m) }}) })
+		m.timer = time.AfterFunc(2*s.node.cfg.FailureTimeout, func() { s.post(item{kind: itemFunc, fn: func() { s.moveUnserved(m) }}) })
 	case core.MoveServed:
 		m.report.Won, m.report.Pause = ev.Won, ev.Served
 		s.endMove(nil)
@@ -243,7 +243,7 @@ func (s *Service) prepare() {
 		s.transfer()
 		return
 	}
-	m.timer = time.AfterFunc(spread+s.node.cfg.Silence, func() { s.post(item{kind: itemFunc, fn: func() { s.prepared(m, 0) }}) })
+	m.timer = time.AfterFunc(spread+s.node.cfg.FailureTimeout, func() { s.post(item{kind: itemFunc, fn: func() { s.prepared(m, 0) }}) })
 }
 
 // maxPrepare bounds the time for which a move waits for clients that are still connecting ahead.
@@ -255,7 +255,7 @@ func (s *Service) prepared(m *moveState, ready int) {
 		return
 	}
 	if now := m.report.Ready; now > ready && s.node.now()-m.prepared < maxPrepare {
-		m.timer = time.AfterFunc(s.node.cfg.Silence, func() { s.post(item{kind: itemFunc, fn: func() { s.prepared(m, now) }}) })
+		m.timer = time.AfterFunc(s.node.cfg.FailureTimeout, func() { s.post(item{kind: itemFunc, fn: func() { s.prepared(m, now) }}) })
 		return
 	}
 	s.transfer()

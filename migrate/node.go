@@ -45,10 +45,10 @@ type NodeConfig struct {
 	// what comes at one time shares that. One file is open for each service.
 	Dir string
 
-	// Heartbeat is how often an active host is heard at least; 0 stands for 100 ms. Silence is how long a host may be
-	// silent before it is replaced or removed, at least 3 heartbeats; 0 stands for 500 ms. A host whose process has died
-	// is noticed sooner.
-	Heartbeat, Silence time.Duration
+	// Heartbeat is the longest interval between two messages of an active host; it defaults to 100 ms. FailureTimeout is how
+	// long a host may be silent before it is replaced or removed: at least 3 heartbeats; it defaults to 500 ms, or 5 heartbeats
+	// if that is more. A host whose process has died is detected sooner.
+	Heartbeat, FailureTimeout time.Duration
 	// PresenceTTL is how long the resolver believes in this host after its last announcement; 0 stands for 3 s.
 	PresenceTTL time.Duration
 
@@ -100,11 +100,11 @@ func (c *NodeConfig) validate() error {
 	if c.Heartbeat == 0 {
 		c.Heartbeat = 100 * time.Millisecond
 	}
-	if c.Silence == 0 {
-		c.Silence = max(500*time.Millisecond, 5*c.Heartbeat)
+	if c.FailureTimeout == 0 {
+		c.FailureTimeout = max(500*time.Millisecond, 5*c.Heartbeat)
 	}
-	if c.Silence < 3*c.Heartbeat {
-		return bad("Silence", fmt.Sprintf("is %s, less than 3 heartbeats of %s", c.Silence, c.Heartbeat))
+	if c.FailureTimeout < 3*c.Heartbeat {
+		return bad("FailureTimeout", fmt.Sprintf("is %s, less than 3 heartbeats of %s", c.FailureTimeout, c.Heartbeat))
 	}
 	if c.PresenceTTL == 0 {
 		c.PresenceTTL = 3 * time.Second
@@ -149,7 +149,7 @@ type hostKey struct {
 	inc uint64
 }
 
-func keyOf(h resolver.Host) hostKey { return hostKey{h.ID, h.Inc} }
+func keyOf(h resolver.Host) hostKey { return hostKey{h.ID, h.Incarnation} }
 
 // NewNode makes a node and begins to listen. It announces itself once it hosts a service.
 func NewNode(cfg NodeConfig) (*Node, error) {
@@ -167,7 +167,7 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 		inbound:  make(map[*session]struct{}),
 		offers:   make(map[uint64]*outgoing),
 	}
-	n.self = resolver.Host{ID: cfg.ID, Inc: randomID(), Key: cfg.Transport.Key()}
+	n.self = resolver.Host{ID: cfg.ID, Incarnation: randomID(), Key: cfg.Transport.Key()}
 	if n.self.ID == "" {
 		n.self.ID = "host-" + randomName(n.self.Key)
 	}
@@ -400,7 +400,7 @@ func (n *Node) Shutdown(ctx context.Context) error {
 }
 
 // Close stops at once, as if the process had died: what this node was active for goes on at a standby. It tells the resolver
-// that the host is gone, for which it waits Silence at most, and waits for the node's goroutines: in a bubble of
+// that the host is gone, for which it waits FailureTimeout at most, and waits for the node's goroutines: in a bubble of
 // testing/synctest a node has to be closed, as a [Client] has to. It is safe to call twice and from many goroutines, but not
 // from a [Migratable].
 func (n *Node) Close() error {
@@ -531,7 +531,7 @@ func checkName(service string) error {
 // withdraw tells the resolver that this host is gone; it does not insist.
 func (n *Node) withdraw() {
 	n.announceSoon()
-	patience := time.NewTimer(n.cfg.Silence)
+	patience := time.NewTimer(n.cfg.FailureTimeout)
 	defer patience.Stop()
 	select {
 	case <-n.silent:

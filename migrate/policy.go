@@ -16,12 +16,13 @@ type Policy struct {
 	// never by timer. With no other host present nothing happens until the next turn.
 	Every time.Duration
 
-	// Standbys is how many hosts besides the active hold every acknowledged command: that many can die at once without
-	// loss. 0 stands for 1; [NoStandbys] for none, where a crash of the host loses the state (planned moves do not).
-	Standbys int
+	// Copies is the number of hosts, the active one included, that hold every acknowledged command: all but one of them can
+	// die at once without loss. It is at most 16 and defaults to 2. With 1 there is no standby: a crash of the host loses the
+	// state (planned moves do not).
+	Copies int
 
 	// MinInSync is how many hosts, the active included, must hold a command before it is acknowledged, from 2 to
-	// Standbys + 1. Then no crash of MinInSync - 1 hosts at once loses anything, whatever happened before; the price is
+	// Copies. Then no crash of MinInSync - 1 hosts at once loses anything, whatever happened before; the price is
 	// that the service stands still while fewer are there: commands wait, as queries do, and [Status].Suspended is true,
 	// until the host that is away is heard again, has been started anew and taken a copy, or another one has taken its
 	// place. The in-sync set never shrinks below it, so that a standby that leaves waits for another one to come.
@@ -43,9 +44,6 @@ type Policy struct {
 	Spread time.Duration
 }
 
-// NoStandbys is the value of [Policy.Standbys] for a service that lives on one host alone.
-const NoStandbys = -1
-
 func shuffle(hs []resolver.Host) []resolver.Host {
 	rand.Shuffle(len(hs), func(i, j int) { hs[i], hs[j] = hs[j], hs[i] })
 	return hs
@@ -60,8 +58,8 @@ func (p *Policy) validate() error {
 		return bad("Every", fmt.Sprintf("is %v, below 0", p.Every))
 	case p.Every > 0 && p.Every < 10*time.Millisecond:
 		return bad("Every", fmt.Sprintf("is %v, less than 10 ms", p.Every))
-	case p.Standbys < NoStandbys || p.Standbys > 15:
-		return bad("Standbys", fmt.Sprintf("is %d, not 0 to 15 or NoStandbys", p.Standbys))
+	case p.Copies < 0 || p.Copies > 16:
+		return bad("Copies", fmt.Sprintf("is %d, not 1 to 16", p.Copies))
 	case p.SessionTimeout < 0:
 		return bad("SessionTimeout", fmt.Sprintf("is %v, below 0", p.SessionTimeout))
 	case p.EventBytes < 0:
@@ -69,14 +67,11 @@ func (p *Policy) validate() error {
 	case p.Spread < 0:
 		return bad("Spread", fmt.Sprintf("is %v, below 0", p.Spread))
 	}
-	switch p.Standbys {
-	case 0:
-		p.Standbys = 1
-	case NoStandbys:
-		p.Standbys = 0
+	if p.Copies == 0 {
+		p.Copies = 2
 	}
-	if p.MinInSync < 0 || p.MinInSync > p.Standbys+1 {
-		return bad("MinInSync", fmt.Sprintf("is %d, not 0 to Standbys + 1, which is %d", p.MinInSync, p.Standbys+1))
+	if p.MinInSync < 0 || p.MinInSync > p.Copies {
+		return bad("MinInSync", fmt.Sprintf("is %d, not 0 to Copies, which is %d", p.MinInSync, p.Copies))
 	}
 	if p.SessionTimeout == 0 {
 		p.SessionTimeout = time.Hour

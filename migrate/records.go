@@ -134,7 +134,7 @@ func (s *Service) become(ctx context.Context, rec resolver.Record, ev core.Event
 	var refused *error
 	err := s.wait(ctx, func(st Status) bool {
 		r := &st.Record
-		other := r.Active.ID != "" && !r.Active.Same(s.node.self) && r.Ver > rec.Ver && (r.Ver != before.Ver || r.Gen != before.Gen)
+		other := r.Active.ID != "" && !r.Active.Same(s.node.self) && r.Version > rec.Version && (r.Version != before.Version || r.Generation != before.Generation)
 		refused = s.refusal.Load()
 		return st.Role == Active || other || refused != nil
 	})
@@ -219,7 +219,7 @@ func (s *Service) anyAlive(ctx context.Context, rec resolver.Record) error {
 	for try := 0; ; try++ {
 		answers := make(chan error, len(rec.ISR))
 		asked := 0
-		dctx, cancel := context.WithTimeout(ctx, 2*n.cfg.Silence)
+		dctx, cancel := context.WithTimeout(ctx, 2*n.cfg.FailureTimeout)
 		for _, h := range rec.ISR {
 			if h.Same(n.self) {
 				continue // this one knows itself what it holds
@@ -257,7 +257,7 @@ func (s *Service) anyAlive(ctx context.Context, rec resolver.Record) error {
 			return err
 		}
 		switch {
-		case now.Ver != rec.Ver && try <= 8:
+		case now.Version != rec.Version && try <= 8:
 		case asked == 0:
 			return transport.Errorf(CodeNoHost, "migrate: service %s was last held by host %s itself, which holds it no more: Reset starts "+
 				"it anew", s.name, n.self.ID)

@@ -30,11 +30,10 @@ func (h *hoard) Restore(r io.Reader) error {
 // A host that has no part in a service any more holds nothing of its state.
 func TestStateReleased(t *testing.T) {
 	for _, tc := range []struct {
-		name     string
-		standbys int
-		copies   int
-		hosts    []string
-	}{{"NoStandbys", NoStandbys, 1, []string{"a", "b"}}, {"trimmed", 1, 2, []string{"a", "b", "c"}}} {
+		name   string
+		copies int
+		hosts  []string
+	}{{"one", 1, []string{"a", "b"}}, {"trimmed", 2, []string{"a", "b", "c"}}} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, tc.hosts...)
@@ -46,7 +45,7 @@ func TestStateReleased(t *testing.T) {
 					runtime.AddCleanup(h, func(*atomic.Int32) { freed.Add(1) }, &made)
 					return h
 				}
-				p := Policy{Standbys: tc.standbys}
+				p := Policy{Copies: tc.copies}
 				for _, name := range tc.hosts {
 					_, err := w.nodes[name].Host(t.Context(), "svc", fresh, p)
 					require.NoError(t, err)

@@ -72,7 +72,7 @@ type Status struct {
 	// Service is its name, and Role what this host is for it.
 	Service string
 	Role    Role
-	// Record is the newest record that this node knows; its Ver is 0 if it knows none.
+	// Record is the newest record that this node knows; its Version is 0 if it knows none.
 	Record resolver.Record
 	// Commit is the index of the last committed entry here, Last that of the last entry.
 	Commit, Last uint64

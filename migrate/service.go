@@ -102,8 +102,8 @@ func newService(n *Node, name string, fresh func() Migratable, policy Policy) *S
 		status: Status{Service: name, Role: Latent},
 	}
 	s.core = core.New(core.Config{
-		Name: name, Self: n.self, Standbys: policy.Standbys, MinInSync: policy.MinInSync,
-		Heartbeat: n.cfg.Heartbeat, Silence: n.cfg.Silence,
+		Name: name, Self: n.self, Standbys: policy.Copies - 1, MinInSync: policy.MinInSync,
+		Heartbeat: n.cfg.Heartbeat, Silence: n.cfg.FailureTimeout,
 		Stable: n.dir != nil, Nonce: randomID(),
 	})
 	s.clients.init(s)
@@ -652,7 +652,7 @@ func (s *Service) publish() {
 	s.signal()
 	s.mu.Unlock()
 	s.countMembers(&old.Record, &st.Record)
-	if old.Role != st.Role || old.Record.Ver != st.Record.Ver {
+	if old.Role != st.Role || old.Record.Version != st.Record.Version {
 		s.log.Info("changed", "role", string(st.Role), "epoch", st.Record.Epoch, "active", st.Record.Active.ID, "isr", len(st.Record.ISR))
 		if f := s.node.cfg.Hooks.Changed; f != nil {
 			st := s.Status()
@@ -783,7 +783,7 @@ func (s *Service) notActive(rec resolver.Record) error {
 	if s.halted.Load() {
 		e = transport.Errorf(CodeHalted, "migrate: service %s has halted on host %s", s.name, s.node.self.ID)
 	}
-	if rec.Ver > 0 {
+	if rec.Version > 0 {
 		if data, err := transport.Marshal(rec); err == nil {
 			e.Data = data
 		}

@@ -141,7 +141,7 @@ func (s *Service) countTerm(handedOver bool) {
 
 // countMembers counts who came and went between two records.
 func (s *Service) countMembers(old, rec *resolver.Record) {
-	if old.Ver == 0 || core.TermOf(*old) != core.TermOf(*rec) || !rec.Active.Same(s.node.self) {
+	if old.Version == 0 || core.TermOf(*old) != core.TermOf(*rec) || !rec.Active.Same(s.node.self) {
 		return
 	}
 	s.stats.Joins += missingFrom(old.ISR, rec.ISR)

@@ -50,9 +50,9 @@ func TestStrangerIsNotHeeded(t *testing.T) {
 		wr := w.write(c)
 		rec := a.Status().Record
 		forged := rec
-		forged.Epoch, forged.Ver, forged.ISR = 1000, 1000, []resolver.Host{{ID: "x", Inc: 7, Addr: "rogue:1"}}
+		forged.Epoch, forged.Version, forged.ISR = 1000, 1000, []resolver.Host{{ID: "x", Incarnation: 7, Addr: "rogue:1"}}
 		forged.Active = forged.ISR[0]
-		for _, claim := range []resolver.Host{{ID: "x", Inc: 7, Addr: "rogue:1"}, a.node.self, b.node.self} {
+		for _, claim := range []resolver.Host{{ID: "x", Incarnation: 7, Addr: "rogue:1"}, a.node.self, b.node.self} {
 			for _, to := range []string{"a", "b"} {
 				r := w.rogue(to, claim)
 				for typ := core.MsgAppend; typ <= core.MsgLeave; typ++ {
@@ -66,7 +66,7 @@ func TestStrangerIsNotHeeded(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		require.Equal(t, Active, a.Status().Role)
 		require.Equal(t, Standby, b.Status().Role)
-		require.Equal(t, rec.Ver, a.Status().Record.Ver)
+		require.Equal(t, rec.Version, a.Status().Record.Version)
 		require.Less(t, wr.longest(), 100*time.Millisecond)
 		wr.end()
 		w.check(c)

@@ -38,7 +38,7 @@ func TestHotWireIsTheCodecs(t *testing.T) {
 		}
 	}
 	for _, service := range []string{"s", strings.Repeat("s", 31), strings.Repeat("s", 32), strings.Repeat("s", 253)} {
-		m := core.Msg{Type: core.MsgAck, From: resolver.Host{ID: "h", Inc: 5}, Index: 70_000}
+		m := core.Msg{Type: core.MsgAck, From: resolver.Host{ID: "h", Incarnation: 5}, Index: 70_000}
 		b, err := appendMsgParams([]byte("before"), service, m)
 		require.NoError(t, err)
 		b = bytes.TrimPrefix(b, []byte("before"))

@@ -17,9 +17,9 @@ func BenchmarkClient(b *testing.B) {
 	open := func(b *testing.B, file string) (*resolver.Client, resolver.Record) {
 		dns, tr := newTCP(b, transport.TCPConfig{}), newTCP(b, transport.TCPConfig{})
 		c := connect(b, tr, serve(b, resolver.ServerConfig{Transport: dns, File: file}, "127.0.0.1:0"))
-		h := resolver.Host{ID: "a", Inc: 1, Addr: "a:1", Key: tr.Key()}
+		h := resolver.Host{ID: "a", Incarnation: 1, Addr: "a:1", Key: tr.Key()}
 		r, err := c.CompareAndSwap(b.Context(), 0, resolver.Record{
-			Name: "backend.com", Epoch: 1, Active: h, ISR: []resolver.Host{h}, By: h, Nonce: 1,
+			Name: "backend.com", Epoch: 1, Active: h, ISR: []resolver.Host{h}, Proposer: h, Nonce: 1,
 		})
 		require.NoError(b, err)
 		return c, r
@@ -40,7 +40,7 @@ func BenchmarkClient(b *testing.B) {
 			for b.Loop() {
 				var err error
 				r.Nonce++
-				r, err = c.CompareAndSwap(b.Context(), r.Ver, r)
+				r, err = c.CompareAndSwap(b.Context(), r.Version, r)
 				require.NoError(b, err)
 			}
 		})

@@ -31,8 +31,8 @@ const (
 )
 
 // Check reports whether next may follow cur (nil: there is no record), as an error that is [ErrInvalid] when next is
-// malformed by itself and [ErrRefused] when next.By has no right to that change. It is a pure function, and every
-// Resolver must apply it. Gen and Ver are not its business: a [Resolver] compares and fills them.
+// malformed by itself and [ErrRefused] when next.Proposer has no right to that change. It is a pure function, and every
+// Resolver must apply it. Check ignores Generation and Version: a [Resolver] compares and fills them.
 //
 // These are the changes, told apart by what they change, as the kind of change is nowhere stated:
 //
@@ -45,7 +45,7 @@ const (
 //	renew    by the active: Epoch one higher, ISR as before. It has started again with the log that it keeps on disk,
 //	         and must not go on in an epoch of which it may have forgotten something
 //	address  by the active: another Addr for members. They have told it where they are now
-//	cancel   by the active: nothing but By and Nonce, so that a change still on its way finds another version
+//	cancel   by the active: nothing but Proposer and Nonce, so that a change still on its way finds another version
 //	retire   by the active: Active is the zero Host and ISR is empty. The service was ended by its last host
 //	reset    by anyone, and dangerous: Loss and Epoch one higher, Active = By, ISR = {By}. What the members before
 //	         held is given up. Where the resolver has lost the record, any Loss from 1 and any Epoch
@@ -86,12 +86,12 @@ func legal(cur *Record, next Record) error {
 		return refuse(next, "change it: the service was retired, and starts again only with loss %d and epoch %d",
 			cur.Loss+1, cur.Epoch+1)
 	}
-	by := member(cur.ISR, next.By)
+	by := member(cur.ISR, next.Proposer)
 	if by < 0 {
 		return refuse(next, "change it: the host is not in the in-sync set %s", hosts(cur.ISR))
 	}
-	if cur.ISR[by].Key != next.By.Key {
-		return refuse(next, "change its key from %q to %q", cur.ISR[by].Key, next.By.Key)
+	if cur.ISR[by].Key != next.Proposer.Key {
+		return refuse(next, "change its key from %q to %q", cur.ISR[by].Key, next.Proposer.Key)
 	}
 	if next.Feature < cur.Feature {
 		return refuse(next, "lower the feature level from %d to %d", cur.Feature, next.Feature)
@@ -99,14 +99,14 @@ func legal(cur *Record, next Record) error {
 	for _, h := range next.ISR {
 		// A member stays as it was, but for the address that the proposer gives itself, or as the active to others.
 		i := member(cur.ISR, h)
-		if i < 0 || h == cur.ISR[i] || h == next.By {
+		if i < 0 || h == cur.ISR[i] || h == next.Proposer {
 			continue
 		}
-		if h.Key != cur.ISR[i].Key || !next.By.Same(cur.Active) {
+		if h.Key != cur.ISR[i].Key || !next.Proposer.Same(cur.Active) {
 			return refuse(next, "change the address or key of member %s", h.label())
 		}
 	}
-	if next.By.Same(cur.Active) {
+	if next.Proposer.Same(cur.Active) {
 		return checkActive(cur, next)
 	}
 	return checkPromote(cur, next)
@@ -123,7 +123,7 @@ func IsReset(cur *Record, next Record) bool {
 
 // checkFresh checks what create, recreate and reset have in common: the proposer starts alone.
 func checkFresh(next Record, kind string) error {
-	if next.Active != next.By || len(next.ISR) != 1 || next.ISR[0] != next.By {
+	if next.Active != next.Proposer || len(next.ISR) != 1 || next.ISR[0] != next.Proposer {
 		return refuse(next, "%s it with %s active and in-sync set %s: the proposer must be the active and the only member",
 			kind, next.Active.label(), hosts(next.ISR))
 	}
@@ -184,7 +184,7 @@ func checkPromote(cur *Record, next Record) error {
 		return refuse(next, "go from epoch %d to %d: %s is active, and a promotion raises the epoch by one",
 			cur.Epoch, next.Epoch, cur.Active.label())
 	}
-	if next.Active != next.By {
+	if next.Active != next.Proposer {
 		return refuse(next, "make %s active: a host only promotes itself", next.Active.label())
 	}
 	for _, h := range next.ISR {
@@ -209,12 +209,12 @@ func validate(r Record) error {
 		name  string
 		value uint64
 		min   uint64
-	}{{"gen", r.Gen, 0}, {"ver", r.Ver, 0}, {"loss", r.Loss, 0}, {"epoch", r.Epoch, 1}, {"nonce", r.Nonce, 1}} {
+	}{{"gen", r.Generation, 0}, {"ver", r.Version, 0}, {"loss", r.Loss, 0}, {"epoch", r.Epoch, 1}, {"nonce", r.Nonce, 1}} {
 		if n.value < n.min || n.value > maxNumber {
 			return invalid("service %q: %s %d is not in %d..2^53-1", r.Name, n.name, n.value, n.min)
 		}
 	}
-	if err := validateHost(r.By); err != nil {
+	if err := validateHost(r.Proposer); err != nil {
 		return invalid("service %q: by: %s", r.Name, strings.TrimPrefix(err.Error(), "resolver: "))
 	}
 	if len(r.ISR) > MaxMembers {
@@ -259,8 +259,8 @@ func validateHost(h Host) error {
 	if problem := badText(h.ID, 1, MaxHostID); problem != "" {
 		return invalid("host id %.300q %s", h.ID, problem)
 	}
-	if h.Inc == 0 || h.Inc > maxNumber {
-		return invalid("host %q: incarnation %d is not in 1..2^53-1", h.ID, h.Inc)
+	if h.Incarnation == 0 || h.Incarnation > maxNumber {
+		return invalid("host %q: incarnation %d is not in 1..2^53-1", h.ID, h.Incarnation)
 	}
 	if problem := badText(h.Addr, 0, MaxAddr); problem != "" {
 		return invalid("host %q: address %.300q %s", h.ID, h.Addr, problem)
@@ -313,7 +313,7 @@ func (h Host) label() string {
 	if h.isZero() {
 		return "nobody"
 	}
-	return h.ID + "/" + strconv.FormatUint(h.Inc, 10)
+	return h.ID + "/" + strconv.FormatUint(h.Incarnation, 10)
 }
 
 // hosts is hs in an error: "{host-a/17 host-b/4}".
@@ -328,7 +328,7 @@ func hosts(hs []Host) string {
 // refuse makes the error of a proposer that may not do what the format says.
 func refuse(next Record, format string, args ...any) error {
 	return transport.Errorf(CodeRefused, "resolver: service %q: host %s may not "+format,
-		append([]any{next.Name, next.By.label()}, args...)...)
+		append([]any{next.Name, next.Proposer.label()}, args...)...)
 }
 
 func invalid(format string, args ...any) error {

@@ -12,17 +12,17 @@ import (
 )
 
 var (
-	hostA  = Host{ID: "host-a", Inc: 1, Addr: "a:1", Key: transport.Key{1}}
-	hostA2 = Host{ID: "host-a", Inc: 2, Addr: "a:2", Key: transport.Key{1}}
-	hostB  = Host{ID: "host-b", Inc: 1, Addr: "b:1", Key: transport.Key{2}}
-	hostC  = Host{ID: "host-c", Inc: 1, Addr: "c:1", Key: transport.Key{3}}
-	hostD  = Host{ID: "host-d", Inc: 1, Addr: "d:1", Key: transport.Key{4}}
+	hostA  = Host{ID: "host-a", Incarnation: 1, Addr: "a:1", Key: transport.Key{1}}
+	hostA2 = Host{ID: "host-a", Incarnation: 2, Addr: "a:2", Key: transport.Key{1}}
+	hostB  = Host{ID: "host-b", Incarnation: 1, Addr: "b:1", Key: transport.Key{2}}
+	hostC  = Host{ID: "host-c", Incarnation: 1, Addr: "c:1", Key: transport.Key{3}}
+	hostD  = Host{ID: "host-d", Incarnation: 1, Addr: "d:1", Key: transport.Key{4}}
 )
 
 // running is a record of a service on host a, in epoch 3 of loss 1, with b and c in sync.
 func running() Record {
-	return Record{Name: "backend.com", Gen: 9, Ver: 5, Loss: 1, Epoch: 3, Active: hostA, ISR: []Host{hostA, hostB, hostC},
-		Feature: 2, By: hostA, Nonce: 7}
+	return Record{Name: "backend.com", Generation: 9, Version: 5, Loss: 1, Epoch: 3, Active: hostA, ISR: []Host{hostA, hostB, hostC},
+		Feature: 2, Proposer: hostA, Nonce: 7}
 }
 
 func retired() Record {
@@ -69,14 +69,16 @@ func TestCheck(t *testing.T) {
 		{"remove two", running, hostA, func(r *Record) { r.ISR = is(hostA) }, "one member at a time", ErrRefused},
 		{"remove one and add one", running, hostA, func(r *Record) { r.ISR = is(hostA, hostB, hostD) }, "one member at a time", ErrRefused},
 		{"remove the active", running, hostA, func(r *Record) { r.ISR = is(hostB, hostC) }, "is not, as it stands, in the in-sync set", ErrInvalid},
-		{"replace", running, hostA, func(r *Record) { r.ISR = is(hostA, Host{ID: "host-b", Inc: 5, Key: hostB.Key}, hostC) }, "", nil},
-		{"replace two", running, hostA, func(r *Record) { r.ISR = is(hostA, Host{ID: "host-b", Inc: 5}, Host{ID: "host-c", Inc: 5}) }, "one member at a time", ErrRefused},
-		{"replace one and remove one", running, hostA, func(r *Record) { r.ISR = is(hostA, Host{ID: "host-b", Inc: 5}) }, "one member at a time", ErrRefused},
+		{"replace", running, hostA, func(r *Record) { r.ISR = is(hostA, Host{ID: "host-b", Incarnation: 5, Key: hostB.Key}, hostC) }, "", nil},
+		{"replace two", running, hostA, func(r *Record) {
+			r.ISR = is(hostA, Host{ID: "host-b", Incarnation: 5}, Host{ID: "host-c", Incarnation: 5})
+		}, "one member at a time", ErrRefused},
+		{"replace one and remove one", running, hostA, func(r *Record) { r.ISR = is(hostA, Host{ID: "host-b", Incarnation: 5}) }, "one member at a time", ErrRefused},
 		{"replace the active", running, hostA, func(r *Record) { r.Active, r.ISR = hostA2, is(hostA2, hostB, hostC) }, "only promotes itself", ErrRefused},
 		{"raise the feature level", running, hostA, func(r *Record) { r.Feature = 3 }, "", nil},
 		{"lower the feature level", running, hostA, func(r *Record) { r.Feature = 1 }, "lower the feature level", ErrRefused},
 		{"renew", running, hostA, func(r *Record) { r.Epoch = 4 }, "", nil},
-		{"renew at a new address", running, Host{ID: "host-a", Inc: 1, Addr: "a:9", Key: hostA.Key}, func(r *Record) { r.Epoch, r.Active, r.ISR[0] = 4, r.By, r.By }, "", nil},
+		{"renew at a new address", running, Host{ID: "host-a", Incarnation: 1, Addr: "a:9", Key: hostA.Key}, func(r *Record) { r.Epoch, r.Active, r.ISR[0] = 4, r.Proposer, r.Proposer }, "", nil},
 		{"renew two epochs on", running, hostA, func(r *Record) { r.Epoch = 5 }, "the active stays in its epoch", ErrRefused},
 		{"renew and remove", running, hostA, func(r *Record) { r.Epoch, r.ISR = 4, is(hostA, hostB) }, "in a new epoch of its own", ErrRefused},
 		{"renew and add", running, hostA, func(r *Record) { r.Epoch, r.ISR = 4, is(hostA, hostB, hostC, hostD) }, "in a new epoch of its own", ErrRefused},
@@ -88,8 +90,8 @@ func TestCheck(t *testing.T) {
 		{"retire by a standby", running, hostB, func(r *Record) { r.Active, r.ISR = Host{}, nil }, "a promotion raises", ErrRefused},
 		{"retire by a standby in a new epoch", running, hostB, func(r *Record) { r.Epoch, r.Active, r.ISR = 4, Host{}, nil }, "only promotes itself", ErrRefused},
 		{"retire in a new epoch", running, hostA, func(r *Record) { r.Epoch, r.Active, r.ISR = 4, Host{}, nil }, "the active stays", ErrRefused},
-		{"own new address", running, Host{ID: "host-a", Inc: 1, Addr: "a:9", Key: hostA.Key}, func(r *Record) { r.Active, r.ISR[0] = r.By, r.By }, "", nil},
-		{"own new key", running, Host{ID: "host-a", Inc: 1, Addr: "a:1", Key: hostB.Key}, func(r *Record) { r.Active, r.ISR[0] = r.By, r.By }, "change its key", ErrRefused},
+		{"own new address", running, Host{ID: "host-a", Incarnation: 1, Addr: "a:9", Key: hostA.Key}, func(r *Record) { r.Active, r.ISR[0] = r.Proposer, r.Proposer }, "", nil},
+		{"own new key", running, Host{ID: "host-a", Incarnation: 1, Addr: "a:1", Key: hostB.Key}, func(r *Record) { r.Active, r.ISR[0] = r.Proposer, r.Proposer }, "change its key", ErrRefused},
 		{"a member's new address", running, hostA, func(r *Record) { r.ISR[1] = movedB }, "", nil},
 		{"another's new address", running, hostC, func(r *Record) { r.Epoch, r.Active, r.ISR[1] = 4, hostC, movedB }, "change the address or key of member host-b/1", ErrRefused},
 		{"another's new key", running, hostA, func(r *Record) { r.ISR[1] = otherKeyB }, "change the address or key of member host-b/1", ErrRefused},
@@ -127,10 +129,10 @@ func TestCheck(t *testing.T) {
 		{"a large epoch", running, hostA, func(r *Record) { r.Epoch = 1 << 53 }, "epoch", ErrInvalid},
 		{"a large loss", running, hostA, func(r *Record) { r.Loss = 1 << 53 }, "loss", ErrInvalid},
 		{"no proposer", running, Host{}, nil, `by: host id "" has 0 bytes`, ErrInvalid},
-		{"a long host id", nil, Host{ID: long, Inc: 1}, nil, "has 300 bytes, not 1..128", ErrInvalid},
-		{"a long address", nil, Host{ID: "x", Inc: 1, Addr: long}, nil, "has 300 bytes, not 0..256", ErrInvalid},
+		{"a long host id", nil, Host{ID: long, Incarnation: 1}, nil, "has 300 bytes, not 1..128", ErrInvalid},
+		{"a long address", nil, Host{ID: "x", Incarnation: 1, Addr: long}, nil, "has 300 bytes, not 0..256", ErrInvalid},
 		{"no incarnation", nil, Host{ID: "x"}, nil, "incarnation 0 is not", ErrInvalid},
-		{"a large incarnation", nil, Host{ID: "x", Inc: 1 << 53}, nil, "incarnation", ErrInvalid},
+		{"a large incarnation", nil, Host{ID: "x", Incarnation: 1 << 53}, nil, "incarnation", ErrInvalid},
 		{"a bad member", running, hostA, func(r *Record) { r.ISR = append(r.ISR, Host{ID: "x"}) }, `isr: host "x": incarnation`, ErrInvalid},
 		{"a member twice", running, hostA, func(r *Record) { r.ISR = append(r.ISR, hostB) }, "twice", ErrInvalid},
 		{"two lives of a member", running, hostA, func(r *Record) { r.ISR = append(r.ISR, hostA2) }, "twice", ErrInvalid},
@@ -139,7 +141,7 @@ func TestCheck(t *testing.T) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			next := Record{Name: "backend.com", Epoch: 1, Active: hostA, ISR: is(hostA), Nonce: 8}
-			if c.by.Inc != 1 || len(c.by.ID) != len(hostA.ID) { // The proposer itself is the malformed thing.
+			if c.by.Incarnation != 1 || len(c.by.ID) != len(hostA.ID) { // The proposer itself is the malformed thing.
 				next.Active, next.ISR = c.by, is(c.by)
 			}
 			var cur *Record
@@ -147,7 +149,7 @@ func TestCheck(t *testing.T) {
 				r := c.cur()
 				cur, next = &r, c.cur()
 			}
-			next.By, next.Nonce = c.by, 8
+			next.Proposer, next.Nonce = c.by, 8
 			if c.edit != nil {
 				c.edit(&next)
 			}
@@ -175,9 +177,9 @@ func propose(rnd *rand.Rand, cur *Record) Record {
 	if cur != nil {
 		next = cur.clone()
 	}
-	next.By, next.Nonce = pick(), 1+rnd.Uint64N(9)
+	next.Proposer, next.Nonce = pick(), 1+rnd.Uint64N(9)
 	if rnd.IntN(2) == 0 && next.Active != (Host{}) {
-		next.By = next.Active
+		next.Proposer = next.Active
 	}
 	for range 1 + rnd.IntN(4) {
 		switch rnd.IntN(11) {
@@ -186,9 +188,9 @@ func propose(rnd *rand.Rand, cur *Record) Record {
 		case 1, 2:
 			next.Epoch += rnd.Uint64N(3) - 1
 		case 3, 4:
-			next.Active = next.By
+			next.Active = next.Proposer
 		case 5:
-			next.ISR = []Host{next.By}
+			next.ISR = []Host{next.Proposer}
 		case 6:
 			next.ISR = append(next.ISR, pick())
 		case 7:
@@ -204,8 +206,8 @@ func propose(rnd *rand.Rand, cur *Record) Record {
 			next.Feature = rnd.Uint32N(3)
 		case 10: // A promotion, as long as nothing else is changed.
 			if n := len(next.ISR); n > 0 {
-				next.By = next.ISR[rnd.IntN(n)]
-				next.Epoch, next.Active = next.Epoch+1, next.By
+				next.Proposer = next.ISR[rnd.IntN(n)]
+				next.Epoch, next.Active = next.Epoch+1, next.Proposer
 			}
 		}
 	}
@@ -241,7 +243,7 @@ func TestCheckWalk(t *testing.T) {
 				case next.Active == Host{}:
 					kinds["retire"]++
 				case higher:
-					require.Equal(t, next.By, next.Active)
+					require.Equal(t, next.Proposer, next.Active)
 					kinds["renew"]++
 				default:
 					require.True(t, same)
@@ -274,11 +276,11 @@ func FuzzCheck(f *testing.F) {
 }
 
 func TestHostString(t *testing.T) {
-	h := Host{ID: "a", Inc: 4711, Addr: "127.0.0.1:4711", Key: transport.Key{1}}
+	h := Host{ID: "a", Incarnation: 4711, Addr: "127.0.0.1:4711", Key: transport.Key{1}}
 	require.Equal(t, "a at 127.0.0.1:4711", fmt.Sprint(h))
 	require.Equal(t, "[a at 127.0.0.1:4711 no host]", fmt.Sprintf("%v", []Host{h, {}}))
 	require.Contains(t, fmt.Sprintf("%+v", Record{Active: h}), "Active:a at 127.0.0.1:4711 ")
-	require.Equal(t, "a", fmt.Sprint(Host{ID: "a", Inc: 4711}))
+	require.Equal(t, "a", fmt.Sprint(Host{ID: "a", Incarnation: 4711}))
 }
 
 func TestCheckName(t *testing.T) {

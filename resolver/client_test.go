@@ -136,7 +136,7 @@ func TestClientLostReply(t *testing.T) {
 		begin := time.Now()
 		r, err := c.CompareAndSwap(t.Context(), 0, recordBy("backend.com", a, 1))
 		require.NoError(t, err, "a change whose reply was lost")
-		require.EqualValues(t, 1, r.Ver)
+		require.EqualValues(t, 1, r.Version)
 		require.Greater(t, time.Since(begin), time.Second)
 		require.Less(t, time.Since(begin), 2*time.Second, "an attempt without an answer must be given up after 1 s")
 		require.EqualValues(t, 2, w.net.Stats().Dials)
@@ -155,7 +155,7 @@ func TestClientLostReply(t *testing.T) {
 		}()
 		r, err = c.CompareAndSwap(t.Context(), 1, r)
 		require.ErrorIs(t, err, ErrConflict)
-		require.EqualValues(t, 3, r.Ver, "the conflict must come with the record that is the truth now")
+		require.EqualValues(t, 3, r.Version, "the conflict must come with the record that is the truth now")
 		require.Equal(t, b, r.Active)
 	})
 }
@@ -178,7 +178,7 @@ func TestClientUnknownOutcome(t *testing.T) {
 		w.net.HealAll()
 		r, err := c.Get(t.Context(), "backend.com")
 		require.NoError(t, err, "this time it was made")
-		require.EqualValues(t, 1, r.Ver)
+		require.EqualValues(t, 1, r.Version)
 	})
 }
 
@@ -194,7 +194,7 @@ func TestClientServerRestarts(t *testing.T) {
 		calls.Go(func() {
 			got, err := c.Watch(t.Context(), "backend.com", 1)
 			assert.NoError(t, err)
-			assert.EqualValues(t, 2, got.Ver)
+			assert.EqualValues(t, 2, got.Version)
 		})
 		synctest.Wait()
 		dns := w.net.Host("dns")
@@ -204,7 +204,7 @@ func TestClientServerRestarts(t *testing.T) {
 		calls.Go(func() {
 			got, err := c.Get(t.Context(), "backend.com")
 			assert.NoError(t, err)
-			assert.Equal(t, r.Gen, got.Gen)
+			assert.Equal(t, r.Generation, got.Generation)
 		})
 		calls.Go(func() {
 			next := r
@@ -300,7 +300,7 @@ func TestClientWrongKey(t *testing.T) {
 // TestClientErrors asserts that each error says what was asked, and of what.
 func TestClientErrors(t *testing.T) {
 	calls := func(t *testing.T, c *Client, ctx context.Context, check func(what string, err error)) {
-		h := Host{ID: "host-a", Inc: 1}
+		h := Host{ID: "host-a", Incarnation: 1}
 		_, err := c.Get(ctx, "s.example")
 		check("get the record of s.example", err)
 		_, err = c.CompareAndSwap(ctx, 0, firstRecord("s.example"))

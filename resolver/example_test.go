@@ -17,7 +17,7 @@ func ExampleNewMemory() {
 	res := resolver.NewMemory()
 
 	// A host says that it is there, for a minute.
-	a := resolver.Host{ID: "host-a", Inc: 4711, Addr: "10.0.0.1:7000"}
+	a := resolver.Host{ID: "host-a", Incarnation: 4711, Addr: "10.0.0.1:7000"}
 	if err := res.Announce(ctx, a, []string{"backend.com"}, time.Minute); err != nil {
 		fmt.Println(err)
 	}
@@ -36,32 +36,32 @@ func ExampleNewMemory() {
 func ExampleResolver() {
 	ctx := context.Background()
 	var res resolver.Resolver = resolver.NewMemory()
-	a := resolver.Host{ID: "host-a", Inc: 4711, Addr: "10.0.0.1:7000"}
-	b := resolver.Host{ID: "host-b", Inc: 1234, Addr: "10.0.0.2:7000"}
+	a := resolver.Host{ID: "host-a", Incarnation: 4711, Addr: "10.0.0.1:7000"}
+	b := resolver.Host{ID: "host-b", Incarnation: 1234, Addr: "10.0.0.2:7000"}
 
 	// Host a creates the service, and adds b when b holds a copy of its state.
 	rec, err := res.CompareAndSwap(ctx, 0, resolver.Record{
-		Name: "backend.com", Epoch: 1, Active: a, ISR: []resolver.Host{a}, By: a, Nonce: 1,
+		Name: "backend.com", Epoch: 1, Active: a, ISR: []resolver.Host{a}, Proposer: a, Nonce: 1,
 	})
-	fmt.Println("version", rec.Ver, "active", rec.Active.ID, err)
+	fmt.Println("version", rec.Version, "active", rec.Active.ID, err)
 	next := rec
 	next.ISR, next.Nonce = []resolver.Host{a, b}, 2
-	rec, err = res.CompareAndSwap(ctx, rec.Ver, next)
-	fmt.Println("version", rec.Ver, "active", rec.Active.ID, err)
+	rec, err = res.CompareAndSwap(ctx, rec.Version, next)
+	fmt.Println("version", rec.Version, "active", rec.Active.ID, err)
 
 	// Host b takes over, in the next epoch.
 	next = rec
-	next.Epoch, next.Active, next.By, next.Nonce = 2, b, b, 3
-	rec, err = res.CompareAndSwap(ctx, rec.Ver, next)
-	fmt.Println("version", rec.Ver, "active", rec.Active.ID, err)
+	next.Epoch, next.Active, next.Proposer, next.Nonce = 2, b, b, 3
+	rec, err = res.CompareAndSwap(ctx, rec.Version, next)
+	fmt.Println("version", rec.Version, "active", rec.Active.ID, err)
 
 	// Host a missed that. The version says so, whatever it proposes.
 	late := next
-	late.Epoch, late.Active, late.By, late.Nonce = 1, a, a, 4
+	late.Epoch, late.Active, late.Proposer, late.Nonce = 1, a, a, 4
 	present, err := res.CompareAndSwap(ctx, 2, late)
 	fmt.Println(errors.Is(err, resolver.ErrConflict), "active", present.Active.ID, err)
 	// And with the right version the rules do.
-	_, err = res.CompareAndSwap(ctx, present.Ver, late)
+	_, err = res.CompareAndSwap(ctx, present.Version, late)
 	fmt.Println(errors.Is(err, resolver.ErrRefused), err)
 	// Output:
 	// version 1 active host-a <nil>
@@ -133,9 +133,9 @@ func ExampleNewClient() {
 		}
 		watched <- rec
 	}()
-	a := resolver.Host{ID: "host-a", Inc: 4711, Addr: "host-a:7000", Key: host.Key()}
+	a := resolver.Host{ID: "host-a", Incarnation: 4711, Addr: "host-a:7000", Key: host.Key()}
 	_, err = client.CompareAndSwap(ctx, 0, resolver.Record{
-		Name: "backend.com", Epoch: 1, Active: a, ISR: []resolver.Host{a}, By: a, Nonce: 1,
+		Name: "backend.com", Epoch: 1, Active: a, ISR: []resolver.Host{a}, Proposer: a, Nonce: 1,
 	})
 	fmt.Println(err)
 	rec := <-watched
@@ -146,11 +146,11 @@ func ExampleNewClient() {
 }
 
 func ExampleCheck() {
-	a := resolver.Host{ID: "host-a", Inc: 4711}
-	b := resolver.Host{ID: "host-b", Inc: 1234}
-	cur := resolver.Record{Name: "backend.com", Epoch: 1, Active: a, ISR: []resolver.Host{a}, By: a, Nonce: 1}
+	a := resolver.Host{ID: "host-a", Incarnation: 4711}
+	b := resolver.Host{ID: "host-b", Incarnation: 1234}
+	cur := resolver.Record{Name: "backend.com", Epoch: 1, Active: a, ISR: []resolver.Host{a}, Proposer: a, Nonce: 1}
 	next := cur
-	next.Epoch, next.Active, next.ISR, next.By = 2, b, []resolver.Host{a, b}, b
+	next.Epoch, next.Active, next.ISR, next.Proposer = 2, b, []resolver.Host{a, b}, b
 	fmt.Println(resolver.Check(&cur, next))
 	// Output:
 	// resolver: service "backend.com": host host-b/1234 may not change it: the host is not in the in-sync set {host-a/4711}

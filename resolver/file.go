@@ -212,9 +212,9 @@ func decodeFile(data []byte) (gen uint64, records map[string]Record, at int, err
 		if err := validate(r); err != nil {
 			return 0, nil, at, fmt.Errorf("record %d of %d: %w", i+1, head.Count, err)
 		}
-		if r.Gen != head.Gen || r.Ver == 0 || r.Name <= last {
+		if r.Generation != head.Gen || r.Version == 0 || r.Name <= last {
 			return 0, nil, at, fmt.Errorf("record %d of %d: service %q, gen %d, version %d does not belong after service %q, gen %d",
-				i+1, head.Count, r.Name, r.Gen, r.Ver, last, head.Gen)
+				i+1, head.Count, r.Name, r.Generation, r.Version, last, head.Gen)
 		}
 		last = r.Name
 		records[r.Name] = r.clone()

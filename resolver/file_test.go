@@ -181,7 +181,7 @@ func swap(s *Server, expect uint64, next Record) (Record, error) {
 }
 
 func firstRecord(name string) Record {
-	return Record{Name: name, Epoch: 1, Active: hostA, ISR: []Host{hostA}, By: hostA, Nonce: 1}
+	return Record{Name: name, Epoch: 1, Active: hostA, ISR: []Host{hostA}, Proposer: hostA, Nonce: 1}
 }
 
 func TestRestart(t *testing.T) {
@@ -226,12 +226,12 @@ func TestRestart(t *testing.T) {
 	require.ErrorIs(t, err, ErrNotFound)
 	again := want[0]
 	again.Nonce++
-	_, err = swap(s, want[0].Ver, again)
+	_, err = swap(s, want[0].Version, again)
 	require.ErrorIs(t, err, ErrAmnesia)
-	again.Gen, again.Loss, again.Epoch = 0, again.Loss+1, again.Epoch+1
+	again.Generation, again.Loss, again.Epoch = 0, again.Loss+1, again.Epoch+1
 	r, err := swap(s, 0, again)
 	require.NoError(t, err, "a reset brings a lost name back, above everything that was seen of it")
-	require.NotEqual(t, want[0].Gen, r.Gen)
+	require.NotEqual(t, want[0].Generation, r.Generation)
 }
 
 // TestCrash cuts the power before each operation on the disk, and asserts for everything that the disk may hold then that
@@ -310,7 +310,7 @@ func TestStorageFails(t *testing.T) {
 				require.NoError(t, err)
 				got, err := s.store.get("kept.com")
 				require.NoError(t, err)
-				require.EqualValues(t, 1, got.Ver)
+				require.EqualValues(t, 1, got.Version)
 			}
 		})
 	}
@@ -357,7 +357,7 @@ func TestGroupCommit(t *testing.T) {
 	require.Equal(t, 1, len(entered), "50 changes must take two writes")
 	r, err := s.store.get("service-1")
 	require.NoError(t, err)
-	require.EqualValues(t, 2, r.Ver)
+	require.EqualValues(t, 2, r.Version)
 }
 
 // fileRecords are the records of the golden file.
@@ -412,12 +412,12 @@ func TestDamagedFile(t *testing.T) {
 	require.ErrorContains(t, err, "1 bytes follow the last record")
 
 	for name, records := range map[string]map[string]Record{
-		"an epoch of zero":    {"a.com": {Name: "a.com", Gen: 9, Ver: 1, By: hostA, Nonce: 1}},
-		"no version":          {"a.com": {Name: "a.com", Gen: 9, Epoch: 1, By: hostA, Nonce: 1}},
-		"another gen":         {"a.com": {Name: "a.com", Gen: 8, Ver: 1, Epoch: 1, By: hostA, Nonce: 1}},
+		"an epoch of zero":    {"a.com": {Name: "a.com", Generation: 9, Version: 1, Proposer: hostA, Nonce: 1}},
+		"no version":          {"a.com": {Name: "a.com", Generation: 9, Epoch: 1, Proposer: hostA, Nonce: 1}},
+		"another gen":         {"a.com": {Name: "a.com", Generation: 8, Version: 1, Epoch: 1, Proposer: hostA, Nonce: 1}},
 		"one name twice":      {"a.com": running(), "b.com": running()},
-		"an active alone":     {"a.com": {Name: "a.com", Gen: 9, Ver: 1, Epoch: 1, Active: hostA, By: hostA, Nonce: 1}},
-		"a space in its name": {"a b": {Name: "a b", Gen: 9, Ver: 1, Epoch: 1, By: hostA, Nonce: 1}},
+		"an active alone":     {"a.com": {Name: "a.com", Generation: 9, Version: 1, Epoch: 1, Active: hostA, Proposer: hostA, Nonce: 1}},
+		"a space in its name": {"a b": {Name: "a b", Generation: 9, Version: 1, Epoch: 1, Proposer: hostA, Nonce: 1}},
 	} {
 		_, _, _, err := decodeFile(fileOf(t, 9, records))
 		require.ErrorContains(t, err, "record ", name)
@@ -545,7 +545,7 @@ func BenchmarkSave(b *testing.B) {
 			var worst time.Duration
 			for b.Loop() {
 				begin := time.Now()
-				one.Ver++
+				one.Version++
 				require.NoError(b, f.save(map[string]Record{one.Name: one}))
 				worst = max(worst, time.Since(begin))
 			}

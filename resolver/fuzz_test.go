@@ -21,7 +21,7 @@ func fuzzMarshal(tb testing.TB, v any) []byte {
 
 // Whatever a client sends is answered, and what the resolver then holds is sound.
 func FuzzServer(f *testing.F) {
-	h := Host{ID: "a", Inc: 1, Addr: "a:1"}
+	h := Host{ID: "a", Incarnation: 1, Addr: "a:1"}
 	for i, v := range []any{
 		nameParams{Name: "backend.com"}, casParams{Next: recordBy("backend.com", h, 1)}, watchParams{Name: "backend.com", ID: 1},
 		unwatchParams{ID: 1}, announceParams{Host: h, TTL: 1000, Services: []string{"backend.com"}}, nameParams{Name: "backend.com"},
@@ -57,9 +57,9 @@ func FuzzServer(f *testing.F) {
 
 // A client takes any answer, or returns an error.
 func FuzzClient(f *testing.F) {
-	h := Host{ID: "a", Inc: 1, Addr: "a:1"}
+	h := Host{ID: "a", Incarnation: 1, Addr: "a:1"}
 	rec := recordBy("backend.com", h, 1)
-	rec.Ver, rec.Gen = 1, 1
+	rec.Version, rec.Generation = 1, 1
 	f.Add(fuzzMarshal(f, rec), false)
 	f.Add(fuzzMarshal(f, rec), true)
 	f.Add(fuzzMarshal(f, []Host{h}), false)

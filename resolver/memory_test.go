@@ -15,7 +15,7 @@ func TestMemory(t *testing.T) {
 		m, ctx := NewMemory(), t.Context()
 		_, err := m.Get(ctx, "backend.com")
 		require.ErrorIs(t, err, ErrNotFound)
-		next := Record{Name: "backend.com", Epoch: 1, Active: hostA, ISR: []Host{hostA}, By: hostA, Nonce: 1}
+		next := Record{Name: "backend.com", Epoch: 1, Active: hostA, ISR: []Host{hostA}, Proposer: hostA, Nonce: 1}
 		go func() {
 			time.Sleep(time.Second)
 			_, err := m.CompareAndSwap(ctx, 0, next)
@@ -23,13 +23,13 @@ func TestMemory(t *testing.T) {
 		}()
 		r, err := m.Watch(ctx, "backend.com", 0)
 		require.NoError(t, err)
-		require.EqualValues(t, 1, r.Ver)
+		require.EqualValues(t, 1, r.Version)
 		_, err = m.CompareAndSwap(ctx, 0, next)
 		require.NoError(t, err)
 		next.Nonce++
 		r, err = m.CompareAndSwap(ctx, 0, next)
 		require.ErrorIs(t, err, ErrConflict)
-		require.EqualValues(t, 1, r.Ver)
+		require.EqualValues(t, 1, r.Version)
 		require.NoError(t, m.Announce(ctx, hostA, []string{"backend.com"}, time.Second))
 		hs, err := m.Hosts(ctx, "backend.com")
 		require.NoError(t, err)

@@ -16,10 +16,10 @@ type Resolver interface {
 	Get(ctx context.Context, name string) (Record, error)
 
 	// CompareAndSwap writes next if the name's record has version expect (0: there is none) and [Check] allows the
-	// change, and returns what it wrote: next with Ver = expect+1 and Gen filled in. Where the version differs it returns
+	// change, and returns what it wrote: next with Version = expect+1 and Generation filled in. Where the version differs it returns
 	// the present record (zero if there is none) and [ErrConflict].
 	//
-	// A resolver that has lost records says [ErrAmnesia]: when next.Gen is neither 0 nor the resolver's, and when its
+	// A resolver that has lost records says [ErrAmnesia]: when next.Generation is neither 0 nor the resolver's, and when its
 	// record has a version below expect. A next made from a record that was read keeps that record's Gen.
 	//
 	// To resend the identical call is always safe: if the change was made before and is still the newest, it is answered
@@ -48,9 +48,9 @@ type Host struct {
 
 	// ID is the host's name, unique among hosts; it stays the same over restarts.
 	ID string
-	// Inc is the incarnation: a random number from 1 to 2^53-1. It is drawn at each start of the process; where the host
+	// Incarnation is the incarnation: a random number from 1 to 2^53-1. It is drawn at each start of the process; where the host
 	// keeps its services on disk it is drawn once, and kept there over restarts.
-	Inc uint64
+	Incarnation uint64
 	// Addr is where the host's transport listens.
 	Addr string
 	// Key is the key that the host proves; zero where the transport proves none.
@@ -70,7 +70,7 @@ func (h Host) String() string {
 }
 
 // Same reports whether h and o are the same incarnation of the same host, whatever address is given for it.
-func (h Host) Same(o Host) bool { return h.ID == o.ID && h.Inc == o.Inc }
+func (h Host) Same(o Host) bool { return h.ID == o.ID && h.Incarnation == o.Incarnation }
 
 // Record says who serves a name. The pair (Loss, Epoch) is the fencing token: everything that hosts say to one another
 // and to clients carries it, and who has seen a higher one refuses a lower one.
@@ -79,10 +79,10 @@ type Record struct {
 
 	// Name is the service.
 	Name string
-	// Gen identifies the memory of the resolver: it changes when a resolver starts without what it knew.
-	Gen uint64
-	// Ver grows by one with each change.
-	Ver uint64
+	// Generation identifies the memory of the resolver: it changes when a resolver starts without what it knew.
+	Generation uint64
+	// Version grows by one with each change.
+	Version uint64
 	// Loss grows each time that the service is restarted without its state, by one, or by more where the resolver had lost the
 	// record: what was acknowledged under a lower Loss can be gone.
 	Loss uint64
@@ -95,8 +95,8 @@ type Record struct {
 	ISR []Host
 	// Feature is the level of the protocol that all of ISR support.
 	Feature uint32
-	// By is the host that proposes this version; [Check] compares it with the rights that the version before gives.
-	By Host
+	// Proposer is the host that proposes this version; [Check] compares it with the rights that the version before gives.
+	Proposer Host
 	// Nonce tells this proposal from any other.
 	Nonce uint64
 }

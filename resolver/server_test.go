@@ -60,7 +60,7 @@ func (w *world) client(host string) *Client {
 
 // host returns a service host that proves the key of a host of the network.
 func (w *world) host(name string) Host {
-	return Host{ID: name, Inc: 1, Addr: name + ":7000", Key: w.net.Host(name).Key()}
+	return Host{ID: name, Incarnation: 1, Addr: name + ":7000", Key: w.net.Host(name).Key()}
 }
 
 // dial returns a connection without a client.
@@ -101,7 +101,7 @@ func (w *world) watching() (n int) {
 }
 
 func recordBy(name string, h Host, nonce uint64) Record {
-	return Record{Name: name, Epoch: 1, Active: h, ISR: []Host{h}, By: h, Nonce: nonce}
+	return Record{Name: name, Epoch: 1, Active: h, ISR: []Host{h}, Proposer: h, Nonce: nonce}
 }
 
 func TestServerKeys(t *testing.T) {
@@ -124,8 +124,8 @@ func TestServerKeys(t *testing.T) {
 		require.ErrorIs(t, rogue.Announce(t.Context(), a, nil, 0), ErrRefused, "a host withdrew another's announcement")
 
 		// The same life with another key is another host, whoever it says it is.
-		forged.By = w.host("rogue")
-		forged.By.ID = "a"
+		forged.Proposer = w.host("rogue")
+		forged.Proposer.ID = "a"
 		_, err = rogue.CompareAndSwap(t.Context(), 1, forged)
 		require.ErrorIs(t, err, ErrRefused)
 		require.ErrorContains(t, err, "change its key")
@@ -163,20 +163,20 @@ func TestServerRights(t *testing.T) {
 		require.NoError(t, err)
 		reset := recordBy("open.com", a, 2)
 		reset.Loss, reset.Epoch = 1, 2
-		_, err = ca.CompareAndSwap(ctx, r.Ver, reset)
+		_, err = ca.CompareAndSwap(ctx, r.Version, reset)
 		require.ErrorIs(t, err, ErrRefused)
 		require.ErrorContains(t, err, "no right to")
-		reset.By, reset.Active, reset.ISR = b, b, []Host{b}
-		r, err = cb.CompareAndSwap(ctx, r.Ver, reset)
+		reset.Proposer, reset.Active, reset.ISR = b, b, []Host{b}
+		r, err = cb.CompareAndSwap(ctx, r.Version, reset)
 		require.NoError(t, err)
 		// To bring a retired service back takes no such right, a lost one does.
 		gone := r
 		gone.Nonce, gone.Active, gone.ISR = 3, Host{}, nil
-		r, err = cb.CompareAndSwap(ctx, r.Ver, gone)
+		r, err = cb.CompareAndSwap(ctx, r.Version, gone)
 		require.NoError(t, err)
 		back := recordBy("open.com", a, 4)
 		back.Loss, back.Epoch = 2, 3
-		_, err = ca.CompareAndSwap(ctx, r.Ver, back)
+		_, err = ca.CompareAndSwap(ctx, r.Version, back)
 		require.NoError(t, err)
 		lost := recordBy("lost.com", a, 1)
 		lost.Loss, lost.Epoch = 5, 50
@@ -204,7 +204,7 @@ func TestServerLimits(t *testing.T) {
 
 		var hs []Host
 		for i := range 3 {
-			hs = append(hs, Host{ID: fmt.Sprint("host-", i), Inc: 1, Key: a.Key})
+			hs = append(hs, Host{ID: fmt.Sprint("host-", i), Incarnation: 1, Key: a.Key})
 		}
 		require.NoError(t, c.Announce(ctx, hs[0], []string{"1", "2", "3"}, time.Minute))
 		require.NoError(t, c.Announce(ctx, hs[1], []string{"1", "2"}, time.Hour))
@@ -331,7 +331,7 @@ func TestServerWire(t *testing.T) {
 	inBubble(t, ServerConfig{}, func(t *testing.T, w *world) {
 		a := w.host("a")
 		conn := w.dial("a")
-		host := []any{a.ID, a.Inc, a.Addr, a.Key[:]}
+		host := []any{a.ID, a.Incarnation, a.Addr, a.Key[:]}
 		nobody := []any{"", 0, "", make([]byte, 32)}
 		rec := []any{"backend.com", 0, 0, 0, 1, host, []any{host}, 0, host, 17}
 		data, err := w.call(conn, "resolver.cas", []any{0, rec})

@@ -95,7 +95,7 @@ func (ss *session) Closed(transport.Conn, error) {
 }
 
 func (ss *session) cas(r *transport.Request, p casParams) {
-	if err := ss.server.allowed(ss.conn, p.Next.By, p.Next.Name); err != nil {
+	if err := ss.server.allowed(ss.conn, p.Next.Proposer, p.Next.Name); err != nil {
 		ss.refused(p.Next, err)
 		r.Reply(nil, err)
 		return
@@ -103,7 +103,7 @@ func (ss *session) cas(r *transport.Request, p casParams) {
 	ss.changes <- struct{}{}
 	ss.server.store.cas(p.Expect, p.Next, func(rec Record, err error) {
 		<-ss.changes
-		if code := transport.CodeOf(err); code == CodeConflict && rec.Ver > 0 {
+		if code := transport.CodeOf(err); code == CodeConflict && rec.Version > 0 {
 			e := transport.Errorf(code, "%s", err)
 			e.Data, _ = transport.Marshal(rec.onWire())
 			err = e
@@ -118,7 +118,7 @@ func (ss *session) refused(next Record, err error) {
 	if code := transport.CodeOf(err); code != CodeRefused && code != CodeAmnesia {
 		return
 	}
-	ss.server.cfg.Logger.Warn("change refused", "service", next.Name, "by", next.By.ID, "peer", ss.conn.Peer().Addr, "err", err)
+	ss.server.cfg.Logger.Warn("change refused", "service", next.Name, "by", next.Proposer.ID, "peer", ss.conn.Peer().Addr, "err", err)
 }
 
 func (ss *session) watch(r *transport.Request, p watchParams) {

@@ -180,14 +180,14 @@ func (s *store) decide(staged *staging, c change) (Record, error) {
 		cur, ok = s.records[next.Name] // Read without the lock: only commit, which runs once at a time, writes it.
 	}
 	switch {
-	case next.Gen != 0 && next.Gen != s.gen, c.expect > cur.Ver:
+	case next.Generation != 0 && next.Generation != s.gen, c.expect > cur.Version:
 		return Record{}, transport.Errorf(CodeAmnesia, "resolver: service %q: a change of version %d (gen %d), but the "+
-			"resolver is at version %d (gen %d): it has lost records", next.Name, c.expect, next.Gen, cur.Ver, s.gen)
-	case ok && cur.Ver == c.expect+1 && sameProposal(cur, next):
+			"resolver is at version %d (gen %d): it has lost records", next.Name, c.expect, next.Generation, cur.Version, s.gen)
+	case ok && cur.Version == c.expect+1 && sameProposal(cur, next):
 		return cur.clone(), nil // A resend of what was done.
-	case c.expect != cur.Ver:
+	case c.expect != cur.Version:
 		return cur.clone(), transport.Errorf(CodeConflict, "resolver: service %q has version %d, not %d",
-			next.Name, cur.Ver, c.expect)
+			next.Name, cur.Version, c.expect)
 	}
 	var before *Record
 	if ok {
@@ -196,8 +196,8 @@ func (s *store) decide(staged *staging, c change) (Record, error) {
 	if err := legal(before, next); err != nil {
 		return Record{}, err
 	}
-	if s.allowReset != nil && IsReset(before, next) && !s.allowReset(next.Name, next.By.Key) {
-		return Record{}, refuse(next, "reset it: key %q has no right to", next.By.Key)
+	if s.allowReset != nil && IsReset(before, next) && !s.allowReset(next.Name, next.Proposer.Key) {
+		return Record{}, refuse(next, "reset it: key %q has no right to", next.Proposer.Key)
 	}
 	if !ok {
 		if len(s.records)+staged.created >= s.maxRecords {
@@ -205,7 +205,7 @@ func (s *store) decide(staged *staging, c change) (Record, error) {
 		}
 		staged.created++
 	}
-	next.Gen, next.Ver = s.gen, c.expect+1
+	next.Generation, next.Version = s.gen, c.expect+1
 	staged.records[next.Name] = next
 	return next.clone(), nil
 }
@@ -218,7 +218,7 @@ func (s *store) apply(staged map[string]Record) []*watch {
 	for name, r := range staged {
 		s.records[name] = r
 		for w := range s.watches[name] {
-			if w.after != r.Ver {
+			if w.after != r.Version {
 				fired = append(fired, w)
 				s.forget(w)
 			}
@@ -253,7 +253,7 @@ func (s *store) watch(name string, after uint64, fire func(Record, error)) (canc
 		err = s.failed
 	}
 	r, ok := s.records[name]
-	if err == nil && !(ok && r.Ver != after) {
+	if err == nil && !(ok && r.Version != after) {
 		if s.watches[name] == nil {
 			s.watches[name] = make(map[*watch]struct{})
 		}
@@ -301,11 +301,11 @@ func (s *store) announce(h Host, services []string, digest string, ttl time.Dura
 	replaced := old.replaced
 	if ok && !old.host.Same(h) {
 		// A life that is heard again after another one has taken its place has not ended.
-		if slices.Contains(replaced, h.Inc) {
+		if slices.Contains(replaced, h.Incarnation) {
 			return transport.Errorf(CodeRefused, "resolver: host %q: another process with this ID has announced itself since, at %s",
 				h.ID, old.host.Addr)
 		}
-		replaced = append(replaced[max(len(replaced)-maxReplaced+1, 0):len(replaced):len(replaced)], old.host.Inc)
+		replaced = append(replaced[max(len(replaced)-maxReplaced+1, 0):len(replaced):len(replaced)], old.host.Incarnation)
 	}
 	if !ok && len(s.hosts) >= s.maxHosts {
 		return transport.Errorf(CodeRefused, "resolver: host %q: the resolver is full with %d hosts", h.ID, s.maxHosts)
@@ -414,7 +414,7 @@ func validateAnnouncement(h Host, services []string, ttl time.Duration) error {
 
 // sameProposal reports whether r is what next asked for.
 func sameProposal(r, next Record) bool {
-	return r.Nonce == next.Nonce && r.By == next.By && r.Loss == next.Loss && r.Epoch == next.Epoch &&
+	return r.Nonce == next.Nonce && r.Proposer == next.Proposer && r.Loss == next.Loss && r.Epoch == next.Epoch &&
 		r.Active == next.Active && r.Feature == next.Feature && slices.Equal(r.ISR, next.ISR)
 }
 

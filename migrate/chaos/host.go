@@ -61,7 +61,7 @@ func (h *hostRole) start(ctx context.Context) (string, error) {
 	}
 	h.node = node
 	fresh := func() migrate.Migratable { return newLedger(&h.board, h.Ballast) }
-	policy := migrate.Policy{Standbys: h.Standbys, EventBytes: h.EventBytes}
+	policy := migrate.Policy{Copies: h.Standbys + 1, EventBytes: h.EventBytes}
 	take := node.Standby
 	if h.Create {
 		take = node.Host
@@ -82,7 +82,7 @@ func (h *hostRole) status(st migrate.Status) *statusReport {
 		Place: h.board.get(), Susp: st.Suspended,
 	}
 	for _, m := range st.Record.ISR {
-		rep.ISR = append(rep.ISR, member{m.ID, m.Inc})
+		rep.ISR = append(rep.ISR, member{m.ID, m.Incarnation})
 	}
 	return rep
 }
@@ -115,7 +115,7 @@ func (h *hostRole) order(o *order, rep *report) error {
 	return fmt.Errorf("a host can't %s", o.Op)
 }
 
-func (h *hostRole) inc() uint64 { return h.node.Self().Inc }
+func (h *hostRole) inc() uint64 { return h.node.Self().Incarnation }
 
 func (h *hostRole) close() {
 	h.trap.set("")

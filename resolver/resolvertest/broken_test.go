@@ -88,8 +88,8 @@ func (b *broken) Get(ctx context.Context, name string) (resolver.Record, error) 
 	switch {
 	case b.is("unknown names have an empty record") && err != nil:
 		return resolver.Record{}, nil
-	case b.is("Get is one change behind") && b.stale[name].Ver > 0,
-		b.is("records are shared") && err == nil && b.stale[name].Ver == r.Ver:
+	case b.is("Get is one change behind") && b.stale[name].Version > 0,
+		b.is("records are shared") && err == nil && b.stale[name].Version == r.Version:
 		return b.stale[name], nil
 	}
 	return r, err
@@ -100,10 +100,10 @@ func (b *broken) CompareAndSwap(ctx context.Context, expect uint64, next resolve
 	switch {
 	case b.is("addresses are cut") && len(next.Active.Addr) > 100:
 		next.Active.Addr = next.Active.Addr[:100]
-		next.By.Addr = next.Active.Addr
+		next.Proposer.Addr = next.Active.Addr
 		next.ISR = append([]resolver.Host{next.Active}, next.ISR[1:]...)
-	case b.is("a conflict is written") && expect < cur.Ver && next.Nonce == 99:
-		expect = cur.Ver
+	case b.is("a conflict is written") && expect < cur.Version && next.Nonce == 99:
+		expect = cur.Version
 	case b.is("nobody retires") && gerr == nil && next.Active == (resolver.Host{}):
 		return resolver.Record{}, resolver.ErrRefused
 	case b.is("everything is allowed") && gerr == nil && next.Epoch == cur.Epoch+1 && next.Loss == cur.Loss:
@@ -115,16 +115,16 @@ func (b *broken) CompareAndSwap(ctx context.Context, expect uint64, next resolve
 	defer b.mu.Unlock()
 	switch {
 	case b.is("Ver is that of the proposal") && err == nil && expect == 0:
-		r.Ver = next.Ver
+		r.Version = next.Version
 	case b.is("Gen is not filled in") && err == nil && expect == 0:
-		r.Gen = 0
+		r.Generation = 0
 	case b.is("a conflict comes without the record") && code == resolver.CodeConflict:
 		return resolver.Record{}, err
 	case b.is("amnesia is a conflict") && code == resolver.CodeAmnesia:
 		return cur, resolver.ErrConflict
-	case b.is("a resend is a conflict") && err == nil && r.Ver == cur.Ver:
+	case b.is("a resend is a conflict") && err == nil && r.Version == cur.Version:
 		return r, resolver.ErrConflict
-	case b.is("losers are told that they won") && code == resolver.CodeConflict && expect+1 == r.Ver:
+	case b.is("losers are told that they won") && code == resolver.CodeConflict && expect+1 == r.Version:
 		return r, nil
 	case b.is("an error names nobody") && code == resolver.CodeRefused:
 		return r, resolver.ErrRefused
@@ -132,7 +132,7 @@ func (b *broken) CompareAndSwap(ctx context.Context, expect uint64, next resolve
 		b.stale[next.Name] = cur
 	case b.is("records are shared") && err == nil:
 		b.stale[next.Name] = r
-	case b.is("Watch returns the first change") && b.stale[next.Name].Ver < 2:
+	case b.is("Watch returns the first change") && b.stale[next.Name].Version < 2:
 		b.stale[next.Name] = r
 	case b.is("active hosts are present") && err == nil:
 		b.Resolver.Announce(ctx, r.Active, []string{r.Name}, time.Hour)
@@ -155,7 +155,7 @@ func (b *broken) Watch(ctx context.Context, name string, after uint64) (resolver
 	case b.is("Watch waits for a higher version") && after == 9:
 		<-ctx.Done()
 		return resolver.Record{}, ctx.Err()
-	case b.is("Watch returns the first change") && first.Ver > after:
+	case b.is("Watch returns the first change") && first.Version > after:
 		return first, nil
 	case b.is("Watch never ends"):
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*patience)
@@ -177,13 +177,13 @@ func (b *broken) Announce(ctx context.Context, h resolver.Host, services []strin
 		services = b.kept
 	case b.is("a withdrawal takes any life") && ttl == 0:
 		for inc := range uint64(3) {
-			h.Inc = inc + 1
+			h.Incarnation = inc + 1
 			b.Resolver.Announce(ctx, h, nil, 0)
 		}
 	case b.is("lives take turns") && ttl > 0:
 		for inc := range uint64(3) {
 			life := h
-			life.Inc = inc + 1
+			life.Incarnation = inc + 1
 			b.Resolver.Announce(ctx, life, nil, 0)
 		}
 	case b.is("a withdrawal does nothing") && ttl == 0:

@@ -32,7 +32,7 @@ var presenceRules = []rule{
 		s.Empty(s.hosts(name))
 		s.Equal([]string{"a"}, s.hosts("other.com"))
 		s.Equal([]string{"a"}, s.hosts("third.com"))
-		a.Inc, a.Addr = 2, "elsewhere:1"
+		a.Incarnation, a.Addr = 2, "elsewhere:1"
 		s.announce(a, time.Hour, "third.com", "other.com")
 		hs, err := s.B.Hosts(s.ctx, "third.com")
 		s.NoError(err)
@@ -42,8 +42,8 @@ var presenceRules = []rule{
 	{"of two lives of one host at a time, the earlier is refused", func(s *suite) {
 		first := s.host("a")
 		second, third := first, first
-		second.Inc, second.Addr = 2, "b.example:7000"
-		third.Inc = 3
+		second.Incarnation, second.Addr = 2, "b.example:7000"
+		third.Incarnation = 3
 		s.announce(first, time.Hour, name)
 		s.announce(second, time.Hour, name)
 		for range 2 {
@@ -73,7 +73,7 @@ var presenceRules = []rule{
 		s.announce(a, time.Hour, name)
 		s.Equal([]string{"a", "b"}, s.hosts(name))
 		later := b
-		later.Inc = 2
+		later.Incarnation = 2
 		s.announce(later, time.Hour, name)
 		s.announce(b, 0)
 		s.Equal([]string{"a", "b"}, s.hosts(name), "an earlier life withdrew the later one")

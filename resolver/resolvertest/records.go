@@ -22,31 +22,31 @@ var rules = append([]rule{
 
 	{"CompareAndSwap returns what it wrote, with Ver and Gen filled in", func(s *suite) {
 		next := s.fresh(name, s.host("a"))
-		next.Ver = 77 // Not looked at.
+		next.Version = 77 // Not looked at.
 		got, err := s.A.CompareAndSwap(s.ctx, 0, next)
 		s.NoError(err)
-		s.EqualValues(1, got.Ver, "the first version is 1")
-		s.NotZero(got.Gen, "Gen must tell the memory of the resolver")
-		next.Ver, next.Gen = got.Ver, got.Gen
+		s.EqualValues(1, got.Version, "the first version is 1")
+		s.NotZero(got.Generation, "Gen must tell the memory of the resolver")
+		next.Version, next.Generation = got.Version, got.Generation
 		s.Equal(next, got)
 		s.present(got)
-		s.Equal(got.Gen, s.create("other.com", s.host("b")).Gen, "all records of one memory have one Gen")
+		s.Equal(got.Generation, s.create("other.com", s.host("b")).Generation, "all records of one memory have one Gen")
 	}},
 
 	{"a record keeps every field", func(s *suite) {
 		a, b := s.host("ä/\u65e5\u672c-1"), s.host("b")
-		a.Inc, a.Addr = 1<<53-1, strings.Repeat("x", resolver.MaxAddr)
+		a.Incarnation, a.Addr = 1<<53-1, strings.Repeat("x", resolver.MaxAddr)
 		long := strings.Repeat("n", resolver.MaxName)
 		next := s.fresh(long, a)
 		next.Nonce, next.Feature = 1<<53-1, 1<<32-1
 		r, err := s.A.CompareAndSwap(s.ctx, 0, next)
 		s.NoError(err)
-		next.Ver, next.Gen = 1, r.Gen
+		next.Version, next.Generation = 1, r.Generation
 		s.Equal(next, r)
 		next = cancelled(r)
 		next.Nonce, next.ISR = 5, append(next.ISR, b)
 		r = s.swap(s.A, r, next)
-		next.Ver, next.Gen = 2, r.Gen
+		next.Version, next.Generation = 2, r.Generation
 		s.Equal(next, r)
 		s.present(next)
 	}},
@@ -59,7 +59,7 @@ var rules = append([]rule{
 				by, other = other, by
 			}
 			r = s.swap(by, r, cancelled(r))
-			s.EqualValues(i+2, r.Ver, "Ver grows by one with each change")
+			s.EqualValues(i+2, r.Version, "Ver grows by one with each change")
 			got, err := other.Get(s.ctx, name)
 			s.NoError(err)
 			s.Equal(r, got)
@@ -99,13 +99,13 @@ var rules = append([]rule{
 		_, err = s.A.CompareAndSwap(s.ctx, 2, cancelled(r))
 		s.ErrorIs(err, resolver.ErrAmnesia, "a version that was not reached yet")
 		other := cancelled(r)
-		other.Gen = r.Gen ^ 1
-		_, err = s.A.CompareAndSwap(s.ctx, r.Ver, other)
+		other.Generation = r.Generation ^ 1
+		_, err = s.A.CompareAndSwap(s.ctx, r.Version, other)
 		s.ErrorIs(err, resolver.ErrAmnesia, "another Gen")
 		s.ErrorContains(err, name)
 		s.present(r)
 
-		other.Gen = 0
+		other.Generation = 0
 		s.swap(s.A, r, other)
 	}},
 
@@ -144,7 +144,7 @@ var rules = append([]rule{
 					by = s.B
 				}
 				wg.Go(func() {
-					results[i].rec, results[i].err = by.CompareAndSwap(s.ctx, r.Ver, next)
+					results[i].rec, results[i].err = by.CompareAndSwap(s.ctx, r.Version, next)
 				})
 			}
 			wg.Wait()
@@ -176,28 +176,28 @@ var rules = append([]rule{
 			next.Nonce++
 			next.ISR = append([]resolver.Host(nil), r.ISR...)
 			edit(&next)
-			got, err := s.A.CompareAndSwap(s.ctx, r.Ver, next)
+			got, err := s.A.CompareAndSwap(s.ctx, r.Version, next)
 			s.NoError(err, kind)
-			next.Ver++
+			next.Version++
 			s.Equal(next, got, kind)
 			s.present(got)
 			r = got
 		}
 		step("add", func(n *resolver.Record) { n.ISR = append(n.ISR, b) })
 		step("add", func(n *resolver.Record) { n.ISR = append(n.ISR, c) })
-		step("handoff", func(n *resolver.Record) { n.By, n.Active, n.Epoch = b, b, 2 })
+		step("handoff", func(n *resolver.Record) { n.Proposer, n.Active, n.Epoch = b, b, 2 })
 		step("cancel", func(n *resolver.Record) {})
-		step("failover", func(n *resolver.Record) { n.By, n.Active, n.Epoch, n.ISR = c, c, 3, []resolver.Host{a, c} })
+		step("failover", func(n *resolver.Record) { n.Proposer, n.Active, n.Epoch, n.ISR = c, c, 3, []resolver.Host{a, c} })
 		a2 := a
-		a2.Inc = 2
+		a2.Incarnation = 2
 		step("replace", func(n *resolver.Record) { n.ISR[0] = a2 })
 		step("remove", func(n *resolver.Record) { n.ISR = n.ISR[1:] })
 		step("retire", func(n *resolver.Record) { n.Active, n.ISR = resolver.Host{}, nil })
 		step("recreate", func(n *resolver.Record) {
-			n.By, n.Active, n.ISR, n.Loss, n.Epoch = b, b, []resolver.Host{b}, 1, 4
+			n.Proposer, n.Active, n.ISR, n.Loss, n.Epoch = b, b, []resolver.Host{b}, 1, 4
 		})
 		step("reset", func(n *resolver.Record) {
-			n.By, n.Active, n.ISR, n.Loss, n.Epoch = a2, a2, []resolver.Host{a2}, 2, 5
+			n.Proposer, n.Active, n.ISR, n.Loss, n.Epoch = a2, a2, []resolver.Host{a2}, 2, 5
 		})
 	}},
 
@@ -212,11 +212,11 @@ var rules = append([]rule{
 
 		r := s.create(name, a)
 		for what, edit := range map[string]func(next *resolver.Record){
-			"a change by a stranger":        func(n *resolver.Record) { n.By = b },
-			"a promotion of a stranger":     func(n *resolver.Record) { n.By, n.Active, n.Epoch, n.ISR = b, b, 2, []resolver.Host{a, b} },
-			"a change by a later life":      func(n *resolver.Record) { n.By.Inc = 2 },
+			"a change by a stranger":        func(n *resolver.Record) { n.Proposer = b },
+			"a promotion of a stranger":     func(n *resolver.Record) { n.Proposer, n.Active, n.Epoch, n.ISR = b, b, 2, []resolver.Host{a, b} },
+			"a change by a later life":      func(n *resolver.Record) { n.Proposer.Incarnation = 2 },
 			"an epoch from nowhere":         func(n *resolver.Record) { n.Epoch = 3 },
-			"a stranger alone":              func(n *resolver.Record) { n.By, n.Active, n.Epoch, n.ISR = b, b, 2, []resolver.Host{b} },
+			"a stranger alone":              func(n *resolver.Record) { n.Proposer, n.Active, n.Epoch, n.ISR = b, b, 2, []resolver.Host{b} },
 			"two members at a time":         func(n *resolver.Record) { n.ISR = []resolver.Host{a, b, s.host("c")} },
 			"a reset that keeps the epoch":  func(n *resolver.Record) { n.Loss = 1 },
 			"a reset that skips one":        func(n *resolver.Record) { n.Loss, n.Epoch = 2, 2 },
@@ -224,10 +224,10 @@ var rules = append([]rule{
 		} {
 			next := cancelled(r)
 			edit(&next)
-			_, err := s.A.CompareAndSwap(s.ctx, r.Ver, next)
+			_, err := s.A.CompareAndSwap(s.ctx, r.Version, next)
 			s.ErrorIs(err, resolver.ErrRefused, what)
 			s.ErrorContains(err, name, "the error must name the service")
-			s.ErrorContains(err, next.By.ID, "the error must name the host")
+			s.ErrorContains(err, next.Proposer.ID, "the error must name the host")
 		}
 		s.present(r)
 	}},
@@ -247,9 +247,9 @@ var rules = append([]rule{
 			s.ErrorIs(err, resolver.ErrInvalid, "Announce of %q", bad)
 		}
 		for what, h := range map[string]resolver.Host{
-			"no id": {Inc: 1, Key: s.Key}, "a long id": {ID: strings.Repeat("h", resolver.MaxHostID+1), Inc: 1, Key: s.Key},
-			"no incarnation": {ID: "a", Key: s.Key}, "a large incarnation": {ID: "a", Inc: 1 << 53, Key: s.Key},
-			"a long address": {ID: "a", Inc: 1, Addr: strings.Repeat("x", resolver.MaxAddr+1), Key: s.Key},
+			"no id": {Incarnation: 1, Key: s.Key}, "a long id": {ID: strings.Repeat("h", resolver.MaxHostID+1), Incarnation: 1, Key: s.Key},
+			"no incarnation": {ID: "a", Key: s.Key}, "a large incarnation": {ID: "a", Incarnation: 1 << 53, Key: s.Key},
+			"a long address": {ID: "a", Incarnation: 1, Addr: strings.Repeat("x", resolver.MaxAddr+1), Key: s.Key},
 		} {
 			_, err := s.A.CompareAndSwap(s.ctx, 0, s.fresh(name, h))
 			s.ErrorIs(err, resolver.ErrInvalid, "CompareAndSwap by a host with %s", what)
@@ -343,7 +343,7 @@ var rules = append([]rule{
 		for i := range 4 {
 			r, err := s.A.Get(s.ctx, fmt.Sprint("service-", i))
 			s.NoError(err)
-			s.EqualValues(40, r.Ver, "each turn of two hosts makes one change")
+			s.EqualValues(40, r.Version, "each turn of two hosts makes one change")
 			s.Equal([]string{fmt.Sprint("host-", 2*i), fmt.Sprint("host-", 2*i+1)}, s.hosts(r.Name))
 		}
 	}},
@@ -357,7 +357,7 @@ func use(ctx context.Context, by resolver.Resolver, h resolver.Host, service str
 	if _, err := by.Hosts(ctx, service); err != nil {
 		return err
 	}
-	next := resolver.Record{Name: service, Epoch: 1, Active: h, ISR: []resolver.Host{h}, By: h, Nonce: nonce}
+	next := resolver.Record{Name: service, Epoch: 1, Active: h, ISR: []resolver.Host{h}, Proposer: h, Nonce: nonce}
 	var expect uint64
 	for {
 		r, err := by.CompareAndSwap(ctx, expect, next)
@@ -367,11 +367,11 @@ func use(ctx context.Context, by resolver.Resolver, h resolver.Host, service str
 		if !errors.Is(err, resolver.ErrConflict) {
 			return err
 		}
-		expect, next = r.Ver, r
-		next.By, next.Active, next.ISR, next.Nonce = h, h, []resolver.Host{h}, nonce
+		expect, next = r.Version, r
+		next.Proposer, next.Active, next.ISR, next.Nonce = h, h, []resolver.Host{h}, nonce
 		next.Loss, next.Epoch = r.Loss+1, r.Epoch+1
-		if w, err := by.Watch(ctx, service, 0); err != nil || w.Ver < r.Ver {
-			return fmt.Errorf("watch after version %d: version %d, error %w", r.Ver, w.Ver, err)
+		if w, err := by.Watch(ctx, service, 0); err != nil || w.Version < r.Version {
+			return fmt.Errorf("watch after version %d: version %d, error %w", r.Version, w.Version, err)
 		}
 	}
 }

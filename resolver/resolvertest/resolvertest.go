@@ -81,12 +81,12 @@ const name = "backend.com"
 
 // host returns the first incarnation of a host.
 func (s *suite) host(id string) resolver.Host {
-	return resolver.Host{ID: id, Inc: 1, Addr: id + ".example:7000", Key: s.Key}
+	return resolver.Host{ID: id, Incarnation: 1, Addr: id + ".example:7000", Key: s.Key}
 }
 
 // fresh returns the first record of a service.
 func (s *suite) fresh(name string, h resolver.Host) resolver.Record {
-	return resolver.Record{Name: name, Epoch: 1, Active: h, ISR: []resolver.Host{h}, By: h, Nonce: 1}
+	return resolver.Record{Name: name, Epoch: 1, Active: h, ISR: []resolver.Host{h}, Proposer: h, Nonce: 1}
 }
 
 // create makes the first record of a service.
@@ -99,14 +99,14 @@ func (s *suite) create(name string, h resolver.Host) resolver.Record {
 
 // cancelled returns the change that changes nothing: the one to use where any will do.
 func cancelled(r resolver.Record) resolver.Record {
-	r.By, r.Nonce = r.Active, r.Nonce+1
+	r.Proposer, r.Nonce = r.Active, r.Nonce+1
 	return r
 }
 
 // swap makes a change of cur that must succeed.
 func (s *suite) swap(by resolver.Resolver, cur, next resolver.Record) resolver.Record {
 	s.t.Helper()
-	r, err := by.CompareAndSwap(s.ctx, cur.Ver, next)
+	r, err := by.CompareAndSwap(s.ctx, cur.Version, next)
 	s.NoError(err)
 	return r
 }

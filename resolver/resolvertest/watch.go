@@ -27,9 +27,9 @@ var watchRules = []rule{
 
 	{"Watch waits for another version, and returns at once where there is one", func(s *suite) {
 		r := s.create(name, s.host("a"))
-		ch := s.watch(s.ctx, s.B, name, r.Ver)
+		ch := s.watch(s.ctx, s.B, name, r.Version)
 		s.quiet(ch, "Watch returned the version that it should wait to pass")
-		_, err := s.A.CompareAndSwap(s.ctx, r.Ver+5, cancelled(r))
+		_, err := s.A.CompareAndSwap(s.ctx, r.Version+5, cancelled(r))
 		s.Error(err)
 		_, err = s.A.CompareAndSwap(s.ctx, 0, cancelled(r))
 		s.Error(err)
@@ -45,7 +45,7 @@ var watchRules = []rule{
 
 	{"a slow watcher sees the newest record", func(s *suite) {
 		r := s.create(name, s.host("a"))
-		seen := r.Ver
+		seen := r.Version
 		for range 10 {
 			r = s.swap(s.A, r, cancelled(r))
 		}
@@ -60,16 +60,16 @@ var watchRules = []rule{
 		go func() {
 			var r resolver.Record
 			var err error
-			for r.Ver < changes && err == nil {
-				before := r.Ver
-				if r, err = s.B.Watch(s.ctx, name, before); err == nil && r.Ver <= before {
-					err = fmt.Errorf("version %d after version %d", r.Ver, before)
+			for r.Version < changes && err == nil {
+				before := r.Version
+				if r, err = s.B.Watch(s.ctx, name, before); err == nil && r.Version <= before {
+					err = fmt.Errorf("version %d after version %d", r.Version, before)
 				}
 			}
 			last <- result{r, err}
 		}()
 		r := s.create(name, s.host("a"))
-		for r.Ver < changes {
+		for r.Version < changes {
 			r = s.swap(s.A, r, cancelled(r))
 		}
 		s.Equal(r, s.await(last, "a watcher of each change"))
@@ -78,7 +78,7 @@ var watchRules = []rule{
 	{"Watch ends with its context, alone", func(s *suite) {
 		r := s.create(name, s.host("a"))
 		ctx, cancel := context.WithCancel(s.ctx)
-		ended, stays := s.watch(ctx, s.A, name, r.Ver), s.watch(s.ctx, s.A, name, r.Ver)
+		ended, stays := s.watch(ctx, s.A, name, r.Version), s.watch(s.ctx, s.A, name, r.Version)
 		s.quiet(ended, "Watch returned the version that it should wait to pass")
 		cancel()
 		select {
@@ -93,7 +93,7 @@ var watchRules = []rule{
 
 		ctx, cancel = context.WithTimeout(s.ctx, 20*time.Millisecond)
 		defer cancel()
-		_, err := s.A.Watch(ctx, name, next.Ver)
+		_, err := s.A.Watch(ctx, name, next.Version)
 		s.ErrorIs(err, context.DeadlineExceeded)
 	}},
 
@@ -105,7 +105,7 @@ var watchRules = []rule{
 			if i%2 == 1 {
 				by = s.B
 			}
-			chs = append(chs, s.watch(s.ctx, by, name, r.Ver))
+			chs = append(chs, s.watch(s.ctx, by, name, r.Version))
 		}
 		s.quiet(chs[0], "Watch returned the version that it should wait to pass")
 		next := s.swap(s.A, r, cancelled(r))

@@ -103,16 +103,12 @@ func (f *Flags) check() error {
 func (f *Flags) DNS() string { return net.JoinHostPort(f.DNSIP, strconv.Itoa(f.DNSPort)) }
 
 func (f *Flags) policy() migrate.Policy {
-	p := migrate.Policy{
-		Every:    f.Every,
-		Standbys: f.Standbys,
+	return migrate.Policy{
+		Every:  f.Every,
+		Copies: f.Standbys + 1,
 		// Somebody whose process was killed is gone from the room after this time, and the name is free.
 		SessionTimeout: 2 * time.Minute,
 	}
-	if f.Standbys == 0 {
-		p.Standbys = migrate.NoStandbys
-	}
-	return p
 }
 
 // NewFlagSet makes a set of flags whose help begins with what the program is.

@@ -9,7 +9,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/roam-go/roam/migrate"
 	"github.com/roam-go/roam/transport"
 )
 
@@ -30,7 +29,7 @@ func TestDefaults(t *testing.T) {
 		DNSIP: "localhost", DNSPort: 8000, Service: "backend.com", Every: 30 * time.Second, Standbys: 1, Listen: ":0",
 	}, f)
 	require.Equal(t, "localhost:8000", f.DNS())
-	require.Equal(t, 1, f.policy().Standbys)
+	require.Equal(t, 2, f.policy().Copies)
 }
 
 func TestFlags(t *testing.T) {
@@ -44,7 +43,7 @@ func TestFlags(t *testing.T) {
 		require.Equal(t, Flags{
 			DNSIP: "10.0.0.1", DNSPort: 9000, DNSKey: key, Service: "x.org", MinN: 3, Serve: true, Every: 5 * time.Second, Listen: ":7000",
 		}, f)
-		require.Equal(t, migrate.NoStandbys, f.policy().Standbys)
+		require.Equal(t, 1, f.policy().Copies)
 	}
 	f, _, err := parse(t, "-dns_ip ::1")
 	require.NoError(t, err)

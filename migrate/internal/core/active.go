@@ -148,7 +148,7 @@ func (c *Core) activate(won *proposal) {
 	c.broadcastRecord()
 	first := Entry{Kind: EpochStart, Time: c.time}
 	if took && (won == nil || won.kind == propPromote && won.from.ID == "") {
-		first.Low = c.self.Inc
+		first.Low = c.self.Incarnation
 	}
 	a.epochStart = c.append(first).Index
 	c.maybeCommit()
@@ -167,7 +167,7 @@ func (c *Core) sendJoinRecord(to resolver.Host, t Type, join uint64) {
 	r := c.copyRec()
 	m := Msg{Type: t, Record: &r, Round: join}
 	if t == MsgInvite {
-		m.Index = to.Inc // what another incarnation has acknowledged may count
+		m.Index = to.Incarnation // what another incarnation has acknowledged may count
 	}
 	c.send(to, m)
 }

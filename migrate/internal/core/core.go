@@ -194,7 +194,7 @@ func (c *Core) Role() Role { return c.role }
 // Term is the highest term that this host has seen.
 func (c *Core) Term() Term { return c.term }
 
-// Record is the newest record that this host has seen; its Ver is 0 if there is none.
+// Record is the newest record that this host has seen; its Version is 0 if there is none.
 func (c *Core) Record() resolver.Record { return c.rec }
 
 // Commit is the index of the last committed entry.

@@ -60,5 +60,5 @@ func Describe(r resolver.Record) string {
 	if active == "" {
 		active = "nobody"
 	}
-	return fmt.Sprintf("[v%d %s %s active, in sync %s]", r.Ver, TermOf(r), active, strings.Join(isr, " "))
+	return fmt.Sprintf("[v%d %s %s active, in sync %s]", r.Version, TermOf(r), active, strings.Join(isr, " "))
 }

@@ -11,12 +11,12 @@ import (
 )
 
 var (
-	fuzzA = resolver.Host{ID: "a", Inc: 1, Addr: "a:1"}
-	fuzzB = resolver.Host{ID: "b", Inc: 2, Addr: "b:1"}
+	fuzzA = resolver.Host{ID: "a", Incarnation: 1, Addr: "a:1"}
+	fuzzB = resolver.Host{ID: "b", Incarnation: 2, Addr: "b:1"}
 )
 
 func fuzzRecord(ver, epoch uint64, active resolver.Host, isr ...resolver.Host) resolver.Record {
-	return resolver.Record{Name: "svc", Gen: 1, Ver: ver, Epoch: epoch, Active: active, ISR: isr, By: active, Nonce: 1}
+	return resolver.Record{Name: "svc", Generation: 1, Version: ver, Epoch: epoch, Active: active, ISR: isr, Proposer: active, Nonce: 1}
 }
 
 // someMsgs are messages as hosts send them.

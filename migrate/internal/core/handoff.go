@@ -89,7 +89,7 @@ func (c *Core) transfer() {
 func (c *Core) recvTransfer(m Msg) {
 	fail := func(reason string) { c.send(m.From, Msg{Type: MsgFailed, Reason: reason}) }
 	switch {
-	case m.Record == nil || c.rec.Ver != m.Record.Ver:
+	case m.Record == nil || c.rec.Version != m.Record.Version:
 		fail("the record has changed")
 	case !c.hasState || !member(c.rec.ISR, c.self):
 		fail("host " + c.self.ID + " is not in the in-sync set")

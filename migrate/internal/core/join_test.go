@@ -32,9 +32,9 @@ func TestInvitationToAnotherIncarnation(t *testing.T) {
 			}
 			return n
 		}
-		require.Zero(t, joins(storedB.Inc+1))
+		require.Zero(t, joins(storedB.Incarnation+1))
 		require.Equal(t, Out, c.Role())
-		require.Equal(t, 1, joins(storedB.Inc))
+		require.Equal(t, 1, joins(storedB.Incarnation))
 		require.Equal(t, Joining, c.Role())
 	}
 }
@@ -44,7 +44,7 @@ func TestLagsOfMembers(t *testing.T) {
 	c := New(Config{Name: "svc", Self: storedA, Standbys: 1})
 	c.Step(0, Create{})
 	rec := c.Ready().CAS.Next
-	rec.Gen, rec.Ver = 1, 1
+	rec.Generation, rec.Version = 1, 1
 	c.Step(0, CASDone{Nonce: rec.Nonce, Record: rec, Outcome: CASOK})
 	require.True(t, c.Ready().Seek)
 	c.Step(0, Candidates{Hosts: []resolver.Host{storedB}})
@@ -57,7 +57,7 @@ func TestLeaveOfEarlierTerm(t *testing.T) {
 	c := New(Config{Name: "svc", Self: storedA, Standbys: 1, MinInSync: 2})
 	c.Step(0, Create{})
 	rec := c.Ready().CAS.Next
-	rec.Gen, rec.Ver, rec.Epoch, rec.ISR = 1, 1, 2, []resolver.Host{storedA, storedB}
+	rec.Generation, rec.Version, rec.Epoch, rec.ISR = 1, 1, 2, []resolver.Host{storedA, storedB}
 	c.fresh = TermOf(rec)
 	c.Step(0, Got{Record: rec})
 	require.Equal(t, Recovering, c.Role())
@@ -79,7 +79,7 @@ func TestSizeOfAppend(t *testing.T) {
 	c := New(Config{Name: "svc", Self: storedA, Standbys: 1, AppendBytes: 1000})
 	c.Step(0, Create{})
 	rec := c.Ready().CAS.Next
-	rec.Gen, rec.Ver, rec.ISR = 1, 1, []resolver.Host{storedA, storedB}
+	rec.Generation, rec.Version, rec.ISR = 1, 1, []resolver.Host{storedA, storedB}
 	c.Step(0, Got{Record: rec})
 	c.Ready()
 	for _, size := range []int{100, 600, 2000, 10, 10} {

@@ -83,7 +83,7 @@ func AppendMsg(b []byte, m Msg) ([]byte, error) {
 	}
 	b = append(b, byte(m.Type), flag)
 	b = appendString(b, m.From.ID)
-	for _, v := range [...]uint64{m.From.Inc, m.Term.Loss, m.Term.Epoch, m.Index, m.Commit, m.Round, m.Prev, m.PrevEpoch,
+	for _, v := range [...]uint64{m.From.Incarnation, m.Term.Loss, m.Term.Epoch, m.Index, m.Commit, m.Round, m.Prev, m.PrevEpoch,
 		uint64(m.Won), uint64(m.Served)} {
 		b = binary.AppendUvarint(b, v)
 	}
@@ -118,7 +118,7 @@ func ReadMsg(b []byte) (m Msg, err error) {
 	}
 	m.From.ID = string(id)
 	var won, served uint64
-	for _, p := range [...]*uint64{&m.From.Inc, &m.Term.Loss, &m.Term.Epoch, &m.Index, &m.Commit, &m.Round, &m.Prev, &m.PrevEpoch,
+	for _, p := range [...]*uint64{&m.From.Incarnation, &m.Term.Loss, &m.Term.Epoch, &m.Index, &m.Commit, &m.Round, &m.Prev, &m.PrevEpoch,
 		&won, &served} {
 		v, n := binary.Uvarint(b)
 		if n <= 0 {

@@ -52,8 +52,8 @@ func (c *Core) propose(p proposal) {
 	c.assert(c.prop == nil, "two proposals at a time")
 	c.nonce++
 	p.next.Name = c.cfg.Name
-	p.next.By = c.self
-	p.next.Nonce = 1 + (c.self.Inc+c.nonce)%(1<<53-1)
+	p.next.Proposer = c.self
+	p.next.Nonce = 1 + (c.self.Incarnation+c.nonce)%(1<<53-1)
 	p.began, p.retryAt = c.now, c.now
 	c.prop = &p
 }
@@ -62,11 +62,11 @@ func (c *Core) proposeCreate() {
 	if c.prop != nil || c.role != Out {
 		return
 	}
-	if c.rec.Ver == 0 && c.term != (Term{}) {
+	if c.rec.Version == 0 && c.term != (Term{}) {
 		return // there was such a service: it is the resolver that has lost it
 	}
 	next := resolver.Record{Epoch: 1, Active: c.self, ISR: []resolver.Host{c.self}}
-	if c.rec.Ver > 0 {
+	if c.rec.Version > 0 {
 		if c.rec.Active.ID != "" {
 			return
 		}
@@ -76,14 +76,14 @@ func (c *Core) proposeCreate() {
 		c.release() // of the service that was retired
 	}
 	c.fresh = TermOf(next)
-	c.propose(proposal{kind: propCreate, expect: c.rec.Ver, next: next})
+	c.propose(proposal{kind: propCreate, expect: c.rec.Version, next: next})
 }
 
 // proposeReset makes this host active whatever others hold. rec is the resolver's record, which is the zero one if it has
 // forgotten the service; at is as in [Reset].
 func (c *Core) proposeReset(rec resolver.Record, at int64) {
-	next := resolver.Record{Epoch: rec.Epoch + 1, Loss: rec.Loss + 1, Gen: rec.Gen, Active: c.self, ISR: []resolver.Host{c.self}}
-	if rec.Ver == 0 {
+	next := resolver.Record{Epoch: rec.Epoch + 1, Loss: rec.Loss + 1, Generation: rec.Generation, Active: c.self, ISR: []resolver.Host{c.self}}
+	if rec.Version == 0 {
 		// The resolver has forgotten the service, so that nobody says whether others reset it after what this host knows: what
 		// they began must not be taken for what this begins, which is the later. Clocks tell them apart, or names, where those are
 		// wrong.
@@ -98,7 +98,7 @@ func (c *Core) proposeReset(rec resolver.Record, at int64) {
 		doubt = doubt.doubt
 	}
 	c.prop = nil
-	c.propose(proposal{kind: propReset, expect: rec.Ver, next: next, doubt: doubt})
+	c.propose(proposal{kind: propReset, expect: rec.Version, next: next, doubt: doubt})
 }
 
 // apart is a number below 2^10 that two hosts are unlikely to have in common.
@@ -155,7 +155,7 @@ func (c *Core) strayed() bool {
 }
 
 func (c *Core) proposeAddr() {
-	c.propose(proposal{kind: propAddr, expect: c.rec.Ver, next: c.nextRec()})
+	c.propose(proposal{kind: propAddr, expect: c.rec.Version, next: c.nextRec()})
 }
 
 // proposeAdd puts a host into the in-sync set: in the place of its earlier incarnation, if that is still there.
@@ -168,13 +168,13 @@ func (c *Core) proposeAdd(p *peer) {
 	}
 	p.member, p.hold = true, 0 // before the proposal leaves
 	p.acked = c.now
-	c.propose(proposal{kind: propAdd, expect: c.rec.Ver, next: next, host: p.host})
+	c.propose(proposal{kind: propAdd, expect: c.rec.Version, next: next, host: p.host})
 }
 
 func (c *Core) proposeRemove(h resolver.Host, drop bool) {
 	next := c.nextRec()
 	next.ISR = slices.DeleteFunc(next.ISR, h.Same)
-	c.propose(proposal{kind: propRemove, expect: c.rec.Ver, next: next, host: h, drop: drop})
+	c.propose(proposal{kind: propRemove, expect: c.rec.Version, next: next, host: h, drop: drop})
 }
 
 func (c *Core) proposePromote(from resolver.Host, keepOld bool) {
@@ -184,7 +184,7 @@ func (c *Core) proposePromote(from resolver.Host, keepOld bool) {
 		next.ISR = slices.DeleteFunc(next.ISR, next.Active.Same)
 	}
 	next.Active = c.self
-	c.propose(proposal{kind: propPromote, expect: c.rec.Ver, next: next, from: from})
+	c.propose(proposal{kind: propPromote, expect: c.rec.Version, next: next, from: from})
 }
 
 // Heirs returns the other hosts of the in-sync set, on the active host, but for those that are about to leave it.
@@ -204,7 +204,7 @@ func (c *Core) proposeRetire() {
 	}
 	next := c.copyRec()
 	next.Active, next.ISR = resolver.Host{}, nil
-	c.propose(proposal{kind: propRetire, expect: c.rec.Ver, next: next})
+	c.propose(proposal{kind: propRetire, expect: c.rec.Version, next: next})
 }
 
 func (c *Core) tickRecord() {
@@ -277,7 +277,7 @@ func (c *Core) got(ev Got) {
 		c.get()
 		return
 	}
-	before := c.rec.Ver
+	before := c.rec.Version
 	c.learn(ev.Record)
 	c.gotStandby(before)
 }
@@ -288,21 +288,21 @@ func (c *Core) get() { c.wantGet = max(c.now, c.getCalm, 1) }
 // learn takes notice of a record, from whatever source. The version decides what is newer; it is the truth about every
 // proposal that expected a lower one.
 func (c *Core) learn(r resolver.Record) {
-	if r.Ver == 0 {
+	if r.Version == 0 {
 		return
 	}
 	t := TermOf(r)
 	// A resolver that has lost its memory counts versions anew. From then on a record is the truth again only if it was
 	// made by a reset, which raises the loss.
-	forgot := c.rec.Gen != 0 && r.Gen != c.rec.Gen
-	if !forgot && r.Ver <= c.rec.Ver || forgot && t.Loss <= c.term.Loss {
+	forgot := c.rec.Generation != 0 && r.Generation != c.rec.Generation
+	if !forgot && r.Version <= c.rec.Version || forgot && t.Loss <= c.term.Loss {
 		return
 	}
-	c.assert(t.Compare(TermOf(c.rec)) >= 0, "record %d has a lower term than record %d", r.Ver, c.rec.Ver)
+	c.assert(t.Compare(TermOf(c.rec)) >= 0, "record %d has a lower term than record %d", r.Version, c.rec.Version)
 	c.rec = r
 	c.out.Changed = true
 	done := c.prop
-	if done != nil && (forgot || r.Ver > done.expect) {
+	if done != nil && (forgot || r.Version > done.expect) {
 		c.prop = nil
 	} else {
 		done = nil

@@ -293,7 +293,7 @@ func (s *scenario) start(a string) {
 	if h.inc == 0 || !s.cfg.Stable {
 		h.inc++
 	}
-	h.self = resolver.Host{ID: a, Inc: uint64(slices.Index(s.names, a)+1)*1000 + h.inc, Addr: a} // no two hosts have the same
+	h.self = resolver.Host{ID: a, Incarnation: uint64(slices.Index(s.names, a)+1)*1000 + h.inc, Addr: a} // no two hosts have the same
 	cfg := s.cfg
 	cfg.Name, cfg.Self = "svc", h.self
 	h.core, h.up, h.role, h.term, h.snaps = New(cfg), true, Out, Term{}, make(map[uint64]Captured)
@@ -505,7 +505,7 @@ func (s *scenario) ask(h *scenarioHost, exec func() resolver.Record, done func(r
 func (s *scenario) propose(h *scenarioHost, c CAS) {
 	id := h.self.ID
 	next := c.Next
-	next.Ver = c.Expect + 1
+	next.Version = c.Expect + 1
 	s.printf("%s: proposes %s", id, Describe(next))
 	if s.loseCAS == id {
 		s.loseCAS = ""
@@ -516,9 +516,9 @@ func (s *scenario) propose(h *scenarioHost, c CAS) {
 	outcome := CASOK
 	s.ask(h, func() resolver.Record {
 		switch {
-		case s.rec.Ver == c.Expect:
+		case s.rec.Version == c.Expect:
 			var before *resolver.Record
-			if s.rec.Ver > 0 {
+			if s.rec.Version > 0 {
 				before = &s.rec
 			}
 			require.NoError(s.t, resolver.Check(before, next))
@@ -527,7 +527,7 @@ func (s *scenario) propose(h *scenarioHost, c CAS) {
 			if s.dieOn[id] == "taken" && next.Active.Same(h.self) {
 				s.crash(id)
 			}
-		case s.rec.Ver == c.Expect+1 && s.rec.Nonce == c.Next.Nonce:
+		case s.rec.Version == c.Expect+1 && s.rec.Nonce == c.Next.Nonce:
 		default:
 			outcome = CASConflict
 		}

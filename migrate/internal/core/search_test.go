@@ -152,7 +152,7 @@ func newSearch(t *testing.T) *search {
 }
 
 func searchHost(i int, inc uint64) resolver.Host {
-	return resolver.Host{ID: string(rune('a' + i)), Inc: inc}
+	return resolver.Host{ID: string(rune('a' + i)), Incarnation: inc}
 }
 
 func (x *search) fresh(i int, inc uint64) *Core {
@@ -161,7 +161,7 @@ func (x *search) fresh(i int, inc uint64) *Core {
 
 // start is a service on a with b in sync, and nothing on its way.
 func (x *search) start() searchState {
-	rec := resolver.Record{Name: "svc", Ver: 1, Epoch: 1, Active: searchHost(0, 1), ISR: []resolver.Host{searchHost(0, 1), searchHost(1, 1)}}
+	rec := resolver.Record{Name: "svc", Version: 1, Epoch: 1, Active: searchHost(0, 1), ISR: []resolver.Host{searchHost(0, 1), searchHost(1, 1)}}
 	s := searchState{}
 	for i := range searchHosts {
 		c := x.fresh(i, 1)
@@ -378,7 +378,7 @@ func (x *search) each(s searchState, emit func(to searchState, problem string)) 
 		if c.active.seeking {
 			incs := uint32(0)
 			for j := range searchHosts {
-				incs |= uint32(x.nodes[s.node[j]].self.Inc) << (8 * j)
+				incs |= uint32(x.nodes[s.node[j]].self.Incarnation) << (8 * j)
 			}
 			try(i, searchStep{s.node[i], stepCandidates, incs}, -1, nil, func() string { return id + " finds hosts" })
 			return
@@ -410,7 +410,7 @@ func (x *search) each(s searchState, emit func(to searchState, problem string)) 
 		if c.role == Serving && int(s.handoffs) < *searchHandoffs && c.active.move == nil {
 			for j := range searchHosts {
 				if j != i {
-					inc := x.nodes[s.node[j]].self.Inc
+					inc := x.nodes[s.node[j]].self.Incarnation
 					try(i, searchStep{s.node[i], stepHandoff, uint32(j)<<8 | uint32(inc)}, -1, func(to *searchState) { to.handoffs++ },
 						func() string { return id + " is to hand over to " + searchHost(j, 0).ID })
 				}
@@ -461,15 +461,15 @@ func (x *search) resolve(s searchState, k int, m searchMsg, emit func(searchStat
 	ev := CASDone{Outcome: CASConflict, Record: rec}
 	problem := ""
 	switch {
-	case rec.Ver == c.Expect+1 && equalRec(rec, c.Next):
+	case rec.Version == c.Expect+1 && equalRec(rec, c.Next):
 		ev.Outcome = CASOK
-	case rec.Ver == c.Expect:
+	case rec.Version == c.Expect:
 		if err := resolver.Check(&rec, c.Next); err != nil {
 			problem = err.Error()
 		}
 		ev.Outcome = CASOK
 		ev.Record = c.Next
-		ev.Record.Ver = c.Expect + 1
+		ev.Record.Version = c.Expect + 1
 		to.rec = x.internRec(ev.Record)
 	}
 	text := ""
@@ -493,11 +493,11 @@ func (x *search) tidy(s *searchState) {
 		switch {
 		case m.cas != nil && m.answer == nil:
 			// A change that comes too late is answered, but the host learns no more than by reading the record.
-			return m.cas.Expect != x.recs[s.rec].Ver && (c.self.Inc != m.inc || c.prop == nil)
-		case c.self.Inc != m.inc:
+			return m.cas.Expect != x.recs[s.rec].Version && (c.self.Incarnation != m.inc || c.prop == nil)
+		case c.self.Incarnation != m.inc:
 			return true
 		case m.answer != nil:
-			return m.answer.Record.Ver <= c.rec.Ver && c.prop == nil
+			return m.answer.Record.Version <= c.rec.Version && c.prop == nil
 		}
 		if m.msg.Term.Compare(c.term) >= 0 || x.stores && m.msg.Term.Compare(x.disks[s.node[m.to]].Term) >= 0 {
 			return false // or it may have an effect after a restart that forgets the present term
@@ -506,10 +506,10 @@ func (x *search) tidy(s *searchState) {
 		case MsgAck, MsgFailed, MsgMoved, MsgJoin:
 			return true
 		case MsgReject:
-			return m.msg.Record.Ver <= c.rec.Ver
+			return m.msg.Record.Version <= c.rec.Version
 		}
 		// It is refused with the record, which tells its sender nothing that it knows already.
-		return x.nodes[s.node[m.msg.From.ID[0]-'a']].self.Inc != m.msg.From.Inc
+		return x.nodes[s.node[m.msg.From.ID[0]-'a']].self.Incarnation != m.msg.From.Incarnation
 	})
 	slices.SortStableFunc(s.net, func(a, b uint32) int { return cmp.Compare(x.msgs[a].link, x.msgs[b].link) })
 	kept := make([]uint32, 0, len(s.net))
@@ -630,7 +630,7 @@ func (x *search) step(st searchStep, s searchState) *searchResult {
 			disk = c.written()
 			ev = Persisted{c.saving.seq}
 		case stepRestart:
-			c = x.fresh(int(c.self.ID[0]-'a'), c.self.Inc)
+			c = x.fresh(int(c.self.ID[0]-'a'), c.self.Incarnation)
 			c.now = searchJump
 			st := disk
 			st.Entries = slices.Clone(st.Entries)
@@ -653,19 +653,19 @@ func (x *search) ready(c *Core, r *searchResult) (again bool) {
 	for _, m := range out.Msgs {
 		msg := m.Msg
 		msg.Entries = slices.Clone(msg.Entries)
-		r.msgs = append(r.msgs, x.internMsg(searchMsg{to: int(m.To.ID[0] - 'a'), inc: m.To.Inc, msg: &msg, text: id + " -> " + m.To.ID + ": " + msg.String()}))
+		r.msgs = append(r.msgs, x.internMsg(searchMsg{to: int(m.To.ID[0] - 'a'), inc: m.To.Incarnation, msg: &msg, text: id + " -> " + m.To.ID + ": " + msg.String()}))
 	}
 	r.committed = append(r.committed, out.Committed...)
 	r.reads = append(r.reads, out.Reads...)
 	if out.CAS != nil {
 		next := out.CAS.Next
-		next.Ver = out.CAS.Expect + 1
-		r.msgs = append(r.msgs, x.internMsg(searchMsg{to: int(id[0] - 'a'), inc: c.self.Inc, cas: out.CAS, text: id + "'s change " + Describe(next)}))
+		next.Version = out.CAS.Expect + 1
+		r.msgs = append(r.msgs, x.internMsg(searchMsg{to: int(id[0] - 'a'), inc: c.self.Incarnation, cas: out.CAS, text: id + "'s change " + Describe(next)}))
 	}
 	for _, h := range out.Snapshots {
 		again = true
 		e, _ := c.EpochAt(c.commit)
-		c.Step(c.now, Captured{To: h, ID: c.commit<<8 | uint64(h.Inc), Index: c.commit, Epoch: e})
+		c.Step(c.now, Captured{To: h, ID: c.commit<<8 | uint64(h.Incarnation), Index: c.commit, Epoch: e})
 	}
 	if c.role.Active() {
 		for _, h := range c.rec.ISR {
@@ -723,7 +723,7 @@ func appendCore(b []byte, c *Core) []byte {
 			}
 		}
 	}
-	host := func(h resolver.Host) { b = append(append(b, h.ID...), byte(h.Inc)) }
+	host := func(h resolver.Host) { b = append(append(b, h.ID...), byte(h.Incarnation)) }
 	due := func(ts ...time.Duration) {
 		for _, t := range ts {
 			flags(t == 0, t <= c.now)
@@ -826,23 +826,23 @@ func appendDisk(b []byte, c *Core, s State) []byte {
 }
 
 func appendRec(b []byte, r resolver.Record) []byte {
-	for _, v := range [...]uint64{r.Gen, r.Ver, r.Loss, r.Epoch} {
+	for _, v := range [...]uint64{r.Generation, r.Version, r.Loss, r.Epoch} {
 		b = binary.AppendUvarint(b, v)
 	}
 	for _, h := range append([]resolver.Host{r.Active}, r.ISR...) {
-		b = append(append(b, h.ID...), byte(h.Inc))
+		b = append(append(b, h.ID...), byte(h.Incarnation))
 	}
 	return append(b, 0)
 }
 
 func equalRec(a, b resolver.Record) bool {
-	a.Ver, b.Ver = 0, 0
+	a.Version, b.Version = 0, 0
 	return string(appendRec(nil, a)) == string(appendRec(nil, b))
 }
 
 func appendSearchMsg(b []byte, m Msg) []byte {
 	b = append(append(b, byte(m.Type)), m.From.ID...)
-	for _, v := range [...]uint64{m.From.Inc, m.Term.Loss, m.Term.Epoch, m.Index, m.Commit, m.Round, m.Prev, m.PrevEpoch, uint64(len(m.Entries))} {
+	for _, v := range [...]uint64{m.From.Incarnation, m.Term.Loss, m.Term.Epoch, m.Index, m.Commit, m.Round, m.Prev, m.PrevEpoch, uint64(len(m.Entries))} {
 		b = binary.AppendUvarint(b, v)
 	}
 	for _, e := range m.Entries {
@@ -887,7 +887,7 @@ func TestResetThatComesToNothing(t *testing.T) {
 	require.True(t, c.Ready().Get)
 	c.Step(now, Got{Record: c.Record()})
 	other := c.Record()
-	other.Ver, other.Epoch, other.Active = 2, 2, searchHost(2, 1)
+	other.Version, other.Epoch, other.Active = 2, 2, searchHost(2, 1)
 	other.ISR = append(slices.Clone(other.ISR), other.Active)
 	c.Step(now, CASDone{Nonce: cas.Next.Nonce, Record: other, Outcome: CASConflict})
 	require.False(t, c.Ready().Get)

@@ -118,7 +118,7 @@ type held struct {
 const maxHeld = 4096
 
 func (c *Core) meta() Meta {
-	m := Meta{Term: c.term, Copy: c.hasState, Fresh: c.fresh, Gen: c.rec.Gen}
+	m := Meta{Term: c.term, Copy: c.hasState, Fresh: c.fresh, Gen: c.rec.Generation}
 	if c.hasState {
 		m.Join, m.Counted = c.standby.join, c.standby.matched > 0
 	}
@@ -235,7 +235,7 @@ func (c *Core) recovered(ev Recovered) {
 	c.assert(c.cfg.Stable && c.saving.seq == 0 && c.term == Term{}, "recovers too late")
 	st := ev.State
 	c.term, c.fresh = st.Term, st.Fresh
-	c.rec = resolver.Record{Gen: st.Gen}
+	c.rec = resolver.Record{Generation: st.Gen}
 	s := &c.standby
 	s.heard = c.now
 	if st.Copy {

@@ -35,12 +35,12 @@ func acks(ms []Outgoing) (list []uint64) {
 }
 
 var (
-	storedA = resolver.Host{ID: "a", Inc: 1, Addr: "a:1"}
-	storedB = resolver.Host{ID: "b", Inc: 1, Addr: "b:1"}
+	storedA = resolver.Host{ID: "a", Incarnation: 1, Addr: "a:1"}
+	storedB = resolver.Host{ID: "b", Incarnation: 1, Addr: "b:1"}
 )
 
 func storedRecord(ver, epoch uint64, active resolver.Host) resolver.Record {
-	return resolver.Record{Name: "svc", Gen: 1, Ver: ver, Epoch: epoch, Active: active, ISR: []resolver.Host{storedA, storedB}}
+	return resolver.Record{Name: "svc", Generation: 1, Version: ver, Epoch: epoch, Active: active, ISR: []resolver.Host{storedA, storedB}}
 }
 
 // What the store held of an end of the log that was cut off does not count for what takes its place.
@@ -102,7 +102,7 @@ func TestStoredActive(t *testing.T) {
 	require.Equal(t, moved, r.CAS.Next.Active)
 	require.Len(t, r.CAS.Next.ISR, 2)
 	next := r.CAS.Next
-	next.Gen, next.Ver = 1, 2
+	next.Generation, next.Version = 1, 2
 	c.Step(now, CASDone{Nonce: next.Nonce, Record: next, Outcome: CASOK})
 	r = c.Ready()
 	require.Equal(t, Recovering, c.Role())
@@ -242,7 +242,7 @@ func TestLeaderMoved(t *testing.T) {
 	c := stored(t, storedB)
 	rec := storedRecord(1, 1, storedA)
 	c.Step(now, Got{Record: rec})
-	rec.Ver, rec.Active.Addr = 2, "a:2"
+	rec.Version, rec.Active.Addr = 2, "a:2"
 	rec.ISR = []resolver.Host{rec.Active, storedB}
 	c.Step(now, Got{Record: rec})
 	c.Step(now, Leave{})
@@ -282,7 +282,7 @@ func turn(c *Core, now time.Duration, rec resolver.Record, ev Event) (cas *CAS) 
 // That the process of an earlier active host is gone says nothing about the one that took over.
 func TestDownInEarlierTerm(t *testing.T) {
 	now := time.Second
-	third := resolver.Host{ID: "c", Inc: 1, Addr: "c:1"}
+	third := resolver.Host{ID: "c", Incarnation: 1, Addr: "c:1"}
 	c := stored(t, third)
 	rec := storedRecord(1, 1, storedA)
 	rec.ISR = append(rec.ISR, third)
@@ -291,7 +291,7 @@ func TestDownInEarlierTerm(t *testing.T) {
 	require.Equal(t, Standby, c.Role())
 	now += 10 * time.Millisecond
 	turn(c, now, rec, PeerDown{storedA})
-	rec.Ver, rec.Epoch, rec.Active = 2, 2, storedB
+	rec.Version, rec.Epoch, rec.Active = 2, 2, storedB
 	rec.ISR = []resolver.Host{storedB, third}
 	turn(c, now, rec, Got{Record: rec})
 	require.Equal(t, Term{0, 2}, c.Term())
@@ -335,7 +335,7 @@ func TestCancelReset(t *testing.T) {
 	}
 	// It had been made all the same.
 	rec = cas.Next
-	rec.Gen, rec.Ver = 1, 2
+	rec.Generation, rec.Version = 1, 2
 	turn(c, now, rec, Got{Record: rec})
 	require.True(t, c.Role().Active())
 }
@@ -371,7 +371,7 @@ func TestResetsOfForgottenDiffer(t *testing.T) {
 		require.NotNil(t, cas)
 		return cas.Next.Loss
 	}
-	storedC := resolver.Host{ID: "c", Inc: storedB.Inc, Addr: "c:1"}
+	storedC := resolver.Host{ID: "c", Incarnation: storedB.Incarnation, Addr: "c:1"}
 	const now = 1_700_000_000_000
 	require.Less(t, reset(storedB, now), reset(storedC, now+2000))
 	require.Less(t, reset(storedC, now), reset(storedB, now+2000))

@@ -185,7 +185,7 @@ func (c *Core) sendAck() {
 // recvInvite answers the active host that wants a copy here.
 func (c *Core) recvInvite(m Msg) {
 	s := &c.standby
-	if c.role == Standby || m.Round < s.join || m.Index != c.self.Inc {
+	if c.role == Standby || m.Round < s.join || m.Index != c.self.Incarnation {
 		return
 	}
 	if s.leaving {
@@ -245,7 +245,7 @@ func (c *Core) gotStandby(before uint64) {
 		return
 	}
 	s.wonder = false
-	if c.rec.Ver != before || !c.hasState || !c.leaderSilent() {
+	if c.rec.Version != before || !c.hasState || !c.leaderSilent() {
 		return
 	}
 	if TermOf(c.rec).Compare(c.term) < 0 {
@@ -315,7 +315,7 @@ func (c *Core) vain() (others, own int) {
 		case e.Kind != EpochStart:
 			waits = true
 		case e.Index <= c.born:
-		case e.Low == c.self.Inc:
+		case e.Low == c.self.Incarnation:
 			own++
 		case waits && e.Low != 0 && !slices.Contains(dead, e.Low):
 			dead = append(dead, e.Low)

@@ -240,15 +240,15 @@ func (k *checker) saved(p *proc, v *core.Save) {
 
 // wiped notes that what a host has promised is forgotten, and known to be.
 func (k *checker) wiped(p *proc) {
-	k.lost[p.self.Inc] = true
-	delete(k.spoken, p.self.Inc)
+	k.lost[p.self.Incarnation] = true
+	delete(k.spoken, p.self.Incarnation)
 }
 
 // recovered: a host that starts again knows every term in which it has spoken (I2).
 func (k *checker) recovered(p *proc) {
 	t := p.core.Term()
-	if t.Compare(k.spoken[p.self.Inc]) < 0 {
-		k.failf("%s starts again in %s, but has spoken in %s (I2)", p, t, k.spoken[p.self.Inc])
+	if t.Compare(k.spoken[p.self.Incarnation]) < 0 {
+		k.failf("%s starts again in %s, but has spoken in %s (I2)", p, t, k.spoken[p.self.Incarnation])
 	}
 	if p.m != nil {
 		k.restored(p)
@@ -257,8 +257,8 @@ func (k *checker) recovered(p *proc) {
 
 // speaks notes that others, or clients, know that p was in a term.
 func (k *checker) speaks(p *proc, t core.Term) {
-	if p.host.disk != nil && t.Compare(k.spoken[p.self.Inc]) > 0 {
-		k.spoken[p.self.Inc] = t
+	if p.host.disk != nil && t.Compare(k.spoken[p.self.Incarnation]) > 0 {
+		k.spoken[p.self.Incarnation] = t
 	}
 }
 
@@ -269,7 +269,7 @@ func (k *checker) sent(p *proc, m core.Msg) {
 	}
 	switch m.Type {
 	case core.MsgAck:
-		key := ackKey{p.self.Inc, m.Term}
+		key := ackKey{p.self.Incarnation, m.Term}
 		k.acks[key] = max(k.acks[key], m.Index)
 	case core.MsgAppend:
 		k.isActive(p, m.Term)
@@ -338,7 +338,7 @@ func (k *checker) held(p *proc, e core.Entry) {
 		has := h.Same(p.self)
 		for epoch := e.Epoch; epoch <= t.Epoch; epoch++ {
 			in := core.Term{Loss: t.Loss, Epoch: epoch}
-			has = has || k.acks[ackKey{h.Inc, in}] >= e.Index || k.active[in] != nil && k.active[in].self.Same(h)
+			has = has || k.acks[ackKey{h.Incarnation, in}] >= e.Index || k.active[in] != nil && k.active[in].self.Same(h)
 		}
 		if has {
 			n++
@@ -405,7 +405,7 @@ func (k *checker) proposed(p *proc, c core.CAS) {
 			continue
 		}
 		need := max(p.core.Commit(), p.core.EpochStart())
-		if got := k.acks[ackKey{h.Inc, p.core.Term()}]; got < need {
+		if got := k.acks[ackKey{h.Incarnation, p.core.Term()}]; got < need {
 			k.failf("%s proposes %s, which has acknowledged %d of %d entries (I8)", p, label(h), got, need)
 		}
 		if !p.core.Needs(h) {
@@ -417,13 +417,13 @@ func (k *checker) proposed(p *proc, c core.CAS) {
 // recordChanged: terms only rise (I2), and who becomes active was in the in-sync set, or the loss rises (I6).
 func (k *checker) recordChanged(before, after resolver.Record) {
 	b, a := core.TermOf(before), core.TermOf(after)
-	if after.Gen == before.Gen || k.top.Ver > 0 {
+	if after.Generation == before.Generation || k.top.Version > 0 {
 		if a.Compare(core.TermOf(k.top)) < 0 {
 			k.failf("the resolver goes from %s back to %s (I2)", core.TermOf(k.top), a)
 		}
 	}
 	k.top, k.bound = after, after
-	if !after.Active.Same(before.Active) && after.Loss == before.Loss && before.Ver > 0 && after.Active.ID != "" {
+	if !after.Active.Same(before.Active) && after.Loss == before.Loss && before.Version > 0 && after.Active.ID != "" {
 		if !contains(before.ISR, after.Active) {
 			k.failf("%s becomes active without being in the in-sync set (I6)", label(after.Active))
 		}
@@ -458,7 +458,7 @@ func (k *checker) look(p *proc) {
 			if last, ok := k.records[t]; ok {
 				for _, h := range last.ISR {
 					// Under an earlier epoch it was committed by others.
-					if got := k.acks[ackKey{h.Inc, t}]; !h.Same(p.self) && got < c.Commit() && c.Commit() >= c.EpochStart() {
+					if got := k.acks[ackKey{h.Incarnation, t}]; !h.Same(p.self) && got < c.Commit() && c.Commit() >= c.EpochStart() {
 						k.failf("%s commits %d, but %s has acknowledged only %d (I5): %s", p, c.Commit(), label(h), got, describeRecord(&last))
 					}
 				}
@@ -475,7 +475,7 @@ func (k *checker) look(p *proc) {
 		}
 	}
 	changed := c.HasState() != v.hasState || t != v.term || c.Role() != v.role
-	v.term, v.commit, v.ver, v.gen, v.hasState, v.role = t, c.Commit(), rec.Ver, rec.Gen, c.HasState(), c.Role()
+	v.term, v.commit, v.ver, v.gen, v.hasState, v.role = t, c.Commit(), rec.Version, rec.Generation, c.HasState(), c.Role()
 	if changed {
 		k.durable(nil)
 	}
@@ -497,7 +497,7 @@ func (k *checker) durable(r *resolver.Record) {
 			continue
 		}
 		c := p.core
-		if k.lost[m.Inc] && !c.HasState() {
+		if k.lost[m.Incarnation] && !c.HasState() {
 			continue // and says so to whoever counts on it
 		}
 		if c.Term().Loss < r.Loss && m.Same(r.Active) && !k.begun[core.TermOf(*r)] {
@@ -691,7 +691,7 @@ func entry(e core.Entry) string {
 func (w *world) staffed() bool {
 	w.why = ""
 	rec := w.res.truth()
-	if rec.Ver == 0 || rec.Active.ID == "" {
+	if rec.Version == 0 || rec.Active.ID == "" {
 		w.why = "there is no active host: " + describeRecord(&rec)
 		return false
 	}

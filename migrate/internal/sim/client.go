@@ -213,7 +213,7 @@ func (c *client) sendAll() {
 }
 
 func (c *client) learn(r resolver.Record) {
-	if r.Ver == 0 || core.TermOf(r).Compare(core.TermOf(c.rec)) < 0 || core.TermOf(r).Compare(c.seen) < 0 {
+	if r.Version == 0 || core.TermOf(r).Compare(core.TermOf(c.rec)) < 0 || core.TermOf(r).Compare(c.seen) < 0 {
 		return
 	}
 	c.rec = r

@@ -208,7 +208,7 @@ func (w *world) startFaults() {
 			if t := w.anyHost(); t.proc != nil && w.chance(0.95) {
 				a.handoff(t.proc.self)
 			} else {
-				a.handoff(resolver.Host{ID: t.id, Inc: 1}) // of long ago
+				a.handoff(resolver.Host{ID: t.id, Incarnation: 1}) // of long ago
 			}
 		}
 	})
@@ -343,7 +343,7 @@ func (w *world) cutSome() {
 
 // create asks one or two hosts to create the service until it is there.
 func (w *world) create() {
-	if w.res.truth().Ver == 0 && !w.res.forgot {
+	if w.res.truth().Version == 0 && !w.res.forgot {
 		for range 1 + w.rng.IntN(2) {
 			if p := w.anyHost().proc; p != nil {
 				p.event(core.Create{})
@@ -447,7 +447,7 @@ func (w *world) operate() {
 		for _, h := range w.hosts {
 			if p := h.proc; p != nil {
 				r := p.core.Record()
-				forgotten = forgotten || r.Gen != 0 && r.Gen != rec.Gen
+				forgotten = forgotten || r.Generation != 0 && r.Generation != rec.Generation
 			}
 			alive = alive || h.proc == nil && h.disk != nil // an operator waits for it
 			if p := h.proc; p != nil && p.core.HasState() {
@@ -458,9 +458,9 @@ func (w *world) operate() {
 			}
 		}
 		switch {
-		case rec.Ver == 0 && !w.res.forgot:
+		case rec.Version == 0 && !w.res.forgot:
 			w.create()
-		case rec.Ver > 0 && rec.Active.ID == "" && !forgotten:
+		case rec.Version > 0 && rec.Active.ID == "" && !forgotten:
 			if p := w.anyHost().proc; p != nil {
 				p.event(core.Got{Record: rec})
 				p.event(core.Create{})

@@ -83,7 +83,7 @@ func (h *host) start() {
 	w := h.w
 	h.starts++
 	p := &proc{
-		w: w, host: h, self: resolver.Host{ID: h.id, Inc: uint64(h.index+1)*1000 + h.starts, Addr: h.id},
+		w: w, host: h, self: resolver.Host{ID: h.id, Incarnation: uint64(h.index+1)*1000 + h.starts, Addr: h.id},
 		born: w.now, origin: w.between(0, time.Hour), rate: 1024,
 		waiting: make(map[[2]uint64][]*request), opening: make(map[uint64][]*request), reads: make(map[uint64]*request),
 		seen: make(map[uint64]time.Duration), snaps: make(map[uint64]snap),
@@ -92,7 +92,7 @@ func (h *host) start() {
 		p.origin = 0
 	}
 	if h.disk != nil {
-		p.self.Inc, p.snapID = uint64(h.index+1)*1000+1, h.starts<<32
+		p.self.Incarnation, p.snapID = uint64(h.index+1)*1000+1, h.starts<<32
 		if h.moves {
 			p.self.Addr = fmt.Sprintf("%s:%d", h.id, h.starts)
 		}

@@ -89,9 +89,9 @@ func (n *nameService) cas(c core.CAS) (resolver.Record, core.Outcome) {
 	r, err := n.mem.CompareAndSwap(context.Background(), c.Expect, c.Next)
 	switch {
 	case err == nil:
-		if r.Ver != before.Ver {
+		if r.Version != before.Version {
 			n.made = append(n.made, c)
-			n.w.tracef("resolver: %s, by %s", describeRecord(&r), label(r.By))
+			n.w.tracef("resolver: %s, by %s", describeRecord(&r), label(r.Proposer))
 			n.w.chk.recordChanged(before, r)
 		}
 		return r, core.CASOK
@@ -107,7 +107,7 @@ func (n *nameService) cas(c core.CAS) (resolver.Record, core.Outcome) {
 // forget makes the resolver lose its memory.
 func (n *nameService) forget() {
 	for _, h := range n.w.hosts {
-		if p := h.proc; p != nil && (p.core.Pending() || p.paused) && p.core.Record().Ver == 0 {
+		if p := h.proc; p != nil && (p.core.Pending() || p.paused) && p.core.Record().Version == 0 {
 			// Its creation of the service, which it may only have been asked for, may have happened, and would happen again.
 			n.w.after(time.Second, n.forget)
 			return
@@ -127,7 +127,7 @@ func (n *nameService) forget() {
 		}
 	}
 	for _, c := range made[:keep] {
-		c.Next.Gen = 0
+		c.Next.Generation = 0
 		n.mem.CompareAndSwap(context.Background(), c.Expect, c.Next)
 	}
 	r := n.truth()

@@ -68,7 +68,7 @@ func (w *world) carry(from *proc, to resolver.Host, m core.Msg) {
 			return
 		}
 		p := w.hosts[j].proc
-		if p == nil || p.self.Inc != to.Inc && !w.chance(w.prof.misdeliver) || p.self.Inc == to.Inc && p.self.Addr != to.Addr {
+		if p == nil || p.self.Incarnation != to.Incarnation && !w.chance(w.prof.misdeliver) || p.self.Incarnation == to.Incarnation && p.self.Addr != to.Addr {
 			if w.chance(w.prof.hint) {
 				from.event(core.PeerDown{Host: to})
 			}
@@ -108,18 +108,18 @@ func label(h resolver.Host) string {
 	if h.ID == "" {
 		return "nobody"
 	}
-	return fmt.Sprintf("%s/%d", h.ID, h.Inc%1000)
+	return fmt.Sprintf("%s/%d", h.ID, h.Incarnation%1000)
 }
 
 func describeRecord(r *resolver.Record) string {
-	if r == nil || r.Ver == 0 && r.Epoch == 0 {
+	if r == nil || r.Version == 0 && r.Epoch == 0 {
 		return "no record"
 	}
 	var isr []string
 	for _, h := range r.ISR {
 		isr = append(isr, label(h))
 	}
-	return fmt.Sprintf("v%d %s active=%s isr={%s}", r.Ver, core.TermOf(*r), label(r.Active), strings.Join(isr, " "))
+	return fmt.Sprintf("v%d %s active=%s isr={%s}", r.Version, core.TermOf(*r), label(r.Active), strings.Join(isr, " "))
 }
 
 func describe(m core.Msg) string {

@@ -219,7 +219,7 @@ func (w *world) slowStandby() {
 	if p.core.Suspended() || p.core.Pending() {
 		return // something from before the healing is still on its way
 	}
-	if p.core.Record().Gen != rec.Gen {
+	if p.core.Record().Generation != rec.Generation {
 		return // the resolver has forgotten: an operator has to help before anything can change
 	}
 	for _, h := range rec.ISR {
