@@ -10,6 +10,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/roam-go/roam/migrate/internal/wire"
+
 	"github.com/stretchr/testify/require"
 
 	"github.com/roam-go/roam/resolver"
@@ -159,7 +161,7 @@ func TestOpenedForNobody(t *testing.T) {
 		a, _ := w.pair(Policy{SessionTimeout: time.Second})
 		conn, err := w.transport("client").Dial(t.Context(), transport.Peer{Addr: "a:1"}, nil)
 		require.NoError(t, err)
-		conn.Go(methodOpen, mustMarshal(t, &openParams{Service: "svc", Session: 5}), func([]byte, error) {})
+		conn.Go(wire.MethodOpen, mustMarshal(t, &wire.OpenParams{Service: "svc", Session: 5}), func([]byte, error) {})
 		time.Sleep(time.Millisecond)
 		synctest.Wait() // ordered, and on its way to b
 		hold := make(chan struct{})

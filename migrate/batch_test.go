@@ -6,6 +6,8 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/roam-go/roam/migrate/internal/wire"
+
 	"github.com/stretchr/testify/require"
 
 	"github.com/roam-go/roam/resolver"
@@ -43,14 +45,14 @@ func TestClientInTheBatchOfActivation(t *testing.T) {
 		synctest.Wait()
 
 		answered := make(chan error, 1)
-		req := transport.NewRequest(methodOpen, nil, func(_ []byte, err error) { answered <- err })
+		req := transport.NewRequest(wire.MethodOpen, nil, func(_ []byte, err error) { answered <- err })
 		conn, err := w.transport("client").Dial(t.Context(), transport.Peer{Addr: "a:1"}, nil)
 		require.NoError(t, err)
 		defer conn.Close()
 		from := &session{node: n, conn: conn}
 		q := &request{Request: req, from: from}
 		from.take(q)
-		s.post(item{kind: itemClient, from: from, req: q, params: &openParams{Service: "svc", Session: 5}})
+		s.post(item{kind: itemClient, from: from, req: q, params: &wire.OpenParams{Service: "svc", Session: 5}})
 		n.wg.Add(1)
 		s.run(math.MaxInt)
 		require.NoError(t, <-answered)

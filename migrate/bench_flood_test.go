@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/roam-go/roam/migrate/internal/wire"
+
 	"github.com/stretchr/testify/require"
 
 	"github.com/roam-go/roam/transport"
@@ -40,9 +42,9 @@ func startFlood(b *testing.B, s *Service) {
 	require.NoError(b, err)
 	const sessions, window = 16, 1000
 	for i := range uint64(sessions) {
-		params, err := transport.Marshal(openParams{Service: "svc", Session: i + 1})
+		params, err := transport.Marshal(wire.OpenParams{Service: "svc", Session: i + 1})
 		require.NoError(b, err)
-		_, err = conn.Call(b.Context(), methodOpen, params)
+		_, err = conn.Call(b.Context(), wire.MethodOpen, params)
 		require.NoError(b, err)
 		var seq uint64
 		var next func()
@@ -52,9 +54,9 @@ func startFlood(b *testing.B, s *Service) {
 			if seq > window {
 				low = seq - window + 1
 			}
-			params, err := transport.Marshal(doParams{Service: "svc", Session: i + 1, Seq: seq, Low: low, Body: make([]byte, 64)})
+			params, err := transport.Marshal(wire.DoParams{Service: "svc", Session: i + 1, Seq: seq, Low: low, Body: make([]byte, 64)})
 			require.NoError(b, err)
-			conn.Go(methodDo, params, func(_ []byte, err error) {
+			conn.Go(wire.MethodDo, params, func(_ []byte, err error) {
 				if err == nil {
 					next()
 				}

@@ -2,8 +2,6 @@ package migrate
 
 import (
 	"context"
-	crand "crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,13 +9,14 @@ import (
 	"sync"
 	"time"
 
+	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
 )
 
 // MaxCommand is the size in bytes of the largest command or query; a longer one is [ErrTooLarge]. It leaves room for others
 // in one message between hosts.
-const MaxCommand = 512 << 10
+const MaxCommand = wire.MaxCommand
 
 const (
 	defaultQueueLen   = 1024
@@ -169,7 +168,7 @@ func newClient(ctx context.Context, service string, cfg ClientConfig) (*Client, 
 	bad := func(field, why string) error {
 		return transport.Errorf(CodeConfig, "migrate: ClientConfig.%s %s", field, why)
 	}
-	if err := checkName(service); err != nil {
+	if err := wire.CheckName(service); err != nil {
 		return nil, err
 	}
 	switch {
@@ -193,7 +192,7 @@ func newClient(ctx context.Context, service string, cfg ClientConfig) (*Client, 
 	}
 	c := &Client{
 		service:  service,
-		session:  newSession(),
+		session:  wire.RandomID(),
 		resolver: cfg.Resolver,
 		tr:       cfg.Transport,
 		onMove:   cfg.OnMove,
@@ -209,17 +208,6 @@ func newClient(ctx context.Context, service string, cfg ClientConfig) (*Client, 
 	c.prefix = commandPrefix(service, c.session)
 	c.ctx, c.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	return c, nil
-}
-
-// newSession draws a number from 1 to 2^53-1.
-func newSession() uint64 {
-	var b [8]byte
-	for {
-		crand.Read(b[:]) // never fails
-		if s := binary.LittleEndian.Uint64(b[:]) >> 11; s != 0 {
-			return s
-		}
-	}
 }
 
 // Do sends a command and waits for the service's reply: it is executed exactly once, whatever moved or died meanwhile.
@@ -253,7 +241,7 @@ func (c *Client) Query(ctx context.Context, q []byte) ([]byte, error) {
 	if len(q) > MaxCommand {
 		return nil, transport.Errorf(CodeTooLarge, "migrate: service %s: query of %d bytes, more than %d", c.service, len(q), MaxCommand)
 	}
-	params, err := transport.Marshal(&queryParams{Service: c.service, Session: c.session, Body: q})
+	params, err := transport.Marshal(&wire.QueryParams{Service: c.service, Session: c.session, Body: q})
 	if err != nil {
 		return nil, err
 	}
@@ -261,8 +249,8 @@ func (c *Client) Query(ctx context.Context, q []byte) ([]byte, error) {
 	atLeast := c.lastAck
 	c.mu.Unlock()
 	var reply []byte
-	err = c.ask(ctx, methodQuery, params, func(result []byte) bool {
-		var res queryResult
+	err = c.ask(ctx, wire.MethodQuery, params, func(result []byte) bool {
+		var res wire.QueryResult
 		if transport.Unmarshal(result, &res) != nil {
 			return false
 		}
@@ -327,8 +315,8 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	err := c.Flush(ctx)
 	if err == nil {
 		var params []byte
-		if params, err = transport.Marshal(&leaveParams{Service: c.service, Session: c.session}); err == nil {
-			err = c.ask(ctx, methodLeave, params, func([]byte) bool { return true })
+		if params, err = transport.Marshal(&wire.LeaveParams{Service: c.service, Session: c.session}); err == nil {
+			err = c.ask(ctx, wire.MethodLeave, params, func([]byte) bool { return true })
 		}
 	}
 	if errors.Is(err, ErrSessionExpired) || errors.Is(err, transport.ErrClosed) {

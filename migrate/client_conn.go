@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
 )
@@ -72,24 +73,24 @@ type hostLink struct {
 func (l *hostLink) Handle(_ transport.Conn, r *transport.Request) {
 	c := l.c
 	switch r.Method {
-	case methodEvents:
+	case wire.MethodEvents:
 		if h, err := unmarshalEvents(r.Params); err == nil && string(h.service) == c.service {
 			c.heardEvents(l, &h)
 		}
-	case methodMoved:
-		var p movedParams
+	case wire.MethodMoved:
+		var p wire.MovedParams
 		if transport.UnmarshalSmall(r.Params, &p) == nil && p.Service == c.service {
 			c.learn(p.Record, l)
 		}
-	case methodSpread:
-		var p spreadParams
+	case wire.MethodSpread:
+		var p wire.SpreadParams
 		if transport.UnmarshalSmall(r.Params, &p) == nil && p.Service == c.service {
 			c.mu.Lock()
 			c.setSpread(p.SpreadMS)
 			c.mu.Unlock()
 		}
-	case methodPrepare:
-		var p prepareParams
+	case wire.MethodPrepare:
+		var p wire.PrepareParams
 		if transport.UnmarshalSmall(r.Params, &p) == nil && p.Service == c.service {
 			c.prepare(l, &p)
 		}
@@ -217,7 +218,7 @@ func (c *Client) failed(h resolver.Host, err error) {
 	c.lastErr.of(h, err)
 	c.attempt++
 	c.delay()
-	if isTimeout(err) || turnedAway(err) {
+	if wire.IsTimeout(err) || turnedAway(err) {
 		c.yield()
 	}
 }
@@ -245,9 +246,9 @@ func (c *Client) settle(l *hostLink) {
 // hurry makes the next try at once. c.mu is held.
 func (c *Client) hurry() { c.attempt, c.tries, c.notBefore = 0, 0, time.Time{} }
 
-// setSpread notes how long the spread is; a host can't ask for more than maxSpread. c.mu is held.
+// setSpread notes how long the spread is; a host can't ask for more than wire.MaxSpread. c.mu is held.
 func (c *Client) setSpread(ms int64) {
-	c.spread = min(max(time.Duration(ms), 0), maxSpread/time.Millisecond) * time.Millisecond
+	c.spread = min(max(time.Duration(ms), 0), wire.MaxSpread/time.Millisecond) * time.Millisecond
 }
 
 // yield lets clients go first that wait for an answer, when many have lost their host at the same time. If it does not get

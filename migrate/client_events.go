@@ -5,6 +5,7 @@ import (
 	"iter"
 	"time"
 
+	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/transport"
 )
 
@@ -233,12 +234,12 @@ func (c *Client) listenAgain() {
 
 // listen calls roam.listen on l. sendMu is held.
 func (c *Client) listen(l *hostLink, round uint32, from, ask uint64) {
-	params, err := transport.Marshal(&listenParams{Service: c.service, Session: c.session, From: from})
+	params, err := transport.Marshal(&wire.ListenParams{Service: c.service, Session: c.session, From: from})
 	if err != nil {
 		return
 	}
-	l.conn.Go(methodListen, params, func(result []byte, err error) {
-		var res listenResult
+	l.conn.Go(wire.MethodListen, params, func(result []byte, err error) {
+		var res wire.ListenResult
 		if err == nil {
 			err = transport.Unmarshal(result, &res)
 		}

@@ -7,6 +7,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/roam-go/roam/migrate/internal/wire"
+
 	"github.com/stretchr/testify/require"
 
 	"github.com/roam-go/roam/transport"
@@ -145,7 +147,7 @@ func TestEventsGap(t *testing.T) {
 		time.AfterFunc(time.Second, func() {
 			w.mu.Lock()
 			defer w.mu.Unlock()
-			w.hosts["a"].notifyAll(methodEvents, &eventsParams{Service: testService, Epoch: 1, First: 15, Times: []int64{0}, Bodies: [][]byte{nil}})
+			w.hosts["a"].notifyAll(wire.MethodEvents, &wire.EventsParams{Service: testService, Epoch: 1, First: 15, Times: []int64{0}, Bodies: [][]byte{nil}})
 		})
 		w.mu.Unlock()
 		got = read(t, c, 11, 1)
@@ -157,7 +159,7 @@ func TestEventsGap(t *testing.T) {
 // events is a message of n events from first on, as it arrives.
 func events(t *testing.T, first uint64, n int) *heardEvents {
 	t.Helper()
-	data, err := transport.Marshal(eventsParams{First: first, Times: make([]int64, n), Bodies: make([][]byte, n)})
+	data, err := transport.Marshal(wire.EventsParams{First: first, Times: make([]int64, n), Bodies: make([][]byte, n)})
 	require.NoError(t, err)
 	h, err := unmarshalEvents(data)
 	require.NoError(t, err)
@@ -236,7 +238,7 @@ func TestEventsSlowReader(t *testing.T) {
 					}
 				}
 				synctest.Wait()
-				require.Greater(t, w.count("a", methodListen), 1)
+				require.Greater(t, w.count("a", wire.MethodListen), 1)
 			})
 		})
 	}

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/roam-go/roam/migrate/internal/wire"
+
 	"github.com/stretchr/testify/require"
 
 	"github.com/roam-go/roam/resolver"
@@ -36,7 +38,7 @@ type fakeWorld struct {
 
 type fakeSession struct {
 	last    uint64
-	replies map[uint64][]byte // what doResult or the error's Data was
+	replies map[uint64][]byte // what wire.DoResult or the error's Data was
 	errs    map[uint64]*transport.Error
 }
 
@@ -110,7 +112,7 @@ func (w *fakeWorld) serve(name string, tell bool) {
 		if h.host.Same(w.rec.Active) {
 			h.term = fenceOf(&w.rec)
 		} else if was && tell {
-			h.notifyAll(methodMoved, &movedParams{Service: testService, Record: w.rec})
+			h.notifyAll(wire.MethodMoved, &wire.MovedParams{Service: testService, Record: w.rec})
 		}
 	}
 	w.res.set(w.rec)
@@ -128,7 +130,7 @@ func (h *fakeHost) notifyAll(method string, v any) {
 func (w *fakeWorld) prepare(from, next string, spread time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.hosts[from].notifyAll(methodPrepare, &prepareParams{Service: testService, Next: w.hosts[next].host, SpreadMS: spread.Milliseconds()})
+	w.hosts[from].notifyAll(wire.MethodPrepare, &wire.PrepareParams{Service: testService, Next: w.hosts[next].host, SpreadMS: spread.Milliseconds()})
 }
 
 // crash ends a host without a word.
@@ -166,14 +168,14 @@ func (h *fakeHost) push() {
 			continue
 		}
 		fc.next = max(fc.next, w.kept)
-		p := eventsParams{Service: testService, Loss: h.term.loss, Epoch: h.term.epoch, First: fc.next}
+		p := wire.EventsParams{Service: testService, Loss: h.term.loss, Epoch: h.term.epoch, First: fc.next}
 		for size := 0; fc.next <= uint64(len(w.events)) && len(p.Bodies) < 512 && size < 256<<10; fc.next++ {
 			size += len(w.events[fc.next-1])
 			p.Bodies = append(p.Bodies, w.events[fc.next-1])
 			p.Times = append(p.Times, time.Now().UnixMilli())
 		}
 		params, _ := transport.Marshal(&p)
-		c.Notify(methodEvents, params)
+		c.Notify(wire.MethodEvents, params)
 		if fc.next <= uint64(len(w.events)) {
 			fc.pushing = true
 			time.AfterFunc(time.Microsecond, func() {
@@ -200,11 +202,11 @@ func (h *fakeHost) Handle(c transport.Conn, r *transport.Request) {
 	h.calls++
 	fc := h.conns[c]
 	switch r.Method {
-	case methodPark:
+	case wire.MethodPark:
 		fc.parked = true
 		r.Reply(nil, nil)
 		return
-	case methodReady:
+	case wire.MethodReady:
 		fc.ready = true
 		return
 	}
@@ -213,7 +215,7 @@ func (h *fakeHost) Handle(c transport.Conn, r *transport.Request) {
 	}
 	if h.refuse != nil {
 		if err := h.refuse(r.Method, h.calls); err != nil {
-			if h.late && r.Method == methodOpen {
+			if h.late && r.Method == wire.MethodOpen {
 				time.AfterFunc(10*time.Millisecond, func() { r.Reply(nil, err) })
 			} else {
 				r.Reply(nil, err)
@@ -231,8 +233,8 @@ func (h *fakeHost) Handle(c transport.Conn, r *transport.Request) {
 		return
 	}
 	switch r.Method {
-	case methodOpen:
-		var p openParams
+	case wire.MethodOpen:
+		var p wire.OpenParams
 		require.NoError(w.t, transport.Unmarshal(r.Params, &p))
 		if h.term.less(fence{p.Loss, p.Epoch}) {
 			r.Reply(nil, ErrNotActive)
@@ -246,19 +248,19 @@ func (h *fakeHost) Handle(c transport.Conn, r *transport.Request) {
 			w.sessions[p.Session] = &fakeSession{replies: map[uint64][]byte{}, errs: map[uint64]*transport.Error{}}
 		}
 		fc.session = p.Session
-		w.reply(r, &openResult{Loss: h.term.loss, Epoch: h.term.epoch, NextEvent: uint64(len(w.events)) + 1})
-	case methodListen:
-		var p listenParams
+		w.reply(r, &wire.OpenResult{Loss: h.term.loss, Epoch: h.term.epoch, NextEvent: uint64(len(w.events)) + 1})
+	case wire.MethodListen:
+		var p wire.ListenParams
 		require.NoError(w.t, transport.Unmarshal(r.Params, &p))
 		fc.next = p.From
 		if p.From == 0 {
 			fc.next = uint64(len(w.events)) + 1
 		}
 		fc.next = max(fc.next, w.kept)
-		w.reply(r, &listenResult{Next: fc.next})
+		w.reply(r, &wire.ListenResult{Next: fc.next})
 		h.push()
-	case methodDo:
-		var p doParams
+	case wire.MethodDo:
+		var p wire.DoParams
 		require.NoError(w.t, transport.Unmarshal(r.Params, &p))
 		result, err := w.execute(&p)
 		switch {
@@ -268,10 +270,10 @@ func (h *fakeHost) Handle(c transport.Conn, r *transport.Request) {
 		default:
 			r.Reply(result, err)
 		}
-	case methodQuery:
-		w.reply(r, &queryResult{Index: uint64(len(w.log)), Epoch: h.term.epoch, Reply: fmt.Appendf(nil, "%d", len(w.log))})
-	case methodLeave:
-		var p leaveParams
+	case wire.MethodQuery:
+		w.reply(r, &wire.QueryResult{Index: uint64(len(w.log)), Epoch: h.term.epoch, Reply: fmt.Appendf(nil, "%d", len(w.log))})
+	case wire.MethodLeave:
+		var p wire.LeaveParams
 		require.NoError(w.t, transport.Unmarshal(r.Params, &p))
 		delete(w.sessions, p.Session)
 		r.Reply(nil, nil)
@@ -288,7 +290,7 @@ func (w *fakeWorld) reply(r *transport.Request, v any) {
 
 // execute is the service: it answers a command with itself; "emit" publishes it, "fail" is an error, "large" is refused
 // before it is ordered.
-func (w *fakeWorld) execute(p *doParams) ([]byte, error) {
+func (w *fakeWorld) execute(p *wire.DoParams) ([]byte, error) {
 	s := w.sessions[p.Session]
 	if s == nil {
 		return nil, ErrSessionExpired
@@ -310,14 +312,14 @@ func (w *fakeWorld) execute(p *doParams) ([]byte, error) {
 	w.log = append(w.log, body)
 	index := uint64(len(w.log))
 	if body == "fail" {
-		data, _ := transport.Marshal(&appliedData{Index: index, Epoch: w.rec.Epoch, Replicas: 2})
+		data, _ := transport.Marshal(&wire.AppliedData{Index: index, Epoch: w.rec.Epoch, Replicas: 2})
 		s.errs[p.Seq] = &transport.Error{Code: CodeApplication, Message: "it failed", Data: data}
 		return nil, s.errs[p.Seq]
 	}
 	if body == "emit" {
 		w.emit(fmt.Sprintf("e%d", len(w.events)+1))
 	}
-	s.replies[p.Seq], _ = transport.Marshal(&doResult{Index: index, Epoch: w.rec.Epoch, Replicas: 2, Reply: []byte("re:" + body)})
+	s.replies[p.Seq], _ = transport.Marshal(&wire.DoResult{Index: index, Epoch: w.rec.Epoch, Replicas: 2, Reply: []byte("re:" + body)})
 	return s.replies[p.Seq], nil
 }
 

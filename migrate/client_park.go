@@ -5,13 +5,13 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
 )
 
 const (
 	parkLimit = 30 * time.Second // after which a parked connection is not needed any more
-	maxSpread = 10 * time.Second // a host can't ask for more
 
 	hangUpAfter = 200 * time.Millisecond // after a planned move, at least
 )
@@ -25,7 +25,7 @@ type sparing struct {
 }
 
 // prepare follows the active host's advice to connect to the next host ahead of a move.
-func (c *Client) prepare(from *hostLink, p *prepareParams) {
+func (c *Client) prepare(from *hostLink, p *wire.PrepareParams) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if from != c.cur || c.err != nil || p.Next.Addr == "" || p.Next.Same(from.host) {
@@ -45,7 +45,7 @@ func (c *Client) prepare(from *hostLink, p *prepareParams) {
 	ctx, cancel := context.WithCancel(c.ctx)
 	s := &sparing{host: p.Next, cancel: cancel, asked: make(chan *hostLink, 1)}
 	c.spare = s
-	spread := min(max(time.Duration(p.SpreadMS), 0), maxSpread/time.Millisecond) * time.Millisecond
+	spread := min(max(time.Duration(p.SpreadMS), 0), wire.MaxSpread/time.Millisecond) * time.Millisecond
 	c.spawn(func() { c.park(ctx, s, from, spread) })
 }
 
@@ -119,13 +119,13 @@ func (c *Client) connectSpare(ctx context.Context, s *sparing, from *hostLink) *
 		return nil
 	}
 	l.conn = conn
-	params, err := transport.Marshal(&parkParams{Service: c.service, Session: c.session})
+	params, err := transport.Marshal(&wire.ParkParams{Service: c.service, Session: c.session})
 	if err != nil {
 		conn.Close()
 		return nil
 	}
 	parked := make(chan error, 1)
-	conn.Go(methodPark, params, func(_ []byte, err error) { parked <- err })
+	conn.Go(wire.MethodPark, params, func(_ []byte, err error) { parked <- err })
 	// From here on the move may use it, whether parking was answered or not.
 	c.mu.Lock()
 	if c.spare != s || l.dead {
@@ -151,7 +151,7 @@ func (c *Client) connectSpare(ctx context.Context, s *sparing, from *hostLink) *
 
 // sayReady tells the present host that the connection to the next one is up.
 func (c *Client) sayReady(l *hostLink) {
-	if params, err := transport.Marshal(&readyParams{Service: c.service, Session: c.session}); err == nil {
-		l.conn.Notify(methodReady, params) // a lost one costs the host some waiting
+	if params, err := transport.Marshal(&wire.ReadyParams{Service: c.service, Session: c.session}); err == nil {
+		l.conn.Notify(wire.MethodReady, params) // a lost one costs the host some waiting
 	}
 }

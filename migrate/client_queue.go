@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/transport"
 )
 
@@ -15,7 +16,7 @@ import (
 type Call struct {
 	c      *Client
 	seq    uint64
-	params []byte // doParams; Seq and Low are filled in at each sending
+	params []byte // wire.DoParams; Seq and Low are filled in at each sending
 	size   int    // of the command
 	since  time.Time
 	sent   bool        // at least once
@@ -214,7 +215,7 @@ func (r *queueRoom) leave(w *roomWaiter) {
 	r.grant() // it may have been the one that did not fit
 }
 
-// commandPrefix begins the params of every command of a session: all of doParams up to Body, with Seq and Low as integers
+// commandPrefix begins the params of every command of a session: all of wire.DoParams up to Body, with Seq and Low as integers
 // of fixed width at its end, so that a command is encoded once, however often it is sent.
 func commandPrefix(service string, session uint64) []byte {
 	b := transport.AppendString(transport.AppendArray(nil, 5), service)
@@ -278,7 +279,7 @@ type answer struct {
 // executed, and is sent again.
 func judgeCommand(result []byte, err error) answer {
 	if err == nil {
-		res, err := unmarshalDoResult(result)
+		res, err := wire.UnmarshalDoResult(result)
 		if err != nil {
 			return answer{fate: fateRetry, err: err}
 		}
@@ -288,7 +289,7 @@ func judgeCommand(result []byte, err error) answer {
 	if !ok || !e.Remote {
 		return answer{fate: fateBroken, err: err}
 	}
-	var placed appliedData
+	var placed wire.AppliedData
 	if len(e.Data) > 0 && e.Data[0] == 0x94 && transport.Unmarshal(e.Data, &placed) == nil && placed.Index > 0 {
 		own := &transport.Error{Code: e.Code, Message: e.Message, Data: placed.Data, Remote: true}
 		return answer{fate: fateReplied, err: own, index: placed.Index}

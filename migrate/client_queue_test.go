@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/roam-go/roam/migrate/internal/wire"
+
 	"github.com/stretchr/testify/require"
 
 	"github.com/roam-go/roam/resolver"
@@ -82,16 +84,16 @@ func TestQueueRoom(t *testing.T) {
 	require.Equal(t, queueRoom{maxLen: 3, maxBytes: 10}, queueRoom{maxLen: r.maxLen, maxBytes: r.maxBytes, len: r.len, bytes: r.bytes})
 }
 
-// What is written by hand reads as doParams, for every form of a string's and a body's length.
+// What is written by hand reads as wire.DoParams, for every form of a string's and a body's length.
 func TestCommandParams(t *testing.T) {
 	for _, name := range []int{1, 31, 32, 255, 256} {
 		for _, size := range []int{0, 1, 255, 256, 65535, 65536, MaxCommand} {
-			want := doParams{Service: strings.Repeat("n", name), Session: 1<<53 - 1, Seq: 300, Low: 7, Body: []byte(strings.Repeat("b", size))}
+			want := wire.DoParams{Service: strings.Repeat("n", name), Session: 1<<53 - 1, Seq: 300, Low: 7, Body: []byte(strings.Repeat("b", size))}
 			c := &Client{prefix: commandPrefix(want.Service, want.Session)}
 			call := newCall(c, want.Body)
 			call.seq = want.Seq
 			call.number(len(c.prefix), want.Low)
-			var got doParams
+			var got wire.DoParams
 			require.NoError(t, transport.Unmarshal(call.params, &got))
 			require.Equal(t, want, got)
 			require.Less(t, len(call.params), 1<<20-256, "a message has room for it")
@@ -114,7 +116,7 @@ func TestJudgeCommand(t *testing.T) {
 	remote := func(code transport.Code, data []byte) error {
 		return &transport.Error{Code: code, Message: "m", Data: data, Remote: true}
 	}
-	placed := encode(&appliedData{Index: 9, Data: []byte{0x01}})
+	placed := encode(&wire.AppliedData{Index: 9, Data: []byte{0x01}})
 	record := encode(&resolver.Record{Name: "x", Epoch: 3})
 	for name, tc := range map[string]struct {
 		result []byte
@@ -122,12 +124,12 @@ func TestJudgeCommand(t *testing.T) {
 		want   fate
 		index  uint64
 	}{
-		"reply":                {result: encode(&doResult{Index: 4, Reply: []byte("r")}), want: fateReplied, index: 4},
+		"reply":                {result: encode(&wire.DoResult{Index: 4, Reply: []byte("r")}), want: fateReplied, index: 4},
 		"garbage":              {result: []byte{0xc1}, want: fateRetry},
 		"service's error":      {err: remote(1234, placed), want: fateReplied, index: 9},
 		"the same, odd code":   {err: remote(CodeNotActive, placed), want: fateReplied, index: 9},
 		"not active":           {err: remote(CodeNotActive, record), want: fateNotActive},
-		"no place in the log":  {err: remote(CodeApplication, encode(&appliedData{})), want: fateNotActive},
+		"no place in the log":  {err: remote(CodeApplication, encode(&wire.AppliedData{})), want: fateNotActive},
 		"retry":                {err: remote(CodeRetry, nil), want: fateRetry},
 		"out of order":         {err: remote(CodeOutOfOrder, nil), want: fateRetry},
 		"too large":            {err: remote(CodeTooLarge, nil), want: fateRefused},
@@ -168,7 +170,7 @@ func TestBackoff(t *testing.T) {
 
 func TestNewSession(t *testing.T) {
 	for range 1000 {
-		s := newSession()
+		s := wire.RandomID()
 		require.NotZero(t, s)
 		require.Less(t, s, uint64(1)<<53)
 	}

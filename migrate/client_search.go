@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
 )
@@ -209,7 +210,7 @@ func (c *Client) try(ctx context.Context, h resolver.Host, probe bool) {
 	defer cancel()
 	known := c.seen
 	c.undial, c.dialling = cancel, h
-	open := openParams{Service: c.service, Session: c.session, Resume: c.opened, Loss: c.seen.loss, Epoch: c.seen.epoch}
+	open := wire.OpenParams{Service: c.service, Session: c.session, Resume: c.opened, Loss: c.seen.loss, Epoch: c.seen.epoch}
 	c.mu.Unlock()
 
 	l := &hostLink{c: c, host: h}
@@ -252,12 +253,12 @@ func (c *Client) try(ctx context.Context, h resolver.Host, probe bool) {
 }
 
 // probe asks a host whether it is the active one. If it is not, it says who is.
-func (c *Client) probe(ctx context.Context, conn transport.Conn, open openParams) error {
+func (c *Client) probe(ctx context.Context, conn transport.Conn, open wire.OpenParams) error {
 	params, err := transport.Marshal(&open)
 	if err != nil {
 		return err
 	}
-	result, err := conn.Call(ctx, methodOpen, params)
+	result, err := conn.Call(ctx, wire.MethodOpen, params)
 	if e, ok := errors.AsType[*transport.Error](err); ok && e.Remote {
 		var rec resolver.Record
 		if judgeCode(e.Code) == fateNotActive && len(e.Data) > 0 && transport.UnmarshalSmall(e.Data, &rec) == nil {
@@ -267,7 +268,7 @@ func (c *Client) probe(ctx context.Context, conn transport.Conn, open openParams
 	if err != nil {
 		return err
 	}
-	var res openResult
+	var res wire.OpenResult
 	if err := transport.Unmarshal(result, &res); err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
 )
@@ -32,12 +33,12 @@ func (c *Client) start(l *hostLink) {
 			}
 		}
 	}
-	params := openParams{Service: c.service, Session: c.session, Resume: c.opened, Loss: c.seen.loss, Epoch: c.seen.epoch}
+	params := wire.OpenParams{Service: c.service, Session: c.session, Resume: c.opened, Loss: c.seen.loss, Epoch: c.seen.epoch}
 	from, ask, listen := c.feed.listen()
 	c.mu.Unlock()
 	if open {
 		if b, err := transport.Marshal(&params); err == nil {
-			l.conn.Go(methodOpen, b, func(result []byte, err error) { c.openAnswered(l, round, result, err) })
+			l.conn.Go(wire.MethodOpen, b, func(result []byte, err error) { c.openAnswered(l, round, result, err) })
 		}
 	}
 	if listen {
@@ -81,7 +82,7 @@ func (c *Client) pump(l *hostLink) {
 		last := c.nextToSend(l) == nil // what may be sent from now on is left to who sees to that
 		c.mu.Unlock()
 		call.going.Store(first)
-		l.conn.Go(methodDo, call.params, func(result []byte, err error) { c.answered(l, call, round, result, err) })
+		l.conn.Go(wire.MethodDo, call.params, func(result []byte, err error) { c.answered(l, call, round, result, err) })
 		call.going.Store(false)
 		if last {
 			return
@@ -260,7 +261,7 @@ func (c *Client) refusal(l *hostLink, round uint32, opening bool, f fate, err er
 
 // openAnswered takes the answer to roam.open.
 func (c *Client) openAnswered(l *hostLink, round uint32, result []byte, err error) {
-	var res openResult
+	var res wire.OpenResult
 	if err == nil {
 		err = transport.Unmarshal(result, &res)
 	}
@@ -331,7 +332,7 @@ func (c *Client) ask(ctx context.Context, method string, params []byte, ok func(
 		}
 		if remote {
 			switch f := judgeCode(e.Code); {
-			case method == methodQuery && e.Code == CodeForbidden:
+			case method == wire.MethodQuery && e.Code == CodeForbidden:
 				return err // the service's own: to ask needs no session
 			case f == fateEnded, f == fateNotActive && notServing(e.Code):
 				c.refusal(l, round, false, f, err, e.Data)

@@ -11,6 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/roam-go/roam/migrate/internal/wire"
+
 	"github.com/stretchr/testify/require"
 
 	"github.com/roam-go/roam/resolver"
@@ -304,8 +306,8 @@ func TestClientMovePrepared(t *testing.T) {
 		defer c.Close()
 		w.prepare("a", "b", 200*time.Millisecond)
 		time.Sleep(300 * time.Millisecond)
-		require.Equal(t, 1, w.count("b", methodPark))
-		require.Equal(t, 1, w.count("a", methodReady))
+		require.Equal(t, 1, w.count("b", wire.MethodPark))
+		require.Equal(t, 1, w.count("a", wire.MethodReady))
 		gets := w.res.asked()
 
 		w.set("a", func(h *fakeHost) { h.mute = true })
@@ -320,7 +322,7 @@ func TestClientMovePrepared(t *testing.T) {
 		requireReply(t, calls[2], "re:z")
 		m := <-moves
 		require.Equal(t, Move{Epoch: 2, Host: w.hosts["b"].host, Planned: true, Pause: 10 * time.Millisecond, Resent: 3}, m)
-		require.Equal(t, 0, w.count("b", methodReady))
+		require.Equal(t, 0, w.count("b", wire.MethodReady))
 		require.Equal(t, gets, w.res.asked(), "the resolver is not needed")
 		require.Equal(t, "b", c.Where().ID)
 		time.Sleep(time.Second)
@@ -356,12 +358,12 @@ func TestClientMoveToHostThatRecovers(t *testing.T) {
 		w.serve("b", true)
 		call := mustGo(t, c, "x")
 		time.Sleep(30 * time.Second)
-		n := w.count("b", methodOpen)
+		n := w.count("b", wire.MethodOpen)
 		require.Less(t, n, 100, "it backs off")
 		w.mu.Lock()
 		h := w.hosts["b"]
 		h.refuse = nil
-		h.notifyAll(methodMoved, &movedParams{Service: testService, Record: w.rec})
+		h.notifyAll(wire.MethodMoved, &wire.MovedParams{Service: testService, Record: w.rec})
 		w.mu.Unlock()
 		begin := time.Now()
 		requireReply(t, call, "re:x")
@@ -380,8 +382,8 @@ func TestClientSpareDropped(t *testing.T) {
 		w.prepare("a", "b", 0) // once more: it is kept for longer
 		time.Sleep(20 * time.Second)
 		require.Equal(t, 1, w.connected("b"))
-		require.Equal(t, 2, w.count("a", methodReady))
-		require.Equal(t, 1, w.count("b", methodPark))
+		require.Equal(t, 2, w.count("a", wire.MethodReady))
+		require.Equal(t, 1, w.count("b", wire.MethodPark))
 		w.prepare("a", "c", 0) // another host
 		time.Sleep(2 * time.Second)
 		require.Zero(t, w.connected("b"))
@@ -442,8 +444,8 @@ func TestClientProbesWithoutCommands(t *testing.T) {
 		w.crash("a")
 		call := mustGo(t, c, "x")
 		time.Sleep(5 * time.Second)
-		require.NotZero(t, w.count("b", methodOpen))
-		require.Zero(t, w.count("b", methodDo))
+		require.NotZero(t, w.count("b", wire.MethodOpen))
+		require.Zero(t, w.count("b", wire.MethodDo))
 		w.serve("b", false)
 		requireReply(t, call, "re:x")
 	})
@@ -499,13 +501,13 @@ func TestClientIgnoresTheStale(t *testing.T) {
 		synctest.Wait()
 		w.mu.Lock()
 		h := w.hosts["b"]
-		h.notifyAll(methodMoved, &movedParams{Service: testService, Record: old})
-		h.notifyAll(methodMoved, &movedParams{Service: "another.example", Record: resolver.Record{Name: "another.example", Epoch: 9, Active: old.Active}})
-		h.notifyAll(methodEvents, &eventsParams{Service: testService, Epoch: 1, First: 1, Times: []int64{0}, Bodies: [][]byte{[]byte("stale")}})
-		h.notifyAll(methodEvents, &eventsParams{Service: "another.example", Epoch: 2, First: 1, Times: []int64{0}, Bodies: [][]byte{[]byte("alien")}})
-		h.notifyAll(methodEvents, &eventsParams{Service: testService, Epoch: 2, First: 1, Times: nil, Bodies: [][]byte{[]byte("malformed")}})
+		h.notifyAll(wire.MethodMoved, &wire.MovedParams{Service: testService, Record: old})
+		h.notifyAll(wire.MethodMoved, &wire.MovedParams{Service: "another.example", Record: resolver.Record{Name: "another.example", Epoch: 9, Active: old.Active}})
+		h.notifyAll(wire.MethodEvents, &wire.EventsParams{Service: testService, Epoch: 1, First: 1, Times: []int64{0}, Bodies: [][]byte{[]byte("stale")}})
+		h.notifyAll(wire.MethodEvents, &wire.EventsParams{Service: "another.example", Epoch: 2, First: 1, Times: []int64{0}, Bodies: [][]byte{[]byte("alien")}})
+		h.notifyAll(wire.MethodEvents, &wire.EventsParams{Service: testService, Epoch: 2, First: 1, Times: nil, Bodies: [][]byte{[]byte("malformed")}})
 		for c := range h.conns {
-			c.Notify(methodEvents, []byte{0x01})
+			c.Notify(wire.MethodEvents, []byte{0x01})
 			c.Notify("roam.unknown", nil)
 		}
 		w.mu.Unlock()
@@ -600,7 +602,7 @@ func TestClientSessionUnknownToStaleHost(t *testing.T) {
 			w.set("b", func(h *fakeHost) {
 				h.hint, h.late = &rec, late
 				h.refuse = func(method string, _ int) error {
-					if method == methodOpen {
+					if method == wire.MethodOpen {
 						return ErrNotActive
 					}
 					return ErrSessionExpired
@@ -654,7 +656,7 @@ func TestClientStateLost(t *testing.T) {
 					w.serve("b", false)
 				case "events":
 					w.mu.Lock()
-					w.hosts["a"].notifyAll(methodEvents, &eventsParams{Service: testService, Loss: 1, Epoch: 2, First: 1,
+					w.hosts["a"].notifyAll(wire.MethodEvents, &wire.EventsParams{Service: testService, Loss: 1, Epoch: 2, First: 1,
 						Times: []int64{0}, Bodies: [][]byte{[]byte("new")}})
 					w.mu.Unlock()
 				case "open":
@@ -836,7 +838,7 @@ func TestClientIdle(t *testing.T) {
 		gets := w.res.asked()
 		time.Sleep(time.Hour)
 		require.Equal(t, gets, w.res.asked())
-		require.Equal(t, 2, w.count("a", methodOpen)+w.count("a", methodDo))
+		require.Equal(t, 2, w.count("a", wire.MethodOpen)+w.count("a", wire.MethodDo))
 	})
 }
 
@@ -881,6 +883,6 @@ func TestClientLargeBacklog(t *testing.T) {
 		w.serve("b", true)
 		require.NoError(t, c.Flush(t.Context()))
 		require.Len(t, w.executed(), 16)
-		require.Equal(t, 1, w.count("b", methodOpen), "one connection was enough")
+		require.Equal(t, 1, w.count("b", wire.MethodOpen), "one connection was enough")
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
 )
@@ -49,7 +50,7 @@ func (c *clients) tellAll(method string, params []byte) {
 
 // spread is the time over which clients should come back that lose this host and wait for nothing.
 func (c *clients) spread() time.Duration {
-	return min(time.Duration(max(len(c.attached)-fewClients, 0))*clientsApart, maxSpread)
+	return min(time.Duration(max(len(c.attached)-fewClients, 0))*clientsApart, wire.MaxSpread)
 }
 
 // callAtOnce is how many clients are called over that have connected ahead, before the first of them has come.
@@ -81,9 +82,9 @@ func (c *clients) unpark(from *session) {
 
 // tellMoved tells clients who is active.
 func (c *clients) tellMoved(conns []transport.Conn) {
-	params, err := transport.Marshal(movedParams{Service: c.s.name, Record: c.s.core.Record()})
+	params, err := transport.Marshal(wire.MovedParams{Service: c.s.name, Record: c.s.core.Record()})
 	if err == nil {
-		c.s.tell(conns, methodMoved, params)
+		c.s.tell(conns, wire.MethodMoved, params)
 	}
 }
 
@@ -131,9 +132,9 @@ func (c *clients) grown() {
 				return
 			}
 			c.told = len(c.attached)
-			params, err := transport.Marshal(spreadParams{Service: c.s.name, SpreadMS: c.spread().Milliseconds()})
+			params, err := transport.Marshal(wire.SpreadParams{Service: c.s.name, SpreadMS: c.spread().Milliseconds()})
 			if err == nil {
-				c.tellAll(methodSpread, params)
+				c.tellAll(wire.MethodSpread, params)
 			}
 		}})
 	})

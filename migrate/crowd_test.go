@@ -9,6 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/roam-go/roam/migrate/internal/wire"
+
 	"github.com/stretchr/testify/require"
 
 	"github.com/roam-go/roam/transport"
@@ -18,8 +20,8 @@ import (
 type spreads chan time.Duration
 
 func (s spreads) Handle(_ transport.Conn, q *transport.Request) {
-	var p spreadParams
-	if q.Method == methodSpread && transport.Unmarshal(q.Params, &p) == nil {
+	var p wire.SpreadParams
+	if q.Method == wire.MethodSpread && transport.Unmarshal(q.Params, &p) == nil {
 		s <- time.Duration(p.SpreadMS) * time.Millisecond
 	}
 }
@@ -40,11 +42,11 @@ func TestManyClients(t *testing.T) {
 			return c
 		}
 		conns := []transport.Conn{dial(), dial(), dial()}
-		last := openResult{}
+		last := wire.OpenResult{}
 		for i := range 3 * fewClients {
-			b, err := transport.Marshal(openParams{Service: "svc", Session: uint64(i + 1)})
+			b, err := transport.Marshal(wire.OpenParams{Service: "svc", Session: uint64(i + 1)})
 			require.NoError(t, err)
-			b, err = conns[i%3].Call(t.Context(), methodOpen, b)
+			b, err = conns[i%3].Call(t.Context(), wire.MethodOpen, b)
 			require.NoError(t, err)
 			require.NoError(t, transport.Unmarshal(b, &last))
 			if i < fewClients {
@@ -62,9 +64,9 @@ func TestManyClients(t *testing.T) {
 		conns[1].Close()
 		time.Sleep(time.Second)
 		require.Equal(t, 2*fewClients, a.Status().Clients)
-		leave, err := transport.Marshal(leaveParams{Service: "svc", Session: 1})
+		leave, err := transport.Marshal(wire.LeaveParams{Service: "svc", Session: 1})
 		require.NoError(t, err)
-		_, err = conns[0].Call(t.Context(), methodLeave, leave)
+		_, err = conns[0].Call(t.Context(), wire.MethodLeave, leave)
 		require.NoError(t, err)
 		conns[0].Close()
 		time.Sleep(time.Second)
@@ -82,7 +84,7 @@ func TestClientGivesWay(t *testing.T) {
 			busy = append(busy, w.dial())
 		}
 		w.mu.Lock()
-		w.hosts["a"].notifyAll(methodSpread, &spreadParams{Service: testService, SpreadMS: 8000})
+		w.hosts["a"].notifyAll(wire.MethodSpread, &wire.SpreadParams{Service: testService, SpreadMS: 8000})
 		w.mu.Unlock()
 		synctest.Wait()
 		w.crash("a")
@@ -125,7 +127,7 @@ func TestClientTurnedAway(t *testing.T) {
 	inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
 		idle, dials := w.dialCounted()
 		w.mu.Lock()
-		w.hosts["a"].notifyAll(methodSpread, &spreadParams{Service: testService, SpreadMS: 8000})
+		w.hosts["a"].notifyAll(wire.MethodSpread, &wire.SpreadParams{Service: testService, SpreadMS: 8000})
 		w.mu.Unlock()
 		synctest.Wait()
 		dials.mu.Lock()

@@ -1,50 +1,50 @@
 package migrate
 
-import "github.com/roam-go/roam/transport"
+import "github.com/roam-go/roam/migrate/internal/wire"
 
 // The codes of this package's errors; see [transport.Code].
 const (
-	CodeNotActive      transport.Code = 200 // the host does not serve the name now; Data may hold the record
-	CodeRetry          transport.Code = 201 // the host serves, but can't take this now
-	CodeSessionExpired transport.Code = 202 // the session is unknown or has ended
-	CodeOutOfOrder     transport.Code = 203 // a command whose predecessor in the session is missing
-	CodeQueueFull      transport.Code = 204 // the client's queue of unacknowledged commands is full
-	CodeTooLarge       transport.Code = 205 // a command or query over its limit, which was not executed; an answer to a query
-	CodeStateLost      transport.Code = 206 // the service was restarted without its state
-	CodeNoTarget       transport.Code = 207 // no host to move to
-	CodeTransferFailed transport.Code = 208 // a handoff did not complete; the service goes on where it was
-	CodeExists         transport.Code = 209 // this node hosts the service already
-	CodeNoHost         transport.Code = 210 // the hosts that held the state do not answer
-	CodeForbidden      transport.Code = 211 // the session belongs to another key
-	CodeNoQuery        transport.Code = 212 // the service answers no queries
-	CodePanic          transport.Code = 213 // Apply panicked on the command
-	CodeApplication    transport.Code = 214 // an error of the service without a code of its own
-	CodeConfig         transport.Code = 215 // a field of a configuration is invalid
-	CodeHalted         transport.Code = 216 // the service stopped itself
-	CodeNoService      transport.Code = 217 // no service of that name exists
-	CodeStore          transport.Code = 218 // the node's directory can't be used
-	CodeReplyGone      transport.Code = 219 // the command was executed, and its reply is over its limit or no longer kept
+	CodeNotActive      = wire.CodeNotActive      // the host does not serve the name now; Data may hold the record
+	CodeRetry          = wire.CodeRetry          // the host serves, but can't take this now
+	CodeSessionExpired = wire.CodeSessionExpired // the session is unknown or has ended
+	CodeOutOfOrder     = wire.CodeOutOfOrder     // a command whose predecessor in the session is missing
+	CodeQueueFull      = wire.CodeQueueFull      // the client's queue of unacknowledged commands is full
+	CodeTooLarge       = wire.CodeTooLarge       // a command or query over its limit, which was not executed; an answer to a query
+	CodeStateLost      = wire.CodeStateLost      // the service was restarted without its state
+	CodeNoTarget       = wire.CodeNoTarget       // no host to move to
+	CodeTransferFailed = wire.CodeTransferFailed // a handoff did not complete; the service goes on where it was
+	CodeExists         = wire.CodeExists         // this node hosts the service already
+	CodeNoHost         = wire.CodeNoHost         // the hosts that held the state do not answer
+	CodeForbidden      = wire.CodeForbidden      // the session belongs to another key
+	CodeNoQuery        = wire.CodeNoQuery        // the service answers no queries
+	CodePanic          = wire.CodePanic          // Apply panicked on the command
+	CodeApplication    = wire.CodeApplication    // an error of the service without a code of its own
+	CodeConfig         = wire.CodeConfig         // a field of a configuration is invalid
+	CodeHalted         = wire.CodeHalted         // the service stopped itself
+	CodeNoService      = wire.CodeNoService      // no service of that name exists
+	CodeStore          = wire.CodeStore          // the node's directory can't be used
+	CodeReplyGone      = wire.CodeReplyGone      // the command was executed, and its reply is over its limit or no longer kept
 )
 
 // Sentinels for [errors.Is].
 var (
-	ErrNotActive      error = &transport.Error{Code: CodeNotActive, Message: "migrate: not the active host"}
-	ErrRetry          error = &transport.Error{Code: CodeRetry, Message: "migrate: try again"}
-	ErrSessionExpired error = &transport.Error{Code: CodeSessionExpired, Message: "migrate: session expired"}
-	ErrOutOfOrder     error = &transport.Error{Code: CodeOutOfOrder, Message: "migrate: command out of order"}
-	ErrQueueFull      error = &transport.Error{Code: CodeQueueFull, Message: "migrate: queue full"}
-	ErrTooLarge       error = &transport.Error{Code: CodeTooLarge, Message: "migrate: too large"}
-	ErrStateLost      error = &transport.Error{Code: CodeStateLost, Message: "migrate: the service's state was lost"}
-	ErrNoTarget       error = &transport.Error{Code: CodeNoTarget, Message: "migrate: no host to move to"}
-	ErrTransferFailed error = &transport.Error{Code: CodeTransferFailed, Message: "migrate: handoff failed"}
-	ErrExists         error = &transport.Error{Code: CodeExists, Message: "migrate: hosted already"}
-	ErrNoHost         error = &transport.Error{Code: CodeNoHost, Message: "migrate: the hosts that held the state do not answer"}
-	ErrForbidden      error = &transport.Error{Code: CodeForbidden, Message: "migrate: forbidden"}
-	ErrNoQuery        error = &transport.Error{Code: CodeNoQuery, Message: "migrate: the service answers no queries"}
-	ErrPanic          error = &transport.Error{Code: CodePanic, Message: "migrate: apply panicked"}
-	ErrConfig         error = &transport.Error{Code: CodeConfig, Message: "migrate: invalid configuration"}
-	ErrHalted         error = &transport.Error{Code: CodeHalted, Message: "migrate: service halted"}
-	ErrNoService      error = &transport.Error{Code: CodeNoService, Message: "migrate: no such service"}
-	ErrStore          error = &transport.Error{Code: CodeStore, Message: "migrate: the node's directory can't be used"}
-	ErrReplyGone      error = &transport.Error{Code: CodeReplyGone, Message: "migrate: executed, the reply is gone"}
+	ErrNotActive      = wire.ErrNotActive
+	ErrRetry          = wire.ErrRetry
+	ErrSessionExpired = wire.ErrSessionExpired
+	ErrOutOfOrder     = wire.ErrOutOfOrder
+	ErrQueueFull      = wire.ErrQueueFull
+	ErrTooLarge       = wire.ErrTooLarge
+	ErrStateLost      = wire.ErrStateLost
+	ErrNoTarget       = wire.ErrNoTarget
+	ErrTransferFailed = wire.ErrTransferFailed
+	ErrExists         = wire.ErrExists
+	ErrNoHost         = wire.ErrNoHost
+	ErrForbidden      = wire.ErrForbidden
+	ErrNoQuery        = wire.ErrNoQuery
+	ErrPanic          = wire.ErrPanic
+	ErrConfig         = wire.ErrConfig
+	ErrHalted         = wire.ErrHalted
+	ErrNoService      = wire.ErrNoService
+	ErrStore          = wire.ErrStore
+	ErrReplyGone      = wire.ErrReplyGone
 )

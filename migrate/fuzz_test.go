@@ -6,6 +6,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/roam-go/roam/migrate/internal/wire"
+
 	"github.com/stretchr/testify/require"
 
 	"github.com/roam-go/roam/migrate/internal/core"
@@ -15,8 +17,8 @@ import (
 
 // clientMethods is what a client may call, and hostMethods what a host may.
 var (
-	clientMethods = []string{methodOpen, methodDo, methodQuery, methodListen, methodLeave, methodReady, methodPark}
-	hostMethods   = []string{methodHello, methodMsg, transport.MethodBulkPull, transport.MethodBulkStop}
+	clientMethods = []string{wire.MethodOpen, wire.MethodDo, wire.MethodQuery, wire.MethodListen, wire.MethodLeave, wire.MethodReady, wire.MethodPark}
+	hostMethods   = []string{wire.MethodHello, wire.MethodMsg, transport.MethodBulkPull, transport.MethodBulkStop}
 )
 
 func mustMarshal(tb testing.TB, v any) []byte {
@@ -55,16 +57,16 @@ func hostile(t *testing.T, all bool, f func(s *Service, call func(method string,
 // Whatever a client sends, the service goes on, and everything is answered.
 func FuzzClientRequests(f *testing.F) {
 	for i, v := range []any{
-		openParams{Service: "svc", Session: 7, Epoch: 1}, doParams{Service: "svc", Session: 7, Seq: 1, Low: 1, Body: []byte("one")},
-		queryParams{Service: "svc", Session: 7}, listenParams{Service: "svc", Session: 7, From: 1},
-		leaveParams{Service: "svc", Session: 7}, readyParams{Service: "svc", Session: 7}, parkParams{Service: "svc", Session: 7},
+		wire.OpenParams{Service: "svc", Session: 7, Epoch: 1}, wire.DoParams{Service: "svc", Session: 7, Seq: 1, Low: 1, Body: []byte("one")},
+		wire.QueryParams{Service: "svc", Session: 7}, wire.ListenParams{Service: "svc", Session: 7, From: 1},
+		wire.LeaveParams{Service: "svc", Session: 7}, wire.ReadyParams{Service: "svc", Session: 7}, wire.ParkParams{Service: "svc", Session: 7},
 	} {
-		f.Add(byte(i), mustMarshal(f, v), byte(1), mustMarshal(f, doParams{Service: "svc", Session: 7, Seq: 1, Body: []byte("x")}))
+		f.Add(byte(i), mustMarshal(f, v), byte(1), mustMarshal(f, wire.DoParams{Service: "svc", Session: 7, Seq: 1, Body: []byte("x")}))
 	}
 	f.Add(byte(0), []byte{0x95, 0xa3, 's', 'v', 'c', 7, 0xc3, 0xcf, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0}, byte(2), []byte{0xc0})
 	f.Fuzz(func(t *testing.T, m1 byte, p1 []byte, m2 byte, p2 []byte) {
 		hostile(t, true, func(s *Service, call func(string, []byte)) {
-			call(methodOpen, mustMarshal(t, openParams{Service: "svc", Session: 7}))
+			call(wire.MethodOpen, mustMarshal(t, wire.OpenParams{Service: "svc", Session: 7}))
 			call(clientMethods[int(m1)%len(clientMethods)], p1)
 			call(clientMethods[int(m2)%len(clientMethods)], p2)
 			call(clientMethods[int(m1)%len(clientMethods)], p1)
@@ -79,14 +81,14 @@ func FuzzHostRequests(f *testing.F) {
 	for typ := core.MsgAppend; typ <= core.MsgLeave; typ++ {
 		b, err := core.AppendMsg(nil, core.Msg{Type: typ, From: rec.Active, Term: core.Term{Epoch: 9}, Record: &rec, Index: 5, Flag: true})
 		require.NoError(f, err)
-		f.Add(byte(1), mustMarshal(f, msgParams{Service: "svc", Msg: b}), byte(2), []byte{0x92, 7, 0})
+		f.Add(byte(1), mustMarshal(f, wire.MsgParams{Service: "svc", Msg: b}), byte(2), []byte{0x92, 7, 0})
 	}
-	f.Add(byte(0), mustMarshal(f, hostHello{Host: rec.Active}), byte(3), []byte{0x91, 7})
+	f.Add(byte(0), mustMarshal(f, wire.HostHello{Host: rec.Active}), byte(3), []byte{0x91, 7})
 	f.Fuzz(func(t *testing.T, m1 byte, p1 []byte, m2 byte, p2 []byte) {
 		hostile(t, false, func(s *Service, call func(string, []byte)) {
 			me := rec.Active
 			me.Key = s.node.cfg.Transport.(*transport.MemoryTransport).Key()
-			call(methodHello, mustMarshal(t, hostHello{Host: me}))
+			call(wire.MethodHello, mustMarshal(t, wire.HostHello{Host: me}))
 			call(hostMethods[int(m1)%len(hostMethods)], p1)
 			call(hostMethods[int(m2)%len(hostMethods)], p2)
 		})
@@ -98,9 +100,9 @@ type liar struct{ open, do []byte }
 
 func (l liar) Handle(_ transport.Conn, r *transport.Request) {
 	switch r.Method {
-	case methodOpen:
+	case wire.MethodOpen:
 		r.Reply(l.open, nil)
-	case methodDo:
+	case wire.MethodDo:
 		if len(l.do) > 0 && l.do[0] == 0xff { // never a value
 			r.Reply(nil, &transport.Error{Code: CodeNotActive, Message: "no", Data: l.do[1:]})
 		} else {
@@ -115,13 +117,13 @@ func (liar) Closed(transport.Conn, error) {}
 
 // Whatever a host answers and tells, the client goes on trying, and ends when it is closed.
 func FuzzHostAnswers(f *testing.F) {
-	open := mustMarshal(f, openResult{Epoch: 1, NextEvent: 5})
+	open := mustMarshal(f, wire.OpenResult{Epoch: 1, NextEvent: 5})
 	rec := resolver.Record{Name: "svc", Generation: 1, Version: 9, Epoch: 2, Active: resolver.Host{ID: "h", Incarnation: 1, Addr: "h:1"}}
-	done := mustMarshal(f, doResult{Index: 1, Epoch: 1, Replicas: 1, Reply: []byte("1")})
-	events := mustMarshal(f, eventsParams{Service: "svc", Epoch: 1, First: 5, Times: []int64{1, 2}, Bodies: [][]byte{{1}, {2}}})
+	done := mustMarshal(f, wire.DoResult{Index: 1, Epoch: 1, Replicas: 1, Reply: []byte("1")})
+	events := mustMarshal(f, wire.EventsParams{Service: "svc", Epoch: 1, First: 5, Times: []int64{1, 2}, Bodies: [][]byte{{1}, {2}}})
 	f.Add(open, done, byte(0), events)
-	f.Add(open, append([]byte{0xff}, mustMarshal(f, rec)...), byte(1), mustMarshal(f, movedParams{Service: "svc", Record: rec}))
-	f.Add(open, mustMarshal(f, listenResult{Next: 5}), byte(2), mustMarshal(f, prepareParams{Service: "svc", Next: rec.Active, SpreadMS: -1}))
+	f.Add(open, append([]byte{0xff}, mustMarshal(f, rec)...), byte(1), mustMarshal(f, wire.MovedParams{Service: "svc", Record: rec}))
+	f.Add(open, mustMarshal(f, wire.ListenResult{Next: 5}), byte(2), mustMarshal(f, wire.PrepareParams{Service: "svc", Next: rec.Active, SpreadMS: -1}))
 	f.Add([]byte{0xc0}, []byte{0xff}, byte(0), []byte{0x96, 0xa3, 's', 'v', 'c', 0, 1, 5, 0x91, 1, 0x90})
 	f.Fuzz(func(t *testing.T, open, do []byte, push byte, params []byte) {
 		synctest.Test(t, func(t *testing.T) {
@@ -152,7 +154,7 @@ func FuzzHostAnswers(f *testing.F) {
 			go func() { _, _ = c.Do(ctx, []byte("x")) }()
 			for range 2 {
 				synctest.Wait()
-				_ = conn.Notify([]string{methodEvents, methodMoved, methodPrepare}[push%3], params)
+				_ = conn.Notify([]string{wire.MethodEvents, wire.MethodMoved, wire.MethodPrepare}[push%3], params)
 			}
 			time.Sleep(time.Second)
 		})

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/transport"
 )
 
@@ -94,7 +95,7 @@ type request struct {
 	from *session
 	size int
 	done bool
-	do   doParams // of a command: most requests are
+	do   wire.DoParams // of a command: most requests are
 }
 
 // take lets a request in; its params were read.
@@ -122,7 +123,7 @@ func (c *session) enter(size int) {
 		select {
 		case <-room:
 		case <-beat.C:
-			if c.conn.Notify(methodHeld, nil) != nil {
+			if c.conn.Notify(wire.MethodHeld, nil) != nil {
 				c.intake.close()
 			}
 		}

@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/roam-go/roam/migrate/internal/wire"
+
 	"github.com/stretchr/testify/require"
 
 	"github.com/roam-go/roam/migrate/internal/core"
@@ -63,12 +65,12 @@ func TestFloodIsHeldBack(t *testing.T) {
 					n = 3 * intakeBytes / (256 << 10)
 				}
 				for i := range n {
-					method, p := methodDo, any(doParams{Service: "svc", Session: 7, Seq: 1, Low: 1, Body: []byte("one")})
+					method, p := wire.MethodDo, any(wire.DoParams{Service: "svc", Session: 7, Seq: 1, Low: 1, Body: []byte("one")})
 					switch kind {
 					case "queries":
-						method, p = methodQuery, queryParams{Service: "svc", Session: 7}
+						method, p = wire.MethodQuery, wire.QueryParams{Service: "svc", Session: 7}
 					case "large commands":
-						p = doParams{Service: "svc", Session: 7, Seq: uint64(i + 1), Low: 1, Body: make([]byte, 256<<10)}
+						p = wire.DoParams{Service: "svc", Session: 7, Seq: uint64(i + 1), Low: 1, Body: make([]byte, 256<<10)}
 					}
 					r.send(method, p, func(err error) {
 						if answers.Add(1); err != nil {
@@ -104,7 +106,7 @@ func TestCloseLetsGoWhoIsHeldBack(t *testing.T) {
 		require.NoError(t, r.open(false))
 		w.net.Partition("a", "b") // so that nothing is answered
 		for range 2 * intakeCalls {
-			r.send(methodQuery, queryParams{Service: "svc", Session: 7}, func(error) {})
+			r.send(wire.MethodQuery, wire.QueryParams{Service: "svc", Session: 7}, func(error) {})
 		}
 		time.Sleep(100 * time.Millisecond)
 		conns := connsOf(a.node)
@@ -163,7 +165,7 @@ func TestHeldBackWhileTheServiceStandsStill(t *testing.T) {
 // vanished without a word, when the client is there again.
 func TestHeldBackConnectionEnds(t *testing.T) {
 	for _, way := range []string{"closed", "vanished"} {
-		for _, method := range []string{methodDo, methodQuery, methodOpen} {
+		for _, method := range []string{wire.MethodDo, wire.MethodQuery, wire.MethodOpen} {
 			t.Run(way+" "+method, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					w := newWorld(t, "a", "b")
@@ -175,12 +177,12 @@ func TestHeldBackConnectionEnds(t *testing.T) {
 					time.Sleep(time.Second)
 					for i := range uint64(2 * intakeCalls) {
 						switch method {
-						case methodDo:
-							r.send(method, doParams{Service: "svc", Session: 7, Seq: i/2 + 1, Low: 1}, func(error) {})
-						case methodQuery:
-							r.send(method, queryParams{Service: "svc", Session: 7}, func(error) {})
-						case methodOpen:
-							r.send(method, openParams{Service: "svc", Session: 100 + i}, func(error) {})
+						case wire.MethodDo:
+							r.send(method, wire.DoParams{Service: "svc", Session: 7, Seq: i/2 + 1, Low: 1}, func(error) {})
+						case wire.MethodQuery:
+							r.send(method, wire.QueryParams{Service: "svc", Session: 7}, func(error) {})
+						case wire.MethodOpen:
+							r.send(method, wire.OpenParams{Service: "svc", Session: 100 + i}, func(error) {})
 						}
 					}
 					time.Sleep(time.Second)
@@ -249,8 +251,8 @@ func TestOneConnectionIsNotedOnce(t *testing.T) {
 		early, ahead, many := w.raw("x", b, 1), w.raw("y", a, 1), w.raw("z", a, 1)
 		for i := range uint64(maxCarried + 100) {
 			early.session, ahead.session, many.session = 10000+i, 20000+i, 30000+i
-			require.NoError(t, early.call(methodPark, parkParams{Service: "svc", Session: early.session}, nil))
-			require.ErrorIs(t, ahead.call(methodOpen, openParams{Service: "svc", Session: ahead.session, Epoch: 9}, nil), ErrNotActive)
+			require.NoError(t, early.call(wire.MethodPark, wire.ParkParams{Service: "svc", Session: early.session}, nil))
+			require.ErrorIs(t, ahead.call(wire.MethodOpen, wire.OpenParams{Service: "svc", Session: ahead.session, Epoch: 9}, nil), ErrNotActive)
 			if i < maxCarried {
 				require.NoError(t, many.open(false))
 			} else {
@@ -289,7 +291,7 @@ func TestAheadStaysAhead(t *testing.T) {
 		a, _ := w.pair(Policy{})
 		r := w.raw("x", a, 7)
 		require.NoError(t, r.open(false))
-		require.ErrorIs(t, r.call(methodOpen, openParams{Service: "svc", Session: 7, Resume: true, Epoch: 2}, nil), ErrNotActive)
+		require.ErrorIs(t, r.call(wire.MethodOpen, wire.OpenParams{Service: "svc", Session: 7, Resume: true, Epoch: 2}, nil), ErrNotActive)
 		_, err := r.do(1, "one")
 		require.ErrorIs(t, err, ErrNotActive)
 		_, err = r.query()
@@ -299,7 +301,7 @@ func TestAheadStaysAhead(t *testing.T) {
 			require.NoError(t, err)
 		}
 		w.role(a, Active)
-		require.NoError(t, r.call(methodOpen, openParams{Service: "svc", Session: 7, Resume: true, Epoch: 2}, nil))
+		require.NoError(t, r.call(wire.MethodOpen, wire.OpenParams{Service: "svc", Session: 7, Resume: true, Epoch: 2}, nil))
 		_, err = r.do(1, "one")
 		require.NoError(t, err)
 	})

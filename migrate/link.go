@@ -10,29 +10,10 @@ import (
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
 )
-
-// What hosts say to one another. A host dials a connection to each other host that it has something to say to, for all
-// services; what it says are notifications, and answers come on the other's connection.
-const (
-	methodHello = "roam.host" // hostHello -> hostHello: who is calling, and who answers
-	methodMsg   = "roam.msg"  // msgParams: a message of the protocol, see core.AppendMsg
-)
-
-type hostHello struct {
-	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
-
-	Host resolver.Host
-}
-
-type msgParams struct {
-	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
-
-	Service string
-	Msg     []byte
-}
 
 const (
 	// linkQueue and linkBytes bound the messages that wait for a connection: what is lost is sent again.
@@ -99,7 +80,7 @@ func (l *link) send(params []byte) {
 	}
 	if l.conn != nil {
 		l.used = time.Now()
-		switch err := l.conn.Notify(methodMsg, params); {
+		switch err := l.conn.Notify(wire.MethodMsg, params); {
 		case err == nil:
 			return
 		case errors.Is(err, transport.ErrBadMessage): // no connection would take it
@@ -137,7 +118,7 @@ func (l *link) dial() {
 		switch {
 		case isGone(err):
 			refused++
-		case !isTimeout(err):
+		case !wire.IsTimeout(err):
 			// A process that is being killed still takes connections for a moment, and breaks them.
 			broken++
 		case patience < maxPatience*n.cfg.FailureTimeout:
@@ -173,10 +154,6 @@ func isGone(err error) bool {
 	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, errOtherStart)
 }
 
-func isTimeout(err error) bool {
-	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, transport.ErrTimeout)
-}
-
 func (l *link) connect(patience time.Duration) error {
 	n := l.node
 	ctx, cancel := context.WithTimeout(n.ctx, patience)
@@ -195,13 +172,13 @@ func (n *Node) connect(ctx context.Context, to resolver.Host, h transport.Handle
 	if err != nil {
 		return nil, err
 	}
-	params, err := transport.Marshal(hostHello{Host: n.self})
+	params, err := transport.Marshal(wire.HostHello{Host: n.self})
 	if err == nil {
 		var (
 			reply []byte
-			hello hostHello
+			hello wire.HostHello
 		)
-		if reply, err = conn.Call(ctx, methodHello, params); err == nil {
+		if reply, err = conn.Call(ctx, wire.MethodHello, params); err == nil {
 			if err = transport.UnmarshalSmall(reply, &hello); err == nil && !hello.Host.Same(to) {
 				err = fmt.Errorf("at %s, instead of host %s: %w", to.Addr, to.ID, errOtherStart)
 			}
@@ -231,7 +208,7 @@ func (l *link) connected(conn transport.Conn, h *linkConn) error {
 	queue := l.queue
 	l.queue, l.bytes = nil, 0
 	for _, params := range queue {
-		conn.Notify(methodMsg, params)
+		conn.Notify(wire.MethodMsg, params)
 	}
 	l.mu.Unlock()
 	l.node.eachService(func(s *Service) { s.post(item{kind: itemEvent, ev: core.PeerReset{Host: l.to}}) })
@@ -326,11 +303,11 @@ func (c *session) Handle(conn transport.Conn, r *transport.Request) {
 		defer c.work()
 	}
 	switch r.Method {
-	case methodMsg:
+	case wire.MethodMsg:
 		c.handleMsg(r)
-	case methodHello:
+	case wire.MethodHello:
 		r.Reply(c.handleHello(r))
-	case methodOpen, methodDo, methodQuery, methodListen, methodLeave, methodReady, methodPark:
+	case wire.MethodOpen, wire.MethodDo, wire.MethodQuery, wire.MethodListen, wire.MethodLeave, wire.MethodReady, wire.MethodPark:
 		c.handleClient(r)
 	default:
 		if id, ok := transport.IsBulk(r); ok {
@@ -389,7 +366,7 @@ func (l *link) probe() {
 }
 
 func (c *session) handleHello(r *transport.Request) ([]byte, error) {
-	var h hostHello
+	var h wire.HostHello
 	if err := transport.UnmarshalSmall(r.Params, &h); err != nil {
 		return nil, transport.Errorf(transport.CodeBadMessage, "migrate: hello of a host: %v", err)
 	}
@@ -397,11 +374,11 @@ func (c *session) handleHello(r *transport.Request) ([]byte, error) {
 		return nil, transport.Errorf(CodeForbidden, "migrate: host %q has not proved the key that it names", h.Host.ID)
 	}
 	c.host = h.Host
-	return transport.Marshal(hostHello{Host: c.node.self})
+	return transport.Marshal(wire.HostHello{Host: c.node.self})
 }
 
 func (c *session) handleMsg(r *transport.Request) {
-	name, msg, err := unmarshalMsgParams(r.Params)
+	name, msg, err := wire.UnmarshalMsgParams(r.Params)
 	if err != nil || c.host.ID == "" {
 		c.node.log.Warn("message from a host refused", "addr", c.conn.Peer().Addr, "err", err)
 		c.conn.Close()

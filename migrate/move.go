@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
 )
@@ -231,13 +232,13 @@ func (s *Service) prepare() {
 	m.report.Clients = len(s.clients.attached)
 	m.waiting = m.report.Clients
 	spread := min(time.Duration(max(m.report.Clients-1, 0))*clientsApart, s.policy.Spread)
-	params, err := transport.Marshal(prepareParams{Service: s.name, Next: m.report.To, SpreadMS: spread.Milliseconds()})
+	params, err := transport.Marshal(wire.PrepareParams{Service: s.name, Next: m.report.To, SpreadMS: spread.Milliseconds()})
 	if err == nil {
 		for _, a := range s.clients.attached {
 			a.told, a.ready = true, false
 		}
 		s.clients.next = keyOf(m.report.To)
-		s.clients.tellAll(methodPrepare, params)
+		s.clients.tellAll(wire.MethodPrepare, params)
 	}
 	if m.report.Clients == 0 {
 		s.transfer()

@@ -3,7 +3,6 @@ package migrate
 import (
 	"context"
 	"crypto/rand"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -16,6 +15,7 @@ import (
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/wal"
+	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
 )
@@ -167,7 +167,7 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 		inbound:  make(map[*session]struct{}),
 		offers:   make(map[uint64]*outgoing),
 	}
-	n.self = resolver.Host{ID: cfg.ID, Incarnation: randomID(), Key: cfg.Transport.Key()}
+	n.self = resolver.Host{ID: cfg.ID, Incarnation: wire.RandomID(), Key: cfg.Transport.Key()}
 	if n.self.ID == "" {
 		n.self.ID = "host-" + randomName(n.self.Key)
 	}
@@ -215,13 +215,6 @@ func withPort(addr, listener string) string {
 		host = strings.Trim(addr, "[]")
 	}
 	return net.JoinHostPort(host, port)
-}
-
-// randomID draws a number from 1 to 2^53-1.
-func randomID() uint64 {
-	var b [8]byte
-	rand.Read(b[:])
-	return 1 + binary.LittleEndian.Uint64(b[:])%(1<<53-1)
 }
 
 func randomName(k transport.Key) string {
@@ -326,7 +319,7 @@ func (n *Node) register(service string, fresh func() Migratable, policy Policy) 
 	if fresh == nil {
 		return nil, transport.Errorf(CodeConfig, "migrate: service %s: the function that makes an instance is nil", service)
 	}
-	if err := checkName(service); err != nil {
+	if err := wire.CheckName(service); err != nil {
 		return nil, err
 	}
 	n.mu.Lock()
@@ -518,14 +511,6 @@ func (n *Node) unheard(err error) {
 		n.refused = err.Error()
 		n.hooks.call(func() { f("", fmt.Errorf("migrate: host %s is not announced: %w", n.self.ID, err)) })
 	}
-}
-
-// checkName checks the name of a service.
-func checkName(service string) error {
-	if err := resolver.CheckName(service); err != nil {
-		return fmt.Errorf("%w: %w", transport.Errorf(CodeConfig, "migrate: not the name of a service"), err)
-	}
-	return nil
 }
 
 // withdraw tells the resolver that this host is gone; it does not insist.

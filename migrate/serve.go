@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/transport"
 )
 
@@ -123,32 +124,32 @@ func (c *session) handleClient(r *transport.Request) {
 		latest = c.asked.name
 	}
 	switch r.Method {
-	case methodOpen:
-		v := new(openParams)
+	case wire.MethodOpen:
+		v := new(wire.OpenParams)
 		p, name = v, &v.Service
-	case methodDo:
-		if err := q.do.unmarshal(r.Params, latest); err != nil {
+	case wire.MethodDo:
+		if err := q.do.Unmarshal(r.Params, latest); err != nil {
 			c.malformed(r, err)
 			return
 		}
 		p, name = &q.do, &q.do.Service
-	case methodQuery:
-		v := new(queryParams)
+	case wire.MethodQuery:
+		v := new(wire.QueryParams)
 		p, name = v, &v.Service
-	case methodListen:
-		v := new(listenParams)
+	case wire.MethodListen:
+		v := new(wire.ListenParams)
 		p, name = v, &v.Service
-	case methodLeave:
-		v := new(leaveParams)
+	case wire.MethodLeave:
+		v := new(wire.LeaveParams)
 		p, name = v, &v.Service
-	case methodReady:
-		v := new(readyParams)
+	case wire.MethodReady:
+		v := new(wire.ReadyParams)
 		p, name = v, &v.Service
-	case methodPark:
-		v := new(parkParams)
+	case wire.MethodPark:
+		v := new(wire.ParkParams)
 		p, name = v, &v.Service
 	}
-	if r.Method != methodDo {
+	if r.Method != wire.MethodDo {
 		if err := transport.UnmarshalSmall(r.Params, p); err != nil {
 			c.malformed(r, err)
 			return
@@ -177,7 +178,7 @@ func (c *session) malformed(r *transport.Request, err error) {
 func (c *clients) handle(from *session, r *request, params any) {
 	active := c.s.core.Role().Active()
 	if !active {
-		if _, ok := params.(*parkParams); ok {
+		if _, ok := params.(*wire.ParkParams); ok {
 			put(&c.parked, from, struct{}{})
 			r.Reply(nil, nil)
 			return
@@ -190,23 +191,23 @@ func (c *clients) handle(from *session, r *request, params any) {
 		return
 	}
 	switch p := params.(type) {
-	case *openParams:
+	case *wire.OpenParams:
 		c.open(from, r, p)
-	case *doParams:
+	case *wire.DoParams:
 		c.do(from, r, p)
-	case *queryParams:
+	case *wire.QueryParams:
 		c.query(from, r, p)
-	case *listenParams:
+	case *wire.ListenParams:
 		c.listen(from, r, p)
-	case *leaveParams:
+	case *wire.LeaveParams:
 		c.leave(from, r, p)
-	case *readyParams:
+	case *wire.ReadyParams:
 		if a := c.attached[clientKey{from, p.Session}]; a != nil && a.told && !a.ready {
 			a.ready = true
 			c.s.clientReady(false)
 		}
 		r.Reply(nil, nil)
-	case *parkParams:
+	case *wire.ParkParams:
 		r.Reply(nil, nil)
 		c.tellMoved([]transport.Conn{from.conn})
 	}
@@ -214,7 +215,7 @@ func (c *clients) handle(from *session, r *request, params any) {
 
 // notActive refuses a request.
 func (c *clients) notActive(r *request, params any) {
-	if _, ok := params.(*doParams); ok {
+	if _, ok := params.(*wire.DoParams); ok {
 		c.s.stats.Refused++
 	}
 	r.Reply(nil, c.s.notActive(c.s.core.Record()))
@@ -224,7 +225,7 @@ func (c *clients) notActive(r *request, params any) {
 // no longer active: it does not know what has become of the client's sessions, and takes nothing for them.
 func (c *clients) behindOf(from *session, params any) bool {
 	mine := c.s.core.Term()
-	if p, ok := params.(*openParams); ok {
+	if p, ok := params.(*wire.OpenParams); ok {
 		if t := (core.Term{Loss: p.Loss, Epoch: p.Epoch}); t.Compare(mine) > 0 && t.Compare(c.ahead[from]) > 0 {
 			put(&c.ahead, from, t)
 		}
@@ -345,7 +346,7 @@ func (c *clients) carried(from *session) int {
 	return n
 }
 
-func (c *clients) open(from *session, r *request, p *openParams) {
+func (c *clients) open(from *session, r *request, p *wire.OpenParams) {
 	key := from.conn.Peer().Key
 	if c.attached[clientKey{from, p.Session}] == nil && c.carried(from) >= maxCarried {
 		r.Reply(nil, transport.Errorf(CodeTooLarge, "migrate: service %s: %d sessions are open on the connection, and no more are allowed",
@@ -396,12 +397,12 @@ func (c *clients) opened(r *request, id uint64) {
 	c.attach(r.from, id)
 	c.unpark(r.from)
 	t := c.s.core.Term()
-	r.Reply(transport.Marshal(openResult{
+	r.Reply(transport.Marshal(wire.OpenResult{
 		Loss: t.Loss, Epoch: t.Epoch, NextEvent: c.s.machine.nextEvent(), SpreadMS: c.spread().Milliseconds(),
 	}))
 }
 
-func (c *clients) do(from *session, r *request, p *doParams) {
+func (c *clients) do(from *session, r *request, p *wire.DoParams) {
 	m, n := c.s.machine, &c.s.stats
 	if len(p.Body) > MaxCommand {
 		n.Refused++
@@ -436,7 +437,7 @@ func (c *clients) do(from *session, r *request, p *doParams) {
 }
 
 // await answers a request when its command is applied.
-func (c *clients) await(r *request, p *doParams) {
+func (c *clients) await(r *request, p *wire.DoParams) {
 	k := commandKey{p.Session, p.Seq}
 	w := c.waiting[k]
 	w.add(r)
@@ -453,8 +454,8 @@ func (c *clients) reply(r *request, a *applied) {
 	c.s.stats.Answered++
 	replicas := uint32(c.s.core.Replicas())
 	if a.Err == nil {
-		res := doResult{Index: a.Index, Epoch: a.Epoch, Replicas: replicas, Reply: a.Reply}
-		c.result = appendDoResult(c.result[:0], &res)
+		res := wire.DoResult{Index: a.Index, Epoch: a.Epoch, Replicas: replicas, Reply: a.Reply}
+		c.result = wire.AppendDoResult(c.result[:0], &res)
 		r.Reply(c.result, nil)
 		if cap(c.result) > 64<<10 {
 			c.result = nil
@@ -465,7 +466,7 @@ func (c *clients) reply(r *request, a *applied) {
 		r.Reply(nil, a.Err)
 		return
 	}
-	data, err := transport.Marshal(appliedData{Index: a.Index, Epoch: a.Epoch, Replicas: replicas, Data: a.Err.Data})
+	data, err := transport.Marshal(wire.AppliedData{Index: a.Index, Epoch: a.Epoch, Replicas: replicas, Data: a.Err.Data})
 	if err != nil {
 		r.Reply(nil, err)
 		return
@@ -524,7 +525,7 @@ func (c *clients) left(id uint64) bool {
 	return len(asked) > 0
 }
 
-func (c *clients) query(from *session, r *request, p *queryParams) {
+func (c *clients) query(from *session, r *request, p *wire.QueryParams) {
 	c.lastID++
 	put(&c.reads, c.lastID, question{r, p.Body})
 	c.s.step(core.Read{ID: c.lastID})
@@ -544,7 +545,7 @@ func (c *clients) answerRead(id uint64) {
 		return
 	}
 	index, epoch := c.s.machine.applied()
-	q.req.Reply(transport.Marshal(queryResult{Index: index, Epoch: epoch, Reply: reply}))
+	q.req.Reply(transport.Marshal(wire.QueryResult{Index: index, Epoch: epoch, Reply: reply}))
 }
 
 func (c *clients) failReads() {
@@ -562,7 +563,7 @@ func (c *clients) notServing() error {
 	return c.s.notActive(c.s.core.Record())
 }
 
-func (c *clients) listen(from *session, r *request, p *listenParams) {
+func (c *clients) listen(from *session, r *request, p *wire.ListenParams) {
 	a := c.attached[clientKey{from, p.Session}]
 	if a == nil {
 		// The open that goes before it in the pipeline was refused, or still waits to be committed.
@@ -581,10 +582,10 @@ func (c *clients) listen(from *session, r *request, p *listenParams) {
 		a.next = first
 	}
 	put(&c.behind, a, struct{}{})
-	r.Reply(transport.Marshal(listenResult{Next: a.next}))
+	r.Reply(transport.Marshal(wire.ListenResult{Next: a.next}))
 }
 
-func (c *clients) leave(from *session, r *request, p *leaveParams) {
+func (c *clients) leave(from *session, r *request, p *wire.LeaveParams) {
 	switch a := c.s.machine.admitClose(p.Session, from.conn.Peer().Key); a.verdict {
 	case verdictAppend:
 		if !c.s.propose(core.Entry{Kind: core.CloseSession, Session: p.Session}) {
@@ -638,7 +639,7 @@ type eventBatch struct {
 
 func (b *eventBatch) send() {
 	for _, params := range b.messages {
-		transport.NotifyAll(b.conns, methodEvents, params)
+		transport.NotifyAll(b.conns, wire.MethodEvents, params)
 	}
 	b.conns = nil
 }
@@ -649,7 +650,7 @@ func (c *clients) encodeEvents(from, end uint64) (b eventBatch, err error) {
 	b.from, b.next = from, from
 	for b.next < end && b.events < pushEvents && b.bytes < pushBytes {
 		first, times, bodies, next := c.s.machine.events.from(b.next, pushEvents-b.events, min(pushPiece, pushBytes-b.bytes))
-		params, err := transport.Marshal(eventsParams{
+		params, err := transport.Marshal(wire.EventsParams{
 			Service: c.s.name, Loss: t.Loss, Epoch: t.Epoch, First: first, Times: times, Bodies: bodies,
 		})
 		if err != nil {
@@ -689,9 +690,9 @@ func (c *clients) pushTo(a *attachment, end uint64, b *eventBatch) {
 	put(&c.behind, a, struct{}{})
 	last := len(b.messages) - 1
 	for _, params := range b.messages[:last] {
-		a.from.conn.Notify(methodEvents, params)
+		a.from.conn.Notify(wire.MethodEvents, params)
 	}
-	a.from.conn.Go(methodEvents, b.messages[last], func(_ []byte, err error) {
+	a.from.conn.Go(wire.MethodEvents, b.messages[last], func(_ []byte, err error) {
 		c.s.post(item{kind: itemFunc, fn: func() { a.busy = false }})
 	})
 }

@@ -9,6 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/roam-go/roam/migrate/internal/wire"
+
 	"github.com/stretchr/testify/require"
 
 	"github.com/roam-go/roam/transport"
@@ -19,13 +21,13 @@ type raw struct {
 	t       *testing.T
 	conn    transport.Conn
 	session uint64
-	events  chan eventsParams
+	events  chan wire.EventsParams
 }
 
 // Handle implements transport.Handler.
 func (r *raw) Handle(_ transport.Conn, q *transport.Request) {
-	if q.Method == methodEvents {
-		var p eventsParams
+	if q.Method == wire.MethodEvents {
+		var p wire.EventsParams
 		if err := transport.Unmarshal(q.Params, &p); err != nil {
 			r.t.Error(err)
 		}
@@ -39,7 +41,7 @@ func (r *raw) Closed(transport.Conn, error) {}
 
 // raw connects host name to a service's host, as a session of that number.
 func (w *world) raw(name string, to *Service, session uint64) *raw {
-	r := &raw{t: w.t, session: session, events: make(chan eventsParams, 1024)}
+	r := &raw{t: w.t, session: session, events: make(chan wire.EventsParams, 1024)}
 	var err error
 	r.conn, err = w.transport(name).Dial(w.t.Context(), transport.Peer{Addr: to.node.self.Addr}, r)
 	require.NoError(w.t, err)
@@ -57,16 +59,16 @@ func (r *raw) call(method string, params, result any) error {
 }
 
 func (r *raw) open(resume bool) error {
-	return r.call(methodOpen, openParams{Service: "svc", Session: r.session, Resume: resume}, nil)
+	return r.call(wire.MethodOpen, wire.OpenParams{Service: "svc", Session: r.session, Resume: resume}, nil)
 }
 
-func (r *raw) do(seq uint64, body string) (res doResult, err error) {
-	err = r.call(methodDo, doParams{Service: "svc", Session: r.session, Seq: seq, Low: 1, Body: []byte(body)}, &res)
+func (r *raw) do(seq uint64, body string) (res wire.DoResult, err error) {
+	err = r.call(wire.MethodDo, wire.DoParams{Service: "svc", Session: r.session, Seq: seq, Low: 1, Body: []byte(body)}, &res)
 	return res, err
 }
 
-func (r *raw) query() (res queryResult, err error) {
-	err = r.call(methodQuery, queryParams{Service: "svc", Session: r.session}, &res)
+func (r *raw) query() (res wire.QueryResult, err error) {
+	err = r.call(wire.MethodQuery, wire.QueryParams{Service: "svc", Session: r.session}, &res)
 	return res, err
 }
 
@@ -96,7 +98,7 @@ func TestExactlyOnce(t *testing.T) {
 		require.ErrorIs(t, other.open(true), ErrForbidden)
 		_, err = other.do(2, "forged")
 		require.ErrorIs(t, err, ErrForbidden)
-		require.ErrorIs(t, other.call(methodLeave, leaveParams{Service: "svc", Session: 7}, nil), ErrForbidden)
+		require.ErrorIs(t, other.call(wire.MethodLeave, wire.LeaveParams{Service: "svc", Session: 7}, nil), ErrForbidden)
 
 		// Two of the same at a time. A session is on the connection that took it up last; the one before is closed.
 		former := r
@@ -104,7 +106,7 @@ func TestExactlyOnce(t *testing.T) {
 		require.NoError(t, r.open(true))
 		synctest.Wait()
 		require.Error(t, former.open(true))
-		replies := make(chan doResult, 2)
+		replies := make(chan wire.DoResult, 2)
 		for range 2 {
 			go func() {
 				res, err := r.do(2, "two")
@@ -134,7 +136,7 @@ func TestExactlyOnce(t *testing.T) {
 		require.Equal(t, []string{"one", "two"}, seen)
 
 		// An ended session is not one that never was.
-		require.NoError(t, moved.call(methodLeave, leaveParams{Service: "svc", Session: 7}, nil))
+		require.NoError(t, moved.call(wire.MethodLeave, wire.LeaveParams{Service: "svc", Session: 7}, nil))
 		_, err = moved.do(3, "late")
 		require.ErrorIs(t, err, ErrSessionExpired)
 		_, err = moved.query()
@@ -316,7 +318,7 @@ func TestSlowListener(t *testing.T) {
 		c := w.dial("client", "svc", ClientConfig{})
 		r := w.raw("slow", a, 9)
 		require.NoError(t, r.open(false))
-		require.NoError(t, r.call(methodListen, listenParams{Service: "svc", Session: 9, From: 1}, nil))
+		require.NoError(t, r.call(wire.MethodListen, wire.ListenParams{Service: "svc", Session: 9, From: 1}, nil))
 		w.net.Throttle("a", "slow", 1000)
 		body := bytes.Repeat([]byte("x"), 10_000)
 		var longest time.Duration
@@ -335,8 +337,8 @@ func TestSlowListener(t *testing.T) {
 		// Back again, it is told from where on it can go on.
 		r = w.raw("slow", a, 9)
 		require.NoError(t, r.open(true))
-		var res listenResult
-		require.NoError(t, r.call(methodListen, listenParams{Service: "svc", Session: 9, From: 1}, &res))
+		var res wire.ListenResult
+		require.NoError(t, r.call(wire.MethodListen, wire.ListenParams{Service: "svc", Session: 9, From: 1}, &res))
 		require.Greater(t, res.Next, uint64(1))
 		next := res.Next
 		for next <= 1000 {

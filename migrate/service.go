@@ -16,6 +16,7 @@ import (
 
 	"github.com/roam-go/roam/migrate/internal/core"
 	"github.com/roam-go/roam/migrate/internal/wal"
+	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
 )
@@ -104,7 +105,7 @@ func newService(n *Node, name string, fresh func() Migratable, policy Policy) *S
 	s.core = core.New(core.Config{
 		Name: name, Self: n.self, Standbys: policy.Copies - 1, MinInSync: policy.MinInSync,
 		Heartbeat: n.cfg.Heartbeat, Silence: n.cfg.FailureTimeout,
-		Stable: n.dir != nil, Nonce: randomID(),
+		Stable: n.dir != nil, Nonce: wire.RandomID(),
 	})
 	s.clients.init(s)
 	return s
@@ -488,7 +489,7 @@ var messageBuffers = sync.Pool{New: func() any { return new([]byte) }}
 
 func (s *Service) send(m core.Outgoing) {
 	buf := messageBuffers.Get().(*[]byte)
-	b, err := appendMsgParams((*buf)[:0], s.name, m.Msg)
+	b, err := wire.AppendMsgParams((*buf)[:0], s.name, m.Msg)
 	if err != nil {
 		s.log.Error("message not sent", "to", m.To.ID, "err", err)
 		return

@@ -5,6 +5,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/roam-go/roam/migrate/internal/wire"
+
 	"github.com/stretchr/testify/require"
 
 	"github.com/roam-go/roam/migrate/internal/core"
@@ -24,9 +26,9 @@ func (w *world) rogue(to string, claim resolver.Host) *rogue {
 	claim.Key = tr.Key()
 	conn, err := tr.Dial(w.t.Context(), transport.Peer{Addr: to + ":1"}, nil)
 	require.NoError(w.t, err)
-	params, err := transport.Marshal(hostHello{Host: claim})
+	params, err := transport.Marshal(wire.HostHello{Host: claim})
 	require.NoError(w.t, err)
-	_, err = conn.Call(w.t.Context(), methodHello, params)
+	_, err = conn.Call(w.t.Context(), wire.MethodHello, params)
 	require.NoError(w.t, err)
 	return &rogue{w.t, conn, claim}
 }
@@ -35,9 +37,9 @@ func (r *rogue) send(m core.Msg) {
 	m.From = r.self
 	b, err := core.AppendMsg(nil, m)
 	require.NoError(r.t, err)
-	params, err := transport.Marshal(msgParams{Service: "svc", Msg: b})
+	params, err := transport.Marshal(wire.MsgParams{Service: "svc", Msg: b})
 	require.NoError(r.t, err)
-	require.NoError(r.t, r.conn.Notify(methodMsg, params))
+	require.NoError(r.t, r.conn.Notify(wire.MethodMsg, params))
 }
 
 // A process that is in no record is not heeded, whatever it claims: not with a term of its own, not in the name of a member.

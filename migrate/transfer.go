@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
 )
@@ -43,7 +44,7 @@ func (s *Service) capture(to resolver.Host) {
 const fetchWait = 10 * time.Second
 
 func (n *Node) offer(s *Service, to resolver.Host, snap *machineSnapshot) uint64 {
-	id := randomID()
+	id := wire.RandomID()
 	o := &outgoing{service: s, to: to, snap: snap, source: transport.NewBulkSource(snap)}
 	n.mu.Lock()
 	closed := n.closed

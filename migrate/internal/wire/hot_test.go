@@ -1,4 +1,4 @@
-package migrate
+package wire
 
 import (
 	"bytes"
@@ -24,28 +24,28 @@ func TestHotWireIsTheCodecs(t *testing.T) {
 			if size >= 0 {
 				body = bytes.Repeat([]byte{7}, size)
 			}
-			res := doResult{Index: n, Epoch: n, Replicas: uint32(n), Reply: body}
-			b := appendDoResult(nil, &res)
+			res := DoResult{Index: n, Epoch: n, Replicas: uint32(n), Reply: body}
+			b := AppendDoResult(nil, &res)
 			require.Equal(t, marshal(res), b)
-			got, err := unmarshalDoResult(b)
+			got, err := UnmarshalDoResult(b)
 			require.NoError(t, err)
 			require.Equal(t, res, got)
 
-			do := doParams{Service: "svc", Session: n, Seq: n, Low: n, Body: body}
-			var p doParams
-			require.NoError(t, p.unmarshal(marshal(do), "svc"))
+			do := DoParams{Service: "svc", Session: n, Seq: n, Low: n, Body: body}
+			var p DoParams
+			require.NoError(t, p.Unmarshal(marshal(do), "svc"))
 			require.Equal(t, do, p)
 		}
 	}
 	for _, service := range []string{"s", strings.Repeat("s", 31), strings.Repeat("s", 32), strings.Repeat("s", 253)} {
 		m := core.Msg{Type: core.MsgAck, From: resolver.Host{ID: "h", Incarnation: 5}, Index: 70_000}
-		b, err := appendMsgParams([]byte("before"), service, m)
+		b, err := AppendMsgParams([]byte("before"), service, m)
 		require.NoError(t, err)
 		b = bytes.TrimPrefix(b, []byte("before"))
-		var p msgParams
+		var p MsgParams
 		require.NoError(t, transport.Unmarshal(b, &p))
 		for _, data := range [][]byte{b, marshal(p)} {
-			name, msg, err := unmarshalMsgParams(data)
+			name, msg, err := UnmarshalMsgParams(data)
 			require.NoError(t, err)
 			require.Equal(t, service, string(name))
 			got, err := core.ReadMsg(msg)
@@ -63,14 +63,14 @@ func TestHotWireOfOthers(t *testing.T) {
 		data = append(data, 0xd3, 0, 0, 0, 0, 0, 0, 0, n)
 	}
 	data = append(data, 0xa2, 'h', 'i', 0x05)
-	var p doParams
-	require.NoError(t, p.unmarshal(data, "svc"))
-	require.Equal(t, doParams{Service: "svc", Session: 9, Seq: 2, Low: 1, Body: []byte("hi")}, p)
+	var p DoParams
+	require.NoError(t, p.Unmarshal(data, "svc"))
+	require.Equal(t, DoParams{Service: "svc", Session: 9, Seq: 2, Low: 1, Body: []byte("hi")}, p)
 
-	require.ErrorIs(t, p.unmarshal([]byte{0x91}, "svc"), transport.ErrBadMessage)
-	_, err := unmarshalDoResult(nil)
+	require.ErrorIs(t, p.Unmarshal([]byte{0x91}, "svc"), transport.ErrBadMessage)
+	_, err := UnmarshalDoResult(nil)
 	require.ErrorIs(t, err, transport.ErrBadMessage)
-	_, _, err = unmarshalMsgParams([]byte{0x92, 0xa1})
+	_, _, err = UnmarshalMsgParams([]byte{0x92, 0xa1})
 	require.ErrorIs(t, err, transport.ErrBadMessage)
 }
 
@@ -78,9 +78,9 @@ func TestHotWireOfOthers(t *testing.T) {
 // fields that are wanted is not looked at by hand, since a connection hands out whole values only.
 func FuzzHotWire(f *testing.F) {
 	for _, v := range []any{
-		doParams{Service: "svc", Session: 1 << 40, Seq: 300, Low: 2, Body: []byte("body")},
-		doResult{Index: 1 << 20, Epoch: 3, Replicas: 2, Reply: []byte("reply")},
-		msgParams{Service: "svc", Msg: []byte("message")},
+		DoParams{Service: "svc", Session: 1 << 40, Seq: 300, Low: 2, Body: []byte("body")},
+		DoResult{Index: 1 << 20, Epoch: 3, Replicas: 2, Reply: []byte("reply")},
+		MsgParams{Service: "svc", Msg: []byte("message")},
 	} {
 		b, err := transport.Marshal(v)
 		require.NoError(f, err)
@@ -88,21 +88,21 @@ func FuzzHotWire(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var (
-			do  doParams
-			res doResult
-			msg msgParams
+			do  DoParams
+			res DoResult
+			msg MsgParams
 		)
-		var p doParams
-		if err := p.unmarshal(data, "svc"); err == nil && transport.Unmarshal(data, &do) == nil {
+		var p DoParams
+		if err := p.Unmarshal(data, "svc"); err == nil && transport.Unmarshal(data, &do) == nil {
 			require.Equal(t, do.Service, p.Service)
 			require.Equal(t, [3]uint64{do.Session, do.Seq, do.Low}, [3]uint64{p.Session, p.Seq, p.Low})
 			require.True(t, bytes.Equal(do.Body, p.Body))
 		}
-		if r, err := unmarshalDoResult(data); err == nil && transport.Unmarshal(data, &res) == nil {
+		if r, err := UnmarshalDoResult(data); err == nil && transport.Unmarshal(data, &res) == nil {
 			require.Equal(t, [3]uint64{res.Index, res.Epoch, uint64(res.Replicas)}, [3]uint64{r.Index, r.Epoch, uint64(r.Replicas)})
 			require.True(t, bytes.Equal(res.Reply, r.Reply))
 		}
-		if name, m, err := unmarshalMsgParams(data); err == nil && transport.Unmarshal(data, &msg) == nil {
+		if name, m, err := UnmarshalMsgParams(data); err == nil && transport.Unmarshal(data, &msg) == nil {
 			require.Equal(t, msg.Service, string(name))
 			require.True(t, bytes.Equal(msg.Msg, m))
 		}

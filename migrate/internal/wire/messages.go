@@ -1,4 +1,4 @@
-package migrate
+package wire
 
 import (
 	"github.com/roam-go/roam/resolver"
@@ -7,24 +7,24 @@ import (
 // What clients and hosts say to one another, as MessagePack arrays. Clients call the first group; hosts notify clients
 // with the second. A host that does not serve the name answers [CodeNotActive] with its newest record as Data.
 const (
-	methodOpen   = "roam.open"   // openParams -> openResult
-	methodDo     = "roam.do"     // doParams -> doResult; calls of one session arrive in the order of Seq
-	methodQuery  = "roam.query"  // queryParams -> queryResult
-	methodListen = "roam.listen" // listenParams -> listenResult, then methodEvents
-	methodLeave  = "roam.leave"  // leaveParams -> nil: ends the session
-	methodReady  = "roam.ready"  // readyParams, a notification to the present host: the connection to the next one is up
-	methodPark   = "roam.park"   // parkParams -> nil, to the next host: this connection may soon carry the session
+	MethodOpen   = "roam.open"   // OpenParams -> OpenResult
+	MethodDo     = "roam.do"     // DoParams -> DoResult; calls of one session arrive in the order of Seq
+	MethodQuery  = "roam.query"  // QueryParams -> QueryResult
+	MethodListen = "roam.listen" // ListenParams -> ListenResult, then MethodEvents
+	MethodLeave  = "roam.leave"  // LeaveParams -> nil: ends the session
+	MethodReady  = "roam.ready"  // ReadyParams, a notification to the present host: the connection to the next one is up
+	MethodPark   = "roam.park"   // ParkParams -> nil, to the next host: this connection may soon carry the session
 
-	methodEvents  = "roam.events"  // eventsParams
-	methodPrepare = "roam.prepare" // prepareParams: connect to the next host, at a random moment of the spread
-	methodMoved   = "roam.moved"   // movedParams: the record changed; the session goes on at record.Active
-	methodSpread  = "roam.spread"  // spreadParams: how to come back should the host be lost
-	methodHeld    = "roam.held"    // the host is there, and reads on when it has answered some of what was asked
+	MethodEvents  = "roam.events"  // EventsParams
+	MethodPrepare = "roam.prepare" // PrepareParams: connect to the next host, at a random moment of the spread
+	MethodMoved   = "roam.moved"   // MovedParams: the record changed; the session goes on at record.Active
+	MethodSpread  = "roam.spread"  // SpreadParams: how to come back should the host be lost
+	MethodHeld    = "roam.held"    // the host is there, and reads on when it has answered some of what was asked
 )
 
-// openParams opens a session, or takes it up again on this connection (after a move, after a broken connection): opening
+// OpenParams opens a session, or takes it up again on this connection (after a move, after a broken connection): opening
 // twice is harmless. Session is a random number below 2^53 that the client draws.
-type openParams struct {
+type OpenParams struct {
 	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Service string
@@ -36,18 +36,18 @@ type openParams struct {
 	Loss, Epoch uint64
 }
 
-type openResult struct {
+type OpenResult struct {
 	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Loss, Epoch uint64
 	// NextEvent is the number that the next event will have.
 	NextEvent uint64
-	// SpreadMS is as in spreadParams.
+	// SpreadMS is as in SpreadParams.
 	SpreadMS int64
 }
 
-// doParams is a command. Low is the lowest Seq whose reply the client still wants: lower ones are forgotten.
-type doParams struct {
+// DoParams is a command. Low is the lowest Seq whose reply the client still wants: lower ones are forgotten.
+type DoParams struct {
 	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Service      string
@@ -56,9 +56,9 @@ type doParams struct {
 	Body         []byte
 }
 
-// doResult is the reply of a committed command: Index is its place in the log, Replicas the number of hosts that held it
+// DoResult is the reply of a committed command: Index is its place in the log, Replicas the number of hosts that held it
 // when it was acknowledged. An error of the service itself comes as the call's error with ErrData as its Data.
-type doResult struct {
+type DoResult struct {
 	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Index    uint64
@@ -67,11 +67,11 @@ type doResult struct {
 	Reply    []byte
 }
 
-// appliedData is the Data of an error that is the reply of a command with a place in the log: by it the client knows that
+// AppliedData is the Data of an error that is the reply of a command with a place in the log: by it the client knows that
 // the command is done with. An error without it is final only with CodeReplyGone, by which the command has a place that is
 // forgotten, and with CodeSessionExpired, CodeForbidden, CodeTooLarge or CodeStateLost, by which it has none; after any
 // other the client sends the command again.
-type appliedData struct {
+type AppliedData struct {
 	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Index    uint64
@@ -81,7 +81,7 @@ type appliedData struct {
 	Data []byte
 }
 
-type queryParams struct {
+type QueryParams struct {
 	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Service string
@@ -89,7 +89,7 @@ type queryParams struct {
 	Body    []byte
 }
 
-type queryResult struct {
+type QueryResult struct {
 	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Index uint64
@@ -97,9 +97,9 @@ type queryResult struct {
 	Reply []byte
 }
 
-// listenParams asks for the events from number From on (0: those after now). A second listen on the same connection and
+// ListenParams asks for the events from number From on (0: those after now). A second listen on the same connection and
 // session replaces the first.
-type listenParams struct {
+type ListenParams struct {
 	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Service string
@@ -107,37 +107,37 @@ type listenParams struct {
 	From    uint64
 }
 
-// listenResult: the first event that will come is Next; if that is higher than From, the events between are gone.
-type listenResult struct {
+// ListenResult: the first event that will come is Next; if that is higher than From, the events between are gone.
+type ListenResult struct {
 	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Next uint64
 }
 
-type leaveParams struct {
+type LeaveParams struct {
 	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Service string
 	Session uint64
 }
 
-type readyParams struct {
+type ReadyParams struct {
 	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Service string
 	Session uint64
 }
 
-type parkParams struct {
+type ParkParams struct {
 	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Service string
 	Session uint64
 }
 
-// eventsParams carries events First, First+1, ...: Times and Bodies have the same length. First is higher than the number
+// EventsParams carries events First, First+1, ...: Times and Bodies have the same length. First is higher than the number
 // expected when the client was too slow and events are gone.
-type eventsParams struct {
+type EventsParams struct {
 	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Service     string
@@ -147,7 +147,7 @@ type eventsParams struct {
 	Bodies      [][]byte
 }
 
-type prepareParams struct {
+type PrepareParams struct {
 	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Service string
@@ -156,19 +156,39 @@ type prepareParams struct {
 	SpreadMS int64
 }
 
-// spreadParams is sent when there are many more clients than before. A client that loses the host without being told to move,
+// SpreadParams is sent when there are many more clients than before. A client that loses the host without being told to move,
 // and waits for no answer, comes back at a random moment of the spread, which is given in milliseconds.
-type spreadParams struct {
+type SpreadParams struct {
 	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Service  string
 	SpreadMS int64
 }
 
-// movedParams is sent by the host that stops serving, and by the one that begins to on the connections parked there.
-type movedParams struct {
+// MovedParams is sent by the host that stops serving, and by the one that begins to on the connections parked there.
+type MovedParams struct {
 	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Service string
 	Record  resolver.Record
+}
+
+// What hosts say to one another. A host dials a connection to each other host that it has something to say to, for all
+// services; what it says are notifications, and answers come on the other's connection.
+const (
+	MethodHello = "roam.host" // HostHello -> HostHello: who is calling, and who answers
+	MethodMsg   = "roam.msg"  // MsgParams: a message of the protocol, see core.AppendMsg
+)
+
+type HostHello struct {
+	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
+
+	Host resolver.Host
+}
+
+type MsgParams struct {
+	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
+
+	Service string
+	Msg     []byte
 }
