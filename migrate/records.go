@@ -325,7 +325,7 @@ func (s *Service) leave(ctx context.Context, keep bool) error {
 			if err := s.wait(ctx, func(st Status) bool { return st.Role == Latent || st.Role == Active || st.Role == Halted }); err != nil {
 				s.post(item{kind: itemFunc, fn: func() {
 					s.leaving = false
-					s.step(core.Stay{})
+					s.step(core.CancelLeave{})
 				}})
 				return s.notLeft(err)
 			}

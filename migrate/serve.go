@@ -238,7 +238,7 @@ func (c *clients) behindOf(from *session, params any) bool {
 		delete(c.ahead, from)
 		return false
 	}
-	c.s.step(core.Doubt{})
+	c.s.step(core.CheckRecord{})
 	return true
 }
 

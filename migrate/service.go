@@ -104,8 +104,8 @@ func newService(n *Node, name string, fresh func() Migratable, policy Policy) *S
 	}
 	s.core = core.New(core.Config{
 		Name: name, Self: n.self, Standbys: policy.Copies - 1, MinInSync: policy.MinInSync,
-		Heartbeat: n.cfg.Heartbeat, Silence: n.cfg.FailureTimeout,
-		Stable: n.dir != nil, Nonce: wire.RandomID(),
+		Heartbeat: n.cfg.Heartbeat, FailureTimeout: n.cfg.FailureTimeout,
+		Durable: n.dir != nil, Nonce: wire.RandomID(),
 	})
 	s.clients.init(s)
 	return s
@@ -326,7 +326,7 @@ func (s *Service) handle(it *item) {
 	}
 	switch it.kind {
 	case itemStart:
-		s.step(core.Doubt{})
+		s.step(core.CheckRecord{})
 	case itemTick:
 		s.step(core.Tick{})
 		s.clients.expire()
@@ -410,7 +410,7 @@ func (s *Service) event(ev core.Event, from *session) {
 				m := ev.Msg
 				s.stranger = &m
 			}
-			s.step(core.Doubt{})
+			s.step(core.CheckRecord{})
 			return
 		}
 		if from != nil && !from.intake.known.Load() {
@@ -598,7 +598,7 @@ func (s *Service) diverged(e core.Entry) {
 	time.AfterFunc(wait, func() {
 		s.post(item{kind: itemFunc, fn: func() {
 			if !s.leaving {
-				s.step(core.Stay{})
+				s.step(core.CancelLeave{})
 			}
 		}})
 	})

@@ -10,49 +10,49 @@ import (
 
 // activeState is what only the active host has.
 type activeState struct {
-	peers      []*peer // by ID
-	epochStart uint64
-	nextBeat   time.Duration
-	nextSeek   time.Duration
-	seeking    bool
-	joins      uint64        // number of the last invitation
-	round      uint64        // number of the last heartbeat round begun
-	roundDue   bool          // a read waits for a new round
-	slow       time.Duration // since when the store holds no more, though there is more; 0: it does
-	reads      []read
-	suspended  bool       // a member does not keep up, or there are too few of them: nothing is committed
-	blocked    bool       // suspended, and the in-sync set must not become smaller: others are to join
-	expelled   []slowHost // removed because they did not keep up
-	move       *move
-	moved      *move // a handoff that was taken, until the target says that it serves
-	from       resolver.Host
-	fromAt     time.Duration // when the transfer was asked for
-	wonAt      time.Duration
+	peers          []*peer // by ID
+	epochStart     uint64
+	nextBeat       time.Duration
+	nextSeek       time.Duration
+	seeking        bool
+	lastInvitation uint64        // number of the last invitation
+	round          uint64        // number of the last heartbeat round begun
+	roundDue       bool          // a read waits for a new round
+	stalledSince   time.Duration // since when the store holds no more, though there is more; 0: it does
+	reads          []read
+	suspended      bool       // a member does not keep up, or there are too few of them: nothing is committed
+	blocked        bool       // suspended, and the in-sync set must not become smaller: others are to join
+	slowHosts      []slowHost // removed because they did not keep up
+	move           *move
+	takenMove      *move // a handoff that was taken, until the target says that it serves
+	predecessor    resolver.Host
+	requestedAt    time.Duration // when the transfer was asked for
+	wonAt          time.Duration
 }
 
 // peer is another host as the active one sees it.
 type peer struct {
-	host   resolver.Host
-	member bool          // in M: its acknowledgement is needed
-	hold   time.Duration // since when nothing is committed without it, for it to catch up; 0: it is not waited for
-	rest   time.Duration // when that may be tried again
-	rests  int           // how often it was waited for in vain
-	mark   uint64        // was the last entry at markAt, and p had not acknowledged it; 0: none
-	markAt time.Duration
-	left   time.Duration // when it last asked to be removed; 0: never
-	stage  stage
-	base   uint64 // it surely holds everything up to here, whatever the epoch
-	match  uint64 // it acknowledged everything up to here, in this epoch
-	next   uint64 // the next entry to send
-	acked  time.Duration
-	round  uint64
-	flight int           // bytes between match and next
-	probe  time.Duration // when it was last sent again what it lacked, of which nothing is acknowledged yet; 0: never
-	snap   Msg           // the snapshot that it is to fetch
-	join   uint64        // number of the invitation that it follows; 0: it was a member when the epoch began
-	since  time.Duration // invited
-	down   bool          // its process is gone, as far as is known
-	beat   bool          // send something, be it empty
+	host              resolver.Host
+	member            bool          // in M: its acknowledgement is needed
+	commitWaitSince   time.Duration // since when nothing is committed without it, for it to catch up; 0: it is not waited for
+	nextCommitWait    time.Duration // when that may be tried again
+	failedCommitWaits int           // how often it was waited for in vain
+	lagMark           uint64        // was the last entry at markAt, and p had not acknowledged it; 0: none
+	lagMarkAt         time.Duration
+	leaveAskedAt      time.Duration // when it last asked to be removed; 0: never
+	stage             stage
+	base              uint64 // it surely holds everything up to here, whatever the epoch
+	match             uint64 // it acknowledged everything up to here, in this epoch
+	next              uint64 // the next entry to send
+	lastAck           time.Duration
+	round             uint64
+	inFlight          int           // bytes between match and next
+	resentAt          time.Duration // when it was last sent again what it lacked, of which nothing is acknowledged yet; 0: never
+	snapshot          Msg           // the snapshot that it is to fetch
+	invitation        uint64        // number of the invitation that it follows; 0: it was a member when the epoch began
+	invitedAt         time.Duration // invited
+	down              bool          // its process is gone, as far as is known
+	sendDue           bool          // send something, be it empty
 }
 
 type stage uint8
@@ -64,13 +64,13 @@ const (
 	streaming       // it gets entries
 )
 
-// holds is the index up to which the log may be trimmed as far as p is concerned.
-func (p *peer) holds() uint64 {
+// trimLimit is the index up to which the log may be trimmed as far as p is concerned.
+func (p *peer) trimLimit() uint64 {
 	switch p.stage {
 	case streaming:
 		return max(p.match, p.base)
 	case fetching:
-		return p.snap.Index
+		return p.snapshot.Index
 	}
 	return ^uint64(0)
 }
@@ -81,7 +81,7 @@ func (p *peer) rewind() uint64 {
 		return 0
 	}
 	was := p.next
-	p.next, p.flight, p.beat, p.probe = max(p.match, p.base)+1, 0, true, 0
+	p.next, p.inFlight, p.sendDue, p.resentAt = max(p.match, p.base)+1, 0, true, 0
 	return was - p.next
 }
 
@@ -100,7 +100,7 @@ func (c *Core) peer(h resolver.Host) *peer {
 func (c *Core) addPeer(h resolver.Host) *peer {
 	a := &c.active
 	a.peers = slices.DeleteFunc(a.peers, func(p *peer) bool { return p.host.ID == h.ID && !p.member })
-	p := &peer{host: h, since: c.now, acked: c.now}
+	p := &peer{host: h, invitedAt: c.now, lastAck: c.now}
 	a.peers = append(a.peers, p)
 	slices.SortStableFunc(a.peers, func(x, y *peer) int { return cmp.Compare(x.host.ID, y.host.ID) })
 	return p
@@ -108,15 +108,15 @@ func (c *Core) addPeer(h resolver.Host) *peer {
 
 func (c *Core) dropPeer(p *peer) {
 	c.active.peers = slices.DeleteFunc(c.active.peers, func(q *peer) bool { return q == p })
-	c.moveLost(p.host, "host "+p.host.ID+" was lost")
+	c.failMoveTo(p.host, "host "+p.host.ID+" was lost")
 }
 
 // activate begins this host's epoch, which the record shows.
 func (c *Core) activate(won *proposal) {
 	t := TermOf(c.rec)
-	c.assert(c.hasState || t == c.fresh, "active without a copy")
-	c.fresh = Term{}
-	took := c.hasState && c.loss == t.Loss // or it was created, or reset
+	c.assert(c.hasState || t == c.freshTerm, "active without a copy")
+	c.freshTerm = Term{}
+	tookOver := c.hasState && c.loss == t.Loss // or it was created, or reset
 	if c.hasState && c.loss != t.Loss {
 		c.loss = t.Loss // reset with the copy that was left
 		c.truncate(c.commit)
@@ -130,9 +130,9 @@ func (c *Core) activate(won *proposal) {
 	c.active = activeState{wonAt: c.now, nextSeek: c.now}
 	c.standby = standbyState{}
 	a := &c.active
-	if won != nil && won.from.ID != "" {
-		a.from, a.fromAt = won.from, won.began
-		from := won.from
+	if won != nil && won.requester.ID != "" {
+		a.predecessor, a.requestedAt = won.requester, won.began
+		from := won.requester
 		c.out.Gained = &from
 	}
 	for _, h := range c.rec.ISR {
@@ -146,8 +146,8 @@ func (c *Core) activate(won *proposal) {
 	c.setRole(Recovering)
 	c.out.Activated, c.out.Changed = true, true
 	c.broadcastRecord()
-	first := Entry{Kind: EpochStart, Time: c.time}
-	if took && (won == nil || won.kind == propPromote && won.from.ID == "") {
+	first := Entry{Kind: EpochStart, Time: c.lastTime}
+	if tookOver && (won == nil || won.kind == propPromote && won.requester.ID == "") {
 		first.Low = c.self.Incarnation
 	}
 	a.epochStart = c.append(first).Index
@@ -178,14 +178,14 @@ func (c *Core) adoptISR(done *proposal) {
 	for _, p := range slices.Clone(a.peers) {
 		switch in := member(c.rec.ISR, p.host); {
 		case in && !p.member:
-			p.member, p.acked = true, c.now
+			p.member, p.lastAck = true, c.now
 		case !in && p.member:
 			deliberate := done != nil && done.kind == propRemove && done.drop
 			t := MsgReject
 			if deliberate {
 				t = MsgRelease
 			}
-			c.sendJoinRecord(p.host, t, p.join)
+			c.sendJoinRecord(p.host, t, p.invitation)
 			c.dropPeer(p)
 		}
 	}
@@ -206,8 +206,8 @@ func (c *Core) adoptISR(done *proposal) {
 // append orders an entry.
 func (c *Core) append(e Entry) Entry {
 	e.Index, e.Epoch = c.log.last()+1, c.term.Epoch
-	e.Time = max(e.Time, c.time)
-	c.time = e.Time
+	e.Time = max(e.Time, c.lastTime)
+	c.lastTime = e.Time
 	c.log.append(e)
 	return e
 }
@@ -228,13 +228,13 @@ func (c *Core) Propose(now time.Duration, e Entry) (Entry, bool) {
 }
 
 func (c *Core) maybeCommit() {
-	n := min(c.log.last(), c.stable())
+	n := min(c.log.last(), c.durableIndex())
 	for _, p := range c.active.peers {
-		if p.member || p.hold > 0 {
+		if p.member || p.commitWaitSince > 0 {
 			n = min(n, p.match)
 		}
 	}
-	if c.short() {
+	if c.belowMinInSync() {
 		// This epoch's own first entry tells nobody anything: with it alone, the host serves, and others can join.
 		if c.commit+1 != c.active.epochStart {
 			return
@@ -249,8 +249,8 @@ func (c *Core) maybeCommit() {
 	c.commit = n
 	if a := &c.active; c.role == Recovering && n >= a.epochStart {
 		c.setRole(Serving)
-		if a.from.ID != "" {
-			c.send(a.from, Msg{Type: MsgMoved, Won: a.wonAt - a.fromAt, Served: c.now - a.wonAt})
+		if a.predecessor.ID != "" {
+			c.send(a.predecessor, Msg{Type: MsgMoved, Won: a.wonAt - a.requestedAt, Served: c.now - a.wonAt})
 		}
 	}
 }
@@ -258,43 +258,43 @@ func (c *Core) maybeCommit() {
 // recvAck notes what a host holds.
 func (c *Core) recvAck(m Msg) {
 	p := c.peer(m.From)
-	if p == nil || !c.role.Active() || m.Prev != p.join {
+	if p == nil || !c.role.Active() || m.Prev != p.invitation {
 		return // Of an earlier invitation: the host may have dropped since what it had then.
 	}
 	switch p.stage {
 	case invited:
 		return
 	case capturing, fetching:
-		p.acked = c.now
+		p.lastAck = c.now
 		if p.stage == capturing {
 			return
 		}
-		if m.Index < p.snap.Index || m.PrevEpoch == 0 {
+		if m.Index < p.snapshot.Index || m.PrevEpoch == 0 {
 			if m.Flag {
-				c.send(p.host, p.snap)
+				c.send(p.host, p.snapshot)
 			}
 			return
 		}
-		p.stage, p.base, p.next, p.beat = streaming, p.snap.Index, p.snap.Index+1, true
+		p.stage, p.base, p.next, p.sendDue = streaming, p.snapshot.Index, p.snapshot.Index+1, true
 	}
 	if m.Index > c.log.last() { // an assertion whose arguments cost nothing
 		c.assert(false, "%s acknowledges %d, the log ends at %d", m.From.ID, m.Index, c.log.last())
 	}
-	p.acked, p.down = c.now, false
+	p.lastAck, p.down = c.now, false
 	p.round = max(p.round, m.Round)
 	if m.Index > p.match {
-		p.match, p.probe = m.Index, 0
+		p.match, p.resentAt = m.Index, 0
 		p.next = max(p.next, p.match+1)
-		p.flight = c.bytesBetween(p.match+1, p.next)
+		p.inFlight = c.bytesBetween(p.match+1, p.next)
 	}
 	// Every message behind a lost one asks for it: to answer them all would multiply what is sent.
-	if m.Flag && (p.probe == 0 || c.now-p.probe >= c.cfg.Heartbeat) {
+	if m.Flag && (p.resentAt == 0 || c.now-p.resentAt >= c.cfg.Heartbeat) {
 		was := p.next
 		p.next = max(p.match, p.base, min(m.Commit, c.commit)) + 1
 		if was > p.next {
 			c.out.Resent += was - p.next
 		}
-		p.flight, p.beat, p.probe = 0, true, max(c.now, 1)
+		p.inFlight, p.sendDue, p.resentAt = 0, true, max(c.now, 1)
 	}
 	if p.member {
 		c.maybeCommit()
@@ -313,18 +313,18 @@ func (c *Core) bytesBetween(from, to uint64) int {
 // recvJoin is a host that comes to hold a copy.
 func (c *Core) recvJoin(m Msg) {
 	p := c.peer(m.From)
-	if p == nil || !c.role.Active() || p.member || p.stage != invited || m.Round != p.join {
+	if p == nil || !c.role.Active() || p.member || p.stage != invited || m.Round != p.invitation {
 		return
 	}
 	if m.Reason != "" {
-		c.moveLost(m.From, m.Reason)
+		c.failMoveTo(m.From, m.Reason)
 		c.dropPeer(p)
 		return
 	}
-	p.acked = c.now
+	p.lastAck = c.now
 	// Its committed entries are a prefix of ours if nothing was lost in between.
 	if m.Flag && m.Index == c.term.Loss && m.Commit >= c.log.base && m.Commit <= c.log.last() {
-		p.stage, p.base, p.next, p.match, p.beat = streaming, m.Commit, m.Commit+1, 0, true
+		p.stage, p.base, p.next, p.match, p.sendDue = streaming, m.Commit, m.Commit+1, 0, true
 		return
 	}
 	p.stage = capturing
@@ -337,7 +337,7 @@ func (c *Core) captured(ev Captured) {
 		return
 	}
 	if ev.ID == 0 {
-		c.moveLost(p.host, "no snapshot could be taken for host "+p.host.ID)
+		c.failMoveTo(p.host, "no snapshot could be taken for host "+p.host.ID)
 		c.dropPeer(p)
 		return
 	}
@@ -346,14 +346,14 @@ func (c *Core) captured(ev Captured) {
 		return
 	}
 	c.assert(ev.Index <= c.commit, "snapshot at %d, after %d", ev.Index, c.commit)
-	p.stage, p.acked = fetching, c.now
-	p.snap = Msg{Type: MsgSnapshot, Round: ev.ID, Index: ev.Index, PrevEpoch: ev.Epoch, Prev: p.join}
-	c.send(p.host, p.snap)
+	p.stage, p.lastAck = fetching, c.now
+	p.snapshot = Msg{Type: MsgSnapshot, Round: ev.ID, Index: ev.Index, PrevEpoch: ev.Epoch, Prev: p.invitation}
+	c.send(p.host, p.snapshot)
 }
 
 func (c *Core) peerDown(h resolver.Host) {
 	if c.role.Active() {
-		if p := c.peer(h); p != nil && c.now > p.acked && h.Addr == p.host.Addr {
+		if p := c.peer(h); p != nil && c.now > p.lastAck && h.Addr == p.host.Addr {
 			p.down = true
 		}
 		return
@@ -369,66 +369,66 @@ func (c *Core) tickActive() {
 	if c.now >= a.nextBeat && len(a.peers) > 0 {
 		a.nextBeat = c.now + c.cfg.Heartbeat
 		for _, p := range a.peers {
-			p.beat = true
+			p.sendDue = true
 		}
 	}
-	if c.stuck() {
+	if c.storeStalled() {
 		for _, p := range a.peers {
-			p.acked, p.mark = c.now, 0 // nobody is asked for a sign of life
+			p.lastAck, p.lagMark = c.now, 0 // nobody is asked for a sign of life
 		}
 	}
-	a.suspended = c.short()
+	a.suspended = c.belowMinInSync()
 	for _, p := range a.peers {
-		c.watch(p)
-		a.suspended = a.suspended || p.member && c.silent(p)
+		c.markLag(p)
+		a.suspended = a.suspended || p.member && c.lagging(p)
 	}
 	a.blocked = a.suspended && !c.mayShrink()
-	var few [resolver.MaxMembers]*peer
-	for _, p := range append(few[:0], a.peers...) { // which changes meanwhile
+	var buf [resolver.MaxMembers]*peer
+	for _, p := range append(buf[:0], a.peers...) { // the loop changes a.peers
 		switch {
-		case p.member && c.silent(p):
+		case p.member && c.lagging(p):
 			if m := a.move; m != nil && m.target.Same(p.host) {
-				c.moveFailed("host " + p.host.ID + " does not keep up")
+				c.failMove("host " + p.host.ID + " does not keep up")
 			}
-			if c.free() && c.mayShrink() && member(c.rec.ISR, p.host) {
-				c.expel(p)
+			if c.mayPropose() && c.mayShrink() && member(c.rec.ISR, p.host) {
+				c.removeLagging(p)
 			}
 		case p.member:
-		case p.down, c.now-p.acked >= c.joinLimit(p), p.stage != invited && c.log.bytes > c.cfg.LogBytes && !a.blocked:
+		case p.down, c.now-p.lastAck >= c.joinTimeout(p), p.stage != invited && c.log.bytes > c.cfg.LogBytes && !a.blocked:
 			// An invited or joining host that has vanished, or holds up the log.
-			c.sendJoinRecord(p.host, MsgRelease, p.join)
+			c.sendJoinRecord(p.host, MsgRelease, p.invitation)
 			c.dropPeer(p)
-		case c.eligible(p) && c.free():
+		case c.eligible(p) && c.mayPropose():
 			c.proposeAdd(p)
 		default:
 			c.awaitJoiner(p)
 		}
 	}
-	if c.free() && c.strayed() {
+	if c.mayPropose() && c.addressChanged() {
 		c.proposeAddr()
 	}
 	if m := a.move; m != nil && c.prop == nil {
 		if !m.begun {
 			c.beginMove()
-		} else if m.due {
+		} else if m.transferDue {
 			c.transfer()
 		}
 	}
 	if m := a.move; m != nil && m.deadline > 0 && c.now >= m.deadline {
-		if m.due {
-			c.moveFailed("the resolver does not answer")
+		if m.transferDue {
+			c.failMove("the resolver does not answer")
 		} else {
-			c.moveFailed("host " + m.target.ID + " did not take over in time")
+			c.failMove("host " + m.target.ID + " did not take over in time")
 		}
 	}
-	if m := a.move; m != nil && m.stage == 0 && c.prop != nil && c.now >= c.prop.began+c.cfg.Transfer {
-		c.moveFailed("the resolver does not answer")
+	if m := a.move; m != nil && m.stage == 0 && c.prop != nil && c.now >= c.prop.began+c.cfg.TransferTimeout {
+		c.failMove("the resolver does not answer")
 	}
-	if c.role == Serving && c.free() && a.move == nil {
+	if c.role == Serving && c.mayPropose() && a.move == nil {
 		c.trimStandbys()
 	}
 	if c.mayJoin() && !a.seeking && c.now >= a.nextSeek && c.missing() > 0 {
-		a.seeking, a.nextSeek = true, c.now+c.cfg.Seek
+		a.seeking, a.nextSeek = true, c.now+c.cfg.SeekInterval
 		c.out.Seek = true
 		if a.blocked {
 			c.get() // it may have been deposed, and has nothing to propose that would show it
@@ -475,14 +475,14 @@ func (c *Core) finishReads() {
 func (c *Core) sendAppends() {
 	a := &c.active
 	c.maybeCommit()
-	if c.stuck() {
+	if c.storeStalled() {
 		return
 	}
 	if a.roundDue {
 		a.round++
 		a.roundDue = false
 		for _, p := range a.peers {
-			p.beat = true
+			p.sendDue = true
 		}
 	} else if a.round == 0 {
 		a.round = 1
@@ -490,51 +490,51 @@ func (c *Core) sendAppends() {
 	for _, p := range a.peers {
 		switch p.stage {
 		case invited:
-			if p.beat && c.now > p.since {
-				c.sendJoinRecord(p.host, MsgInvite, p.join)
+			if p.sendDue && c.now > p.invitedAt {
+				c.sendJoinRecord(p.host, MsgInvite, p.invitation)
 			}
-			p.beat = false
+			p.sendDue = false
 		case capturing, fetching:
-			if p.beat {
-				c.send(p.host, Msg{Type: MsgAppend, Prev: ^uint64(0), Round: a.round, Index: p.join})
+			if p.sendDue {
+				c.send(p.host, Msg{Type: MsgAppend, Prev: ^uint64(0), Round: a.round, Index: p.invitation})
 			}
-			p.beat = false
+			p.sendDue = false
 		case streaming:
 			c.sendEntries(p)
 		}
 	}
 }
 
-// stuck reports whether this host's own store has held nothing new for so long that another host had better be active. It
+// storeStalled reports whether this host's own store has held nothing new for so long that another host had better be active. It
 // falls silent, and is replaced like one that has died, unless its store wakes up first.
-func (c *Core) stuck() bool {
+func (c *Core) storeStalled() bool {
 	a := &c.active
-	if c.stable() >= c.log.last() {
-		a.slow = 0
+	if c.durableIndex() >= c.log.last() {
+		a.stalledSince = 0
 		return false
 	}
-	if a.slow == 0 {
-		a.slow = max(c.now, 1)
+	if a.stalledSince == 0 {
+		a.stalledSince = max(c.now, 1)
 	}
-	return c.now-a.slow >= slowStore*c.cfg.Silence
+	return c.now-a.stalledSince >= stallFactor*c.cfg.FailureTimeout
 }
 
-// slowStore is how many times longer an active host waits for its own store than for a member.
-const slowStore = 4
+// stallFactor is how many times longer an active host waits for its own store than for a member.
+const stallFactor = 4
 
 func (c *Core) sendEntries(p *peer) {
 	for {
 		from, bytes := p.next, 0
 		to := from
-		for to <= c.log.last() && p.flight < c.cfg.InflightBytes && (p.probe == 0 || p.beat) {
+		for to <= c.log.last() && p.inFlight < c.cfg.InflightBytes && (p.resentAt == 0 || p.sendDue) {
 			n := c.log.ents[to-c.log.base-1].Size()
 			if bytes += n; bytes > c.cfg.AppendBytes && to > from {
 				break // one entry alone may be larger
 			}
-			p.flight += n
+			p.inFlight += n
 			to++
 		}
-		if from == to && !p.beat {
+		if from == to && !p.sendDue {
 			return
 		}
 		prev, ok := c.log.epochAt(from - 1)
@@ -545,9 +545,9 @@ func (c *Core) sendEntries(p *peer) {
 			Type: MsgAppend, Prev: from - 1, PrevEpoch: prev, Entries: c.log.slice(from, to-1),
 			// What is committed and not applied here yet is not applied elsewhere: a command that kills this host kills
 			// no other, as long as none takes over.
-			Commit: c.emitted, Round: c.active.round, Index: p.join,
+			Commit: c.emitted, Round: c.active.round, Index: p.invitation,
 		})
-		p.next, p.beat = to, false
+		p.next, p.sendDue = to, false
 	}
 }
 
@@ -558,21 +558,21 @@ func (c *Core) deadlineActive(at func(time.Duration)) {
 	}
 	for _, p := range a.peers {
 		if p.member {
-			at(p.acked + c.cfg.Silence)
-			if p.mark > p.match {
-				at(p.markAt + c.cfg.Silence)
+			at(p.lastAck + c.cfg.FailureTimeout)
+			if p.lagMark > p.match {
+				at(p.lagMarkAt + c.cfg.FailureTimeout)
 			}
 		} else {
-			at(p.acked + c.joinLimit(p))
+			at(p.lastAck + c.joinTimeout(p))
 		}
-		if p.hold > 0 {
-			at(p.hold + c.holdLimit())
+		if p.commitWaitSince > 0 {
+			at(p.commitWaitSince + c.commitWaitLimit())
 		}
 	}
 	if m := a.move; m != nil {
 		at(m.deadline)
 		if m.stage == 0 && c.prop != nil {
-			at(c.prop.began + c.cfg.Transfer)
+			at(c.prop.began + c.cfg.TransferTimeout)
 		}
 	}
 	if c.mayJoin() && !a.seeking && c.missing() > 0 {

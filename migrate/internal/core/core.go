@@ -13,22 +13,22 @@ type Config struct {
 	Name string
 	Self resolver.Host
 	// Stable says that there is a store: what Ready.Save asks for is kept over a restart with the same incarnation.
-	Stable bool
+	Durable bool
 	// Nonce is where the nonces of proposals begin; each start must have its own, where it has not its own incarnation.
 	Nonce uint64
 
-	Heartbeat time.Duration // active to members: 100 ms
-	Silence   time.Duration // a member that is silent for so long is removed, a silent active replaced: 500 ms
-	Rank      time.Duration // the second standby waits so much longer, the third twice as much: 50 ms
-	Transfer  time.Duration // a transfer that has not happened after so long has failed: 900 ms
-	Retry     time.Duration // first pause before asking the resolver again: 50 ms, doubling up to 16 x
-	Join      time.Duration // an invited host that is silent for so long is given up: 2 s
-	Seek      time.Duration // pause between looking for standbys while there are too few: 500 ms
-	Linger    time.Duration // a removed host keeps its copy for so long, to be taken back cheaply: 5 s
+	Heartbeat       time.Duration // active to members: 100 ms
+	FailureTimeout  time.Duration // a member that is silent for so long is removed, a silent active replaced: 500 ms
+	RankDelay       time.Duration // the second standby waits so much longer, the third twice as much: 50 ms
+	TransferTimeout time.Duration // a transfer that has not happened after so long has failed: 900 ms
+	RetryDelay      time.Duration // first pause before asking the resolver again: 50 ms, doubling up to 16 x
+	JoinTimeout     time.Duration // an invited host that is silent for so long is given up: 2 s
+	SeekInterval    time.Duration // pause between looking for standbys while there are too few: 500 ms
+	CopyRetention   time.Duration // a removed host keeps its copy for so long, to be taken back cheaply: 5 s
 
-	Standbys  int    // wanted beside the active
-	MinInSync int    // with a value above 1 the in-sync set never shrinks below it, and commands wait until so many hold them
-	Lag       uint64 // a joining host this close to the end of the log is proposed for the in-sync set: 1,000 entries
+	Standbys   int    // wanted beside the active
+	MinInSync  int    // with a value above 1 the in-sync set never shrinks below it, and commands wait until so many hold them
+	MaxJoinLag uint64 // a joining host this close to the end of the log is proposed for the in-sync set: 1,000 entries
 
 	AppendBytes   int // entries in one message: 256 KiB
 	InflightBytes int // entries on their way to one host: 1 MiB
@@ -44,13 +44,13 @@ func (c *Config) setDefaults() {
 		}
 	}
 	def(&c.Heartbeat, 100*time.Millisecond)
-	def(&c.Silence, 500*time.Millisecond)
-	def(&c.Rank, 50*time.Millisecond)
-	def(&c.Transfer, 900*time.Millisecond) // so that who waits for it knows within a second
-	def(&c.Retry, 50*time.Millisecond)
-	def(&c.Join, 2*time.Second)
-	def(&c.Seek, 500*time.Millisecond)
-	def(&c.Linger, 5*time.Second)
+	def(&c.FailureTimeout, 500*time.Millisecond)
+	def(&c.RankDelay, 50*time.Millisecond)
+	def(&c.TransferTimeout, 900*time.Millisecond) // so that who waits for it knows within a second
+	def(&c.RetryDelay, 50*time.Millisecond)
+	def(&c.JoinTimeout, 2*time.Second)
+	def(&c.SeekInterval, 500*time.Millisecond)
+	def(&c.CopyRetention, 5*time.Second)
 	size := func(p *int, n int) {
 		if *p == 0 {
 			*p = n
@@ -61,8 +61,8 @@ func (c *Config) setDefaults() {
 	size(&c.KeepBytes, 4<<20)
 	size(&c.LogBytes, 256<<20)
 	size(&c.LagBytes, 32<<20)
-	if c.Lag == 0 {
-		c.Lag = 1000
+	if c.MaxJoinLag == 0 {
+		c.MaxJoinLag = 1000
 	}
 	// What is kept for others must leave room for what is not committed yet.
 	c.KeepBytes = min(c.KeepBytes, c.LogBytes/2)
@@ -156,24 +156,24 @@ type Core struct {
 	self resolver.Host
 	now  time.Duration
 
-	role     Role
-	term     Term
-	rec      resolver.Record // the newest known
-	nonce    uint64
-	hasState bool // log and commit mean something
-	loss     uint64
-	born     uint64 // the last entry that the store held when this host started
-	fresh    Term   // the term that may begin here with an empty copy
-	log      log
-	commit   uint64
-	emitted  uint64 // the part of commit that Ready has handed out
-	time     int64  // of the last entry
+	role          Role
+	term          Term
+	rec           resolver.Record // the newest known
+	nonce         uint64
+	hasState      bool // log and commit mean something
+	loss          uint64
+	recoveredLast uint64 // the last entry that the store held when this host started
+	freshTerm     Term   // the term that may begin here with an empty copy
+	log           log
+	commit        uint64
+	emitted       uint64 // the part of commit that Ready has handed out
+	lastTime      int64  // of the last entry
 
-	prop    *proposal
-	calm    time.Duration // after a change that can't be made, none is proposed before
-	wantGet time.Duration // when to read the record; 0: no need
-	getCalm time.Duration // not before
-	getBusy bool
+	prop         *proposal
+	proposeAfter time.Duration // after a change that can't be made, none is proposed before
+	getAt        time.Duration // when to read the record; 0: no need
+	getAfter     time.Duration // not before
+	getting      bool
 
 	active  activeState
 	standby standbyState
@@ -262,9 +262,9 @@ type (
 	// Leave asks to be taken out of the in-sync set. Invitations are refused from now on.
 	Leave struct{}
 	// Doubt hints that a higher term may exist; it is worth a look at the record, no more.
-	Doubt struct{}
+	CheckRecord struct{}
 	// Stay takes Leave back: the next invitation is followed.
-	Stay struct{}
+	CancelLeave struct{}
 	// Retire ends the service: for an active host with no one to hand over to.
 	Retire struct{}
 	// Reset makes this host active with the copy it has, or an empty one, at the price of a higher Loss, unless the record
@@ -300,8 +300,8 @@ func (PeerDown) event()    {}
 func (PeerReset) event()   {}
 func (Read) event()        {}
 func (Leave) event()       {}
-func (Doubt) event()       {}
-func (Stay) event()        {}
+func (CheckRecord) event() {}
+func (CancelLeave) event() {}
 func (Retire) event()      {}
 func (Reset) event()       {}
 func (CancelReset) event() {}
@@ -333,7 +333,7 @@ func (c *Core) Step(now time.Duration, ev Event) {
 		c.transfer()
 	case Abandon:
 		if m := c.active.move; m != nil && m.stage != moveTransferring {
-			c.moveFailed(ev.Reason)
+			c.failMove(ev.Reason)
 		}
 	case PeerDown:
 		c.peerDown(ev.Host)
@@ -345,9 +345,9 @@ func (c *Core) Step(now time.Duration, ev Event) {
 		c.read(ev.ID)
 	case Leave:
 		c.leave()
-	case Doubt:
+	case CheckRecord:
 		c.get()
-	case Stay:
+	case CancelLeave:
 		c.standby.leaving = false
 	case Retire:
 		c.proposeRetire()
@@ -382,7 +382,7 @@ func (c *Core) Ready() Ready {
 		c.sendAck()
 	}
 	// What an active host applies its clients hear of, in a term that it must not forget.
-	if c.emitted < c.commit && (c.role != Recovering || c.settled()) {
+	if c.emitted < c.commit && (c.role != Recovering || c.metaDurable()) {
 		if fresh := c.log.slice(c.emitted+1, c.commit); c.out.Committed == nil {
 			c.out.Committed = fresh
 		} else {
@@ -411,11 +411,11 @@ func (c *Core) Deadline() time.Duration {
 	} else {
 		c.deadlineStandby(at)
 	}
-	if c.prop != nil && !c.prop.busy {
+	if c.prop != nil && !c.prop.inFlight {
 		at(c.prop.retryAt)
 	}
-	if !c.getBusy {
-		at(c.wantGet)
+	if !c.getting {
+		at(c.getAt)
 	}
 	return d
 }
@@ -439,7 +439,7 @@ func (c *Core) release() {
 	}
 	c.hasState = false
 	c.rebase(0, 0)
-	c.commit, c.emitted, c.time = 0, 0, 0
+	c.commit, c.emitted, c.lastTime = 0, 0, 0
 	c.standby = standbyState{leaving: c.standby.leaving}
 	c.out.Fetch = nil
 	c.setRole(Out)
@@ -451,7 +451,7 @@ func (c *Core) trimLog() {
 	}
 	hold := c.emitted
 	for _, p := range c.active.peers {
-		hold = min(hold, p.holds())
+		hold = min(hold, p.trimLimit())
 	}
 	for c.log.base < hold && c.log.bytes > c.cfg.KeepBytes {
 		// Halve what is over, so that the cost of trimming is shared by many entries.

@@ -17,11 +17,11 @@ const (
 // move is a handoff that this host began. It keeps serving until the target has won the record, so that there is nothing
 // to undo when it fails.
 type move struct {
-	target   resolver.Host
-	stage    moveStage
-	deadline time.Duration
-	begun    bool // false while it waits for the target to be out of the in-sync set, as it is about to be
-	due      bool // Transfer waits for the outcome of a proposal
+	target      resolver.Host
+	stage       moveStage
+	deadline    time.Duration
+	begun       bool // false while it waits for the target to be out of the in-sync set, as it is about to be
+	transferDue bool // Transfer waits for the outcome of a proposal
 }
 
 func (c *Core) handoff(target resolver.Host) {
@@ -55,7 +55,7 @@ func (c *Core) beginMove() {
 	case p == nil:
 		for _, q := range a.peers {
 			if q.host.ID == target.ID && !c.replaceable(q, target) {
-				c.moveFailed("an earlier start of host " + target.ID + " is still in the in-sync set")
+				c.failMove("an earlier start of host " + target.ID + " is still in the in-sync set")
 				return
 			}
 		}
@@ -77,8 +77,8 @@ func (c *Core) transfer() {
 	if m == nil || m.stage != moveInSync || c.role != Serving {
 		return
 	}
-	m.deadline = c.now + c.cfg.Transfer
-	if m.due = c.prop != nil; m.due {
+	m.deadline = c.now + c.cfg.TransferTimeout
+	if m.transferDue = c.prop != nil; m.transferDue {
 		return
 	}
 	m.stage = moveTransferring
@@ -103,17 +103,17 @@ func (c *Core) recvTransfer(m Msg) {
 }
 
 func (c *Core) recvFailed(m Msg) {
-	c.moveLost(m.From, m.Reason)
+	c.failMoveTo(m.From, m.Reason)
 }
 
-// moveLost ends a handoff to h, for whatever happened to it.
-func (c *Core) moveLost(h resolver.Host, reason string) {
+// failMoveTo ends a handoff to h, for whatever happened to it.
+func (c *Core) failMoveTo(h resolver.Host, reason string) {
 	if mv := c.active.move; mv != nil && mv.begun && mv.target.Same(h) {
-		c.moveFailed(reason)
+		c.failMove(reason)
 	}
 }
 
-func (c *Core) moveFailed(reason string) {
+func (c *Core) failMove(reason string) {
 	if c.active.move == nil {
 		return
 	}
@@ -126,9 +126,9 @@ func (c *Core) moveTaken() {
 	m := c.active.move
 	switch {
 	case m.stage != moveTransferring:
-		c.moveFailed("another host took over")
+		c.failMove("another host took over")
 	case !c.rec.Active.Same(m.target) && TermOf(c.rec).Compare(c.term) > 0:
-		c.moveFailed("host " + c.rec.Active.ID + " took over")
+		c.failMove("host " + c.rec.Active.ID + " took over")
 	default:
 		c.out.Moves = append(c.out.Moves, MoveEvent{Stage: MoveTaken})
 	}
@@ -136,8 +136,8 @@ func (c *Core) moveTaken() {
 
 // recvMoved comes from the new active host when it serves.
 func (c *Core) recvMoved(m Msg) {
-	if mv := c.active.moved; mv != nil && mv.target.Same(m.From) {
-		c.active.moved = nil
+	if mv := c.active.takenMove; mv != nil && mv.target.Same(m.From) {
+		c.active.takenMove = nil
 		c.out.Moves = append(c.out.Moves, MoveEvent{Stage: MoveServed, Won: m.Won, Served: m.Served})
 	}
 }

@@ -36,7 +36,7 @@ type Lag struct {
 func (c *Core) Lags(lags []Lag) []Lag {
 	for _, p := range c.active.peers {
 		if p.member {
-			lags = append(lags, Lag{p.host.ID, c.log.last() - max(p.match, p.base), p.acked})
+			lags = append(lags, Lag{p.host.ID, c.log.last() - max(p.match, p.base), p.lastAck})
 		}
 	}
 	return lags

@@ -7,24 +7,26 @@ import (
 	"github.com/roam-go/roam/resolver"
 )
 
-// silent reports whether a member does not keep up: it is not heard, or what it has not acknowledged is too old or too much.
-func (c *Core) silent(p *peer) bool {
-	return c.unheard(p) || c.late(p) || c.log.last()-p.match > 0 && c.bytesOver(p)
+// lagging reports whether a member does not keep up: it is not heard, or what it has not acknowledged is too old or too much.
+func (c *Core) lagging(p *peer) bool {
+	return c.unreachable(p) || c.ackOverdue(p) || c.log.last()-p.match > 0 && c.overLagBytes(p)
 }
 
-func (c *Core) unheard(p *peer) bool { return p.down || c.now-p.acked >= c.cfg.Silence }
+func (c *Core) unreachable(p *peer) bool { return p.down || c.now-p.lastAck >= c.cfg.FailureTimeout }
 
-// late reports whether the oldest entry that p has not acknowledged is older than Silence. That is found when it is twice
+// ackOverdue reports whether the oldest entry that p has not acknowledged is older than FailureTimeout. That is found when it is twice
 // as old at the latest.
-func (c *Core) late(p *peer) bool { return p.mark > p.match && c.now-p.markAt >= c.cfg.Silence }
+func (c *Core) ackOverdue(p *peer) bool {
+	return p.lagMark > p.match && c.now-p.lagMarkAt >= c.cfg.FailureTimeout
+}
 
-// watch notes since when p lacks something.
-func (c *Core) watch(p *peer) {
+// markLag notes since when p lacks something.
+func (c *Core) markLag(p *peer) {
 	switch last := c.log.last(); {
 	case !p.member || p.match >= last:
-		p.mark = 0
-	case p.mark <= p.match:
-		p.mark, p.markAt = last, c.now
+		p.lagMark = 0
+	case p.lagMark <= p.match:
+		p.lagMark, p.lagMarkAt = last, c.now
 	}
 }
 
@@ -35,33 +37,33 @@ type slowHost struct {
 	until time.Duration // it is not invited before
 }
 
-// expel proposes the removal of a member that does not keep up. One that is merely slow would soon catch up and fall behind
+// removeLagging proposes the removal of a member that does not keep up. One that is merely slow would soon catch up and fall behind
 // again: each time it is left alone for twice as long.
-func (c *Core) expel(p *peer) {
+func (c *Core) removeLagging(p *peer) {
 	c.proposeRemove(p.host, false)
-	if c.unheard(p) {
+	if c.unreachable(p) {
 		return
 	}
 	a := &c.active
-	s := slowHost{id: p.host.ID, pause: c.cfg.Join}
-	most := 8 * c.cfg.Join
-	a.expelled = slices.DeleteFunc(a.expelled, func(o slowHost) bool {
+	s := slowHost{id: p.host.ID, pause: c.cfg.JoinTimeout}
+	most := 8 * c.cfg.JoinTimeout
+	a.slowHosts = slices.DeleteFunc(a.slowHosts, func(o slowHost) bool {
 		if o.id == s.id && c.now < o.until+most {
 			s.pause = min(2*o.pause, most)
 		}
 		return o.id == s.id || c.now >= o.until+most
 	})
 	s.until = c.now + s.pause
-	a.expelled = append(a.expelled, s)
+	a.slowHosts = append(a.slowHosts, s)
 }
 
-// resting reports whether h was too slow a short while ago.
-func (c *Core) resting(h resolver.Host) bool {
-	return slices.ContainsFunc(c.active.expelled, func(s slowHost) bool { return s.id == h.ID && c.now < s.until })
+// recentlySlow reports whether h was too slow a short while ago.
+func (c *Core) recentlySlow(h resolver.Host) bool {
+	return slices.ContainsFunc(c.active.slowHosts, func(s slowHost) bool { return s.id == h.ID && c.now < s.until })
 }
 
-// short reports whether fewer hosts are in sync than an acknowledged command is to be held by.
-func (c *Core) short() bool { return len(c.rec.ISR) < c.cfg.MinInSync }
+// belowMinInSync reports whether fewer hosts are in sync than an acknowledged command is to be held by.
+func (c *Core) belowMinInSync() bool { return len(c.rec.ISR) < c.cfg.MinInSync }
 
 // mayShrink reports whether the in-sync set may lose a member. Where it may not, what waits goes on when another host
 // has joined, the silent one is heard again, or its next incarnation has taken its place.
@@ -73,14 +75,16 @@ func (c *Core) mayJoin() bool { return c.role == Serving || c.role == Recovering
 
 // replaceable reports whether h may take the place of p, an earlier incarnation of the same host, in the in-sync set.
 func (c *Core) replaceable(p *peer, h resolver.Host) bool {
-	return p.member && c.silent(p) && !c.mayShrink() && p.host.ID == h.ID && !p.host.Same(h)
+	return p.member && c.lagging(p) && !c.mayShrink() && p.host.ID == h.ID && !p.host.Same(h)
 }
 
 // leaving reports whether p wants to leave the in-sync set: it says so again and again.
-func (c *Core) leaving(p *peer) bool { return p.left > 0 && c.now-p.left < c.cfg.Silence }
+func (c *Core) leaving(p *peer) bool {
+	return p.leaveAskedAt > 0 && c.now-p.leaveAskedAt < c.cfg.FailureTimeout
+}
 
-// bytesOver reports whether a member is further behind than LagBytes.
-func (c *Core) bytesOver(p *peer) bool {
+// overLagBytes reports whether a member is further behind than LagBytes.
+func (c *Core) overLagBytes(p *peer) bool {
 	if c.log.bytes <= c.cfg.LagBytes {
 		return false
 	}
@@ -95,7 +99,7 @@ func (c *Core) trimStandbys() {
 	}
 	var victim resolver.Host
 	for _, h := range c.rec.ISR {
-		if !h.Same(c.self) && !victim.Same(c.active.from) || victim.ID == "" && !h.Same(c.self) {
+		if !h.Same(c.self) && !victim.Same(c.active.predecessor) || victim.ID == "" && !h.Same(c.self) {
 			victim = h
 		}
 	}
@@ -115,15 +119,15 @@ func (c *Core) recvLeave(m Msg) {
 	case !c.role.Active():
 	case p == nil:
 		c.sendJoinRecord(m.From, MsgRelease, m.Round)
-	case m.Term == c.term && m.Round != p.join: // of an earlier invitation
+	case m.Term == c.term && m.Round != p.invitation: // of an earlier invitation
 	case !p.member:
-		c.moveLost(p.host, "host "+p.host.ID+" did not get a copy, or is about to leave")
-		c.sendJoinRecord(m.From, MsgRelease, p.join)
+		c.failMoveTo(p.host, "host "+p.host.ID+" did not get a copy, or is about to leave")
+		c.sendJoinRecord(m.From, MsgRelease, p.invitation)
 		c.dropPeer(p)
 	default:
-		p.left = max(c.now, 1)
+		p.leaveAskedAt = max(c.now, 1)
 		gone := m.Flag && m.Term == c.term // of an earlier term: it may have got a copy since
-		if c.free() && (c.mayShrink() || gone) && member(c.rec.ISR, p.host) {
+		if c.mayPropose() && (c.mayShrink() || gone) && member(c.rec.ISR, p.host) {
 			c.proposeRemove(p.host, true)
 		}
 	}

@@ -18,7 +18,8 @@ func (c *Core) candidates(hosts []resolver.Host) {
 		if missing <= 0 {
 			return
 		}
-		if h.ID == c.self.ID || c.resting(h) || slices.ContainsFunc(a.peers, func(p *peer) bool { return p.host.ID == h.ID && !c.replaceable(p, h) }) {
+		known := func(p *peer) bool { return p.host.ID == h.ID && !c.replaceable(p, h) }
+		if h.ID == c.self.ID || c.recentlySlow(h) || slices.ContainsFunc(a.peers, known) {
 			continue
 		}
 		c.invite(h)
@@ -28,9 +29,9 @@ func (c *Core) candidates(hosts []resolver.Host) {
 
 func (c *Core) invite(h resolver.Host) {
 	p := c.addPeer(h)
-	c.active.joins++
-	p.stage, p.join = invited, c.active.joins
-	c.sendJoinRecord(h, MsgInvite, p.join)
+	c.active.lastInvitation++
+	p.stage, p.invitation = invited, c.active.lastInvitation
+	c.sendJoinRecord(h, MsgInvite, p.invitation)
 }
 
 // missing is the number of hosts that should be invited.
@@ -38,35 +39,37 @@ func (c *Core) missing() int {
 	n := c.cfg.Standbys
 	for _, p := range c.active.peers {
 		target := c.active.move != nil && c.active.move.target.Same(p.host)
-		if !p.down && !(p.member && (c.silent(p) || c.leaving(p))) && !(target && !p.member) {
+		if !p.down && !(p.member && (c.lagging(p) || c.leaving(p))) && !(target && !p.member) {
 			n--
 		}
 	}
 	return n
 }
 
-// joinLimit is how long a host that is no member yet may be silent.
-func (c *Core) joinLimit(p *peer) time.Duration {
+// joinTimeout is how long a host that is no member yet may be silent.
+func (c *Core) joinTimeout(p *peer) time.Duration {
 	if p.stage == invited {
-		return c.cfg.Transfer
+		return c.cfg.TransferTimeout
 	}
-	return c.cfg.Join
+	return c.cfg.JoinTimeout
 }
 
-// free reports whether this host may propose a change of the in-sync set now. While its own store hangs it must not: whoever
+// mayPropose reports whether this host may propose a change of the in-sync set now. While its own store hangs it must not: whoever
 // takes over from it is in that set.
-func (c *Core) free() bool {
-	return c.prop == nil && c.now >= c.calm && !c.stuck() && (c.active.move == nil || c.active.move.stage < moveTransferring && !c.active.move.due)
+func (c *Core) mayPropose() bool {
+	m := c.active.move
+	return c.prop == nil && c.now >= c.proposeAfter && !c.storeStalled() &&
+		(m == nil || m.stage < moveTransferring && !m.transferDue)
 }
 
 // eligible reports whether p holds enough to be in the in-sync set: all that is committed, and this epoch's first entry.
 func (c *Core) eligible(p *peer) bool {
-	return c.near(p) && p.match >= max(c.commit, c.active.epochStart)
+	return c.nearlyCaughtUp(p) && p.match >= max(c.commit, c.active.epochStart)
 }
 
-// near reports whether p is about to catch up.
-func (c *Core) near(p *peer) bool {
-	return c.mayJoin() && p.stage == streaming && p.round > 0 && c.log.last()-p.match < c.cfg.Lag
+// nearlyCaughtUp reports whether p is about to catch up.
+func (c *Core) nearlyCaughtUp(p *peer) bool {
+	return c.mayJoin() && p.stage == streaming && p.round > 0 && c.log.last()-p.match < c.cfg.MaxJoinLag
 }
 
 // awaitJoiner lets p catch up. Where members acknowledge sooner than p, or there are none, and commands come all the time,
@@ -74,14 +77,14 @@ func (c *Core) near(p *peer) bool {
 // trip if all is well.
 func (c *Core) awaitJoiner(p *peer) {
 	switch {
-	case p.hold > 0:
-		if c.now-p.hold >= c.holdLimit() {
-			p.hold, p.rest = 0, c.now+c.cfg.Join<<min(p.rests, 3)
-			p.rests++
+	case p.commitWaitSince > 0:
+		if c.now-p.commitWaitSince >= c.commitWaitLimit() {
+			p.commitWaitSince, p.nextCommitWait = 0, c.now+c.cfg.JoinTimeout<<min(p.failedCommitWaits, 3)
+			p.failedCommitWaits++
 		}
-	case c.near(p) && c.free() && c.now >= p.rest:
-		p.hold = max(c.now, 1)
+	case c.nearlyCaughtUp(p) && c.mayPropose() && c.now >= p.nextCommitWait:
+		p.commitWaitSince = max(c.now, 1)
 	}
 }
 
-func (c *Core) holdLimit() time.Duration { return c.cfg.Silence / 2 }
+func (c *Core) commitWaitLimit() time.Duration { return c.cfg.FailureTimeout / 2 }

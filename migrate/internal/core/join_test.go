@@ -13,7 +13,7 @@ import (
 // may count with the active host.
 func TestInvitationToAnotherIncarnation(t *testing.T) {
 	for _, stable := range []bool{false, true} {
-		c := New(Config{Name: "svc", Self: storedB, Stable: stable})
+		c := New(Config{Name: "svc", Self: storedB, Durable: stable})
 		rec := storedRecord(1, 1, storedA)
 		rec.ISR = []resolver.Host{storedA}
 		// joins are the answers to an invitation to an incarnation.
@@ -58,7 +58,7 @@ func TestLeaveOfEarlierTerm(t *testing.T) {
 	c.Step(0, Create{})
 	rec := c.Ready().CAS.Next
 	rec.Generation, rec.Version, rec.Epoch, rec.ISR = 1, 1, 2, []resolver.Host{storedA, storedB}
-	c.fresh = TermOf(rec)
+	c.freshTerm = TermOf(rec)
 	c.Step(0, Got{Record: rec})
 	require.Equal(t, Recovering, c.Role())
 	c.Ready()

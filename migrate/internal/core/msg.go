@@ -73,7 +73,7 @@ type Msg struct {
 }
 
 // Errors of [ReadMsg].
-var errMsg = errors.New("malformed message between hosts")
+var errMalformed = errors.New("malformed message between hosts")
 
 // AppendMsg appends m to b: type, flag, the sender's ID and Inc, uvarints, reason, record, entries.
 func AppendMsg(b []byte, m Msg) ([]byte, error) {
@@ -108,13 +108,13 @@ func AppendMsg(b []byte, m Msg) ([]byte, error) {
 // ReadMsg reads a message that fills b, and which then belongs to it.
 func ReadMsg(b []byte) (m Msg, err error) {
 	if len(b) < 2 || b[1] > 1 {
-		return m, errMsg
+		return m, errMalformed
 	}
 	m.Type, m.Flag = Type(b[0]), b[1] == 1
 	b = b[2:]
 	id, b, ok := readBytes(b)
 	if !ok || len(id) > 256 {
-		return m, errMsg
+		return m, errMalformed
 	}
 	m.From.ID = string(id)
 	var won, served uint64
@@ -122,29 +122,29 @@ func ReadMsg(b []byte) (m Msg, err error) {
 		&won, &served} {
 		v, n := binary.Uvarint(b)
 		if n <= 0 {
-			return m, errMsg
+			return m, errMalformed
 		}
 		*p, b = v, b[n:]
 	}
 	m.Won, m.Served = time.Duration(won), time.Duration(served)
 	reason, b, ok := readBytes(b)
 	if !ok {
-		return m, errMsg
+		return m, errMalformed
 	}
 	m.Reason = string(reason)
 	rec, b, ok := readBytes(b)
 	if !ok {
-		return m, errMsg
+		return m, errMalformed
 	}
 	if len(rec) > 0 {
 		m.Record = new(resolver.Record)
 		if err := transport.UnmarshalSmall(rec, m.Record); err != nil {
-			return m, fmt.Errorf("%w: record: %w", errMsg, err)
+			return m, fmt.Errorf("%w: record: %w", errMalformed, err)
 		}
 	}
 	count, n := binary.Uvarint(b)
 	if n <= 0 || count > uint64(len(b)) {
-		return m, errMsg
+		return m, errMalformed
 	}
 	b = b[n:]
 	if count > 0 {
@@ -153,7 +153,7 @@ func ReadMsg(b []byte) (m Msg, err error) {
 	for range count {
 		var e Entry
 		if e, b, err = ReadEntry(b); err != nil {
-			return m, fmt.Errorf("%w: %w", errMsg, err)
+			return m, fmt.Errorf("%w: %w", errMalformed, err)
 		}
 		if count > 1 {
 			e.Body = bytes.Clone(e.Body) // or a small one that the service keeps would hold all of b
@@ -161,7 +161,7 @@ func ReadMsg(b []byte) (m Msg, err error) {
 		m.Entries = append(m.Entries, e)
 	}
 	if len(b) > 0 {
-		return m, fmt.Errorf("%w: %d bytes too many", errMsg, len(b))
+		return m, fmt.Errorf("%w: %d bytes too many", errMalformed, len(b))
 	}
 	return m, nil
 }

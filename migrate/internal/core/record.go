@@ -35,17 +35,17 @@ const (
 // above expect is seen the host behaves safely under both outcomes; it ends the doubt by sending the identical change
 // again, which cannot apply twice.
 type proposal struct {
-	kind    propKind
-	expect  uint64
-	next    resolver.Record
-	host    resolver.Host // added or removed
-	drop    bool          // removed on purpose: tell it to release its copy
-	from    resolver.Host // promote: who asked for the transfer; zero: nobody did
-	doubt   *proposal     // reset: what it took the place of; nil: nothing
-	began   time.Duration
-	busy    bool
-	tries   int
-	retryAt time.Duration
+	kind      propKind
+	expect    uint64
+	next      resolver.Record
+	host      resolver.Host // added or removed
+	drop      bool          // removed on purpose: tell it to release its copy
+	requester resolver.Host // promote: who asked for the transfer; zero: nobody did
+	replaced  *proposal     // reset: what it took the place of; nil: nothing
+	began     time.Duration
+	inFlight  bool
+	tries     int
+	retryAt   time.Duration
 }
 
 func (c *Core) propose(p proposal) {
@@ -75,34 +75,37 @@ func (c *Core) proposeCreate() {
 	if c.hasState {
 		c.release() // of the service that was retired
 	}
-	c.fresh = TermOf(next)
+	c.freshTerm = TermOf(next)
 	c.propose(proposal{kind: propCreate, expect: c.rec.Version, next: next})
 }
 
 // proposeReset makes this host active whatever others hold. rec is the resolver's record, which is the zero one if it has
 // forgotten the service; at is as in [Reset].
 func (c *Core) proposeReset(rec resolver.Record, at int64) {
-	next := resolver.Record{Epoch: rec.Epoch + 1, Loss: rec.Loss + 1, Generation: rec.Generation, Active: c.self, ISR: []resolver.Host{c.self}}
+	next := resolver.Record{
+		Epoch: rec.Epoch + 1, Loss: rec.Loss + 1, Generation: rec.Generation,
+		Active: c.self, ISR: []resolver.Host{c.self},
+	}
 	if rec.Version == 0 {
 		// The resolver has forgotten the service, so that nobody says whether others reset it after what this host knows: what
 		// they began must not be taken for what this begins, which is the later. Clocks tell them apart, or names, where those are
 		// wrong.
-		next.Epoch, next.Loss = c.term.Epoch+1, max(c.term.Loss+1, uint64(max(at, 0)))+c.apart()
+		next.Epoch, next.Loss = c.term.Epoch+1, max(c.term.Loss+1, uint64(max(at, 0)))+c.tieBreaker()
 	}
 	if TermOf(next).Compare(c.term) <= 0 {
 		return // the resolver has gone back to before an earlier loss: that term was another's
 	}
-	c.fresh = TermOf(next)
+	c.freshTerm = TermOf(next)
 	doubt := c.prop // with a higher loss it does not matter, unless the reset is given up
 	if doubt != nil && doubt.kind == propReset {
-		doubt = doubt.doubt
+		doubt = doubt.replaced
 	}
 	c.prop = nil
-	c.propose(proposal{kind: propReset, expect: rec.Version, next: next, doubt: doubt})
+	c.propose(proposal{kind: propReset, expect: rec.Version, next: next, replaced: doubt})
 }
 
-// apart is a number below 2^10 that two hosts are unlikely to have in common.
-func (c *Core) apart() uint64 {
+// tieBreaker is a number below 2^10 that two hosts are unlikely to have in common.
+func (c *Core) tieBreaker() uint64 {
 	h := fnv.New64a()
 	h.Write([]byte(c.self.ID))
 	return h.Sum64() & (1<<10 - 1)
@@ -111,9 +114,9 @@ func (c *Core) apart() uint64 {
 // cancelReset gives up a reset. What it took the place of is proposed again: its outcome is as unknown as before.
 func (c *Core) cancelReset() {
 	if p := c.prop; p != nil && p.kind == propReset {
-		c.prop = p.doubt
+		c.prop = p.replaced
 		if c.prop != nil {
-			c.prop.busy, c.prop.retryAt = false, c.now
+			c.prop.inFlight, c.prop.retryAt = false, c.now
 		}
 	}
 }
@@ -141,8 +144,8 @@ func (c *Core) nextRec() resolver.Record {
 	return r
 }
 
-// strayed reports whether a member has another address than the record says.
-func (c *Core) strayed() bool {
+// addressChanged reports whether a member has another address than the record says.
+func (c *Core) addressChanged() bool {
 	for _, h := range c.rec.ISR {
 		if h.Same(c.self) && h != c.self {
 			return true
@@ -166,8 +169,8 @@ func (c *Core) proposeAdd(p *peer) {
 	} else {
 		next.ISR = append(next.ISR, p.host)
 	}
-	p.member, p.hold = true, 0 // before the proposal leaves
-	p.acked = c.now
+	p.member, p.commitWaitSince = true, 0 // before the proposal leaves
+	p.lastAck = c.now
 	c.propose(proposal{kind: propAdd, expect: c.rec.Version, next: next, host: p.host})
 }
 
@@ -184,7 +187,7 @@ func (c *Core) proposePromote(from resolver.Host, keepOld bool) {
 		next.ISR = slices.DeleteFunc(next.ISR, next.Active.Same)
 	}
 	next.Active = c.self
-	c.propose(proposal{kind: propPromote, expect: c.rec.Version, next: next, from: from})
+	c.propose(proposal{kind: propPromote, expect: c.rec.Version, next: next, requester: from})
 }
 
 // Heirs returns the other hosts of the in-sync set, on the active host, but for those that are about to leave it.
@@ -208,26 +211,26 @@ func (c *Core) proposeRetire() {
 }
 
 func (c *Core) tickRecord() {
-	if p := c.prop; p != nil && !p.busy && c.now >= p.retryAt && c.settled() {
-		p.busy = true
+	if p := c.prop; p != nil && !p.inFlight && c.now >= p.retryAt && c.metaDurable() {
+		p.inFlight = true
 		p.tries++
 		c.out.CAS = &CAS{Expect: p.expect, Next: p.next}
 	}
-	if c.wantGet > 0 && c.now >= c.wantGet && !c.getBusy {
-		c.wantGet, c.getBusy = 0, true
+	if c.getAt > 0 && c.now >= c.getAt && !c.getting {
+		c.getAt, c.getting = 0, true
 		c.out.Get = true
 	}
 }
 
 func (c *Core) backoff(tries int) time.Duration {
-	return c.cfg.Retry << min(max(tries-1, 0), 4)
+	return c.cfg.RetryDelay << min(max(tries-1, 0), 4)
 }
 
 func (c *Core) casDone(ev CASDone) {
 	p := c.prop
 	mine := p != nil && p.next.Nonce == ev.Nonce
 	if mine {
-		p.busy = false
+		p.inFlight = false
 		p.retryAt = c.now + c.backoff(p.tries)
 	}
 	switch ev.Outcome {
@@ -251,7 +254,7 @@ func (c *Core) casDone(ev CASDone) {
 func (c *Core) dropProp(reason string, sure bool) {
 	p := c.prop
 	c.prop = nil
-	c.calm = c.now + 16*c.cfg.Retry
+	c.proposeAfter = c.now + 16*c.cfg.RetryDelay
 	switch p.kind {
 	case propAdd:
 		if q := c.peer(p.host); sure && q != nil && !member(c.rec.ISR, q.host) {
@@ -259,8 +262,8 @@ func (c *Core) dropProp(reason string, sure bool) {
 			c.dropPeer(q)
 		}
 	case propPromote:
-		if p.from.ID != "" {
-			c.send(p.from, Msg{Type: MsgFailed, Reason: reason})
+		if p.requester.ID != "" {
+			c.send(p.requester, Msg{Type: MsgFailed, Reason: reason})
 		}
 	}
 	c.out.Changed = true
@@ -270,20 +273,20 @@ func (c *Core) dropProp(reason string, sure bool) {
 func (c *Core) Pending() bool { return c.prop != nil }
 
 func (c *Core) got(ev Got) {
-	c.getBusy = false
-	c.getCalm = c.now + c.cfg.Retry
+	c.getting = false
+	c.getAfter = c.now + c.cfg.RetryDelay
 	if ev.Err {
-		c.getCalm += c.cfg.Retry
+		c.getAfter += c.cfg.RetryDelay
 		c.get()
 		return
 	}
 	before := c.rec.Version
 	c.learn(ev.Record)
-	c.gotStandby(before)
+	c.takeOverIfSilent(before)
 }
 
 // get asks for the record as soon as possible.
-func (c *Core) get() { c.wantGet = max(c.now, c.getCalm, 1) }
+func (c *Core) get() { c.getAt = max(c.now, c.getAfter, 1) }
 
 // learn takes notice of a record, from whatever source. The version decides what is newer; it is the truth about every
 // proposal that expected a lower one.
@@ -309,7 +312,7 @@ func (c *Core) learn(r resolver.Record) {
 	}
 	mine := r.Active.Same(c.self)
 	switch d := t.Compare(c.term); {
-	case d > 0 && mine && (c.hasState || t == c.fresh):
+	case d > 0 && mine && (c.hasState || t == c.freshTerm):
 		if c.role.Active() {
 			c.stepDown() // reset by itself
 		}
@@ -328,8 +331,8 @@ func (c *Core) learn(r resolver.Record) {
 	if r.Active.ID == "" && c.hasState && c.term == t {
 		c.release() // the service has ended
 	}
-	if done != nil && done.kind == propPromote && !mine && done.from.ID != "" && t.Compare(TermOf(done.next)) < 0 {
-		c.send(done.from, Msg{Type: MsgFailed, Reason: "the record changed meanwhile"})
+	if done != nil && done.kind == propPromote && !mine && done.requester.ID != "" && t.Compare(TermOf(done.next)) < 0 {
+		c.send(done.requester, Msg{Type: MsgFailed, Reason: "the record changed meanwhile"})
 	}
 }
 
@@ -349,12 +352,12 @@ func (c *Core) follow(t Term, leader resolver.Host) {
 	}
 	s := &c.standby
 	s.down = false // that was another
-	s.leader, s.join, s.matched, s.told, s.round = leader, 0, 0, 0, 0
+	s.leader, s.invitation, s.matched, s.ackedIndex, s.round = leader, 0, 0, 0, 0
 	s.heard, s.ackDue, s.ackNow, s.fetch = c.now, false, false, nil
 	if leader.Same(c.self) {
 		s.leader = resolver.Host{} // it was this host, but its copy is gone
 	}
-	c.halt(false)
+	c.setHalted(false)
 	if !c.hasState {
 		c.setRole(Out)
 	} else if c.role == Out {
@@ -373,7 +376,7 @@ func (c *Core) stepDown() {
 		c.out.ReadsFail = true
 	}
 	c.out.Reads, c.out.Snapshots, c.out.Seek = nil, nil, false
-	*a = activeState{moved: keep}
+	*a = activeState{takenMove: keep}
 	if c.prop != nil && c.prop.kind != propPromote {
 		c.prop = nil // the record has moved on, or will: a lower epoch's change can only conflict from now on
 	}
@@ -394,13 +397,13 @@ func (c *Core) checkMember() {
 	}
 	switch in := member(c.rec.ISR, c.self); {
 	case in && c.hasState:
-		s.outAt = 0
+		s.removedAt = 0
 		c.setRole(Standby)
 		if again || s.leader.ID != "" && !slices.Contains(c.rec.ISR, c.self) {
 			s.ackDue, s.ackNow = true, true // the active host must hear of it, and of its address
 		}
-	case !in && c.hasState && (c.role == Standby || c.role == Joining && s.join == 0):
+	case !in && c.hasState && (c.role == Standby || c.role == Joining && s.invitation == 0):
 		c.setRole(Out)
-		s.outAt = c.now
+		s.removedAt = c.now
 	}
 }

@@ -166,7 +166,7 @@ func (s *scenario) exec(args []string) {
 				case "min":
 					s.cfg.MinInSync = n
 				case "store":
-					s.cfg.Stable = n > 0
+					s.cfg.Durable = n > 0
 				default:
 					s.t.Fatalf("unknown setting %s", k)
 				}
@@ -290,7 +290,7 @@ func (s *scenario) run(end time.Duration) {
 func (s *scenario) start(a string) {
 	h := s.hosts[a]
 	again := h.inc > 0
-	if h.inc == 0 || !s.cfg.Stable {
+	if h.inc == 0 || !s.cfg.Durable {
 		h.inc++
 	}
 	h.self = resolver.Host{ID: a, Incarnation: uint64(slices.Index(s.names, a)+1)*1000 + h.inc, Addr: a} // no two hosts have the same

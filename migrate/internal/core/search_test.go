@@ -156,7 +156,7 @@ func searchHost(i int, inc uint64) resolver.Host {
 }
 
 func (x *search) fresh(i int, inc uint64) *Core {
-	return New(Config{Name: "svc", Self: searchHost(i, inc), Standbys: *searchStandbys, MinInSync: *searchMin, Stable: x.stores})
+	return New(Config{Name: "svc", Self: searchHost(i, inc), Standbys: *searchStandbys, MinInSync: *searchMin, Durable: x.stores})
 }
 
 // start is a service on a with b in sync, and nothing on its way.
@@ -180,7 +180,7 @@ func (x *search) start() searchState {
 			p.member, p.stage, p.match, p.next, p.round = true, streaming, 1, 2, 1
 		}
 		v := &c.saving
-		v.meta, v.given, v.stable = c.meta(), c.log.last(), c.log.last()
+		v.meta, v.givenIndex, v.durable = c.meta(), c.log.last(), c.log.last()
 		s.node[i] = x.internNode(c, c.written())
 	}
 	s.rec = x.internRec(rec)
@@ -419,7 +419,7 @@ func (x *search) each(s searchState, emit func(to searchState, problem string)) 
 		if int(s.timeouts) < *searchTimeouts && c.role != Out {
 			try(i, searchStep{s.node[i], stepTimeout, 0}, -1, func(to *searchState) { to.timeouts++ }, func() string { return id + "'s timers go off" })
 		}
-		if c.getBusy {
+		if c.getting {
 			try(i, searchStep{s.node[i], stepGot, s.rec}, -1, nil, func() string { return id + " reads the record " + Describe(x.recs[s.rec]) })
 		}
 		if f := c.standby.fetch; f != nil {
@@ -601,7 +601,7 @@ func (x *search) step(st searchStep, s searchState) *searchResult {
 			c.Propose(c.now, Entry{Kind: Command})
 		case stepTimeout:
 			c.now += searchJump
-			if c.prop != nil && c.prop.busy {
+			if c.prop != nil && c.prop.inFlight {
 				ev = CASDone{Nonce: c.prop.next.Nonce, Outcome: CASUnknown}
 				c.now -= searchJump
 				c.Step(c.now, ev)
@@ -690,14 +690,14 @@ func (c *Core) clone() *Core {
 		d.active.peers[i] = &q
 	}
 	d.active.reads = slices.Clone(c.active.reads)
-	d.active.expelled = slices.Clone(c.active.expelled)
+	d.active.slowHosts = slices.Clone(c.active.slowHosts)
 	if c.active.move != nil {
 		m := *c.active.move
 		d.active.move = &m
 	}
-	if c.active.moved != nil {
-		m := *c.active.moved
-		d.active.moved = &m
+	if c.active.takenMove != nil {
+		m := *c.active.takenMove
+		d.active.takenMove = &m
 	}
 	if c.standby.fetch != nil {
 		f := *c.standby.fetch
@@ -735,28 +735,28 @@ func appendCore(b []byte, c *Core) []byte {
 		}
 	}
 	host(c.self)
-	num(uint64(c.role), c.term.Loss, c.term.Epoch, c.fresh.Loss, c.fresh.Epoch, c.loss, c.commit, c.emitted, c.log.base, c.log.baseEpoch)
+	num(uint64(c.role), c.term.Loss, c.term.Epoch, c.freshTerm.Loss, c.freshTerm.Epoch, c.loss, c.commit, c.emitted, c.log.base, c.log.baseEpoch)
 	b = appendRec(b, c.rec)
-	flags(c.hasState, c.getBusy, c.prop != nil)
+	flags(c.hasState, c.getting, c.prop != nil)
 	for _, e := range c.log.ents {
 		num(e.Epoch, uint64(e.Kind), e.Low)
 	}
 	num(0)
-	due(c.calm, c.wantGet, c.getCalm)
+	due(c.proposeAfter, c.getAt, c.getAfter)
 	if p := c.prop; p != nil {
 		num(uint64(p.kind), p.expect)
 		b = appendRec(b, p.next)
 		host(p.host)
-		host(p.from)
-		flags(p.drop, p.busy)
+		host(p.requester)
+		flags(p.drop, p.inFlight)
 		due(p.retryAt)
 		old(p.began)
 	}
 	a := &c.active
-	num(uint64(len(a.peers)), a.epochStart, a.joins, a.round)
+	num(uint64(len(a.peers)), a.epochStart, a.lastInvitation, a.round)
 	due(a.nextBeat, a.nextSeek)
 	flags(a.seeking, a.roundDue, a.suspended, a.blocked)
-	for _, s := range a.expelled {
+	for _, s := range a.slowHosts {
 		b = append(b, s.id...)
 		due(s.until)
 	}
@@ -764,35 +764,35 @@ func appendCore(b []byte, c *Core) []byte {
 		num(r.id, r.round)
 	}
 	num(0)
-	for _, m := range []*move{a.move, a.moved} {
+	for _, m := range []*move{a.move, a.takenMove} {
 		if flags(m != nil); m != nil {
 			host(m.target)
 			num(uint64(m.stage))
-			flags(m.begun, m.due)
+			flags(m.begun, m.transferDue)
 			due(m.deadline)
 		}
 	}
-	host(a.from)
+	host(a.predecessor)
 	for _, p := range a.peers {
 		host(p.host)
-		flags(p.member, p.down, p.beat, c.now > p.since, p.hold > 0)
-		num(uint64(p.stage), p.base, p.match, p.next, p.round, uint64(p.flight), p.join)
-		old(p.acked, p.probe, p.hold, p.left)
-		if flags(p.mark > p.match); p.mark > p.match {
-			num(p.mark)
-			old(p.markAt)
+		flags(p.member, p.down, p.sendDue, c.now > p.invitedAt, p.commitWaitSince > 0)
+		num(uint64(p.stage), p.base, p.match, p.next, p.round, uint64(p.inFlight), p.invitation)
+		old(p.lastAck, p.resentAt, p.commitWaitSince, p.leaveAskedAt)
+		if flags(p.lagMark > p.match); p.lagMark > p.match {
+			num(p.lagMark)
+			old(p.lagMarkAt)
 		}
-		due(p.rest)
+		due(p.nextCommitWait)
 		if flags(p.stage == fetching); p.stage == fetching {
-			b = appendSearchMsg(b, p.snap)
+			b = appendSearchMsg(b, p.snapshot)
 		}
 	}
 	s := &c.standby
 	host(s.leader)
-	old(s.heard, s.outAt)
-	due(s.leaveAt)
-	num(s.join, s.matched, s.told, s.round)
-	flags(s.down, s.ackDue, s.ackNow, s.resend, s.wonder, s.leaving, s.halted, s.fetch != nil)
+	old(s.heard, s.removedAt)
+	due(s.nextLeave)
+	num(s.invitation, s.matched, s.ackedIndex, s.round)
+	flags(s.down, s.ackDue, s.ackNow, s.resend, s.checkingActive, s.leaving, s.halted, s.fetch != nil)
 	if f := s.fetch; f != nil {
 		host(f.From)
 		num(f.ID, f.Index, f.Epoch)
@@ -803,7 +803,7 @@ func appendCore(b []byte, c *Core) []byte {
 // appendDisk appends what decides what c does with its store, and after a restart.
 func appendDisk(b []byte, c *Core, s State) []byte {
 	v := &c.saving
-	b = binary.AppendUvarint(b, v.stable)
+	b = binary.AppendUvarint(b, v.durable)
 	b = append(b, byte(len(v.held)))
 	for _, h := range v.held {
 		b = append(b, h.out.To.ID...)
@@ -876,7 +876,7 @@ func TestResetThatComesToNothing(t *testing.T) {
 	s := x.start()
 	c := x.nodes[s.node[1]].clone()
 	now := c.now + searchJump
-	c.getCalm = now + time.Second
+	c.getAfter = now + time.Second
 	c.Step(now, Tick{})
 	require.False(t, c.Ready().Get)
 	c.Step(now, Reset{Record: c.Record()})

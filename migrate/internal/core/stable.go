@@ -14,12 +14,12 @@ import (
 // if the record gives it to this host; the term that it remembers it never takes up again, since others may hold entries of
 // it that are lost here.
 type Meta struct {
-	Term    Term
-	Copy    bool   // it holds a copy: the log means something
-	Join    uint64 // number of the invitation under which it holds the copy; 0: it was a member when the term began
-	Counted bool   // the active host may count on the log
-	Fresh   Term   // the term that this host may begin with an empty copy
-	Gen     uint64 // of the resolver, as far as is known
+	Term       Term
+	Copy       bool   // it holds a copy: the log means something
+	Invitation uint64 // number of the invitation under which it holds the copy; 0: it was a member when the term began
+	Counted    bool   // the active host may count on the log
+	Fresh      Term   // the term that this host may begin with an empty copy
+	Gen        uint64 // of the resolver, as far as is known
 }
 
 // Place is that of an entry in the log.
@@ -92,24 +92,24 @@ func (s *State) Trim(i uint64) {
 
 // saving is what the store has been given, and what of that it holds.
 type saving struct {
-	seq     uint64 // of the last Save
-	meta    Meta   // in it
-	metaSeq uint64 // of the Save in which Meta changed last
-	given   uint64 // the log up to here was in a Save
-	cut     bool   // given went down since
-	rebase  bool   // the log was begun anew since
+	seq        uint64 // of the last Save
+	meta       Meta   // in it
+	metaSeq    uint64 // of the Save in which Meta changed last
+	givenIndex uint64 // the log up to here was in a Save
+	truncated  bool   // given went down since
+	rebased    bool   // the log was begun anew since
 
-	done   uint64  // the store holds all up to this Save,
-	stable uint64  // and with it the log up to here
-	queue  []given // of the Saves after done
-	held   []held
+	durableSeq uint64        // the store holds all up to this Save,
+	durable    uint64        // and with it the log up to here
+	queue      []pendingSave // of the Saves after done
+	held       []heldMsg
 }
 
-// given is how far the log goes with a Save, or how much is left of that.
-type given struct{ seq, index uint64 }
+// pendingSave is how far the log goes with a Save, or how much is left of that.
+type pendingSave struct{ seq, index uint64 }
 
-// held is a message that waits until the store holds a Save.
-type held struct {
+// heldMsg is a message that waits until the store holds a Save.
+type heldMsg struct {
 	seq uint64
 	out Outgoing
 }
@@ -118,35 +118,35 @@ type held struct {
 const maxHeld = 4096
 
 func (c *Core) meta() Meta {
-	m := Meta{Term: c.term, Copy: c.hasState, Fresh: c.fresh, Gen: c.rec.Generation}
+	m := Meta{Term: c.term, Copy: c.hasState, Fresh: c.freshTerm, Gen: c.rec.Generation}
 	if c.hasState {
-		m.Join, m.Counted = c.standby.join, c.standby.matched > 0
+		m.Invitation, m.Counted = c.standby.invitation, c.standby.matched > 0
 	}
 	return m
 }
 
-// stable is the index up to which the store holds the log: what this host may count for.
-func (c *Core) stable() uint64 {
-	if !c.cfg.Stable {
+// durableIndex is the index up to which the store holds the log: what this host may count for.
+func (c *Core) durableIndex() uint64 {
+	if !c.cfg.Durable {
 		return ^uint64(0)
 	}
-	return c.saving.stable
+	return c.saving.durable
 }
 
-// settled reports whether the store holds what this host must not forget.
-func (c *Core) settled() bool {
+// metaDurable reports whether the store holds what this host must not forget.
+func (c *Core) metaDurable() bool {
 	v := &c.saving
-	return !c.cfg.Stable || v.meta == c.meta() && v.metaSeq <= v.done
+	return !c.cfg.Durable || v.meta == c.meta() && v.metaSeq <= v.durableSeq
 }
 
 // truncate drops the entries after i.
 func (c *Core) truncate(i uint64) {
 	c.log.truncate(i)
 	v := &c.saving
-	if i < v.given {
-		v.given, v.cut = i, true
+	if i < v.givenIndex {
+		v.givenIndex, v.truncated = i, true
 	}
-	v.stable = min(v.stable, i)
+	v.durable = min(v.durable, i)
 	for k := range v.queue {
 		v.queue[k].index = min(v.queue[k].index, i)
 	}
@@ -156,7 +156,7 @@ func (c *Core) truncate(i uint64) {
 func (c *Core) rebase(i, e uint64) {
 	c.log.reset(i, e)
 	v := &c.saving
-	v.given, v.rebase, v.stable = i, true, 0
+	v.givenIndex, v.rebased, v.durable = i, true, 0
 	for k := range v.queue {
 		v.queue[k].index = 0
 	}
@@ -164,31 +164,31 @@ func (c *Core) rebase(i, e uint64) {
 
 // save gives the store what is new, and holds back what rests on it.
 func (c *Core) save() {
-	if !c.cfg.Stable {
+	if !c.cfg.Durable {
 		return
 	}
 	v, m, last := &c.saving, c.meta(), c.log.last()
-	if v.rebase || v.cut || v.given < last || m != v.meta {
+	if v.rebased || v.truncated || v.givenIndex < last || m != v.meta {
 		v.seq++
 		if m != v.meta {
 			v.meta, v.metaSeq = m, v.seq
 		}
-		epoch, _ := c.log.epochAt(v.given)
-		c.out.Save = &Save{Seq: v.seq, Rebase: v.rebase, State: State{
+		epoch, _ := c.log.epochAt(v.givenIndex)
+		c.out.Save = &Save{Seq: v.seq, Rebase: v.rebased, State: State{
 			Meta: m, Commit: c.commit, Matched: c.standby.matched,
-			Base: Place{v.given, epoch}, Entries: c.log.slice(v.given+1, last),
+			Base: Place{v.givenIndex, epoch}, Entries: c.log.slice(v.givenIndex+1, last),
 		}}
-		v.given, v.cut, v.rebase = last, false, false
-		v.queue = append(v.queue, given{v.seq, last})
+		v.givenIndex, v.truncated, v.rebased = last, false, false
+		v.queue = append(v.queue, pendingSave{v.seq, last})
 	}
 	for _, o := range c.out.Msgs {
 		if len(v.held) < maxHeld {
-			v.held = append(v.held, held{v.metaSeq, o})
+			v.held = append(v.held, heldMsg{v.metaSeq, o})
 		}
 	}
 	n := 0
 	c.out.Msgs = nil
-	for n < len(v.held) && v.held[n].seq <= v.done {
+	for n < len(v.held) && v.held[n].seq <= v.durableSeq {
 		c.out.Msgs = append(c.out.Msgs, v.held[n].out)
 		n++
 	}
@@ -201,13 +201,13 @@ func (c *Core) save() {
 func (c *Core) persisted(seq uint64) {
 	v := &c.saving
 	c.assert(seq <= v.seq, "the store holds save %d, the last was %d", seq, v.seq)
-	if seq <= v.done {
+	if seq <= v.durableSeq {
 		return
 	}
-	v.done, c.active.slow = seq, 0
+	v.durableSeq, c.active.stalledSince = seq, 0
 	n := 0
 	for n < len(v.queue) && v.queue[n].seq <= seq {
-		v.stable = v.queue[n].index
+		v.durable = v.queue[n].index
 		n++
 	}
 	if v.queue = v.queue[n:]; len(v.queue) == 0 {
@@ -232,28 +232,28 @@ func (c *Core) Checkpoint() State {
 
 // recovered takes up what the store held.
 func (c *Core) recovered(ev Recovered) {
-	c.assert(c.cfg.Stable && c.saving.seq == 0 && c.term == Term{}, "recovers too late")
+	c.assert(c.cfg.Durable && c.saving.seq == 0 && c.term == Term{}, "recovers too late")
 	st := ev.State
-	c.term, c.fresh = st.Term, st.Fresh
+	c.term, c.freshTerm = st.Term, st.Fresh
 	c.rec = resolver.Record{Generation: st.Gen}
 	s := &c.standby
 	s.heard = c.now
 	if st.Copy {
 		c.hasState, c.loss = true, st.Term.Loss
 		c.log.reset(st.Base.Index, st.Base.Epoch)
-		c.time = ev.Time
+		c.lastTime = ev.Time
 		for _, e := range st.Entries {
 			c.log.append(e)
-			c.time = e.Time
+			c.lastTime = e.Time
 		}
 		c.commit, c.emitted = max(st.Commit, st.Base.Index), st.Base.Index
 		c.assert(c.commit <= c.log.last(), "recovers %d committed entries of %d", c.commit, c.log.last())
-		s.join, s.matched = st.Join, min(st.Matched, c.log.last())
+		s.invitation, s.matched = st.Invitation, min(st.Matched, c.log.last())
 		c.setRole(Joining)
 	}
 	v := &c.saving
-	v.meta, v.given, v.stable = c.meta(), c.log.last(), c.log.last()
-	c.born = c.log.last()
+	v.meta, v.givenIndex, v.durable = c.meta(), c.log.last(), c.log.last()
+	c.recoveredLast = c.log.last()
 	c.out.Changed = true
 	c.get()
 }

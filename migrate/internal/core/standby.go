@@ -9,22 +9,22 @@ import (
 
 // standbyState is what a host has that is not active.
 type standbyState struct {
-	leader  resolver.Host // whom it follows in this term; zero if not known
-	heard   time.Duration // when the leader was last heard
-	down    bool          // the leader's process is gone, as far as is known
-	join    uint64        // number of the invitation that is followed; 0: none in this term
-	matched uint64        // the log equals the leader's up to here, as the leader is told once the store holds it
-	told    uint64        // what the leader was told
-	round   uint64
-	ackDue  bool
-	ackNow  bool // whether the store holds more or not
-	resend  bool
-	fetch   *Fetch
-	wonder  bool          // the record was asked for because the leader is silent
-	outAt   time.Duration // when it was taken out of the in-sync set
-	leaving bool
-	leaveAt time.Duration // when to ask next to be taken out
-	halted  bool          // it does not take over
+	leader         resolver.Host // whom it follows in this term; zero if not known
+	heard          time.Duration // when the leader was last heard
+	down           bool          // the leader's process is gone, as far as is known
+	invitation     uint64        // number of the invitation that is followed; 0: none in this term
+	matched        uint64        // the log equals the leader's up to here, as the leader is told once the store holds it
+	ackedIndex     uint64        // what the leader was told
+	round          uint64
+	ackDue         bool
+	ackNow         bool // whether the store holds more or not
+	resend         bool
+	fetch          *Fetch
+	checkingActive bool          // the record was asked for because the leader is silent
+	removedAt      time.Duration // when it was taken out of the in-sync set
+	leaving        bool
+	nextLeave      time.Duration // when to ask next to be taken out
+	halted         bool          // it does not take over
 }
 
 // recv takes a message. What an active host of a lower term says is refused with the record that deposed it.
@@ -88,7 +88,7 @@ func (c *Core) recvActive(m Msg) {
 	}
 	s := &c.standby
 	if m.Type == MsgRelease {
-		if !member(c.rec.ISR, c.self) && m.Round == s.join {
+		if !member(c.rec.ISR, c.self) && m.Round == s.invitation {
 			c.release()
 			s.leader = m.From
 		}
@@ -98,7 +98,7 @@ func (c *Core) recvActive(m Msg) {
 		c.assert(false, "hosts %s and %s are active in one term", s.leader.ID, m.From.ID)
 	}
 	s.leader, s.heard, s.down = m.From, c.now, false
-	c.halt(false)
+	c.setHalted(false)
 	switch m.Type {
 	case MsgAppend:
 		c.recvAppend(m)
@@ -113,12 +113,12 @@ func (c *Core) recvActive(m Msg) {
 
 func (c *Core) recvAppend(m Msg) {
 	s := &c.standby
-	if !c.hasState && s.join == 0 {
+	if !c.hasState && s.invitation == 0 {
 		// The active host counts on a copy that is not there: it was released, or its store is gone.
 		c.send(s.leader, Msg{Type: MsgLeave, Round: m.Index, Flag: true})
 		return
 	}
-	if m.Index != s.join {
+	if m.Index != s.invitation {
 		return // Of an earlier invitation.
 	}
 	s.ackDue, s.ackNow = true, s.ackNow || len(m.Entries) == 0 || m.Round > s.round
@@ -157,7 +157,7 @@ func (c *Core) recvAppend(m Msg) {
 			c.truncate(at - 1)
 		}
 		c.log.append(e)
-		c.time = e.Time
+		c.lastTime = e.Time
 	}
 	s.matched = max(s.matched, at)
 	c.commit = max(c.commit, min(m.Commit, s.matched))
@@ -170,47 +170,49 @@ func (c *Core) sendAck() {
 	}
 	// A host that has nothing and fetches nothing has missed what it was to fetch.
 	resend := s.resend || s.fetch == nil && s.matched == 0
-	index := min(s.matched, c.stable())
-	if index < s.matched && index <= s.told && !s.ackNow && !resend {
+	index := min(s.matched, c.durableIndex())
+	if index < s.matched && index <= s.ackedIndex && !s.ackNow && !resend {
 		return // until the store holds more
 	}
-	m := Msg{Type: MsgAck, Index: index, Commit: c.commit, Round: s.round, Flag: resend, Prev: s.join}
+	m := Msg{Type: MsgAck, Index: index, Commit: c.commit, Round: s.round, Flag: resend, Prev: s.invitation}
 	if c.hasState {
 		m.PrevEpoch = 1
 	}
 	c.send(s.leader, m)
-	s.ackDue, s.ackNow, s.resend, s.told = false, false, false, index
+	s.ackDue, s.ackNow, s.resend, s.ackedIndex = false, false, false, index
 }
 
 // recvInvite answers the active host that wants a copy here.
 func (c *Core) recvInvite(m Msg) {
 	s := &c.standby
-	if c.role == Standby || m.Round < s.join || m.Index != c.self.Incarnation {
+	if c.role == Standby || m.Round < s.invitation || m.Index != c.self.Incarnation {
 		return
 	}
 	if s.leaving {
 		c.send(s.leader, Msg{Type: MsgJoin, Round: m.Round, Reason: "host " + c.self.ID + " is about to leave"})
 		return
 	}
-	if m.Round > s.join {
+	if m.Round > s.invitation {
 		// What was acknowledged under an earlier invitation does not count any more.
-		s.join, s.matched, s.told, s.fetch = m.Round, 0, 0, nil
+		s.invitation, s.matched, s.ackedIndex, s.fetch = m.Round, 0, 0, nil
 		c.out.Fetch = nil
 	}
 	c.setRole(Joining)
-	s.outAt = 0
-	c.send(s.leader, Msg{Type: MsgJoin, Round: s.join, Flag: c.hasState, Commit: min(c.commit, c.stable()), Index: c.loss})
+	s.removedAt = 0
+	c.send(s.leader, Msg{
+		Type: MsgJoin, Round: s.invitation, Flag: c.hasState, Commit: min(c.commit, c.durableIndex()), Index: c.loss,
+	})
 }
 
 // recvSnapshot begins to fetch a snapshot, in the place of the copy that is here, unless the active host counts on that.
 func (c *Core) recvSnapshot(m Msg) {
 	s := &c.standby
-	if m.Prev != s.join || s.matched > 0 || c.role != Joining || s.leaving ||
+	if m.Prev != s.invitation || s.matched > 0 || c.role != Joining || s.leaving ||
 		s.fetch != nil && s.fetch.ID == m.Round && s.fetch.From.Same(m.From) {
 		return
 	}
 	c.release()
-	s.leader, s.heard, s.join = m.From, c.now, m.Prev
+	s.leader, s.heard, s.invitation = m.From, c.now, m.Prev
 	c.setRole(Joining)
 	f := Fetch{From: m.From, ID: m.Round, Index: m.Index, Epoch: m.PrevEpoch}
 	s.fetch = &f
@@ -227,29 +229,29 @@ func (c *Core) restored(ev Restored) {
 	s.fetch = nil
 	if !ev.OK {
 		c.setRole(Out)
-		c.send(s.leader, Msg{Type: MsgLeave, Round: s.join})
-		s.join = 0
+		c.send(s.leader, Msg{Type: MsgLeave, Round: s.invitation})
+		s.invitation = 0
 		return
 	}
 	c.rebase(f.Index, f.Epoch)
-	c.commit, c.emitted, c.time = f.Index, f.Index, ev.Time
+	c.commit, c.emitted, c.lastTime = f.Index, f.Index, ev.Time
 	c.hasState, c.loss = true, c.term.Loss
 	s.matched, s.ackDue = f.Index, true
 	c.checkMember()
 }
 
-// gotStandby goes on after the record was read because the active host is silent.
-func (c *Core) gotStandby(before uint64) {
+// takeOverIfSilent goes on after the record was read because the active host is silent.
+func (c *Core) takeOverIfSilent(before uint64) {
 	s := &c.standby
-	if c.role.Active() || !s.wonder {
+	if c.role.Active() || !s.checkingActive {
 		return
 	}
-	s.wonder = false
+	s.checkingActive = false
 	if c.rec.Version != before || !c.hasState || !c.leaderSilent() {
 		return
 	}
 	if TermOf(c.rec).Compare(c.term) < 0 {
-		c.calm = c.now + c.cfg.Heartbeat
+		c.proposeAfter = c.now + c.cfg.Heartbeat
 		return // the resolver has forgotten
 	}
 	if !member(c.rec.ISR, c.self) {
@@ -257,17 +259,17 @@ func (c *Core) gotStandby(before uint64) {
 			// Without an invitation in this term nobody counts on the copy here. With one, the active host may have
 			// proposed this host before it fell silent: the copy stays until it, or a new term, says otherwise.
 			c.setRole(Out)
-			if s.join == 0 {
-				s.outAt = c.now
+			if s.invitation == 0 {
+				s.removedAt = c.now
 			}
-			s.leaveAt = c.now + c.cfg.Join
+			s.nextLeave = c.now + c.cfg.JoinTimeout
 		}
 		return
 	}
 	if c.prop == nil && TermOf(c.rec) == c.term {
-		if others, _ := c.vain(); others >= maxVain {
-			c.halt(true)
-			c.calm = c.now + c.cfg.Join
+		if others, _ := c.failedTakeovers(); others >= maxFailedTakeovers {
+			c.setHalted(true)
+			c.proposeAfter = c.now + c.cfg.JoinTimeout
 			return
 		}
 		// Where the in-sync set must not become smaller, the silent host stays in it: it, or its next incarnation, or
@@ -275,7 +277,7 @@ func (c *Core) gotStandby(before uint64) {
 		c.proposePromote(resolver.Host{}, !c.mayShrink())
 		return
 	}
-	c.calm = c.now + c.cfg.Heartbeat
+	c.proposeAfter = c.now + c.cfg.Heartbeat
 }
 
 func (c *Core) leaderSilent() bool {
@@ -291,30 +293,30 @@ func (c *Core) leaderSilent() bool {
 			rank++
 		}
 	}
-	wait := rank * c.cfg.Rank
+	wait := rank * c.cfg.RankDelay
 	if !c.standby.down {
 		// A host that could commit nothing when it was active, and was deposed, is perhaps the one that is cut off.
-		_, own := c.vain()
-		wait += c.cfg.Silence << min(own, 5)
+		_, own := c.failedTakeovers()
+		wait += c.cfg.FailureTimeout << min(own, 5)
 	}
 	return c.now-c.standby.heard >= wait
 }
 
-// maxVain is the number of hosts that may take over in vain, one after the other.
-const maxVain = 3
+// maxFailedTakeovers is the number of hosts that may take over in vain, one after the other.
+const maxFailedTakeovers = 3
 
-// vain counts the hosts that took over while the same entry was waiting to be committed, and were not heard to have
+// failedTakeovers counts the hosts that took over while the same entry was waiting to be committed, and were not heard to have
 // committed it, which they say only when they have applied it: an entry that kills whoever applies it leaves this behind.
 // Handoffs do not count, nor does what happens while nothing waits, nor what a store held when this host started, for it may
 // not know what was committed last. own is how often this host was among them: it lives.
-func (c *Core) vain() (others, own int) {
+func (c *Core) failedTakeovers() (others, own int) {
 	waits := false
 	var dead []uint64
 	for _, e := range c.Tail() {
 		switch {
 		case e.Kind != EpochStart:
 			waits = true
-		case e.Index <= c.born:
+		case e.Index <= c.recoveredLast:
 		case e.Low == c.self.Incarnation:
 			own++
 		case waits && e.Low != 0 && !slices.Contains(dead, e.Low):
@@ -324,8 +326,8 @@ func (c *Core) vain() (others, own int) {
 	return len(dead), own
 }
 
-// halt sets whether this host has given up taking over.
-func (c *Core) halt(halted bool) {
+// setHalted sets whether this host has given up taking over.
+func (c *Core) setHalted(halted bool) {
 	if c.standby.halted != halted {
 		c.standby.halted, c.out.Changed = halted, true
 	}
@@ -340,21 +342,22 @@ func (c *Core) Halted() bool { return c.standby.halted }
 func (c *Core) tickStandby() {
 	s := &c.standby
 	switch {
-	case s.leaving && c.now >= s.leaveAt && (c.role != Out || c.hasState):
+	case s.leaving && c.now >= s.nextLeave && (c.role != Out || c.hasState):
 		c.leave()
-	case c.role == Out && c.hasState && s.outAt > 0 && c.now-s.outAt >= c.cfg.Linger:
+	case c.role == Out && c.hasState && s.removedAt > 0 && c.now-s.removedAt >= c.cfg.CopyRetention:
 		c.release()
-	case c.role == Out && c.hasState && s.outAt == 0 && c.now >= s.leaveAt:
-		s.leaveAt = c.now + c.cfg.Join
+	case c.role == Out && c.hasState && s.removedAt == 0 && c.now >= s.nextLeave:
+		s.nextLeave = c.now + c.cfg.JoinTimeout
 		if s.leader.ID != "" {
-			c.send(s.leader, Msg{Type: MsgLeave, Round: s.join})
+			c.send(s.leader, Msg{Type: MsgLeave, Round: s.invitation})
 		}
 		c.get()
-	case c.role == Joining && !c.hasState && c.now-s.heard >= c.cfg.Join:
-		s.fetch, s.join = nil, 0
+	case c.role == Joining && !c.hasState && c.now-s.heard >= c.cfg.JoinTimeout:
+		s.fetch, s.invitation = nil, 0
 		c.setRole(Out)
-	case (c.role == Standby || c.role == Joining) && c.hasState && c.prop == nil && !s.wonder && c.now >= c.calm && c.leaderSilent():
-		s.wonder = true
+	case (c.role == Standby || c.role == Joining) && c.hasState && c.prop == nil &&
+		!s.checkingActive && c.now >= c.proposeAfter && c.leaderSilent():
+		s.checkingActive = true
 		c.get()
 	}
 }
@@ -362,31 +365,31 @@ func (c *Core) tickStandby() {
 func (c *Core) deadlineStandby(at func(time.Duration)) {
 	s := &c.standby
 	if s.leaving && (c.role != Out || c.hasState) {
-		at(s.leaveAt)
+		at(s.nextLeave)
 	}
 	switch {
-	case c.role == Out && c.hasState && s.outAt > 0:
-		at(s.outAt + c.cfg.Linger)
+	case c.role == Out && c.hasState && s.removedAt > 0:
+		at(s.removedAt + c.cfg.CopyRetention)
 	case c.role == Out && c.hasState:
-		at(s.leaveAt)
+		at(s.nextLeave)
 	case c.role == Joining && !c.hasState:
-		at(s.heard + c.cfg.Join)
-	case (c.role == Standby || c.role == Joining) && c.now < c.calm:
-		at(c.calm)
-	case (c.role == Standby || c.role == Joining) && c.prop == nil && !s.wonder:
+		at(s.heard + c.cfg.JoinTimeout)
+	case (c.role == Standby || c.role == Joining) && c.now < c.proposeAfter:
+		at(c.proposeAfter)
+	case (c.role == Standby || c.role == Joining) && c.prop == nil && !s.checkingActive:
 		// Look again at each step of the ranks: cheap, and exact.
-		for d := c.cfg.Silence; ; d += c.cfg.Rank {
+		for d := c.cfg.FailureTimeout; ; d += c.cfg.RankDelay {
 			if s.heard+d > c.now {
 				at(s.heard + d)
 				break
 			}
-			if d > c.cfg.Silence+32*c.cfg.Rank {
+			if d > c.cfg.FailureTimeout+32*c.cfg.RankDelay {
 				at(c.now + c.cfg.Heartbeat)
 				break
 			}
 		}
 		if s.down {
-			at(c.now + c.cfg.Rank)
+			at(c.now + c.cfg.RankDelay)
 		}
 	}
 }
@@ -398,13 +401,13 @@ func (c *Core) leave() {
 		return
 	}
 	s.leaving = true
-	if c.role == Out && (!c.hasState || s.outAt > 0) {
+	if c.role == Out && (!c.hasState || s.removedAt > 0) {
 		c.release()
 		return
 	}
-	s.leaveAt = c.now + c.cfg.Heartbeat
+	s.nextLeave = c.now + c.cfg.Heartbeat
 	if s.leader.ID != "" {
-		c.send(s.leader, Msg{Type: MsgLeave, Round: s.join})
+		c.send(s.leader, Msg{Type: MsgLeave, Round: s.invitation})
 	}
 	if c.role == Joining && !c.hasState {
 		c.release()

@@ -99,16 +99,16 @@ func newProfile(r *rand.Rand) profile {
 	if c.Standbys > 0 && r.IntN(5) == 0 {
 		c.MinInSync = 2 + r.IntN(c.Standbys)
 	}
-	c.Linger = pick(100*ms, s, 0)
-	c.Seek = pick(100*ms, 0)
-	c.Join = pick(300*ms, 0)
-	c.Lag = uint64(num(0, 2, 20))
+	c.CopyRetention = pick(100*ms, s, 0)
+	c.SeekInterval = pick(100*ms, 0)
+	c.JoinTimeout = pick(300*ms, 0)
+	c.MaxJoinLag = uint64(num(0, 2, 20))
 	c.KeepBytes = num(0, 1, 1000, 10_000)
 	c.AppendBytes = num(0, 1, 1000, 10_000)
 	c.InflightBytes = num(0, 3000, 20_000)
 	if r.IntN(3) == 0 {
 		p.steady = true
-		c.Lag, c.AppendBytes, c.InflightBytes = 0, 0, 0
+		c.MaxJoinLag, c.AppendBytes, c.InflightBytes = 0, 0, 0
 		if r.IntN(10) == 0 { // many commands in the time that a message takes
 			p.clients, p.window, p.think, p.body, p.duration = 3, 16, 2*ms, 8, 5*s
 			p.latency, p.jitter = 10*ms, ms
@@ -368,7 +368,7 @@ func (w *world) retire() {
 		p.event(core.Leave{})
 		w.after(2*time.Second, func() {
 			if !p.dead && !p.leaving {
-				p.event(core.Stay{})
+				p.event(core.CancelLeave{})
 			}
 		})
 	}

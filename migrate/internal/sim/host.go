@@ -107,7 +107,7 @@ func (h *host) start() {
 		p.rate = int64(1024 * (1 + d*(2*w.rng.Float64()-1)))
 	}
 	cfg := w.prof.cfg
-	cfg.Name, cfg.Self, cfg.Stable, cfg.Nonce = service, p.self, h.disk != nil, uint64(w.rng.Uint32())
+	cfg.Name, cfg.Self, cfg.Durable, cfg.Nonce = service, p.self, h.disk != nil, uint64(w.rng.Uint32())
 	p.core = core.New(cfg)
 	h.proc, h.last = p, p.self
 	w.tracef("%s starts", p.name())
@@ -639,7 +639,7 @@ func (p *proc) handle(q *request) {
 	if q.conn.seen.Compare(p.core.Term()) > 0 {
 		// The client has seen a higher term: what this host does not know says nothing.
 		q.answer(reply{Code: Retry})
-		p.step(core.Doubt{})
+		p.step(core.CheckRecord{})
 		p.kick()
 		return
 	}

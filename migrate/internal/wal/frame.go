@@ -90,7 +90,7 @@ func appendState(b []byte, s *core.State) []byte {
 		flags |= flagCounted
 	}
 	b = append(b, flags)
-	for _, v := range [...]uint64{s.Term.Loss, s.Term.Epoch, s.Join, s.Fresh.Loss, s.Fresh.Epoch, s.Gen, s.Commit, s.Matched,
+	for _, v := range [...]uint64{s.Term.Loss, s.Term.Epoch, s.Invitation, s.Fresh.Loss, s.Fresh.Epoch, s.Gen, s.Commit, s.Matched,
 		s.Base.Index, s.Base.Epoch, uint64(len(s.Entries))} {
 		b = binary.AppendUvarint(b, v)
 	}
@@ -109,7 +109,7 @@ func readState(b []byte) (s core.State, rest []byte, err error) {
 	s.Copy, s.Counted = b[0]&flagCopy != 0, b[0]&flagCounted != 0
 	b = b[1:]
 	var count uint64
-	for _, p := range [...]*uint64{&s.Term.Loss, &s.Term.Epoch, &s.Join, &s.Fresh.Loss, &s.Fresh.Epoch, &s.Gen, &s.Commit, &s.Matched,
+	for _, p := range [...]*uint64{&s.Term.Loss, &s.Term.Epoch, &s.Invitation, &s.Fresh.Loss, &s.Fresh.Epoch, &s.Gen, &s.Commit, &s.Matched,
 		&s.Base.Index, &s.Base.Epoch, &count} {
 		v, n := binary.Uvarint(b)
 		if n <= 0 {

@@ -13,7 +13,7 @@ import (
 func TestGolden(t *testing.T) {
 	require.Equal(t, goldenHost, hex.EncodeToString(encodeIdentity(owner)))
 	state := core.State{
-		Meta:   core.Meta{Term: core.Term{Loss: 1, Epoch: 5}, Copy: true, Counted: true, Join: 3, Fresh: core.Term{Loss: 2, Epoch: 6}, Gen: 300},
+		Meta:   core.Meta{Term: core.Term{Loss: 1, Epoch: 5}, Copy: true, Counted: true, Invitation: 3, Fresh: core.Term{Loss: 2, Epoch: 6}, Gen: 300},
 		Commit: 7, Matched: 8, Base: core.Place{Index: 7, Epoch: 4},
 		Entries: []core.Entry{{Index: 8, Epoch: 5, Kind: core.Command, Session: 9, Seq: 2, Low: 1, Time: 1_700_000_000_000, Body: []byte("hi")}},
 	}

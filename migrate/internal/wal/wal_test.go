@@ -615,7 +615,7 @@ func FuzzLog(f *testing.F) {
 func FuzzState(f *testing.F) {
 	f.Add(appendState(nil, &core.State{}))
 	f.Add(appendState(nil, &core.State{
-		Meta: core.Meta{Term: core.Term{Loss: 1, Epoch: 5}, Copy: true, Counted: true, Join: 3, Gen: 9}, Commit: 7, Matched: 8,
+		Meta: core.Meta{Term: core.Term{Loss: 1, Epoch: 5}, Copy: true, Counted: true, Invitation: 3, Gen: 9}, Commit: 7, Matched: 8,
 		Base: core.Place{Index: 7, Epoch: 4}, Entries: []core.Entry{{Index: 8, Epoch: 5, Kind: core.Command, Body: []byte("x")}},
 	}))
 	f.Fuzz(func(t *testing.T, data []byte) {
