@@ -105,8 +105,9 @@ func (s *Service) compact() {
 	if s.store == nil || s.machine == nil || !s.store.Due() {
 		return
 	}
-	st := s.core.Checkpoint()
-	if index, _ := s.machine.applied(); !st.Copy || index != st.Base.Index {
+	index, _ := s.machine.applied()
+	st, ok := s.core.Checkpoint(index)
+	if !ok || !st.Copy {
 		return
 	}
 	snap, err := s.machine.snapshot()

@@ -458,6 +458,10 @@ func (s *Service) do(r core.Ready) {
 	for _, e := range r.Committed {
 		s.apply(e)
 	}
+	if n := len(r.Committed); n > 0 {
+		s.core.Applied(s.node.now(), r.Committed[n-1].Index)
+		s.dirty = true
+	}
 	if r.CAS != nil {
 		s.compareAndSwap(*r.CAS)
 	}
@@ -511,7 +515,7 @@ func (s *Service) activated() {
 		}
 		s.machine = m
 	}
-	s.machine.resetOrdered(s.core.Tail())
+	s.machine.resetOrdered(s.core.Tail(s.machine.index))
 	s.clients.activated()
 	s.startEvery()
 }

@@ -35,6 +35,8 @@ type Config struct {
 	KeepBytes     int // committed entries kept for hosts that come back: 4 MiB
 	LogBytes      int // the whole log; when it is full, a host that holds it up is dropped: 256 MiB
 	LagBytes      int // a member that is so far behind is removed: 32 MiB
+
+	MaxUnapplied uint64 // entries that wait to be applied; the active host orders no more, a standby takes no more than four times as many: 16,384
 }
 
 func (c *Config) setDefaults() {
@@ -63,6 +65,9 @@ func (c *Config) setDefaults() {
 	size(&c.LagBytes, 32<<20)
 	if c.MaxJoinLag == 0 {
 		c.MaxJoinLag = 1000
+	}
+	if c.MaxUnapplied == 0 {
+		c.MaxUnapplied = 16384
 	}
 	// What is kept for others must leave room for what is not committed yet.
 	c.KeepBytes = min(c.KeepBytes, c.LogBytes/2)
@@ -143,6 +148,7 @@ type MoveEvent struct {
 	Stage       MoveStage
 	Reason      string
 	Won, Served time.Duration // from the request to the target's win, and from there to serving
+	Applying    time.Duration // the part of Served in which the target applied what was committed
 }
 
 // Violation is what a broken invariant panics with: a bug in this package, or a peer that breaks the protocol.
@@ -167,6 +173,7 @@ type Core struct {
 	log           log
 	commit        uint64
 	emitted       uint64 // the part of commit that Ready has handed out
+	applied       uint64 // the part of that which the service has applied
 	lastTime      int64  // of the last entry
 
 	prop         *proposal
@@ -206,8 +213,11 @@ func (c *Core) Last() uint64 { return c.log.last() }
 // HasState reports whether this host holds a copy.
 func (c *Core) HasState() bool { return c.hasState }
 
-// Tail returns the entries that Ready has not handed out as committed: what is yet to be applied, in order.
-func (c *Core) Tail() []Entry { return c.log.slice(c.emitted+1, c.log.last()) }
+// Tail returns the entries after index, in order: what a service that has applied everything up to index is yet to apply.
+func (c *Core) Tail(index uint64) []Entry {
+	c.assert(index >= c.log.base && index <= c.log.last(), "tail after entry %d of %d to %d", index, c.log.base, c.log.last())
+	return c.log.slice(index+1, c.log.last())
+}
 
 // Event is what Step takes: one of the types below.
 type Event interface{ event() }
@@ -439,7 +449,7 @@ func (c *Core) release() {
 	}
 	c.hasState = false
 	c.rebase(0, 0)
-	c.commit, c.emitted, c.lastTime = 0, 0, 0
+	c.commit, c.emitted, c.applied, c.lastTime = 0, 0, 0, 0
 	c.standby = standbyState{leaving: c.standby.leaving}
 	c.out.Fetch = nil
 	c.setRole(Out)
@@ -449,7 +459,7 @@ func (c *Core) trimLog() {
 	if !c.hasState || c.log.base >= c.commit {
 		return
 	}
-	hold := c.emitted
+	hold := c.applied
 	for _, p := range c.active.peers {
 		hold = min(hold, p.trimLimit())
 	}

@@ -36,7 +36,7 @@ type Type uint8
 // The messages, with the fields of Msg that each uses beside From and Term.
 const (
 	MsgAppend   Type = 1  // active to all: Prev, PrevEpoch, Entries, Commit, Round, Index (number of the invitation); without Entries it is a heartbeat
-	MsgAck      Type = 2  // to the active: Index (all up to it equals the active's log), Commit, Round, Prev (number of the invitation), PrevEpoch (1: holds a copy), Flag (resend from Commit)
+	MsgAck      Type = 2  // to the active: Index (all up to it equals the active's log), Commit, Round, Prev (number of the invitation), PrevEpoch (1 and the index of the last entry applied; 0: holds no copy), Flag (resend from Commit)
 	MsgReject   Type = 3  // to the sender of a lower term: Record
 	MsgInvite   Type = 4  // active to a latent host: Record, Round (number of the invitation), Index (the host's incarnation); come and hold a copy
 	MsgJoin     Type = 5  // to the active: Round (of the invitation), Flag (holds a copy), Commit, Loss of it in Index; Reason, if it cannot join
@@ -45,7 +45,7 @@ const (
 	MsgRelease  Type = 8  // active to a host it no longer wants: Record, Round (number of the invitation); drop the copy
 	MsgTransfer Type = 9  // active to a member: Record; take over
 	MsgFailed   Type = 10 // to the active: Reason; the transfer did not happen
-	MsgMoved    Type = 11 // new active to the old: serving since the transfer; Won and Served say how long it took
+	MsgMoved    Type = 11 // new active to the old: serving since the transfer; Won and Served say how long it took, Index the part of Served for applying, in ns
 	MsgLeave    Type = 12 // to the active: Round (of the invitation), Flag (holds no copy); remove me
 )
 

@@ -115,6 +115,9 @@ type scenarioHost struct {
 	held  bool  // it holds something
 
 	halted, suspended bool
+
+	slow time.Duration // how long its service takes to apply what Ready has handed out
+	busy time.Duration // until when it does
 }
 
 func (s *scenario) printf(format string, args ...any) {
@@ -239,6 +242,10 @@ func (s *scenario) exec(args []string) {
 		d, err := time.ParseDuration(args[3])
 		require.NoError(s.t, err)
 		s.slow[args[1]+" "+args[2]] = d
+	case "slow-apply":
+		d, err := time.ParseDuration(args[2])
+		require.NoError(s.t, err)
+		host(1).slow = d
 	case "heal":
 		clear(s.cut)
 		clear(s.slow)
@@ -403,11 +410,18 @@ func (h *scenarioHost) ready() {
 		s.after(2*s.lat, func() { h.step(Candidates{Hosts: hosts}) })
 	}
 	for _, to := range r.Snapshots {
-		ev := Captured{To: to, ID: uint64(len(h.snaps) + 1), Index: h.core.Commit()}
+		ev := Captured{To: to, ID: uint64(len(h.snaps) + 1), Index: h.core.emitted}
 		ev.Epoch, _ = h.core.EpochAt(ev.Index)
 		h.snaps[ev.ID] = ev
-		s.printf("%s: captures snapshot %d at %d", id, ev.ID, ev.Index)
-		h.step(ev)
+		capture := func() {
+			s.printf("%s: captures snapshot %d at %d", id, ev.ID, ev.Index)
+			h.step(ev)
+		}
+		if h.busy > s.now { // behind what is yet to be applied
+			s.after(h.busy-s.now, capture)
+		} else {
+			capture()
+		}
 	}
 	if f := r.Fetch; f != nil {
 		s.printf("%s: fetches snapshot %d", id, f.ID)
@@ -436,7 +450,30 @@ func (h *scenarioHost) ready() {
 			h.step(Transfer{})
 		}
 	}
+	if n := len(r.Committed); n > 0 {
+		h.applied(r.Committed[n-1].Index)
+	}
 	s.check()
+}
+
+// applied notes that the service has applied everything up to index, at once or after as long as it takes.
+func (h *scenarioHost) applied(index uint64) {
+	self, s := h.self, h.s
+	note := func() {
+		if h.up && h.self.Same(self) && index <= h.core.emitted {
+			h.core.Applied(s.now, index)
+			h.ready()
+		}
+	}
+	if h.slow == 0 {
+		note()
+		return
+	}
+	h.busy = max(h.busy, s.now) + h.slow
+	s.after(h.busy-s.now, func() {
+		s.printf("%s: has applied %d", h.self.ID, index)
+		note()
+	})
 }
 
 func (s *scenario) send(h *scenarioHost, m Outgoing) {

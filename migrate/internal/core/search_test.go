@@ -169,7 +169,7 @@ func (x *search) start() searchState {
 		if i < 2 {
 			c.hasState, c.rec, c.role, c.term = true, rec, Standby, Term{0, 1}
 			c.log.append(Entry{Index: 1, Epoch: 1, Kind: EpochStart})
-			c.commit, c.emitted = 1, 1
+			c.commit, c.emitted, c.applied = 1, 1, 1
 			c.standby.leader, c.standby.heard, c.standby.matched = rec.Active, c.now, 1
 		}
 		if i == 0 {
@@ -656,6 +656,10 @@ func (x *search) ready(c *Core, r *searchResult) (again bool) {
 		r.msgs = append(r.msgs, x.internMsg(searchMsg{to: int(m.To.ID[0] - 'a'), inc: m.To.Incarnation, msg: &msg, text: id + " -> " + m.To.ID + ": " + msg.String()}))
 	}
 	r.committed = append(r.committed, out.Committed...)
+	if n := len(out.Committed); n > 0 {
+		c.Applied(c.now, out.Committed[n-1].Index)
+		again = true
+	}
 	r.reads = append(r.reads, out.Reads...)
 	if out.CAS != nil {
 		next := out.CAS.Next
@@ -735,7 +739,7 @@ func appendCore(b []byte, c *Core) []byte {
 		}
 	}
 	host(c.self)
-	num(uint64(c.role), c.term.Loss, c.term.Epoch, c.freshTerm.Loss, c.freshTerm.Epoch, c.loss, c.commit, c.emitted, c.log.base, c.log.baseEpoch)
+	num(uint64(c.role), c.term.Loss, c.term.Epoch, c.freshTerm.Loss, c.freshTerm.Epoch, c.loss, c.commit, c.emitted, c.applied, c.log.base, c.log.baseEpoch)
 	b = appendRec(b, c.rec)
 	flags(c.hasState, c.getting, c.prop != nil)
 	for _, e := range c.log.ents {
@@ -864,7 +868,7 @@ func appendSearchMsg(b []byte, m Msg) []byte {
 // TestSearchCopies reminds whoever adds a field to the core of clone and appendCore, which must know it.
 func TestSearchCopies(t *testing.T) {
 	fields := func(v any) int { return reflect.TypeOf(v).NumField() }
-	require.Equal(t, []int{24, 18, 21, 16, 11, 5}, []int{
+	require.Equal(t, []int{25, 20, 22, 16, 11, 5}, []int{
 		fields(Core{}), fields(activeState{}), fields(peer{}), fields(standbyState{}), fields(proposal{}), fields(move{}),
 	}, "a field came or went: see clone and appendCore, then change this")
 }
