@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/roam-go/roam/migrate/internal/machine"
 )
 
 // echoes is a tally that answers a command with itself, in replies of a size.
@@ -25,8 +27,9 @@ func (e *echoes) Apply(cmd Command) ([]byte, error) {
 }
 
 // echoing is a world with one host, where "svc" has replies of that size.
-func echoing(t *testing.T, size int) (*world, *Service) {
+func echoing(t *testing.T, size int, lim machine.Limits) (*world, *Service) {
 	w := newWorld(t, "a")
+	w.nodes["a"].limits = lim
 	s, err := w.nodes["a"].Host(t.Context(), "svc", func() Migratable { return &echoes{size: size} }, Policy{Copies: 1})
 	require.NoError(t, err)
 	return w, s
@@ -47,9 +50,8 @@ func goMany(t *testing.T, c *Client, name string, n int, sent *[]string) (calls 
 func TestReplyGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const size = 100
-		w, s := echoing(t, size)
+		w, s := echoing(t, size, machine.Limits{ReplyBytes: 10 * (size + replyOverhead)})
 		defer w.close()
-		s.post(item{kind: itemFunc, fn: func() { s.machine.lim.ReplyBytes = 10 * (size + replyOverhead) }})
 		c, other := w.dial("c", "svc", ClientConfig{}), w.dial("o", "svc", ClientConfig{})
 		var sent []string
 		w.net.Block("a", "c")
@@ -73,14 +75,14 @@ func TestReplyGone(t *testing.T) {
 				require.Contains(t, string(reply), sent[from+i])
 			}
 		}
-		require.Equal(t, sent, s.machine.sm.(*echoes).Seen)
+		require.Equal(t, sent, appOf(s).(*echoes).Seen)
 	})
 }
 
 // Commands whose replies together are more than waits for a peer that is slow to read get them all the same.
 func TestLargeRepliesArrive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w, s := echoing(t, 1_000_000)
+		w, s := echoing(t, 1_000_000, machine.Limits{})
 		defer w.close()
 		c := w.dial("c", "svc", ClientConfig{})
 		w.net.Throttle("a", "c", 10_000_000)
@@ -95,7 +97,7 @@ func TestLargeRepliesArrive(t *testing.T) {
 			require.Equal(t, sent[i], string(bytes.TrimRight(reply, "\x00")))
 		}
 		require.NoError(t, c.Flush(t.Context()))
-		require.Equal(t, sent, s.machine.sm.(*echoes).Seen)
+		require.Equal(t, sent, appOf(s).(*echoes).Seen)
 		require.Less(t, c.Stats().Reconnects, uint64(4), "once the client knows how large replies are, it is not cut off any more")
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/migrate/internal/machine"
 	"github.com/roam-go/roam/migrate/internal/wal"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
@@ -72,14 +73,14 @@ func (s *Service) openStore() error {
 	if st.Meta != (core.Meta{}) {
 		ev := core.Recovered{State: st}
 		if s.machine != nil {
-			ev.Time = s.machine.logTime()
+			ev.Time = s.machine.LogTime()
 		}
 		s.step(ev)
 	}
 	return nil
 }
 
-func (s *Service) restoreCopy(rec *wal.Recovered) (*machine, error) {
+func (s *Service) restoreCopy(rec *wal.Recovered) (*machine.Machine, error) {
 	if rec.Copy == nil {
 		return s.newMachine()
 	}
@@ -88,7 +89,7 @@ func (s *Service) restoreCopy(rec *wal.Recovered) (*machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	if index, epoch := m.applied(); index != rec.State.Base.Index || epoch != rec.State.Base.Epoch {
+	if index, epoch := m.Applied(); index != rec.State.Base.Index || epoch != rec.State.Base.Epoch {
 		return nil, fmt.Errorf("the copy of the state ends at entry %d of epoch %d, the log begins after %d of %d", index, epoch,
 			rec.State.Base.Index, rec.State.Base.Epoch)
 	}
@@ -105,12 +106,12 @@ func (s *Service) compact() {
 	if s.store == nil || s.machine == nil || !s.store.Due() {
 		return
 	}
-	index, _ := s.machine.applied()
+	index, _ := s.machine.Applied()
 	st, ok := s.core.Checkpoint(index)
 	if !ok || !st.Copy {
 		return
 	}
-	snap, err := s.machine.snapshot()
+	snap, err := s.machine.Snapshot()
 	if err != nil {
 		s.store.Later()
 		s.noCopy(err)

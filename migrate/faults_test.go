@@ -91,7 +91,7 @@ func TestUnknownKindOfEntry(t *testing.T) {
 		require.Equal(t, Halted, a.Status().Role)
 		require.Equal(t, Halted, b.Status().Role)
 		require.EqualValues(t, 2, failed.Load())
-		require.Equal(t, []string{"before"}, b.machine.sm.(*tally).Seen, "what follows is not applied")
+		require.Equal(t, []string{"before"}, appOf(b).(*tally).Seen, "what follows is not applied")
 		_, err := oc.Do(t.Context(), []byte("goes on"))
 		require.NoError(t, err)
 	})
@@ -174,9 +174,9 @@ func TestSnapshotOfAnotherMoment(t *testing.T) {
 		fetch := func(change func(*core.Fetch)) error {
 			f := core.Fetch{From: a.node.self}
 			w.look(a, func() {
-				snap, err := a.machine.snapshot()
+				snap, err := a.machine.Snapshot()
 				require.NoError(t, err)
-				f.Index, f.Epoch = a.machine.applied()
+				f.Index, f.Epoch = a.machine.Applied()
 				f.ID = a.node.offer(a, b.node.self, snap)
 			})
 			change(&f)
@@ -205,13 +205,13 @@ func TestClockGoesBack(t *testing.T) {
 				Kind: core.Command, Session: 7, Seq: 1, Low: 1, Time: time.Now().Add(2 * time.Hour).UnixMilli(), Body: []byte("ahead"),
 			})
 			require.True(t, ok)
-			a.machine.ordered(e)
+			a.machine.Ordered(e)
 			a.dirty = true
 		})
 		_, err := r.do(2, "right again")
 		require.NoError(t, err)
 		ahead := time.Now().Add(2 * time.Hour).UnixMilli()
-		w.look(a, func() { require.InDelta(t, ahead, a.machine.logTime(), 1000) })
+		w.look(a, func() { require.InDelta(t, ahead, a.machine.LogTime(), 1000) })
 		_, err = a.Handoff(t.Context(), "b")
 		require.NoError(t, err)
 		time.Sleep(30 * time.Second)
@@ -220,7 +220,7 @@ func TestClockGoesBack(t *testing.T) {
 		_, err = back.do(3, "on b")
 		require.NoError(t, err)
 		w.look(b, func() {
-			require.GreaterOrEqual(t, b.machine.logTime(), ahead-1000, "the log's time goes on from where it was")
+			require.GreaterOrEqual(t, b.machine.LogTime(), ahead-1000, "the log's time goes on from where it was")
 		})
 	})
 }

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/roam-go/roam/migrate/internal/machine"
 	"github.com/roam-go/roam/migrate/internal/wal"
 	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
@@ -131,8 +132,9 @@ type Node struct {
 	silent   chan struct{} // closed when no further announcement will be made
 	gone     chan struct{} // closed when Close is through
 	hooks    hookQueue
-	dir      *wal.Dir // nil: none
-	refused  string   // the last announcement's error that Hooks.Failed was told of; of announceLoop
+	dir      *wal.Dir       // nil: none
+	limits   machine.Limits // of the services' machines; zero but in tests
+	refused  string         // the last announcement's error that Hooks.Failed was told of; of announceLoop
 
 	mu       sync.Mutex // guards what follows
 	closed   bool

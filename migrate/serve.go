@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/migrate/internal/machine"
 	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/transport"
 )
@@ -353,8 +354,8 @@ func (c *clients) open(from *session, r *request, p *wire.OpenParams) {
 			c.s.name, maxCarried))
 		return
 	}
-	switch a := c.s.machine.admitOpen(p.Session, key, p.Resume); a.verdict {
-	case verdictAppend:
+	switch a := c.s.machine.AdmitOpen(p.Session, key, p.Resume); a.Verdict {
+	case machine.Append:
 		if !c.makeRoom() {
 			r.Reply(nil, transport.Errorf(CodeRetry, "migrate: service %s: as many clients are connected as it may have", c.s.name))
 			return
@@ -364,12 +365,12 @@ func (c *clients) open(from *session, r *request, p *wire.OpenParams) {
 			return
 		}
 		fallthrough
-	case verdictPending:
+	case machine.Pending:
 		put(&c.opening, p.Session, append(c.opening[p.Session], r))
-	case verdictReplied:
+	case machine.Replied:
 		c.opened(r, p.Session)
-	case verdictRefused:
-		r.Reply(nil, a.err)
+	case machine.Refused:
+		r.Reply(nil, a.Err)
 	}
 }
 
@@ -377,10 +378,10 @@ func (c *clients) open(from *session, r *request, p *wire.OpenParams) {
 // unused for longest among those whose clients are not connected. So no newcomers, however many, push out those who are there.
 func (c *clients) makeRoom() bool {
 	m := c.s.machine
-	if m.sessions.len()+len(c.opening) < m.lim.Sessions {
+	if len(c.opening) < m.Room() {
 		return true
 	}
-	for id := range m.idle(math.MaxInt64) {
+	for id := range m.Idle(math.MaxInt64) {
 		if c.sessions[id] == nil {
 			return c.s.propose(core.Entry{Kind: core.CloseSession, Session: id, Seq: 1})
 		}
@@ -398,7 +399,7 @@ func (c *clients) opened(r *request, id uint64) {
 	c.unpark(r.from)
 	t := c.s.core.Term()
 	r.Reply(transport.Marshal(wire.OpenResult{
-		Loss: t.Loss, Epoch: t.Epoch, NextEvent: c.s.machine.nextEvent(), SpreadMS: c.spread().Milliseconds(),
+		Loss: t.Loss, Epoch: t.Epoch, NextEvent: c.s.machine.NextEvent(), SpreadMS: c.spread().Milliseconds(),
 	}))
 }
 
@@ -410,12 +411,12 @@ func (c *clients) do(from *session, r *request, p *wire.DoParams) {
 			c.s.name, len(p.Body), MaxCommand))
 		return
 	}
-	switch a := m.admit(p.Session, p.Seq, p.Low, from.conn.Peer().Key); a.verdict {
-	case verdictAppend:
+	switch a := m.Admit(p.Session, p.Seq, p.Low, from.conn.Peer().Key); a.Verdict {
+	case machine.Append:
 		// The log keeps the body for long, and must not keep the request, and with it a connection that may have ended.
 		e := core.Entry{Kind: core.Command, Session: p.Session, Seq: p.Seq, Low: p.Low, Body: bytes.Clone(p.Body)}
-		if err := m.validate(m.command(e)); err != nil {
-			e.Kind, e.Body = core.Refusal, encodeError(err)
+		if err := m.Validate(e); err != nil {
+			e.Kind, e.Body = core.Refusal, machine.RefusalBody(err)
 		}
 		if !c.s.propose(e) {
 			n.Refused++
@@ -424,15 +425,15 @@ func (c *clients) do(from *session, r *request, p *wire.DoParams) {
 		}
 		n.Ordered++
 		c.await(r, p)
-	case verdictPending:
+	case machine.Pending:
 		n.Repeated++
 		c.await(r, p)
-	case verdictReplied:
+	case machine.Replied:
 		n.Repeated++
-		c.reply(r, &a.reply)
-	case verdictRefused:
+		c.reply(r, &a.Reply)
+	case machine.Refused:
 		n.Refused++
-		r.Reply(nil, a.err)
+		r.Reply(nil, a.Err)
 	}
 }
 
@@ -450,7 +451,7 @@ func (c *clients) retry(r *request) {
 }
 
 // reply answers a command that is applied.
-func (c *clients) reply(r *request, a *applied) {
+func (c *clients) reply(r *request, a *machine.Result) {
 	c.s.stats.Answered++
 	replicas := uint32(c.s.core.Replicas())
 	if a.Err == nil {
@@ -475,7 +476,7 @@ func (c *clients) reply(r *request, a *applied) {
 }
 
 // applied answers those who wait for an entry.
-func (c *clients) applied(a applied) {
+func (c *clients) applied(a machine.Result) {
 	switch a.Kind {
 	case core.Command, core.Refusal:
 		k := commandKey{a.Session, a.Seq}
@@ -539,12 +540,12 @@ func (c *clients) answerRead(id uint64) {
 	}
 	delete(c.reads, id)
 	c.s.stats.Queries++
-	reply, err := c.s.machine.query(q.body)
+	reply, err := c.s.machine.Query(q.body)
 	if err != nil {
 		q.req.Reply(nil, err)
 		return
 	}
-	index, epoch := c.s.machine.applied()
+	index, epoch := c.s.machine.Applied()
 	q.req.Reply(transport.Marshal(wire.QueryResult{Index: index, Epoch: epoch, Reply: reply}))
 }
 
@@ -568,7 +569,7 @@ func (c *clients) listen(from *session, r *request, p *wire.ListenParams) {
 	if a == nil {
 		// The open that goes before it in the pipeline was refused, or still waits to be committed.
 		if len(c.opening[p.Session]) == 0 {
-			r.Reply(nil, c.s.machine.expired(p.Session))
+			r.Reply(nil, c.s.machine.Expired(p.Session))
 			return
 		}
 		c.retry(r)
@@ -576,9 +577,9 @@ func (c *clients) listen(from *session, r *request, p *wire.ListenParams) {
 	}
 	m := c.s.machine
 	a.listening, a.next = true, p.From
-	if p.From == 0 || p.From > m.nextEvent() {
-		a.next = m.nextEvent()
-	} else if first, _, _, _ := m.events.from(p.From, 1, 1); first > p.From {
+	if p.From == 0 || p.From > m.NextEvent() {
+		a.next = m.NextEvent()
+	} else if first, _, _, _ := m.Events(p.From, 1, 1); first > p.From {
 		a.next = first
 	}
 	put(&c.behind, a, struct{}{})
@@ -586,19 +587,19 @@ func (c *clients) listen(from *session, r *request, p *wire.ListenParams) {
 }
 
 func (c *clients) leave(from *session, r *request, p *wire.LeaveParams) {
-	switch a := c.s.machine.admitClose(p.Session, from.conn.Peer().Key); a.verdict {
-	case verdictAppend:
+	switch a := c.s.machine.AdmitClose(p.Session, from.conn.Peer().Key); a.Verdict {
+	case machine.Append:
 		if !c.s.propose(core.Entry{Kind: core.CloseSession, Session: p.Session}) {
 			c.retry(r)
 			return
 		}
 		fallthrough
-	case verdictPending:
+	case machine.Pending:
 		put(&c.leaving, p.Session, append(c.leaving[p.Session], r))
-	case verdictReplied:
+	case machine.Replied:
 		r.Reply(nil, nil)
-	case verdictRefused:
-		r.Reply(nil, a.err)
+	case machine.Refused:
+		r.Reply(nil, a.Err)
 	}
 }
 
@@ -609,7 +610,7 @@ func (c *clients) push() {
 	if !c.s.core.Role().Active() || c.s.machine == nil {
 		return
 	}
-	end := c.s.machine.nextEvent()
+	end := c.s.machine.NextEvent()
 	var batch eventBatch
 	defer batch.send()
 	if end > c.pushed {
@@ -649,7 +650,7 @@ func (c *clients) encodeEvents(from, end uint64) (b eventBatch, err error) {
 	t := c.s.core.Term()
 	b.from, b.next = from, from
 	for b.next < end && b.events < pushEvents && b.bytes < pushBytes {
-		first, times, bodies, next := c.s.machine.events.from(b.next, pushEvents-b.events, min(pushPiece, pushBytes-b.bytes))
+		first, times, bodies, next := c.s.machine.Events(b.next, pushEvents-b.events, min(pushPiece, pushBytes-b.bytes))
 		params, err := transport.Marshal(wire.EventsParams{
 			Service: c.s.name, Loss: t.Loss, Epoch: t.Epoch, First: first, Times: times, Bodies: bodies,
 		})
@@ -702,7 +703,7 @@ func (c *clients) activated() {
 	c.since, c.pushed = c.s.node.now(), 0
 	c.untold = slices.AppendSeq(c.untold[:0], maps.Keys(c.parked))
 	c.call(callAtOnce)
-	if c.s.machine.sessions.len() > 0 {
+	if c.s.machine.Usage().Sessions > 0 {
 		c.expireSoon()
 	}
 }
@@ -771,7 +772,7 @@ func (c *clients) expire() {
 	}
 	left := false
 	var over []uint64
-	for id := range s.machine.idle(math.MaxInt64) {
+	for id := range s.machine.Idle(math.MaxInt64) {
 		if c.sessions[id] != nil {
 			continue
 		}

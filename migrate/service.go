@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/migrate/internal/machine"
 	"github.com/roam-go/roam/migrate/internal/wal"
 	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
@@ -52,7 +53,7 @@ type Service struct {
 	core        *core.Core
 	store       *wal.Store // nil: none; set under mu
 	resumed     core.Term  // that the store held when it was opened, with a copy or without
-	machine     *machine
+	machine     *machine.Machine
 	clients     clients
 	stats       stats
 	move        *moveState
@@ -515,7 +516,8 @@ func (s *Service) activated() {
 		}
 		s.machine = m
 	}
-	s.machine.resetOrdered(s.core.Tail(s.machine.index))
+	index, _ := s.machine.Applied()
+	s.machine.ResetOrdered(s.core.Tail(index))
 	s.clients.activated()
 	s.startEvery()
 }
@@ -527,30 +529,30 @@ func (s *Service) deposed() {
 		s.every.Stop()
 	}
 	if s.machine != nil {
-		s.machine.resetOrdered(nil)
+		s.machine.ResetOrdered(nil)
 	}
 	s.clients.deposed()
 }
 
-func (s *Service) newMachine() (*machine, error) {
+func (s *Service) newMachine() (*machine.Machine, error) {
 	sm, err := s.instance()
 	if err != nil {
 		return nil, err
 	}
-	m := newMachine(s.name, sm, s.limits())
-	m.onPanic = s.panicked
+	m := machine.New(s.name, adapter{sm}, s.limits())
+	m.OnPanic = s.panicked
 	return m, nil
 }
 
 // restore makes a machine of a snapshot.
-func (s *Service) restore(r io.Reader) (*machine, error) {
+func (s *Service) restore(r io.Reader) (*machine.Machine, error) {
 	sm, err := s.instance()
 	if err != nil {
 		return nil, err
 	}
-	m, err := restoreMachine(s.name, sm, s.limits(), r)
+	m, err := machine.Restore(s.name, adapter{sm}, s.limits(), r)
 	if err == nil {
-		m.onPanic = s.panicked
+		m.OnPanic = s.panicked
 	}
 	return m, err
 }
@@ -563,7 +565,11 @@ func (s *Service) instance() (Migratable, error) {
 	return nil, transport.Errorf(CodeConfig, "migrate: service %s: the function that makes an instance has returned nil", s.name)
 }
 
-func (s *Service) limits() machineLimits { return machineLimits{EventBytes: s.policy.EventBytes} }
+func (s *Service) limits() machine.Limits {
+	lim := s.node.limits
+	lim.EventBytes = s.policy.EventBytes
+	return lim
+}
 
 func (s *Service) panicked(method string, value any, stack []byte) {
 	s.log.Error("the service's code panicked", "method", method, "panic", value, "stack", string(stack))
@@ -574,7 +580,7 @@ func (s *Service) panicked(method string, value any, stack []byte) {
 
 // apply executes a committed entry and answers who waits for it.
 func (s *Service) apply(e core.Entry) {
-	a := s.machine.apply(e)
+	a := s.machine.Apply(e)
 	if a.Halt != nil {
 		panic(a.Halt)
 	}
@@ -619,11 +625,15 @@ const hashEvery = 4096
 
 // checkHash orders a check of the hash from time to time.
 func (s *Service) checkHash() {
-	if s.core.Role() != core.Serving || s.machine.index-s.lastHash < hashEvery || s.core.Replicas() == 1 {
+	if s.core.Role() != core.Serving || s.core.Replicas() == 1 {
 		return
 	}
-	if low, body, ok := s.machine.hashCheck(); ok {
-		s.lastHash = s.machine.index
+	index, _ := s.machine.Applied()
+	if index-s.lastHash < hashEvery {
+		return
+	}
+	if low, body, ok := s.machine.HashCheck(); ok {
+		s.lastHash = index
 		s.propose(core.Entry{Kind: core.HashCheck, Low: low, Body: body})
 	}
 }
@@ -634,7 +644,7 @@ func (s *Service) propose(e core.Entry) bool {
 	s.dirty = true
 	e, ok := s.core.Propose(s.node.now(), e)
 	if ok {
-		s.machine.ordered(e)
+		s.machine.Ordered(e)
 	}
 	return ok
 }

@@ -108,7 +108,8 @@ func (s *Service) publishStats() {
 	n.LogEntries, n.LogBytes = s.core.LogSize()
 	n.Sessions, n.ReplyBytes, n.EventBytes = 0, 0, 0
 	if m := s.machine; m != nil {
-		n.Sessions, n.ReplyBytes, n.EventBytes = m.sessions.len(), m.sessions.bytes, m.events.bytes
+		u := m.Usage()
+		n.Sessions, n.ReplyBytes, n.EventBytes = u.Sessions, u.ReplyBytes, u.EventBytes
 	}
 	n.activeAt = s.sinceWhen(n.activeAt, s.core.Role().Active())
 	n.suspendedAt = s.sinceWhen(n.suspendedAt, s.core.Suspended())

@@ -34,7 +34,7 @@ import (
 //	I19 a sender is who its key says                                chatcore.TestSenderIsSetByTheRoom, TestNamesBelongToKeys
 //	I20 hosts, and who may change a record, are known by their keys resolver.TestServerRights, migrate.TestStrangerIsNotHeeded,
 //	                                                                transport.TestTCPKeys
-//	I21 all memory is bounded, nothing from the network panics      the fuzz tests, migrate.TestAdmissionWindow,
+//	I21 all memory is bounded, nothing from the network panics      the fuzz tests, machine.TestAdmissionWindow,
 //	                                                                transport.TestUnmarshalMemory; of the log: ticked, maxSteps
 //
 // What is to happen at all: hosts are back in sync after the healing, and equal (world.staffed, world.converged), also under

@@ -1,4 +1,4 @@
-package migrate
+package machine
 
 import (
 	"math/rand/v2"
@@ -10,13 +10,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/transport"
 )
 
 func newRand(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 0)) }
 
 func TestSessionEviction(t *testing.T) {
-	l, j := newTestMachine(machineLimits{Sessions: 3})
+	l, j := newTestMachine(Limits{Sessions: 3})
 	for id := range uint64(3) {
 		require.Zero(t, l.open(id+1, transport.Key{}).Ended)
 	}
@@ -27,23 +28,23 @@ func TestSessionEviction(t *testing.T) {
 	require.EqualValues(t, 3, a.Ended)
 	require.EqualValues(t, 1, a.Next-a.First)
 	require.Equal(t, []uint64{3}, j.closed)
-	require.ErrorIs(t, l.command(3, 1, 1, "x").Err, ErrSessionExpired)
+	require.ErrorIs(t, l.command(3, 1, 1, "x").Err, wire.ErrSessionExpired)
 	require.EqualValues(t, 1, l.open(5, transport.Key{}).Ended)
 	require.Equal(t, 3, l.m.sessions.len())
 	require.Len(t, l.m.sessions.slots, 4, "places are used again")
 }
 
 func TestSessionsIdle(t *testing.T) {
-	l, _ := newTestMachine(machineLimits{})
+	l, _ := newTestMachine(Limits{})
 	for id := range uint64(5) {
 		l.apply(core.Entry{Kind: core.OpenSession, Session: id + 1, Body: make([]byte, 32), Time: int64(id+1) * 100})
 	}
 	l.apply(core.Entry{Kind: core.Command, Session: 2, Seq: 1, Low: 1, Time: 600})
-	l.m.ordered(core.Entry{Index: 99, Kind: core.Command, Session: 3, Seq: 1, Low: 1})
-	require.Equal(t, []uint64{1, 4}, slices.Collect(l.m.idle(500)))
-	require.Equal(t, []uint64{1, 4, 5, 2}, slices.Collect(l.m.idle(601)))
-	require.Empty(t, slices.Collect(l.m.idle(100)))
-	for id := range l.m.idle(601) {
+	l.m.Ordered(core.Entry{Index: 99, Kind: core.Command, Session: 3, Seq: 1, Low: 1})
+	require.Equal(t, []uint64{1, 4}, slices.Collect(l.m.Idle(500)))
+	require.Equal(t, []uint64{1, 4, 5, 2}, slices.Collect(l.m.Idle(601)))
+	require.Empty(t, slices.Collect(l.m.Idle(100)))
+	for id := range l.m.Idle(601) {
 		require.EqualValues(t, 1, id)
 		break
 	}
@@ -51,31 +52,31 @@ func TestSessionsIdle(t *testing.T) {
 
 func TestSessionReplyBytes(t *testing.T) {
 	size := 100 + replyOverhead
-	l, _ := newTestMachine(machineLimits{ReplyBytesPerSession: 3 * size, ReplyBytes: 5 * size})
+	l, _ := newTestMachine(Limits{ReplyBytesPerSession: 3 * size, ReplyBytes: 5 * size})
 	for id := range uint64(3) {
 		l.open(id+1, transport.Key{})
 	}
-	reply := func(id, seq uint64) applied { return l.m.admit(id, seq, 1, transport.Key{}).reply }
+	reply := func(id, seq uint64) Result { return l.m.Admit(id, seq, 1, transport.Key{}).Reply }
 	for seq := range uint64(4) {
 		require.Nil(t, l.command(1, seq+1, 1, "big 100").Err)
 	}
-	require.ErrorIs(t, reply(1, 1).Err, ErrReplyGone, "the session's oldest goes first")
+	require.ErrorIs(t, reply(1, 1).Err, wire.ErrReplyGone, "the session's oldest goes first")
 	require.Len(t, reply(1, 2).Reply, 100)
 	l.command(2, 1, 1, "big 100")
 	l.command(2, 2, 1, "big 100")
 	require.Equal(t, 5*size, l.m.sessions.bytes)
 	l.command(3, 1, 1, "big 100")
-	require.ErrorIs(t, reply(1, 4).Err, ErrReplyGone, "then those of the session least recently used")
+	require.ErrorIs(t, reply(1, 4).Err, wire.ErrReplyGone, "then those of the session least recently used")
 	require.Len(t, reply(2, 1).Reply, 100)
 	require.Equal(t, 3*size, l.m.sessions.bytes)
 	require.Nil(t, l.command(1, 5, 1, "big 100").Err, "the session itself lives on")
-	require.ErrorIs(t, reply(1, 4).Err, ErrReplyGone)
+	require.ErrorIs(t, reply(1, 4).Err, wire.ErrReplyGone)
 	require.Len(t, reply(1, 5).Reply, 100)
 }
 
 // TestSessionRingShrinks: the memory of a burst goes when the client has taken the replies.
 func TestSessionRingShrinks(t *testing.T) {
-	l, _ := newTestMachine(machineLimits{})
+	l, _ := newTestMachine(Limits{})
 	l.open(9, transport.Key{})
 	for seq := range uint64(1024) {
 		l.command(9, seq+1, 1, "quiet")
@@ -93,7 +94,7 @@ func TestSessionRingShrinks(t *testing.T) {
 // TestSessionTableModel compares the table with a plain one under random use.
 func TestSessionTableModel(t *testing.T) {
 	r := newRand(1)
-	lim := machineLimits{Sessions: 20}.withDefaults()
+	lim := Limits{Sessions: 20}.withDefaults()
 	tab := sessionTable{lim: &lim}
 	var order []uint64
 	for range 5_000 {
@@ -137,13 +138,13 @@ func TestSessionTableModel(t *testing.T) {
 }
 
 // fullMachine has 65,536 sessions that hold a reply each.
-func fullMachine(tb testing.TB) *machine {
-	m := newMachine("echo.example", &echo{}, machineLimits{})
+func fullMachine(tb testing.TB) *Machine {
+	m := New("echo.example", &echo{}, Limits{})
 	key := make([]byte, 32)
 	body := []byte(strings.Repeat("x", 64))
 	for id := range uint64(m.lim.Sessions) {
-		m.apply(core.Entry{Index: m.index + 1, Kind: core.OpenSession, Session: id + 1, Body: key})
-		m.apply(core.Entry{Index: m.index + 1, Kind: core.Command, Session: id + 1, Seq: 1, Low: 1, Body: body})
+		m.Apply(core.Entry{Index: m.index + 1, Kind: core.OpenSession, Session: id + 1, Body: key})
+		m.Apply(core.Entry{Index: m.index + 1, Kind: core.Command, Session: id + 1, Seq: 1, Low: 1, Body: body})
 	}
 	if m.sessions.len() != 1<<16 {
 		tb.Fatal(m.sessions.len())
@@ -156,7 +157,7 @@ func BenchmarkMachineCapture(b *testing.B) {
 	runtime.GC()
 	b.ReportAllocs()
 	for b.Loop() {
-		s, err := m.snapshot()
+		s, err := m.Snapshot()
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -1,4 +1,4 @@
-package migrate
+package machine
 
 import (
 	"bufio"
@@ -18,9 +18,9 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-func stream(t testing.TB, m *machine) []byte {
+func stream(t testing.TB, m *Machine) []byte {
 	t.Helper()
-	s, err := m.snapshot()
+	s, err := m.Snapshot()
 	require.NoError(t, err)
 	defer s.Release()
 	var b bytes.Buffer
@@ -30,7 +30,7 @@ func stream(t testing.TB, m *machine) []byte {
 }
 
 // usedMachine holds a little of everything.
-func usedMachine() *machine {
+func usedMachine() *Machine {
 	l, _ := newTestMachine(tightLimits)
 	l.open(9, transport.Key{1})
 	l.open(8, transport.Key{})
@@ -46,24 +46,24 @@ func usedMachine() *machine {
 func TestSnapshotKeepsReplies(t *testing.T) {
 	m := usedMachine()
 	got := viaSnapshot(t, m, tightLimits)
-	require.Equal(t, m.hash(), got.hash())
-	require.Equal(t, m.logTime(), got.logTime())
+	require.Equal(t, m.Hash(), got.Hash())
+	require.Equal(t, m.LogTime(), got.LogTime())
 	require.Equal(t, stream(t, m), stream(t, got))
 	for seq := range uint64(3) {
-		want, have := m.admit(9, seq+1, 1, transport.Key{1}), got.admit(9, seq+1, 1, transport.Key{1})
-		require.Equal(t, verdictReplied, have.verdict)
+		want, have := m.Admit(9, seq+1, 1, transport.Key{1}), got.Admit(9, seq+1, 1, transport.Key{1})
+		require.Equal(t, Replied, have.Verdict)
 		require.Equal(t, want, have)
 	}
-	require.Equal(t, verdictAppend, got.admit(9, 4, 1, transport.Key{1}).verdict)
+	require.Equal(t, Append, got.Admit(9, 4, 1, transport.Key{1}).Verdict)
 	// The service does not execute what it executed before.
-	text := string(got.sm.(*journal).text)
+	text := string(got.app.(*journal).text)
 	a := (&logFor{m: got}).command(9, 1, 1, "emit 2")
 	require.True(t, a.Duplicate)
-	require.Equal(t, text, string(got.sm.(*journal).text))
+	require.Equal(t, text, string(got.app.(*journal).text))
 }
 
 func TestSnapshotGolden(t *testing.T) {
-	m := newMachine("a", &journal{text: []byte("state")}, machineLimits{})
+	m := New("a", &journal{text: []byte("state")}, Limits{})
 	m.index, m.epoch, m.time, m.sum = 300, 2, 1, 3
 	s := m.sessions.open(5, transport.Key{}, 7)
 	m.sessions.add(s, cachedReply{index: 299, epoch: 2, body: []byte("ok")})
@@ -79,14 +79,14 @@ func TestSnapshotGolden(t *testing.T) {
 // TestSnapshotWhileApplying: a snapshot is of one point in time, whatever is applied while it is written.
 func TestSnapshotWhileApplying(t *testing.T) {
 	r := newRand(4)
-	m := newMachine("journal.example", &journal{}, tightLimits)
+	m := New("journal.example", &journal{}, tightLimits)
 	var wg sync.WaitGroup
 	for range 40 {
 		for range 50 {
-			m.apply(randomEntry(r, m))
+			m.Apply(randomEntry(r, m))
 		}
 		want := stream(t, m)
-		s, err := m.snapshot()
+		s, err := m.Snapshot()
 		require.NoError(t, err)
 		wg.Go(func() {
 			defer s.Release()
@@ -96,7 +96,7 @@ func TestSnapshotWhileApplying(t *testing.T) {
 			}
 		})
 		for range 50 {
-			m.apply(randomEntry(r, m))
+			m.Apply(randomEntry(r, m))
 		}
 	}
 	wg.Wait()
@@ -104,9 +104,9 @@ func TestSnapshotWhileApplying(t *testing.T) {
 
 func TestRestoreMalformed(t *testing.T) {
 	whole := stream(t, usedMachine())
-	app := bytes.Index(whole, usedMachine().sm.(*journal).text)
+	app := bytes.Index(whole, usedMachine().app.(*journal).text)
 	restore := func(b []byte) error {
-		m, err := restoreMachine("journal.example", &journal{}, tightLimits, bytes.NewReader(b))
+		m, err := Restore("journal.example", &journal{}, tightLimits, bytes.NewReader(b))
 		require.Equal(t, err == nil, m != nil)
 		return err
 	}
@@ -173,7 +173,7 @@ func TestRestoreIsBounded(t *testing.T) {
 	require.NoError(t, w.w.Flush())
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	_, err := restoreMachine("journal.example", &journal{}, machineLimits{EventBytes: 1 << 20}, &b)
+	_, err := Restore("journal.example", &journal{}, Limits{EventBytes: 1 << 20}, &b)
 	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
 	runtime.ReadMemStats(&after)
 	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(64<<20))
@@ -197,14 +197,14 @@ func TestRestoreService(t *testing.T) {
 		{"overlooked once", func(r io.Reader) error { _, _ = io.ReadAll(r); return nil },
 			io.MultiReader(bytes.NewReader(whole), iotest.TimeoutReader(strings.NewReader("more"))), "restore: timeout"},
 		{"unread", func(r io.Reader) error {
-			_, err := io.CopyN(io.Discard, r, int64(len(usedMachine().sm.(*journal).text)))
+			_, err := io.CopyN(io.Discard, r, int64(len(usedMachine().app.(*journal).text)))
 			return err
 		},
 			io.MultiReader(bytes.NewReader(whole), iotest.ErrReader(broken)), "restore: broken"},
 		{"one byte at a time", nil, iotest.OneByteReader(bytes.NewReader(whole)), ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := restoreMachine("journal.example", &journal{restore: tt.restore}, tightLimits, tt.r)
+			_, err := Restore("journal.example", &journal{restore: tt.restore}, tightLimits, tt.r)
 			if tt.want == "" {
 				require.NoError(t, err)
 				return
@@ -233,22 +233,22 @@ func TestSnapshotErrors(t *testing.T) {
 		"returned none":     func() (Snapshot, error) { return nil, nil },
 		"Snapshot panicked": func() (Snapshot, error) { panic("oh") },
 	} {
-		m := newMachine("bad.example", &badSnapshots{snap: snap}, machineLimits{})
-		_, err := m.snapshot()
+		m := New("bad.example", &badSnapshots{snap: snap}, Limits{})
+		_, err := m.Snapshot()
 		require.ErrorContains(t, err, want)
 		require.ErrorContains(t, err, "bad.example")
 	}
-	m := newMachine("bad.example", &badSnapshots{snap: func() (Snapshot, error) { return panickySnapshot{}, nil }}, machineLimits{})
+	m := New("bad.example", &badSnapshots{snap: func() (Snapshot, error) { return panickySnapshot{}, nil }}, Limits{})
 	var told []string
-	m.onPanic = func(method string, _ any, _ []byte) { told = append(told, method) }
-	s, err := m.snapshot()
+	m.OnPanic = func(method string, _ any, _ []byte) { told = append(told, method) }
+	s, err := m.Snapshot()
 	require.NoError(t, err)
 	_, err = s.WriteTo(io.Discard)
 	require.ErrorContains(t, err, "bad.example: snapshot: WriteTo panicked: write")
 	s.Release()
 	require.Equal(t, []string{"WriteTo", "Release"}, told)
 
-	s, err = usedMachine().snapshot()
+	s, err = usedMachine().Snapshot()
 	require.NoError(t, err)
 	n, err := s.WriteTo(&limitedWriter{5})
 	require.ErrorIs(t, err, io.ErrShortWrite)
@@ -286,8 +286,8 @@ func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 // TestSnapshotStreams: neither side holds the state's bytes.
 func TestSnapshotStreams(t *testing.T) {
 	const size = 256 << 20
-	m := newMachine("blob.example", &blob{size: size}, machineLimits{})
-	s, err := m.snapshot()
+	m := New("blob.example", &blob{size: size}, Limits{})
+	s, err := m.Snapshot()
 	require.NoError(t, err)
 	defer s.Release()
 	var before, after runtime.MemStats
@@ -298,20 +298,20 @@ func TestSnapshotStreams(t *testing.T) {
 		_, err := s.WriteTo(w)
 		w.CloseWithError(err)
 	})
-	sm := &blob{}
-	_, err = restoreMachine("blob.example", sm, machineLimits{}, r)
+	app := &blob{}
+	_, err = Restore("blob.example", app, Limits{}, r)
 	wg.Wait()
 	require.NoError(t, err)
-	require.EqualValues(t, size, sm.got)
+	require.EqualValues(t, size, app.got)
 	runtime.ReadMemStats(&after)
 	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(4<<20))
 }
 
 func FuzzRestoreMachine(f *testing.F) {
 	f.Add(stream(f, usedMachine()))
-	f.Add(stream(f, newMachine("journal.example", &journal{}, tightLimits)))
+	f.Add(stream(f, New("journal.example", &journal{}, tightLimits)))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		m, err := restoreMachine("journal.example", &journal{}, tightLimits, bytes.NewReader(b))
+		m, err := Restore("journal.example", &journal{}, tightLimits, bytes.NewReader(b))
 		if err != nil {
 			return
 		}
@@ -323,7 +323,7 @@ func FuzzRestoreMachine(f *testing.F) {
 			r := newRand(1)
 			for range 20 {
 				e := randomEntry(r, m)
-				require.Equal(t, m.apply(e), again.apply(e))
+				require.Equal(t, m.Apply(e), again.Apply(e))
 			}
 			checkTable(t, m)
 		}

@@ -1,4 +1,4 @@
-package migrate
+package machine
 
 import (
 	"bytes"
@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/transport"
 )
 
@@ -88,12 +89,12 @@ func (j *journal) Query(q []byte) ([]byte, error) {
 	case "big":
 		return make([]byte, 2<<20), nil
 	case "err":
-		return nil, ErrRetry
+		return nil, wire.ErrRetry
 	}
 	return bytes.Clone(j.text), nil
 }
 
-func (j *journal) Hash() uint64 { return uint64(len(j.text)) }
+func (j *journal) Hash() (uint64, bool) { return uint64(len(j.text)), true }
 
 func (j *journal) Snapshot() (Snapshot, error) { return journalSnapshot(bytes.Clone(j.text)), nil }
 
@@ -113,9 +114,16 @@ func (s journalSnapshot) WriteTo(w io.Writer) (int64, error) {
 	return int64(n), err
 }
 
+// plainApp is a service without the optional methods.
+type plainApp struct{ journal }
+
+func (*plainApp) Query([]byte) ([]byte, error) { return nil, ErrNoQuery }
+func (*plainApp) Validate(Command) error       { return nil }
+func (*plainApp) Hash() (uint64, bool)         { return 0, false }
+
 // logFor appends entries for a machine in a test.
 type logFor struct {
-	m    *machine
+	m    *Machine
 	time int64
 }
 
@@ -128,50 +136,50 @@ func (l *logFor) entry(e core.Entry) core.Entry {
 	return e
 }
 
-func (l *logFor) apply(e core.Entry) applied { return l.m.apply(l.entry(e)) }
+func (l *logFor) apply(e core.Entry) Result { return l.m.Apply(l.entry(e)) }
 
-func (l *logFor) open(session uint64, key transport.Key) applied {
+func (l *logFor) open(session uint64, key transport.Key) Result {
 	return l.apply(core.Entry{Kind: core.OpenSession, Session: session, Body: key[:]})
 }
 
-func (l *logFor) command(session, seq, low uint64, body string) applied {
+func (l *logFor) command(session, seq, low uint64, body string) Result {
 	return l.apply(core.Entry{Kind: core.Command, Session: session, Seq: seq, Low: low, Body: []byte(body)})
 }
 
-func (l *logFor) close(session uint64) applied {
+func (l *logFor) close(session uint64) Result {
 	return l.apply(core.Entry{Kind: core.CloseSession, Session: session})
 }
 
-func newTestMachine(lim machineLimits) (*logFor, *journal) {
+func newTestMachine(lim Limits) (*logFor, *journal) {
 	j := &journal{}
-	m := newMachine("journal.example", j, lim)
+	m := New("journal.example", j, lim)
 	return &logFor{m: m, time: 1_000}, j
 }
 
-func viaSnapshot(t testing.TB, m *machine, lim machineLimits) *machine {
+func viaSnapshot(t testing.TB, m *Machine, lim Limits) *Machine {
 	t.Helper()
-	s, err := m.snapshot()
+	s, err := m.Snapshot()
 	require.NoError(t, err)
 	defer s.Release()
 	var b bytes.Buffer
 	n, err := s.WriteTo(&b)
 	require.NoError(t, err)
 	require.EqualValues(t, b.Len(), n)
-	got, err := restoreMachine(m.service, &journal{}, lim, &b)
+	got, err := Restore(m.service, &journal{}, lim, &b)
 	require.NoError(t, err)
 	return got
 }
 
-func allEvents(m *machine) (first uint64, times []int64, bodies [][]byte) {
+func allEvents(m *Machine) (first uint64, times []int64, bodies [][]byte) {
 	first, times, bodies, _ = m.events.from(1, 1<<30, 1<<30)
 	return first, times, bodies
 }
 
 func TestMachineCommand(t *testing.T) {
-	l, j := newTestMachine(machineLimits{})
+	l, j := newTestMachine(Limits{})
 	key := transport.Key{7}
 	a := l.apply(core.Entry{Kind: core.EpochStart, Time: 5_000})
-	require.Equal(t, applied{Index: 1, Epoch: 1, Kind: core.EpochStart, First: 1, Next: 1}, a)
+	require.Equal(t, Result{Index: 1, Epoch: 1, Kind: core.EpochStart, First: 1, Next: 1}, a)
 	require.Nil(t, l.open(9, key).Err)
 
 	a = l.command(9, 1, 1, "emit 2")
@@ -185,8 +193,8 @@ func TestMachineCommand(t *testing.T) {
 	require.Equal(t, key, cmd.Key)
 	require.Equal(t, time.UnixMilli(5_000).UTC(), cmd.Time, "log time never runs backwards")
 	require.Equal(t, time.UTC, cmd.Time.Location())
-	require.EqualValues(t, 5_000, l.m.logTime())
-	index, epoch := l.m.applied()
+	require.EqualValues(t, 5_000, l.m.LogTime())
+	index, epoch := l.m.Applied()
 	require.Equal(t, [2]uint64{3, 1}, [2]uint64{index, epoch})
 
 	first, times, bodies := allEvents(l.m)
@@ -203,31 +211,31 @@ func TestMachineErrors(t *testing.T) {
 		message string
 		events  int
 	}{
-		{"err broken", CodeApplication, "broken", 0},
-		{"err bad \xff", CodeApplication, "bad \uFFFD", 0},
-		{"err-nil", CodePanic, text + "Apply panicked", 0},
+		{"err broken", wire.CodeApplication, "broken", 0},
+		{"err bad \xff", wire.CodeApplication, "bad \uFFFD", 0},
+		{"err-nil", wire.CodePanic, text + "Apply panicked", 0},
 		{"err-code 1001", 1001, "wrapped: inner", 0},
-		{"err-code 0", CodeApplication, "wrapped: inner", 0},
-		{"err-code 202", CodeApplication, "wrapped: inner", 0},
-		{"err-code 211", CodeForbidden, "wrapped: inner", 0},
-		{"emit-panic", CodePanic, text + "Apply panicked", 0},
+		{"err-code 0", wire.CodeApplication, "wrapped: inner", 0},
+		{"err-code 202", wire.CodeApplication, "wrapped: inner", 0},
+		{"err-code 211", wire.CodeForbidden, "wrapped: inner", 0},
+		{"emit-panic", wire.CodePanic, text + "Apply panicked", 0},
 		{"big 100", 0, "", 0},
-		{"big 101", CodeReplyGone, text + "session 9: command 1 was executed, its reply of 101 bytes is more than 100", 0},
-		{"err " + strings.Repeat("y", 101), CodeApplication, text + "error of 101 bytes, more than 100", 0},
+		{"big 101", wire.CodeReplyGone, text + "session 9: command 1 was executed, its reply of 101 bytes is more than 100", 0},
+		{"err " + strings.Repeat("y", 101), wire.CodeApplication, text + "error of 101 bytes, more than 100", 0},
 		{"emit-big 100", 0, "", 2},
-		{"emit-big 101", CodeReplyGone, text + "session 9: command 1 was executed, its event of 101 bytes is more than 100", 1},
+		{"emit-big 101", wire.CodeReplyGone, text + "session 9: command 1 was executed, its event of 101 bytes is more than 100", 1},
 	} {
 		t.Run(tt.body[:min(len(tt.body), 16)], func(t *testing.T) {
-			l, _ := newTestMachine(machineLimits{MaxReply: 100})
+			l, _ := newTestMachine(Limits{MaxReply: 100})
 			var told string
-			l.m.onPanic = func(method string, value any, stack []byte) {
+			l.m.OnPanic = func(method string, value any, stack []byte) {
 				told = method
 				require.NotEmpty(t, stack)
 			}
 			l.open(9, transport.Key{})
 			a := l.command(9, 1, 1, tt.body)
 			require.EqualValues(t, tt.events, a.Next-a.First)
-			require.Equal(t, tt.code == CodePanic, told == "Apply")
+			require.Equal(t, tt.code == wire.CodePanic, told == "Apply")
 			if tt.code == 0 {
 				require.Nil(t, a.Err)
 				return
@@ -248,13 +256,13 @@ func TestMachineErrors(t *testing.T) {
 }
 
 func TestMachineExactlyOnce(t *testing.T) {
-	l, j := newTestMachine(machineLimits{})
-	require.ErrorIs(t, l.command(9, 1, 1, "a").Err, ErrSessionExpired)
+	l, j := newTestMachine(Limits{})
+	require.ErrorIs(t, l.command(9, 1, 1, "a").Err, wire.ErrSessionExpired)
 	l.open(9, transport.Key{1})
-	require.ErrorIs(t, l.open(9, transport.Key{2}).Err, ErrForbidden)
+	require.ErrorIs(t, l.open(9, transport.Key{2}).Err, wire.ErrForbidden)
 	require.Nil(t, l.open(9, transport.Key{1}).Err, "opening twice is harmless")
-	require.ErrorIs(t, l.command(9, 0, 0, "a").Err, ErrOutOfOrder)
-	require.ErrorIs(t, l.command(9, 2, 1, "a").Err, ErrOutOfOrder)
+	require.ErrorIs(t, l.command(9, 0, 0, "a").Err, wire.ErrOutOfOrder)
+	require.ErrorIs(t, l.command(9, 2, 1, "a").Err, wire.ErrOutOfOrder)
 	require.Empty(t, j.text)
 
 	first := l.command(9, 1, 1, "emit 1")
@@ -270,7 +278,7 @@ func TestMachineExactlyOnce(t *testing.T) {
 	// Once the client no longer wants a reply it is forgotten, and the command is still not executed again.
 	require.Nil(t, l.command(9, 2, 2, "b").Err)
 	text = string(j.text)
-	require.ErrorIs(t, l.command(9, 1, 1, "emit 1").Err, ErrReplyGone)
+	require.ErrorIs(t, l.command(9, 1, 1, "emit 1").Err, wire.ErrReplyGone)
 	require.Equal(t, text, string(j.text))
 	// A Low beyond the command itself does not lose its reply.
 	c := l.command(9, 3, 1<<60, "c")
@@ -281,16 +289,16 @@ func TestMachineExactlyOnce(t *testing.T) {
 	require.EqualValues(t, 9, a.Ended)
 	require.EqualValues(t, 1, a.Next-a.First)
 	require.Equal(t, []uint64{9}, j.closed)
-	require.ErrorIs(t, l.command(9, 4, 4, "d").Err, ErrSessionExpired)
-	require.ErrorIs(t, l.close(9).Err, ErrSessionExpired)
+	require.ErrorIs(t, l.command(9, 4, 4, "d").Err, wire.ErrSessionExpired)
+	require.ErrorIs(t, l.close(9).Err, wire.ErrSessionExpired)
 }
 
 func TestMachineRefusal(t *testing.T) {
-	l, j := newTestMachine(machineLimits{})
+	l, j := newTestMachine(Limits{})
 	l.open(9, transport.Key{})
-	err := l.m.validate(Command{Body: []byte("refuse")})
+	err := l.m.Validate(core.Entry{Body: []byte("refuse")})
 	require.EqualError(t, err, "not today")
-	refusal := core.Entry{Kind: core.Refusal, Session: 9, Seq: 1, Low: 1, Body: encodeError(err)}
+	refusal := core.Entry{Kind: core.Refusal, Session: 9, Seq: 1, Low: 1, Body: RefusalBody(err)}
 	a := l.apply(refusal)
 	require.Equal(t, transport.Errorf(1001, "not today"), a.Err)
 	require.Equal(t, a.Err, l.apply(refusal).Err)
@@ -299,62 +307,62 @@ func TestMachineRefusal(t *testing.T) {
 
 	for seq, body := range []string{"", "\x00", "\x01\x7f", "\xff\xff\xff\xff\xff\xff\xff\xff\x7f\x00", "\x01\xff"} {
 		refusal.Seq, refusal.Body = uint64(seq)+3, []byte(body)
-		require.Equal(t, CodeApplication, l.apply(refusal).Err.Code)
+		require.Equal(t, wire.CodeApplication, l.apply(refusal).Err.Code)
 	}
-	require.NoError(t, l.m.validate(Command{Body: []byte("fine")}))
-	require.ErrorIs(t, l.m.validate(Command{Body: []byte("panic")}), ErrPanic)
-	got, ok := decodeError(encodeError(errors.New("plain")))
+	require.NoError(t, l.m.Validate(core.Entry{Body: []byte("fine")}))
+	require.ErrorIs(t, l.m.Validate(core.Entry{Body: []byte("panic")}), wire.ErrPanic)
+	got, ok := readRefusal(RefusalBody(errors.New("plain")))
 	require.True(t, ok)
-	require.Equal(t, transport.Errorf(CodeApplication, "plain"), got)
+	require.Equal(t, transport.Errorf(wire.CodeApplication, "plain"), got)
 	full := &transport.Error{Code: 1 << 31, Message: "m", Data: []byte("d")}
-	got, ok = decodeError(encodeError(fmt.Errorf("w: %w", full)))
+	got, ok = readRefusal(RefusalBody(fmt.Errorf("w: %w", full)))
 	require.True(t, ok)
 	require.Equal(t, full, got)
 }
 
 func TestMachineQuery(t *testing.T) {
-	l, _ := newTestMachine(machineLimits{})
+	l, _ := newTestMachine(Limits{})
 	l.open(9, transport.Key{})
 	l.command(9, 1, 1, "hello")
-	b, err := l.m.query(nil)
+	b, err := l.m.Query(nil)
 	require.NoError(t, err)
 	require.Contains(t, string(b), "hello")
-	_, err = l.m.query([]byte("panic"))
-	require.ErrorIs(t, err, ErrPanic)
-	_, err = l.m.query([]byte("emit"))
-	require.ErrorIs(t, err, ErrPanic)
-	_, err = l.m.query([]byte("big"))
-	require.ErrorIs(t, err, ErrTooLarge)
-	_, err = l.m.query([]byte("err"))
-	require.Equal(t, CodeApplication, transport.CodeOf(err), "a client would ask again for ever")
+	_, err = l.m.Query([]byte("panic"))
+	require.ErrorIs(t, err, wire.ErrPanic)
+	_, err = l.m.Query([]byte("emit"))
+	require.ErrorIs(t, err, wire.ErrPanic)
+	_, err = l.m.Query([]byte("big"))
+	require.ErrorIs(t, err, wire.ErrTooLarge)
+	_, err = l.m.Query([]byte("err"))
+	require.Equal(t, wire.CodeApplication, transport.CodeOf(err), "a client would ask again for ever")
 
-	plain := newMachine("plain", struct{ Migratable }{}, machineLimits{})
-	_, err = plain.query(nil)
-	require.ErrorIs(t, err, ErrNoQuery)
-	require.NoError(t, plain.validate(Command{}))
+	plain := New("plain", &plainApp{}, Limits{})
+	_, err = plain.Query(nil)
+	require.ErrorIs(t, err, wire.ErrNoQuery)
+	require.NoError(t, plain.Validate(core.Entry{}))
 }
 
 func TestMachineMalformedEntries(t *testing.T) {
-	l, _ := newTestMachine(machineLimits{})
+	l, _ := newTestMachine(Limits{})
 	require.Equal(t, transport.CodeBadMessage, l.apply(core.Entry{Kind: core.OpenSession, Session: 9}).Err.Code)
 	require.Equal(t, transport.CodeBadMessage, l.open(0, transport.Key{}).Err.Code)
 	require.Zero(t, l.m.sessions.len())
 
 	for _, kind := range []core.Kind{0, core.Refusal + 1, 255} {
-		before := l.m.hash()
+		before := l.m.Hash()
 		a := l.apply(core.Entry{Kind: kind})
-		require.ErrorIs(t, a.Halt, ErrHalted)
-		require.Equal(t, before, l.m.hash())
+		require.ErrorIs(t, a.Halt, wire.ErrHalted)
+		require.Equal(t, before, l.m.Hash())
 		require.EqualValues(t, 2, l.m.index, "an unknown entry is not applied")
 	}
 	for _, index := range []uint64{0, 2, 4} {
-		require.Panics(t, func() { l.m.apply(core.Entry{Index: index, Kind: core.EpochStart}) })
+		require.Panics(t, func() { l.m.Apply(core.Entry{Index: index, Kind: core.EpochStart}) })
 	}
 }
 
 func TestMachineHashCheck(t *testing.T) {
 	run := func(skew string, at int) *logFor {
-		l, j := newTestMachine(machineLimits{})
+		l, j := newTestMachine(Limits{})
 		l.open(9, transport.Key{})
 		for i := range hashStride + 8 {
 			if i == at {
@@ -368,9 +376,9 @@ func TestMachineHashCheck(t *testing.T) {
 		return l
 	}
 	same, good, late, bad := run("", 0), run("", 0), run("!", hashStride+7), run("!", 20)
-	require.Equal(t, same.m.hash(), good.m.hash())
-	require.NotEqual(t, same.m.hash(), late.m.hash())
-	low, body, ok := good.m.hashCheck()
+	require.Equal(t, same.m.Hash(), good.m.Hash())
+	require.NotEqual(t, same.m.Hash(), late.m.Hash())
+	low, body, ok := good.m.HashCheck()
 	require.True(t, ok)
 	require.EqualValues(t, hashStride, low)
 	check := core.Entry{Kind: core.HashCheck, Low: low, Body: body, Time: 1 << 40}
@@ -383,33 +391,33 @@ func TestMachineHashCheck(t *testing.T) {
 	require.False(t, same.apply(check).Mismatch, "a place without a hash is not compared")
 
 	// A reply alone.
-	var one, two machine
-	one.mixOutcome(&applied{Reply: []byte("x")})
-	two.mixOutcome(&applied{Reply: []byte("y")})
-	require.NotEqual(t, one.hash(), two.hash())
-	two = machine{}
-	two.mixOutcome(&applied{Err: transport.Errorf(1001, "x")})
-	require.NotEqual(t, one.hash(), two.hash())
+	var one, two Machine
+	one.mixOutcome(&Result{Reply: []byte("x")})
+	two.mixOutcome(&Result{Reply: []byte("y")})
+	require.NotEqual(t, one.Hash(), two.Hash())
+	two = Machine{}
+	two.mixOutcome(&Result{Err: transport.Errorf(1001, "x")})
+	require.NotEqual(t, one.Hash(), two.Hash())
 
 	// A state that differs without a trace in replies or events is found by the service's own hash at the next check.
 	mute, sly := run("", 0), run("", 0)
-	sly.m.sm.(*journal).text = append(sly.m.sm.(*journal).text, '!')
-	require.Equal(t, mute.m.hash(), sly.m.hash())
+	sly.m.app.(*journal).text = append(sly.m.app.(*journal).text, '!')
+	require.Equal(t, mute.m.Hash(), sly.m.Hash())
 	check.Low, check.Body = low, body
 	require.False(t, mute.apply(check).Mismatch)
 	require.False(t, sly.apply(check).Mismatch)
-	require.NotEqual(t, mute.m.hash(), sly.m.hash())
+	require.NotEqual(t, mute.m.Hash(), sly.m.Hash())
 
 	// A machine from a snapshot compares from there on.
 	for mute.m.index%hashStride != 0 {
 		mute.apply(core.Entry{Kind: core.EpochStart})
 	}
-	low, body, ok = viaSnapshot(t, mute.m, machineLimits{}).hashCheck()
+	low, body, ok = viaSnapshot(t, mute.m, Limits{}).HashCheck()
 	require.True(t, ok)
 	require.Equal(t, mute.m.index, low)
-	require.Equal(t, mute.m.hash(), binary.LittleEndian.Uint64(body))
+	require.Equal(t, mute.m.Hash(), binary.LittleEndian.Uint64(body))
 
-	_, _, ok = newMachine("new", &journal{}, machineLimits{}).hashCheck()
+	_, _, ok = New("new", &journal{}, Limits{}).HashCheck()
 	require.False(t, ok)
 }
 
@@ -421,7 +429,7 @@ func TestMachineHashSeesEveryByte(t *testing.T) {
 			if i < n {
 				b[i] = 1
 			}
-			m := machine{sum: 1}
+			m := Machine{sum: 1}
 			m.mixBytes(b)
 			require.NotContains(t, seen, m.sum, "%v", b)
 			seen[m.sum] = string(b)
@@ -429,14 +437,14 @@ func TestMachineHashSeesEveryByte(t *testing.T) {
 	}
 	// Words that make a factor 0 must not wipe out what was mixed before.
 	b := binary.LittleEndian.AppendUint64(nil, 0xe7037ed1a0b428db)
-	one, two := machine{sum: 1}, machine{sum: 2}
+	one, two := Machine{sum: 1}, Machine{sum: 2}
 	one.mixBytes(b)
 	two.mixBytes(b)
 	require.NotEqual(t, one.sum, two.sum)
 }
 
 // randomEntry makes an entry as an active host could order it, and now and then one that it should not.
-func randomEntry(r *rand.Rand, m *machine) core.Entry {
+func randomEntry(r *rand.Rand, m *Machine) core.Entry {
 	e := core.Entry{Index: m.index + 1, Epoch: m.epoch, Time: m.time + r.Int64N(3) - 1, Session: 1 + r.Uint64N(12)}
 	key := transport.Key{byte(e.Session)}
 	var last uint64
@@ -456,7 +464,7 @@ func randomEntry(r *rand.Rand, m *machine) core.Entry {
 		e.Kind, e.Seq = core.CloseSession, r.Uint64N(2)
 	case n < 15:
 		e.Kind, e.Session = core.HashCheck, 0
-		e.Low, e.Body, _ = m.hashCheck()
+		e.Low, e.Body, _ = m.HashCheck()
 	default:
 		e.Kind, e.Seq = core.Command, last+1
 		e.Low = last + 1 - min(last, r.Uint64N(6))
@@ -471,13 +479,13 @@ func randomEntry(r *rand.Rand, m *machine) core.Entry {
 		bodies := []string{"emit 3", "emit 1", "big 90", "big 300", "err no", "err-code 1001", "emit-panic", "emit-big 120", "quiet", "x"}
 		e.Body = []byte(bodies[r.IntN(len(bodies))])
 		if e.Kind == core.Refusal {
-			e.Body = encodeError(transport.Errorf(1001, "no"))
+			e.Body = RefusalBody(transport.Errorf(1001, "no"))
 		}
 	}
 	return e
 }
 
-var tightLimits = machineLimits{
+var tightLimits = Limits{
 	Sessions: 8, RepliesPerSession: 5, ReplyBytesPerSession: 400, ReplyBytes: 1200, EventBytes: 900, MaxReply: 110,
 }
 
@@ -486,18 +494,18 @@ var tightLimits = machineLimits{
 func TestMachineDeterminism(t *testing.T) {
 	for seed := range uint64(8) {
 		r := rand.New(rand.NewPCG(seed, 1))
-		a := newMachine("journal.example", &journal{}, tightLimits)
-		b := newMachine("journal.example", &journal{}, tightLimits)
+		a := New("journal.example", &journal{}, tightLimits)
+		b := New("journal.example", &journal{}, tightLimits)
 		evicted, dropped, duplicates := 0, 0, 0
 		for range 2_000 {
 			if r.IntN(60) == 0 {
 				b = viaSnapshot(t, b, tightLimits)
 			}
 			e := randomEntry(r, a)
-			x, y := a.apply(e), b.apply(e)
+			x, y := a.Apply(e), b.Apply(e)
 			require.Equal(t, x, y, "seed %d: %+v", seed, e)
 			require.False(t, x.Mismatch)
-			require.Equal(t, a.hash(), b.hash(), "seed %d: %+v", seed, e)
+			require.Equal(t, a.Hash(), b.Hash(), "seed %d: %+v", seed, e)
 			checkTable(t, a)
 			if x.Ended != 0 && e.Kind == core.OpenSession {
 				evicted++
@@ -509,7 +517,7 @@ func TestMachineDeterminism(t *testing.T) {
 			}
 		}
 		require.NotZero(t, min(evicted, dropped, duplicates), "the log must reach these: %d %d %d", evicted, dropped, duplicates)
-		require.Equal(t, a.sm.(*journal).text, b.sm.(*journal).text)
+		require.Equal(t, a.app.(*journal).text, b.app.(*journal).text)
 		firstA, timesA, bodiesA := allEvents(a)
 		firstB, timesB, bodiesB := allEvents(b)
 		require.Equal(t, firstA, firstB)
@@ -519,7 +527,7 @@ func TestMachineDeterminism(t *testing.T) {
 }
 
 // checkTable checks the table's bounds and books.
-func checkTable(t *testing.T, m *machine) {
+func checkTable(t *testing.T, m *Machine) {
 	t.Helper()
 	tab := &m.sessions
 	total, count := 0, 0
@@ -541,17 +549,17 @@ func checkTable(t *testing.T, m *machine) {
 }
 
 func BenchmarkMachineApply(b *testing.B) {
-	sm := &echo{}
-	m := newMachine("echo.example", sm, machineLimits{})
-	m.apply(core.Entry{Index: 1, Epoch: 1, Kind: core.EpochStart})
+	app := &echo{}
+	m := New("echo.example", app, Limits{})
+	m.Apply(core.Entry{Index: 1, Epoch: 1, Kind: core.EpochStart})
 	key := transport.Key{1}
-	m.apply(core.Entry{Index: 2, Epoch: 1, Kind: core.OpenSession, Session: 9, Body: key[:]})
+	m.Apply(core.Entry{Index: 2, Epoch: 1, Kind: core.OpenSession, Session: 9, Body: key[:]})
 	body := make([]byte, 128)
 	b.ReportAllocs()
 	for i := uint64(1); b.Loop(); i++ {
 		e := core.Entry{Index: m.index + 1, Epoch: 1, Kind: core.Command, Session: 9, Seq: i, Low: i - min(i-1, 8), Body: body}
-		m.ordered(e)
-		if a := m.apply(e); a.Err != nil {
+		m.Ordered(e)
+		if a := m.Apply(e); a.Err != nil {
 			b.Fatal(a.Err)
 		}
 	}

@@ -1,4 +1,4 @@
-package migrate
+package machine
 
 import (
 	"iter"
@@ -7,21 +7,21 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// sessionTable is the replicated table of sessions with the replies that clients may still ask for again. What it holds
-// depends on the log alone, never on a clock or a connection.
+// sessionTable is the replicated table of sessions and their cached replies. It depends only on the log, never on a clock
+// or a connection.
 //
-// Sessions lie in one slice, so that a snapshot captures them by copying it; slot 0 is the sentinel of the lists. A service that
-// never had a session has neither slice nor map.
+// Sessions are elements of one slice, so that a snapshot captures them by copying it; slot 0 is the sentinel of the lists. A
+// service that never had a session has neither slice nor map.
 type sessionTable struct {
-	lim   *machineLimits
+	lim   *Limits
 	slots []sessionSlot
 	byID  map[uint64]int32
 	free  []int32
 	bytes int // of the replies of all sessions
 }
 
-// sessionSlot is one session. It keeps the replies of the commands first, first+1, ... up to the last one applied; of
-// lower ones it knows only that they were executed.
+// sessionSlot is one session. It keeps the replies of the commands from first to the last one applied; lower ones were
+// executed, and their replies are gone.
 type sessionSlot struct {
 	id    uint64
 	key   transport.Key
@@ -34,13 +34,13 @@ type sessionSlot struct {
 	links [2]sessionLink
 }
 
-// sessionLink places a slot in a circular list.
+// sessionLink links a slot into a circular list.
 type sessionLink struct{ prev, next int32 }
 
-// The lists, each from the least to the most recently used session.
+// The lists, ordered from the least to the most recently used session.
 const (
 	listUsed  = 0 // all sessions
-	listReply = 1 // those that hold replies
+	listReply = 1 // sessions with cached replies
 )
 
 type cachedReply struct {
@@ -49,7 +49,7 @@ type cachedReply struct {
 	err          *transport.Error
 }
 
-const replyOverhead = 64 // memory of a cached reply beside its bytes
+const replyOverhead = 64 // memory of a cached reply in addition to its bytes
 
 func (r *cachedReply) size() int {
 	n := len(r.body) + replyOverhead
@@ -69,7 +69,7 @@ func (t *sessionTable) get(id uint64) *sessionSlot {
 	return nil
 }
 
-// open adds a session that is not there, as the most recently used; the table must not be full.
+// open adds a session as the most recently used; it must not exist, and the table must not be full.
 func (t *sessionTable) open(id uint64, key transport.Key, now int64) *sessionSlot {
 	var i int32
 	if n := len(t.free); n > 0 {
@@ -79,12 +79,15 @@ func (t *sessionTable) open(id uint64, key transport.Key, now int64) *sessionSlo
 		t.slots = append(t.slots, make([]sessionSlot, int(i)+1-len(t.slots))...)
 	}
 	t.slots[i] = sessionSlot{id: id, key: key, used: now, first: 1}
-	put(&t.byID, id, i)
+	if t.byID == nil {
+		t.byID = make(map[uint64]int32)
+	}
+	t.byID[id] = i
 	t.link(listUsed, i)
 	return &t.slots[i]
 }
 
-// remove ends a session that is there.
+// remove removes an existing session.
 func (t *sessionTable) remove(id uint64) {
 	i := t.byID[id]
 	t.forget(&t.slots[i], t.slots[i].last()+1)
@@ -96,10 +99,10 @@ func (t *sessionTable) remove(id uint64) {
 
 func (t *sessionTable) full() bool { return len(t.byID) >= t.lim.Sessions }
 
-// oldest returns the session that was least recently used; there must be one.
+// oldest returns the least recently used session; there must be one.
 func (t *sessionTable) oldest() *sessionSlot { return &t.slots[t.slots[0].links[listUsed].next] }
 
-// touch makes s the most recently used.
+// touch makes s the most recently used session.
 func (t *sessionTable) touch(s *sessionSlot, now int64) {
 	i := t.byID[s.id]
 	s.used = now
@@ -111,8 +114,8 @@ func (t *sessionTable) touch(s *sessionSlot, now int64) {
 	}
 }
 
-// add keeps the reply of the command after s's last one, then drops the oldest replies over the limits: first s's own,
-// then all those of the least recently used sessions.
+// add caches the reply of the command after s's last one, then drops the oldest replies over the limits: first those of s,
+// then all replies of the least recently used sessions.
 func (t *sessionTable) add(s *sessionSlot, r cachedReply) {
 	if s.n == 0 {
 		t.link(listReply, t.byID[s.id])
@@ -161,7 +164,7 @@ func (t *sessionTable) unlink(list int, i int32) {
 	t.slots[i].links[list] = sessionLink{}
 }
 
-// byUse yields the sessions from the least to the most recently used. The table must not change meanwhile.
+// byUse yields the sessions from the least to the most recently used. The table must not change during the loop.
 func (t *sessionTable) byUse() iter.Seq[*sessionSlot] {
 	return func(yield func(*sessionSlot) bool) {
 		if len(t.slots) == 0 {
@@ -175,8 +178,8 @@ func (t *sessionTable) byUse() iter.Seq[*sessionSlot] {
 	}
 }
 
-// capture returns a copy that stays as it is while t goes on, to be read through byUse; a session's ring there holds just
-// its replies, in order.
+// capture returns a copy that later changes of t do not affect, to be read through byUse; the ring of a session in it holds
+// exactly its replies, in order.
 func (t *sessionTable) capture() sessionTable {
 	c := sessionTable{slots: slices.Clone(t.slots)}
 	total := 0
@@ -195,7 +198,7 @@ func (t *sessionTable) capture() sessionTable {
 	return c
 }
 
-// last is the number of the last command applied, 0 if none was.
+// last returns the number of the last applied command, 0 for none.
 func (s *sessionSlot) last() uint64 { return s.first + uint64(s.n) - 1 }
 
 // reply returns the reply of command seq; seq must be from s.first to s.last().
@@ -219,14 +222,14 @@ func (s *sessionSlot) pop() int {
 	s.head = (s.head + 1) & int32(len(s.ring)-1)
 	s.n--
 	s.first++
-	// A client that once had many commands on their way does not hold the memory for ever.
+	// A burst of commands must not hold memory forever.
 	if len(s.ring) >= 16 && int(s.n) <= len(s.ring)/8 {
 		s.resize(len(s.ring) / 4)
 	}
 	return size
 }
 
-// resize moves the replies to a ring of n places, a power of two that holds them.
+// resize moves the replies to a ring of n elements, a power of two that fits them.
 func (s *sessionSlot) resize(n int) {
 	ring := make([]cachedReply, n)
 	for k := range s.n {

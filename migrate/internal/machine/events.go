@@ -1,17 +1,16 @@
-package migrate
+package machine
 
 import "slices"
 
-// eventLog holds the latest events of a service, numbered from 1 without a gap, for clients that resume. The bytes it
-// keeps are bounded: the oldest events go first. It is part of a machine and, like it, for one goroutine.
+// eventLog keeps the latest events of a service, numbered from 1 without a gap, for clients that resume. Its bytes are
+// bounded: the oldest events are dropped first.
 //
-// Events lie in chunks that are only ever appended to, so that a snapshot captures them all by copying the list of
-// chunks, whatever their number.
+// Events are stored in chunks that only ever grow, so that a snapshot captures all of them by copying the list of chunks.
 type eventLog struct {
 	limit  int // for bytes
-	bytes  int // of the events from first on, each with eventOverhead
+	bytes  int // of the events from first on, with eventOverhead for each
 	first  uint64
-	next   uint64 // the number of the event to come
+	next   uint64 // number of the next event
 	chunks []eventChunk
 }
 
@@ -27,7 +26,7 @@ type loggedEvent struct {
 }
 
 const (
-	eventOverhead    = 32 // memory of an event beside its body
+	eventOverhead    = 32 // memory of an event in addition to its body
 	eventChunkLen    = 256
 	eventChunkBytes  = 64 << 10
 	defaultEventKeep = 16 << 20
@@ -58,7 +57,7 @@ func (l *eventLog) push(time int64, body []byte) {
 	}
 }
 
-// drop forgets the oldest event. The memory goes when all of its chunk is forgotten: a snapshot may be reading it.
+// drop drops the oldest event. Its memory is released with the whole chunk, because a snapshot may be reading the chunk.
 func (l *eventLog) drop() {
 	c := &l.chunks[0]
 	l.bytes -= c.events[l.first-c.first].size()
@@ -69,9 +68,7 @@ func (l *eventLog) drop() {
 	}
 }
 
-// from returns events from number seq on: at most maxEvents, and at most maxBytes of bodies, but at least one if there
-// is one. They are first, first+1, ...; next is where to go on. first is higher than seq when the events between are
-// gone, and lower when seq lies beyond the end of the log; seq 0 stands for the end of the log.
+// from is [Machine.Events].
 func (l *eventLog) from(seq uint64, maxEvents, maxBytes int) (first uint64, times []int64, bodies [][]byte, next uint64) {
 	if seq == 0 {
 		seq = l.next
@@ -103,7 +100,7 @@ func (l *eventLog) from(seq uint64, maxEvents, maxBytes int) (first uint64, time
 	return first, times, bodies, next
 }
 
-// capture returns a copy that stays as it is while l goes on; it is only to be read.
+// capture returns a read-only copy that later changes of l do not affect.
 func (l *eventLog) capture() eventLog {
 	c := *l
 	c.chunks = slices.Clone(l.chunks)

@@ -1,4 +1,4 @@
-package migrate
+package machine
 
 import (
 	"bufio"
@@ -10,20 +10,21 @@ import (
 	"runtime/debug"
 	"sync"
 
+	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/transport"
 )
 
-// The stream of a snapshot is a header, the tables of the machine, then what the service's Snapshot wrote, to the end.
-// Numbers are uvarints; bytes are their length and themselves:
+// The stream of a snapshot is a header, the tables of the machine, then the output of the service's Snapshot to the end.
+// Numbers are uvarints; bytes are a length followed by the data:
 //
 //	"roam", format (1), service (bytes)
 //	index, epoch, log time, hash
 //	number of sessions, and for each, the least recently used first:
-//		id, key (32 bytes), log time of its last use, number of its first reply kept, number of replies, and for each:
+//		id, key (32 bytes), log time of last use, number of the first cached reply, number of replies, and for each:
 //			index, epoch, 0 and the reply (bytes), or the error's code, message and data (bytes)
 //	number of the first event kept, number of events, and for each: log time, body (bytes)
 //
-// It has no checksum: who carries it provides that.
+// It has no checksum; the carrier adds one.
 const (
 	snapshotMagic  = "roam"
 	snapshotFormat = 1
@@ -31,8 +32,8 @@ const (
 
 var snapshotWriters = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 64<<10) }}
 
-// machineSnapshot is a machine at one point in time. WriteTo may run on another goroutine while the machine goes on.
-type machineSnapshot struct {
+// Capture is a machine at one point in time. WriteTo may run on another goroutine while the machine applies entries.
+type Capture struct {
 	service      string
 	index, epoch uint64
 	time         int64
@@ -44,31 +45,31 @@ type machineSnapshot struct {
 	onPanic      func(method string, value any, stack []byte)
 }
 
-// snapshot captures the machine: the service by its own Snapshot, the tables by copying them without the bytes that
-// replies and events consist of, which never change.
-func (m *machine) snapshot() (*machineSnapshot, error) {
+// Snapshot captures the machine: the service by its own Snapshot, the tables by copying them without the bytes of replies
+// and events, which never change.
+func (m *Machine) Snapshot() (*Capture, error) {
 	var app Snapshot
-	if err := protectPanic("Snapshot", m.onPanic, func() (err error) { app, err = m.sm.Snapshot(); return err }); err != nil {
+	if err := protectPanic("Snapshot", m.OnPanic, func() (err error) { app, err = m.app.Snapshot(); return err }); err != nil {
 		return nil, fmt.Errorf("migrate: %s: snapshot: %w", m.service, err)
 	}
 	if app == nil {
 		return nil, fmt.Errorf("migrate: %s: snapshot: the service returned none", m.service)
 	}
-	return &machineSnapshot{
+	return &Capture{
 		service: m.service,
 		index:   m.index, epoch: m.epoch, time: m.time, sum: m.sum,
 		count: m.sessions.len(), sessions: m.sessions.capture(), events: m.events.capture(),
-		app: app, onPanic: m.onPanic,
+		app: app, onPanic: m.OnPanic,
 	}, nil
 }
 
 // Release releases the service's snapshot. It must be called exactly once, after WriteTo or instead of it.
-func (s *machineSnapshot) Release() {
+func (s *Capture) Release() {
 	_ = protectPanic("Release", s.onPanic, func() error { s.app.Release(); return nil })
 }
 
-// WriteTo writes the stream, without ever holding more than a buffer of it.
-func (s *machineSnapshot) WriteTo(w io.Writer) (int64, error) {
+// WriteTo writes the stream; it buffers only a small part of it.
+func (s *Capture) WriteTo(w io.Writer) (int64, error) {
 	c := &countingWriter{w: w}
 	if err := s.write(c); err != nil {
 		return c.n, fmt.Errorf("migrate: %s: snapshot: %w", s.service, err)
@@ -76,7 +77,7 @@ func (s *machineSnapshot) WriteTo(w io.Writer) (int64, error) {
 	return c.n, nil
 }
 
-func (s *machineSnapshot) write(w io.Writer) error {
+func (s *Capture) write(w io.Writer) error {
 	buf := snapshotWriters.Get().(*bufio.Writer)
 	buf.Reset(w)
 	defer func() {
@@ -120,19 +121,19 @@ func (s *machineSnapshot) write(w io.Writer) error {
 	if err := e.w.Flush(); err != nil { // a bufio.Writer keeps its first error
 		return err
 	}
-	// The tables are not needed any more, but the service may take long.
+	// Release the tables now: the service's part may take long.
 	s.sessions, s.events = sessionTable{}, eventLog{}
 	return protectPanic("WriteTo", s.onPanic, func() error { _, err := s.app.WriteTo(w); return err })
 }
 
-// restoreMachine makes a machine from what machineSnapshot.WriteTo wrote. r must end with an error other than io.EOF if
-// the stream is not known to be whole. sm is new; after an error it is to be dropped.
+// Restore reads a machine that [Capture.WriteTo] wrote. r must end with an error other than io.EOF unless the stream is known
+// to be complete. app is new; after an error it must be dropped.
 //
-// Nothing in the stream makes it allocate more than the limits allow.
-func restoreMachine(service string, sm Migratable, lim machineLimits, r io.Reader) (*machine, error) {
-	m := newMachine(service, sm, lim)
+// Restore never allocates more than the limits allow, whatever the stream contains.
+func Restore(service string, app App, lim Limits, r io.Reader) (*Machine, error) {
+	m := New(service, app, lim)
 	src := &eofReader{r: r}
-	d := &snapshotReader{r: bufio.NewReaderSize(src, 16<<10)} // not from a pool: the service gets a part of it
+	d := &snapshotReader{r: bufio.NewReaderSize(src, 16<<10)} // not from a pool: the service gets a part of its buffer
 	err := m.restoreTables(d)
 	if err == nil {
 		err = m.restoreService(d.r, src)
@@ -143,7 +144,7 @@ func restoreMachine(service string, sm Migratable, lim machineLimits, r io.Reade
 	return m, nil
 }
 
-func (m *machine) restoreTables(d *snapshotReader) error {
+func (m *Machine) restoreTables(d *snapshotReader) error {
 	var magic [len(snapshotMagic)]byte
 	d.full("magic", magic[:])
 	if d.err == nil && string(magic[:]) != snapshotMagic {
@@ -179,7 +180,7 @@ func (m *machine) restoreTables(d *snapshotReader) error {
 	return d.err
 }
 
-func (m *machine) restoreSession(d *snapshotReader) {
+func (m *Machine) restoreSession(d *snapshotReader) {
 	var key transport.Key
 	id := d.uint("session")
 	d.full("session key", key[:])
@@ -220,15 +221,15 @@ func (m *machine) restoreSession(d *snapshotReader) {
 	}
 }
 
-// restoreService hands the rest of the stream to the service, past the buffer, and makes sure that it took all of it.
-func (m *machine) restoreService(buf *bufio.Reader, src *eofReader) error {
+// restoreService passes the rest of the stream to the service, and checks that it read all of it.
+func (m *Machine) restoreService(buf *bufio.Reader, src *eofReader) error {
 	head, _ := buf.Peek(buf.Buffered())
 	r := io.MultiReader(bytes.NewReader(head), src)
-	if err := protectPanic("Restore", m.onPanic, func() error { return m.sm.Restore(r) }); err != nil {
+	if err := protectPanic("Restore", m.OnPanic, func() error { return m.app.Restore(r) }); err != nil {
 		return err
 	}
 	if src.err != nil {
-		return src.err // the service may have overlooked it
+		return src.err // the service may have ignored it
 	}
 	switch _, err := io.ReadFull(r, make([]byte, 1)); {
 	case err == nil:
@@ -239,11 +240,11 @@ func (m *machine) restoreService(buf *bufio.Reader, src *eofReader) error {
 	return nil
 }
 
-// protectPanic calls into the service where its error stays on this host, and turns a panic into an error.
+// protectPanic calls the service where its error stays on this host, and turns a panic into an error.
 func protectPanic(method string, onPanic func(string, any, []byte), f func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			err = transport.Errorf(CodePanic, "%s panicked: %v", method, v)
+			err = transport.Errorf(wire.CodePanic, "%s panicked: %v", method, v)
 			if onPanic != nil {
 				onPanic(method, v, debug.Stack())
 			}
@@ -277,17 +278,6 @@ func (c *countingWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-type countingReader struct {
-	r io.Reader
-	n int64
-}
-
-func (c *countingReader) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.n += int64(n)
-	return n, err
-}
-
 type snapshotWriter struct {
 	w   *bufio.Writer
 	tmp [binary.MaxVarintLen64]byte
@@ -300,7 +290,7 @@ func (e *snapshotWriter) bytes(b []byte) {
 	e.w.Write(b)
 }
 
-// snapshotReader reads fields until one is wrong; from then on every field is zero and err says which it was.
+// snapshotReader reads fields until the first error; later fields are zero, and err names the field that failed.
 type snapshotReader struct {
 	r   *bufio.Reader
 	err error
@@ -325,7 +315,7 @@ func (d *snapshotReader) uint(field string) uint64 {
 	return v
 }
 
-// count reads a number that must not be over limit.
+// count reads a number of at most limit.
 func (d *snapshotReader) count(field string, limit uint64) uint64 {
 	v := d.uint(field)
 	if v > limit {
@@ -344,7 +334,7 @@ func (d *snapshotReader) full(field string, b []byte) {
 	}
 }
 
-// bytes reads at most limit bytes; it returns nil for none.
+// bytes reads at most limit bytes; it returns nil for an empty field.
 func (d *snapshotReader) bytes(field string, limit int) []byte {
 	n := d.count(field, uint64(limit))
 	if n == 0 {
