@@ -20,36 +20,37 @@ import (
 	"github.com/roam-go/roam/resolver"
 )
 
-// partEnv holds the part that a process plays, as JSON. A process without it is the tour itself.
-const partEnv = "ROAM_TOUR_PART"
+// childEnv is the environment variable with the childConfig of a child process as JSON. It is not set for the tour itself.
+const childEnv = "ROAM_TOUR_CHILD"
 
 const serviceName = "tour.example"
 
-// part is what a process of the tour is to be.
-type part struct {
+// childConfig configures a child process.
+type childConfig struct {
 	Role  string // "dns", "host" or "client"
 	Name  string
-	DNS   string        // where the DNS listens
-	Serve bool          // for a host: create the chat
-	Every time.Duration // for a host
-	Rate  float64       // for a client: messages a second
+	DNS   string        // address of the DNS
+	Serve bool          // host: create the chat
+	Every time.Duration // host: time between moves
+	Rate  float64       // client: messages per second
 }
 
-// What the tour tells a process, a line each. When its input ends, the process ends, also when the tour has died.
+// The commands that the tour writes to a child, one per line. At the end of its input the child exits, so it does not outlive
+// the tour.
 const (
-	cmdWrite = "write" // begin to write
-	cmdStop  = "stop"  // write no more, and tell when all is acknowledged
+	cmdWrite = "write" // start sending
+	cmdStop  = "stop"  // stop sending, and report when all messages are acknowledged
 )
 
-// report is what a process tells the tour, a line of JSON each.
+// report is a line of JSON that a child writes to the tour.
 type report struct {
-	Ready   string      `json:"ready,omitempty"` // it takes part; for the DNS, its address
-	Role    *roleReport `json:"role,omitempty"`  // a host's role has changed
-	Moved   *moveReport `json:"moved,omitempty"` // a client has followed the chat
-	Sent    int         `json:"sent,omitempty"`  // how many messages a client has sent so far
-	Acked   []int       `json:"acked,omitempty"` // the numbers of those that were acknowledged since the last report
-	Seen    []string    `json:"seen,omitempty"`  // the texts of the messages that it saw since, in order
-	Flushed bool        `json:"flushed,omitempty"`
+	Ready   string      `json:"ready,omitempty"`   // ready; for the DNS, its address
+	Role    *roleReport `json:"role,omitempty"`    // new role of a host
+	Moved   *moveReport `json:"moved,omitempty"`   // a move observed by a client
+	Sent    int         `json:"sent,omitempty"`    // total number of messages sent by a client
+	Acked   []int       `json:"acked,omitempty"`   // numbers of the messages acknowledged since the last report
+	Seen    []string    `json:"seen,omitempty"`    // texts of the messages received since the last report, in order
+	Flushed bool        `json:"flushed,omitempty"` // all messages of a client are acknowledged
 	Error   string      `json:"error,omitempty"`
 }
 
@@ -66,11 +67,11 @@ type moveReport struct {
 	Pause   time.Duration `json:"pause"`
 }
 
-// play plays the part that the environment holds, until standard input ends.
-func play(config string) int {
-	signal.Ignore(os.Interrupt, syscall.SIGTERM) // a Ctrl-C reaches all processes: the tour decides
-	tell := &teller{out: json.NewEncoder(os.Stdout)}
-	var p part
+// runChild runs a child process until the end of its standard input.
+func runChild(config string) int {
+	signal.Ignore(os.Interrupt, syscall.SIGTERM) // Ctrl-C reaches all processes; the tour stops its children
+	out := &reporter{out: json.NewEncoder(os.Stdout)}
+	var p childConfig
 	err := json.Unmarshal([]byte(config), &p)
 	if err == nil {
 		commands := make(chan string)
@@ -83,37 +84,37 @@ func play(config string) int {
 		}()
 		switch p.Role {
 		case "dns":
-			err = playDNS(tell, commands)
+			err = runDNS(out, commands)
 		case "host":
-			err = playHost(p, tell, commands)
+			err = runHost(p, out, commands)
 		case "client":
-			err = playClient(p, tell, commands)
+			err = runClient(p, out, commands)
 		default:
-			err = fmt.Errorf("there is no part %q", p.Role)
+			err = fmt.Errorf("unknown role %q", p.Role)
 		}
 	}
 	if err != nil {
-		tell.report(report{Error: cli.Printable(err.Error())})
+		out.report(report{Error: cli.Printable(err.Error())})
 		return 1
 	}
 	return 0
 }
 
-// teller writes reports.
-type teller struct {
+// reporter writes reports to the tour.
+type reporter struct {
 	mu  sync.Mutex
 	out *json.Encoder
 }
 
-func (t *teller) report(r report) {
+func (t *reporter) report(r report) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.out.Encode(r) != nil {
-		os.Exit(1) // nobody listens any more
+		os.Exit(1) // the tour has exited
 	}
 }
 
-func playDNS(tell *teller, commands <-chan string) error {
+func runDNS(out *reporter, commands <-chan string) error {
 	tr, err := cli.NewTransport("", false, nil)
 	if err != nil {
 		return err
@@ -128,13 +129,13 @@ func playDNS(tell *teller, commands <-chan string) error {
 	if err != nil {
 		return err
 	}
-	tell.report(report{Ready: addr})
+	out.report(report{Ready: addr})
 	for range commands {
 	}
 	return nil
 }
 
-func (p part) process() (*cli.Process, error) {
+func (p childConfig) process() (*cli.Process, error) {
 	host, port, err := net.SplitHostPort(p.DNS)
 	if err != nil {
 		return nil, err
@@ -151,16 +152,16 @@ func (p part) process() (*cli.Process, error) {
 	return proc, nil
 }
 
-func playHost(p part, tell *teller, commands <-chan string) error {
+func runHost(p childConfig, out *reporter, commands <-chan string) error {
 	proc, err := p.process()
 	if err != nil {
 		return err
 	}
 	err = proc.Listen(migrate.Hooks{
 		Changed: func(st migrate.Status) {
-			tell.report(report{Role: &roleReport{st.Role, st.Record.Epoch, len(st.Record.ISR)}})
+			out.report(report{Role: &roleReport{st.Role, st.Record.Epoch, len(st.Record.ISR)}})
 		},
-		Failed: func(_ string, err error) { tell.report(report{Error: err.Error()}) },
+		Failed: func(_ string, err error) { out.report(report{Error: err.Error()}) },
 	})
 	if err != nil {
 		return err
@@ -168,27 +169,27 @@ func playHost(p part, tell *teller, commands <-chan string) error {
 	if _, err := proc.Host(context.Background()); err != nil {
 		return err
 	}
-	tell.report(report{Ready: p.Name})
+	out.report(report{Ready: p.Name})
 	for range commands {
 	}
-	// All are leaving, so nobody is there to hand over to.
+	// All hosts exit at the same time, so there is no host to hand over to.
 	proc.Node.Close()
 	return proc.Leave(context.Background())
 }
 
-// writer is a client that writes, and tells what it sees.
+// writer is a client that sends messages and reports what it receives.
 type writer struct {
-	part
-	tell *teller
+	childConfig
+	out  *reporter
 	chat *chatcore.Client
 
 	mu  sync.Mutex
-	now report // what has not been told yet
+	now report // not written yet
 }
 
-const tellEvery = 100 * time.Millisecond
+const reportInterval = 100 * time.Millisecond
 
-func playClient(p part, tell *teller, commands <-chan string) error {
+func runClient(p childConfig, out *reporter, commands <-chan string) error {
 	proc, err := p.process()
 	if err != nil {
 		return err
@@ -196,18 +197,18 @@ func playClient(p part, tell *teller, commands <-chan string) error {
 	ctx := context.Background()
 	joining, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	w := &writer{part: p, tell: tell}
+	w := &writer{childConfig: p, out: out}
 	w.chat, err = chatcore.Join(joining, serviceName, chatcore.ClientConfig{
 		Name: p.Name, Resolver: proc.Resolver, Transport: proc.Transport, Buffer: 1 << 20, Logger: proc.Log,
 	})
 	if err != nil {
 		return err
 	}
-	var reading, telling, writing sync.WaitGroup
+	var reading, reporting, writing sync.WaitGroup
 	reading.Go(w.read)
 	done := make(chan struct{})
-	telling.Go(func() { w.tellNow(done) })
-	tell.report(report{Ready: p.Name})
+	reporting.Go(func() { w.reportLoop(done) })
+	out.report(report{Ready: p.Name})
 
 	stop := make(chan struct{})
 	stopped := sync.OnceFunc(func() { close(stop) })
@@ -226,16 +227,16 @@ func playClient(p part, tell *teller, commands <-chan string) error {
 	writing.Wait()
 	reading.Wait()
 	close(done)
-	telling.Wait()
+	reporting.Wait()
 	proc.Leave(ctx)
 	return err
 }
 
-// read notes everything that the chat tells this client.
+// read records the messages that this client receives.
 func (w *writer) read() {
 	for m, err := range w.chat.Messages(context.Background()) {
 		if err != nil {
-			w.tell.report(report{Error: err.Error()})
+			w.out.report(report{Error: err.Error()})
 			return
 		}
 		w.mu.Lock()
@@ -244,14 +245,14 @@ func (w *writer) read() {
 			w.now.Seen = append(w.now.Seen, m.Text)
 		case chatcore.KindMoved:
 			w.mu.Unlock()
-			w.tell.report(report{Moved: &moveReport{m.Epoch, m.Host.ID, m.Planned, m.Pause}})
+			w.out.report(report{Moved: &moveReport{m.Epoch, m.Host.ID, m.Planned, m.Pause}})
 			w.mu.Lock()
 		}
 		w.mu.Unlock()
 	}
 }
 
-// write says numbered texts until stop is closed, and then tells when all of them are acknowledged.
+// write sends numbered texts until stop is closed, and reports when all are acknowledged.
 func (w *writer) write(ctx context.Context, stop <-chan struct{}) {
 	type said struct {
 		n    int
@@ -262,7 +263,7 @@ func (w *writer) write(ctx context.Context, stop <-chan struct{}) {
 	acks.Go(func() {
 		for s := range says {
 			if _, err := s.call.Reply(ctx); err != nil {
-				w.tell.report(report{Error: fmt.Sprintf("message %d was not taken: %v", s.n, err)})
+				w.out.report(report{Error: fmt.Sprintf("message %d was not accepted: %v", s.n, err)})
 				continue
 			}
 			w.mu.Lock()
@@ -277,7 +278,7 @@ func (w *writer) write(ctx context.Context, stop <-chan struct{}) {
 		for due := int(time.Since(begin).Seconds() * w.Rate); n < due; {
 			call, err := w.chat.Send(ctx, text(w.Name, n+1))
 			if err != nil {
-				w.tell.report(report{Error: err.Error()})
+				w.out.report(report{Error: err.Error()})
 				break
 			}
 			n++
@@ -305,9 +306,9 @@ func (w *writer) write(ctx context.Context, stop <-chan struct{}) {
 	}
 }
 
-// tellNow tells what there is from time to time, and a last time when done is closed.
-func (w *writer) tellNow(done <-chan struct{}) {
-	tick := time.NewTicker(tellEvery)
+// reportLoop writes the current report at intervals, and a last time when done is closed.
+func (w *writer) reportLoop(done <-chan struct{}) {
+	tick := time.NewTicker(reportInterval)
 	defer tick.Stop()
 	for last := false; ; {
 		w.mu.Lock()
@@ -315,7 +316,7 @@ func (w *writer) tellNow(done <-chan struct{}) {
 		w.now = report{Sent: r.Sent}
 		w.mu.Unlock()
 		if r.Acked != nil || r.Seen != nil || r.Flushed {
-			w.tell.report(r)
+			w.out.report(r)
 		}
 		if last {
 			return
