@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// echoes is a tally that answers a command with itself, in replies of a size.
+// echoes is a tally whose reply to a command is the command, padded to a size.
 type echoes struct {
 	tally
 	size int
@@ -24,12 +24,19 @@ func (e *echoes) Apply(cmd Command) ([]byte, error) {
 	return reply, nil
 }
 
-// echoing is a world with one host, where "svc" has replies of that size.
+// echoing returns a world with one host, on which "svc" has replies of that size.
 func echoing(t *testing.T, size int) (*world, *Service) {
 	w := newWorld(t, "a")
 	s, err := w.nodes["a"].Host(t.Context(), "svc", func() Migratable { return &echoes{size: size} }, Policy{Copies: 1})
 	require.NoError(t, err)
 	return w, s
+}
+
+func mustGo(t *testing.T, c *Client, command string) *Call {
+	t.Helper()
+	call, err := c.Go([]byte(command))
+	require.NoError(t, err)
+	return call
 }
 
 // goMany sends n commands at once and returns their calls, and adds them to sent.
@@ -42,8 +49,8 @@ func goMany(t *testing.T, c *Client, name string, n int, sent *[]string) (calls 
 	return calls
 }
 
-// A command whose reply the host has dropped before it arrived was executed: it ends with an error that says so, and those
-// after it keep their numbers and get their own replies.
+// A command whose reply is lost, and dropped by the host before the client asks again, fails with ErrReplyGone. Later commands
+// keep their numbers and get their own replies.
 func TestReplyGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const size = 100
@@ -77,7 +84,7 @@ func TestReplyGone(t *testing.T) {
 	})
 }
 
-// Commands whose replies together are more than waits for a peer that is slow to read get them all the same.
+// Replies arrive although together they exceed what a transport buffers for a peer that is slow to read.
 func TestLargeRepliesArrive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, s := echoing(t, 1_000_000)
@@ -96,6 +103,6 @@ func TestLargeRepliesArrive(t *testing.T) {
 		}
 		require.NoError(t, c.Flush(t.Context()))
 		require.Equal(t, sent, s.machine.sm.(*echoes).Seen)
-		require.Less(t, c.Stats().Reconnects, uint64(4), "once the client knows how large replies are, it is not cut off any more")
+		require.Less(t, c.Stats().Reconnects, uint64(4), "not cut off again, once the client knows how large replies are")
 	})
 }

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/roam-go/roam/migrate/internal/hooks"
 	"github.com/roam-go/roam/migrate/internal/wal"
 	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
@@ -130,9 +131,9 @@ type Node struct {
 	renew    chan struct{} // asks for an announcement now
 	silent   chan struct{} // closed when no further announcement will be made
 	gone     chan struct{} // closed when Close is through
-	hooks    hookQueue
-	dir      *wal.Dir // nil: none
-	refused  string   // the last announcement's error that Hooks.Failed was told of; of announceLoop
+	hooks    *hooks.Queue  // calls NodeConfig.Hooks
+	dir      *wal.Dir      // nil: none
+	refused  string        // the last announcement's error that Hooks.Failed was told of; of announceLoop
 
 	mu       sync.Mutex // guards what follows
 	closed   bool
@@ -142,6 +143,9 @@ type Node struct {
 	inbound  map[*session]struct{} // connections that others made
 	offers   map[uint64]*outgoing  // snapshots to be fetched
 }
+
+// maxHooks limits the hook calls that wait for a slow hook; beyond it the oldest are dropped.
+const maxHooks = 1024
 
 // hostKey is an incarnation of a host.
 type hostKey struct {
@@ -193,7 +197,7 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 				"migrate: NodeConfig.Advertise must name a host to listen at %s: others can't reach %s", l.Addr(), n.self.Addr)
 		}
 	}
-	n.hooks.init(n)
+	n.hooks = hooks.New(maxHooks, n.wg.Go)
 	n.wg.Go(n.announceLoop)
 	return n, nil
 }
@@ -416,7 +420,7 @@ func (n *Node) Close() error {
 	}
 	n.closeConns()
 	n.dropOffers()
-	n.hooks.close()
+	n.hooks.Close()
 	n.wg.Wait()
 	return errors.Join(err, n.closeDir())
 }
@@ -509,7 +513,7 @@ func (n *Node) unheard(err error) {
 	}
 	if f := n.cfg.Hooks.Failed; f != nil && n.refused != err.Error() {
 		n.refused = err.Error()
-		n.hooks.call(func() { f("", fmt.Errorf("migrate: host %s is not announced: %w", n.self.ID, err)) })
+		n.hooks.Call(func() { f("", fmt.Errorf("migrate: host %s is not announced: %w", n.self.ID, err)) })
 	}
 }
 

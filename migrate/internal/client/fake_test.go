@@ -1,4 +1,4 @@
-package migrate
+package client
 
 import (
 	"context"
@@ -9,10 +9,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/roam-go/roam/migrate/internal/wire"
-
 	"github.com/stretchr/testify/require"
 
+	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
 )
@@ -229,7 +228,7 @@ func (h *fakeHost) Handle(c transport.Conn, r *transport.Request) {
 			rec = *h.hint
 		}
 		data, _ := transport.Marshal(&rec)
-		r.Reply(nil, &transport.Error{Code: CodeNotActive, Message: "not me", Data: data})
+		r.Reply(nil, &transport.Error{Code: wire.CodeNotActive, Message: "not me", Data: data})
 		return
 	}
 	switch r.Method {
@@ -237,12 +236,12 @@ func (h *fakeHost) Handle(c transport.Conn, r *transport.Request) {
 		var p wire.OpenParams
 		require.NoError(w.t, transport.Unmarshal(r.Params, &p))
 		if h.term.less(fence{p.Loss, p.Epoch}) {
-			r.Reply(nil, ErrNotActive)
+			r.Reply(nil, wire.ErrNotActive)
 			return
 		}
 		if w.sessions[p.Session] == nil {
 			if p.Resume {
-				r.Reply(nil, ErrSessionExpired)
+				r.Reply(nil, wire.ErrSessionExpired)
 				return
 			}
 			w.sessions[p.Session] = &fakeSession{replies: map[uint64][]byte{}, errs: map[uint64]*transport.Error{}}
@@ -293,7 +292,7 @@ func (w *fakeWorld) reply(r *transport.Request, v any) {
 func (w *fakeWorld) execute(p *wire.DoParams) ([]byte, error) {
 	s := w.sessions[p.Session]
 	if s == nil {
-		return nil, ErrSessionExpired
+		return nil, wire.ErrSessionExpired
 	}
 	if p.Seq <= s.last {
 		if e := s.errs[p.Seq]; e != nil {
@@ -302,18 +301,18 @@ func (w *fakeWorld) execute(p *wire.DoParams) ([]byte, error) {
 		return s.replies[p.Seq], nil
 	}
 	if p.Seq != s.last+1 {
-		return nil, ErrOutOfOrder
+		return nil, wire.ErrOutOfOrder
 	}
 	body := string(p.Body)
 	if body == "large" {
-		return nil, ErrTooLarge
+		return nil, wire.ErrTooLarge
 	}
 	s.last = p.Seq
 	w.log = append(w.log, body)
 	index := uint64(len(w.log))
 	if body == "fail" {
 		data, _ := transport.Marshal(&wire.AppliedData{Index: index, Epoch: w.rec.Epoch, Replicas: 2})
-		s.errs[p.Seq] = &transport.Error{Code: CodeApplication, Message: "it failed", Data: data}
+		s.errs[p.Seq] = &transport.Error{Code: wire.CodeApplication, Message: "it failed", Data: data}
 		return nil, s.errs[p.Seq]
 	}
 	if body == "emit" {
@@ -349,19 +348,19 @@ func (w *fakeWorld) count(host, method string) (n int) {
 }
 
 // dial makes a client on a host of its own.
-func (w *fakeWorld) dial(change ...func(*ClientConfig)) *Client {
+func (w *fakeWorld) dial(change ...func(*Config)) *Client {
 	c, err := w.tryDial(w.t.Context(), change...)
 	require.NoError(w.t, err)
 	return c
 }
 
-func (w *fakeWorld) tryDial(ctx context.Context, change ...func(*ClientConfig)) (*Client, error) {
+func (w *fakeWorld) tryDial(ctx context.Context, change ...func(*Config)) (*Client, error) {
 	w.mu.Lock()
 	name := fmt.Sprintf("client%d", len(w.seen))
 	w.mu.Unlock()
 	tr := w.net.Host(name)
 	w.t.Cleanup(func() { tr.Close() })
-	cfg := ClientConfig{Resolver: w.res, Transport: tr}
+	cfg := Config{Resolver: w.res, Transport: tr}
 	if testing.Verbose() {
 		cfg.Logger = slog.New(slog.NewTextHandler(w.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}

@@ -1,4 +1,4 @@
-package migrate
+package client
 
 import (
 	"context"
@@ -7,10 +7,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/roam-go/roam/migrate/internal/wire"
-
 	"github.com/stretchr/testify/require"
 
+	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/transport"
 )
 
@@ -84,7 +83,7 @@ func TestEventsEnd(t *testing.T) {
 			if last = err; err == nil {
 				n++
 				for _, err := range c.Events(ctx, 1) {
-					require.ErrorIs(t, err, ErrExists, "one at a time")
+					require.ErrorIs(t, err, wire.ErrExists, "one at a time")
 				}
 				cancel()
 			}
@@ -157,13 +156,13 @@ func TestEventsGap(t *testing.T) {
 }
 
 // events is a message of n events from first on, as it arrives.
-func events(t *testing.T, first uint64, n int) *heardEvents {
+func events(t *testing.T, first uint64, n int) *eventBatch {
 	t.Helper()
 	data, err := transport.Marshal(wire.EventsParams{First: first, Times: make([]int64, n), Bodies: make([][]byte, n)})
 	require.NoError(t, err)
-	h, err := unmarshalEvents(data)
+	b, err := unmarshalEvents(data)
 	require.NoError(t, err)
-	return &h
+	return &b
 }
 
 func TestEventsTrimmed(t *testing.T) {
