@@ -180,6 +180,7 @@ func newClient(ctx context.Context, service string, cfg Config) (*Client, error)
 		next:   1,
 		room:   queueRoom{maxLen: cfg.QueueLen, maxBytes: cfg.QueueBytes},
 	}
+	c.watch.check = c.checkSilence
 	c.ctx, c.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	return c, nil
 }

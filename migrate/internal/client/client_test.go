@@ -18,7 +18,7 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// inWorld runs f in a bubble, with hosts of these names of which the first is active.
+// inWorld runs f in a bubble with hosts of these names. The first is active.
 func inWorld(t *testing.T, hosts []string, f func(t *testing.T, w *fakeWorld)) {
 	synctest.Test(t, func(t *testing.T) { f(t, newFakeWorld(t, hosts...)) })
 }
@@ -163,7 +163,7 @@ func TestShutdownWithoutService(t *testing.T) {
 	})
 }
 
-// Close ends everything, whatever is going on, from many goroutines, and leaves nothing behind.
+// Close ends everything in every situation. It may be called from many goroutines and leaves none behind.
 func TestClose(t *testing.T) {
 	for name, act := range map[string]func(t *testing.T, w *fakeWorld, c *Client){
 		"idle":      func(t *testing.T, w *fakeWorld, c *Client) {},
@@ -230,7 +230,7 @@ func TestClose(t *testing.T) {
 				}
 				wg.Wait()
 				require.NoError(t, c.Close())
-				synctest.Wait() // for a goroutine that has said that it is done, and is just about to end
+				synctest.Wait() // until a goroutine that wg.Wait no longer counts has ended
 				require.Empty(t, goroutines("client.(*Client).", "hooks.(*Queue)."))
 				require.Equal(t, resolver.Host{}, c.Where())
 			})
@@ -238,7 +238,7 @@ func TestClose(t *testing.T) {
 	}
 }
 
-// Close waits for what the client has begun.
+// Close waits for the client's goroutines.
 func TestCloseWaits(t *testing.T) {
 	inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
 		c := w.dial()
@@ -255,7 +255,7 @@ func TestCloseWaits(t *testing.T) {
 
 func alwaysRetry(string, int) error { return wire.ErrRetry }
 
-// goroutines returns the stacks of those that run code of that name.
+// goroutines returns the stacks of the goroutines that run functions with one of these names.
 func goroutines(names ...string) (found []string) {
 	buf := make([]byte, 1<<20)
 	for s := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {

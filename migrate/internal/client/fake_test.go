@@ -18,43 +18,43 @@ import (
 
 const testService = "counter.example"
 
-// fakeWorld is a service as its clients see it: hosts that speak the wire over a network in memory and share one state, as if
-// replication were instant. It is made and used inside a bubble.
+// fakeWorld is a service as its clients see it: hosts that implement the wire protocol over a network in memory and share one
+// state, as if replication were instant. It must be used inside a bubble.
 type fakeWorld struct {
 	t     *testing.T
 	net   *transport.Memory
 	res   *fakeResolver
 	hosts map[string]*fakeHost
 
-	mu       sync.Mutex // guards all that follows, and the hosts' fields; nothing waits under it
+	mu       sync.Mutex // guards the fields below and those of the hosts
 	rec      resolver.Record
 	sessions map[uint64]*fakeSession
-	log      []string // what was executed, in order
-	events   [][]byte // of number 1 and so on
-	kept     uint64   // number of the first event that is still there
+	log      []string // executed commands
+	events   [][]byte // from number 1 on
+	kept     uint64   // number of the first event kept
 	seen     []string // calls that arrived, as host:method
 }
 
 type fakeSession struct {
 	last    uint64
-	replies map[uint64][]byte // what wire.DoResult or the error's Data was
+	replies map[uint64][]byte // encoded wire.DoResult
 	errs    map[uint64]*transport.Error
 }
 
-// fakeHost is one host. What is set on it changes how it behaves.
+// fakeHost is one host. Its fields change how it behaves.
 type fakeHost struct {
 	w     *fakeWorld
 	tr    *transport.MemoryTransport
 	host  resolver.Host
 	conns map[transport.Conn]*fakeConn
 
-	term   fence                            // by which it serves, believing itself active; zero: it is not active
-	mute   bool                             // hears, and says nothing
-	lossy  bool                             // executes, and loses the reply
-	refuse func(method string, n int) error // n counts the calls refused or not; nil: serve
-	late   bool                             // with refuse: the opening is refused after what came behind it
+	term   fence                            // in which it believes itself active; zero: it is not active
+	mute   bool                             // receives, but sends nothing
+	lossy  bool                             // executes, but loses the reply
+	refuse func(method string, n int) error // n counts all calls; nil: serve
+	late   bool                             // with refuse: the answer to roam.open comes after those to later calls
 	calls  int
-	slow   time.Duration // its own time for a command
+	slow   time.Duration // execution time of a command
 	hint   *resolver.Record
 }
 
@@ -98,8 +98,8 @@ func (h *fakeHost) listen() {
 	require.NoError(h.w.t, err)
 }
 
-// serve makes a host the active one and puts that into the resolver. With tell, the old one tells its clients.
-func (w *fakeWorld) serve(name string, tell bool) {
+// serve makes a host the active one and updates the resolver. With announce, the old one notifies its clients.
+func (w *fakeWorld) serve(name string, announce bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.rec.Epoch++
@@ -110,7 +110,7 @@ func (w *fakeWorld) serve(name string, tell bool) {
 		h.term = fence{}
 		if h.host.Same(w.rec.Active) {
 			h.term = fenceOf(&w.rec)
-		} else if was && tell {
+		} else if was && announce {
 			h.notifyAll(wire.MethodMoved, &wire.MovedParams{Service: testService, Record: w.rec})
 		}
 	}
@@ -125,14 +125,14 @@ func (h *fakeHost) notifyAll(method string, v any) {
 	}
 }
 
-// prepare has a host tell its clients that the next one will be name.
+// prepare makes a host ask its clients to connect to the next one.
 func (w *fakeWorld) prepare(from, next string, spread time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.hosts[from].notifyAll(wire.MethodPrepare, &wire.PrepareParams{Service: testService, Next: w.hosts[next].host, SpreadMS: spread.Milliseconds()})
 }
 
-// crash ends a host without a word.
+// crash ends a host without notice.
 func (w *fakeWorld) crash(name string) {
 	w.net.Crash(name)
 	w.mu.Lock()
@@ -156,7 +156,7 @@ func (w *fakeWorld) emit(bodies ...string) {
 	}
 }
 
-// push sends what the listening connections have not got yet, in portions that a connection takes.
+// push sends new events to the listening connections, in batches that fit a connection.
 func (h *fakeHost) push() {
 	w := h.w
 	if h.term == (fence{}) || h.mute {
@@ -287,8 +287,8 @@ func (w *fakeWorld) reply(r *transport.Request, v any) {
 	r.Reply(b, nil)
 }
 
-// execute is the service: it answers a command with itself; "emit" publishes it, "fail" is an error, "large" is refused
-// before it is ordered.
+// execute is the service: its reply to a command is "re:" and the command. "emit" emits an event, "fail" returns an error,
+// "large" is refused before it is ordered.
 func (w *fakeWorld) execute(p *wire.DoParams) ([]byte, error) {
 	s := w.sessions[p.Session]
 	if s == nil {
@@ -322,7 +322,7 @@ func (w *fakeWorld) execute(p *wire.DoParams) ([]byte, error) {
 	return s.replies[p.Seq], nil
 }
 
-// set changes a host under the lock.
+// set changes a host with the lock held.
 func (w *fakeWorld) set(name string, f func(h *fakeHost)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -335,7 +335,7 @@ func (w *fakeWorld) executed() []string {
 	return slices.Clone(w.log)
 }
 
-// count is how many calls of the method arrived at the host.
+// count returns how many calls of the method arrived at the host.
 func (w *fakeWorld) count(host, method string) (n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -347,7 +347,7 @@ func (w *fakeWorld) count(host, method string) (n int) {
 	return n
 }
 
-// dial makes a client on a host of its own.
+// dial returns a client on a host of its own.
 func (w *fakeWorld) dial(change ...func(*Config)) *Client {
 	c, err := w.tryDial(w.t.Context(), change...)
 	require.NoError(w.t, err)
@@ -370,7 +370,7 @@ func (w *fakeWorld) tryDial(ctx context.Context, change ...func(*Config)) (*Clie
 	return Dial(ctx, testService, cfg)
 }
 
-// fakeResolver holds one record, and can be down.
+// fakeResolver holds one record. It can fail.
 type fakeResolver struct {
 	mu      sync.Mutex
 	rec     resolver.Record
@@ -449,7 +449,7 @@ func (r *fakeResolver) Announce(context.Context, resolver.Host, []string, time.D
 }
 func (r *fakeResolver) Hosts(context.Context, string) ([]resolver.Host, error) { return nil, nil }
 
-// connected is how many connections a host has.
+// connected returns how many connections a host has.
 func (w *fakeWorld) connected(name string) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -19,7 +19,7 @@ func mustMarshal(tb testing.TB, v any) []byte {
 	return b
 }
 
-// liar is a host that answers with what it was given.
+// liar is a host that sends given answers.
 type liar struct{ open, do []byte }
 
 func (l liar) Handle(_ transport.Conn, r *transport.Request) {
@@ -39,7 +39,7 @@ func (l liar) Handle(_ transport.Conn, r *transport.Request) {
 
 func (liar) Closed(transport.Conn, error) {}
 
-// Whatever a host answers and tells, the client goes on trying, and ends when it is closed.
+// Whatever a host answers and sends, the client keeps trying, and ends when it is closed.
 func FuzzHostAnswers(f *testing.F) {
 	open := mustMarshal(f, wire.OpenResult{Epoch: 1, NextEvent: 5})
 	rec := resolver.Record{Name: "svc", Generation: 1, Version: 9, Epoch: 2, Active: resolver.Host{ID: "h", Incarnation: 1, Addr: "h:1"}}

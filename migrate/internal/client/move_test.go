@@ -11,7 +11,7 @@ import (
 	"github.com/roam-go/roam/migrate/internal/wire"
 )
 
-// With a parked connection a move costs one round trip from the notice to the first reply.
+// With a spare connection a move takes one round trip from the notice to the first reply.
 func TestMovePrepared(t *testing.T) {
 	inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
 		w.net.SetDelay(5 * time.Millisecond)
@@ -61,7 +61,7 @@ func TestMoveUnprepared(t *testing.T) {
 	})
 }
 
-// A host that is taking over refuses at first, and says when it serves.
+// A host that is taking over refuses at first, and notifies the client when it serves.
 func TestMoveToHostThatRecovers(t *testing.T) {
 	inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
 		c := w.dial()
@@ -93,7 +93,7 @@ func TestSpareDropped(t *testing.T) {
 		synctest.Wait()
 		require.Equal(t, 1, w.connected("b"))
 		time.Sleep(20 * time.Second)
-		w.prepare("a", "b", 0) // once more: it is kept for longer
+		w.prepare("a", "b", 0) // again: the connection is kept for longer
 		time.Sleep(20 * time.Second)
 		require.Equal(t, 1, w.connected("b"))
 		require.Equal(t, 2, w.count("a", wire.MethodReady))
@@ -109,7 +109,7 @@ func TestSpareDropped(t *testing.T) {
 	})
 }
 
-// OnMove may call the client, and close it.
+// OnMove may call the client and close it.
 func TestOnMoveCallsBack(t *testing.T) {
 	inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
 		var c *Client

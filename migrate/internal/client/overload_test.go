@@ -15,9 +15,8 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// When many have lost their host, a client that waits for nothing lets the others come back first, and comes at once when it
-// has something to say.
-func TestGivesWay(t *testing.T) {
+// When many clients have lost their host, an idle one lets the others reconnect first. It reconnects at once for a request.
+func TestDefersToOthers(t *testing.T) {
 	inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
 		var idle, busy []*Client
 		for range 20 {
@@ -63,8 +62,8 @@ func TestGivesWay(t *testing.T) {
 	})
 }
 
-// A host that has more to greet than it can lets connections go: clients that wait for nothing do not come again at once.
-func TestTurnedAway(t *testing.T) {
+// An overloaded host closes new connections: idle clients do not reconnect at once.
+func TestOverloadedHost(t *testing.T) {
 	inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
 		idle, dials := w.dialCounted()
 		w.mu.Lock()
@@ -93,7 +92,7 @@ func TestTurnedAway(t *testing.T) {
 	})
 }
 
-// deadOnce is a transport whose first connection is closed, and has said so, before anybody has it.
+// deadOnce is a transport whose first connection is closed, and has called Closed, before Dial returns it.
 type deadOnce struct {
 	transport.Transport
 	once sync.Once
@@ -123,7 +122,7 @@ func (d *deadOnce) Dial(ctx context.Context, to transport.Peer, h transport.Hand
 	return c, err
 }
 
-// A connection that ends before it is anybody's counts as a failure: the next one is made, after a while.
+// A connection that ends before the client uses it counts as a failure: the client makes another one after a delay.
 func TestConnectionDiesAtOnce(t *testing.T) {
 	inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
 		c := w.dial(func(cfg *Config) { cfg.Transport = &deadOnce{Transport: cfg.Transport} })
@@ -133,7 +132,7 @@ func TestConnectionDiesAtOnce(t *testing.T) {
 	})
 }
 
-// dialCounter counts the dials to each address; with an error none succeeds.
+// dialCounter counts the dials to each address. If err is set, they fail.
 type dialCounter struct {
 	transport.Transport
 	mu  sync.Mutex
@@ -141,7 +140,7 @@ type dialCounter struct {
 	err error
 }
 
-// dialCounted is dial, and counts what the client dials.
+// dialCounted is dial with a dialCounter.
 func (w *fakeWorld) dialCounted() (*Client, *dialCounter) {
 	dials := &dialCounter{n: make(map[string]int)}
 	return w.dial(func(cfg *Config) { dials.Transport, cfg.Transport = cfg.Transport, dials }), dials
@@ -158,8 +157,8 @@ func (d *dialCounter) Dial(ctx context.Context, to transport.Peer, h transport.H
 	return d.Transport.Dial(ctx, to, h)
 }
 
-// A dial under way is not given up when the news is that it goes to the right host.
-func TestDialLetGoOn(t *testing.T) {
+// A new record does not cancel a dial that goes to its active host.
+func TestDialContinues(t *testing.T) {
 	inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
 		c, dials := w.dialCounted()
 		defer c.Close()

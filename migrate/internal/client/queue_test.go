@@ -80,7 +80,7 @@ func TestQueueRoom(t *testing.T) {
 	require.Equal(t, queueRoom{maxLen: 3, maxBytes: 10}, queueRoom{maxLen: r.maxLen, maxBytes: r.maxBytes, len: r.len, bytes: r.bytes})
 }
 
-// What is written by hand reads as wire.DoParams, for every form of a string's and a body's length.
+// The encoding by hand decodes as wire.DoParams, for every encoding of the lengths of a string and a body.
 func TestCommandParams(t *testing.T) {
 	for _, name := range []int{1, 31, 32, 255, 256} {
 		for _, size := range []int{0, 1, 255, 256, 65535, 65536, wire.MaxCommand} {

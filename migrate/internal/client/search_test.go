@@ -33,7 +33,7 @@ func TestCrash(t *testing.T) {
 	})
 }
 
-// Without the resolver the hosts say who serves.
+// While the resolver is down, the client learns from other hosts which one is active.
 func TestCrashResolverDown(t *testing.T) {
 	inWorld(t, []string{"a", "b", "c"}, func(t *testing.T, w *fakeWorld) {
 		c := w.dial()
@@ -52,7 +52,7 @@ func TestCrashResolverDown(t *testing.T) {
 	})
 }
 
-// A host that is only tried gets no commands until it says that it serves.
+// A probed host receives no commands until it reports that it serves.
 func TestProbesWithoutCommands(t *testing.T) {
 	inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
 		c := w.dial()
@@ -68,7 +68,7 @@ func TestProbesWithoutCommands(t *testing.T) {
 	})
 }
 
-// The host is there, but cut off from the others: it answers nothing, and the resolver knows another one.
+// The connected host is cut off from the others: it answers nothing, and the resolver names another one.
 func TestSilentHost(t *testing.T) {
 	inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
 		moves := make(chan Move, 2)
@@ -98,7 +98,7 @@ func TestSilentHost(t *testing.T) {
 	})
 }
 
-func TestIgnoresTheStale(t *testing.T) {
+func TestIgnoresStale(t *testing.T) {
 	inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
 		moves := make(chan Move, 4)
 		c := w.dial(func(cfg *Config) { cfg.OnMove = func(m Move) { moves <- m } })
@@ -135,7 +135,7 @@ func TestIgnoresTheStale(t *testing.T) {
 	})
 }
 
-// The record at the resolver is older than the one a host knows, and so on along a chain.
+// The resolver's record is older than the one that a host knows, and so on along a chain of hosts.
 func TestNotActiveChain(t *testing.T) {
 	inWorld(t, []string{"a", "b", "c", "d"}, func(t *testing.T, w *fakeWorld) {
 		first := w.rec
@@ -154,8 +154,8 @@ func TestNotActiveChain(t *testing.T) {
 	})
 }
 
-// The active host starts again with its directory, as the same incarnation, at another address; where it was nothing answers.
-// The client goes there, whether it still holds a connection to where the host was or is about to connect to it again.
+// The active host restarts with its directory, as the same incarnation, at another address; nothing answers at the old one. The
+// client connects to the new address, whether it still has a connection to the old one or is dialling it.
 func TestHostAtAnotherAddress(t *testing.T) {
 	for name, away := range map[string]time.Duration{"connected": time.Second, "connecting": time.Minute} {
 		t.Run(name, func(t *testing.T) {

@@ -15,7 +15,7 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// A lost reply, a broken connection and a retry: executed once, and the reply comes.
+// After a lost reply, a broken connection and a retry, the command was executed once and has its reply.
 func TestExactlyOnce(t *testing.T) {
 	inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
 		c := w.dial()
@@ -93,7 +93,7 @@ func TestQueueFull(t *testing.T) {
 				_, err := c.Go([]byte("12345"))
 				require.ErrorIs(t, err, wire.ErrQueueFull)
 
-				// The first to wait gives up, the second gets its turn, and so does the smaller one behind it.
+				// The first waiter gives up; the second and the smaller one behind it get room.
 				ctx, cancel := context.WithCancel(t.Context())
 				results := make(chan string, 3)
 				for i, command := range []string{"gives-up", "big-one", "s"} {
@@ -132,7 +132,7 @@ func TestTooLarge(t *testing.T) {
 		_, err = c.Query(t.Context(), make([]byte, wire.MaxCommand+1))
 		require.ErrorIs(t, err, wire.ErrTooLarge)
 
-		// Refused by the host without a place in the log: its number goes to the next.
+		// The host refuses it without a place in the log: the next command gets its number.
 		x, large, y, z := mustGo(t, c, "x"), mustGo(t, c, "large"), mustGo(t, c, "y"), mustGo(t, c, "z")
 		_, err = large.Reply(t.Context())
 		require.ErrorIs(t, err, wire.ErrTooLarge)
@@ -145,7 +145,7 @@ func TestTooLarge(t *testing.T) {
 	})
 }
 
-// A transport that takes less than a command refuses that command alone.
+// A command that exceeds the transport's limit fails; the others do not.
 func TestTransportLimit(t *testing.T) {
 	inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
 		c := w.dial(func(cfg *Config) {
@@ -183,7 +183,7 @@ func TestDoCancelled(t *testing.T) {
 	})
 }
 
-// More than a transport buffers is waiting: it is sent in portions.
+// A backlog larger than what a transport buffers is sent in portions.
 func TestLargeBacklog(t *testing.T) {
 	inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
 		c := w.dial()

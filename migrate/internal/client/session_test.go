@@ -44,11 +44,11 @@ func TestSessionExpired(t *testing.T) {
 		require.ErrorIs(t, c.Flush(t.Context()), wire.ErrSessionExpired)
 		require.NoError(t, c.Shutdown(t.Context()))
 		require.Empty(t, w.executed())
-		require.Empty(t, w.sessions, "no fresh session in silence")
+		require.Empty(t, w.sessions, "no fresh session")
 	})
 }
 
-// The session is taken up again, never opened afresh, when the connection breaks.
+// When the connection breaks, the client resumes the session and never opens a fresh one.
 func TestSessionExpiredMeanwhile(t *testing.T) {
 	inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
 		c := w.dial()
@@ -63,7 +63,7 @@ func TestSessionExpiredMeanwhile(t *testing.T) {
 	})
 }
 
-// A host that was active long ago does not know the session; what it says about that is not believed.
+// A long-deposed host may not know the session, so its answer is ignored.
 func TestSessionUnknownToStaleHost(t *testing.T) {
 	for _, late := range []bool{false, true} {
 		inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
@@ -84,7 +84,7 @@ func TestSessionUnknownToStaleHost(t *testing.T) {
 				}
 			})
 			call := mustGo(t, c, "x")
-			c.learn(rec, nil) // b is where the client opens with its commands behind
+			c.learn(rec, nil) // the client opens the session at b, with its commands behind
 			time.Sleep(5 * time.Second)
 			require.NoError(t, c.Err())
 			w.set("b", func(h *fakeHost) { h.refuse = nil })
@@ -141,7 +141,7 @@ func TestStateLost(t *testing.T) {
 					w.net.Cut("a", "client0")
 				}
 				_, err := call.Reply(t.Context())
-				if way == "open" { // the new host does not know the session, which comes to the same
+				if way == "open" { // or ErrSessionExpired, since the new host does not know the session
 					require.True(t, errors.Is(err, wire.ErrStateLost) || errors.Is(err, wire.ErrSessionExpired), "%v", err)
 				} else {
 					require.ErrorIs(t, err, wire.ErrStateLost)
@@ -151,7 +151,7 @@ func TestStateLost(t *testing.T) {
 				require.NotEmpty(t, got)
 				require.Error(t, got[len(got)-1].err)
 				for _, p := range got[:len(got)-1] {
-					require.NoError(t, p.err, "told once")
+					require.NoError(t, p.err, "only the last pair has an error")
 					require.NotEqual(t, "new", string(p.ev.Body))
 				}
 				_, err = c.Do(t.Context(), []byte("y"))

@@ -10,6 +10,7 @@ const silenceLimit = 300 * time.Millisecond
 
 // watchdog detects a host that does not answer. Its timer runs only while a request is unanswered. Client.mu guards it.
 type watchdog struct {
+	check    func() // what the timer calls
 	timer    *time.Timer
 	armed    bool
 	checking bool    // the resolver is being asked about a silent host
@@ -19,14 +20,14 @@ type watchdog struct {
 	since   time.Time // when the first of them began
 }
 
-// arm starts the timer, which calls f.
-func (w *watchdog) arm(f func()) {
+// arm starts the timer, unless it runs.
+func (w *watchdog) arm() {
 	if w.armed {
 		return
 	}
 	w.armed = true
 	if w.timer == nil {
-		w.timer = time.AfterFunc(silenceLimit, f)
+		w.timer = time.AfterFunc(silenceLimit, w.check)
 		return
 	}
 	w.timer.Reset(silenceLimit)
@@ -51,7 +52,7 @@ func (w *watchdog) endQuery() { w.queries-- }
 // watchAnswers arms the watchdog. c.mu is held.
 func (c *Client) watchAnswers() {
 	if c.err == nil {
-		c.watch.arm(c.checkSilence)
+		c.watch.arm()
 	}
 }
 
