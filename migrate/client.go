@@ -70,17 +70,17 @@ type ClientStats struct {
 
 // Client finds a service by its name and follows it from host to host. It is safe for concurrent use.
 //
-// A client has one connection, to the active host; around a planned move it has a second one, to the next host. While it is
-// connected and idle, it has no goroutine and no running timer of its own. While it has no host, it queues commands and
-// searches until it is closed: it asks the resolver, and tries the hosts that it knows to hold the state, so that it also
-// finds the service while the resolver is down. If a service with more than 128 clients loses its host, those without a
-// waiting request reconnect at random moments of up to a millisecond for each client, 10 s at most. The time
-// doubles, up to eightfold, while the host is overloaded.
+// A client has one connection, to the active host; around a planned move it has a second one, to the next host. While it
+// is connected and idle, it has no goroutine and no running timer of its own. While it has no host, it queues commands
+// and searches until it is closed: it asks the resolver, and tries the hosts that it knows to hold the state, so that it
+// also finds the service while the resolver is down. If a service with more than 128 clients loses its host, a client
+// without a waiting request lets the others go first: it reconnects after a random delay of up to a millisecond for each
+// client, 10 s at most. While the host is overloaded, that limit doubles up to three times.
 //
-// Two errors end a client, because continuing silently would violate its guarantees. Every pending and later call, and Events,
-// then return the error, and the user may dial again:
-//   - [ErrSessionExpired]: the service no longer knows the session, so it is unknown which of the unacknowledged commands were
-//     executed.
+// Two errors end a client, because continuing silently would violate its guarantees. Every pending and later call, and
+// Events, then return the error, and the user may dial again:
+//   - [ErrSessionExpired]: the service no longer knows the session, so it is unknown which of the unacknowledged
+//     commands were executed.
 //   - [ErrStateLost]: the service was restarted without its state, so acknowledged commands may be lost.
 type Client client.Client
 
@@ -102,14 +102,15 @@ func Dial(ctx context.Context, service string, cfg ClientConfig) (*Client, error
 
 func (c *Client) inner() *client.Client { return (*client.Client)(c) }
 
-// Do sends a command and waits for the service's reply. The command takes effect exactly once, even if the service moves or
-// hosts die meanwhile. Commands take effect in the order of the Do and Go calls. Do blocks while the queue is full. If ctx ends
-// while it does, the command is not executed; if ctx ends later, the command is still executed, at most once.
+// Do sends a command and waits for the service's reply. The command takes effect exactly once, even if the service moves
+// or hosts die meanwhile. Commands take effect in the order of the Do and Go calls. Do blocks while the queue is full: if
+// ctx ends before there is room, the command is not executed. If ctx ends later, the command is still executed, at most
+// once.
 //
-// An error that the service's Apply returned is a [*transport.Error] with Remote set. [ErrTooLarge] means that the command was
-// not executed, because it exceeds MaxCommand. [ErrReplyGone] means that the command was executed, but its reply was too large, or
-// was lost on its way and is no longer kept: hosts keep 8 MiB of replies for a session, and 64 MiB for a service. The
-// bytes of command are copied.
+// An error that the service's Apply returned is a [*transport.Error] with Remote set. [ErrTooLarge] means that the
+// command was not executed, because it exceeds MaxCommand. [ErrReplyGone] means that the command was executed, but its
+// reply was too large, or was lost on its way and is no longer kept: hosts keep 8 MiB of replies for a session, and 64
+// MiB for a service. The bytes of command are copied.
 func (c *Client) Do(ctx context.Context, command []byte) ([]byte, error) {
 	return c.inner().Do(ctx, command)
 }
@@ -128,13 +129,13 @@ func (c *Client) Query(ctx context.Context, q []byte) ([]byte, error) {
 	return c.inner().Query(ctx, q)
 }
 
-// Events yields the service's events from number from on, each once and in order, until ctx ends, the client is closed, or the
-// session expires. The last pair has the error. If from is 0, it begins with the first event after the active host has
-// processed the request. Events are numbered from 1 in the order in which Apply emits them: to miss nothing after a command,
-// return its event number from Apply and pass it as from.
+// Events yields the service's events from number from on, each once and in order, until ctx ends, the client is closed,
+// or the session expires. The last pair has the error. If from is 0, it begins with the first event after the active host
+// has processed the request. Events are numbered from 1 in the order in which Apply emits them: to miss nothing after a
+// command, return its event number from Apply and pass it as from.
 //
-// The client buffers 4,096 events or 8 MiB for a slow reader. To a reader that falls behind further, the host sends the events
-// again from where the buffer ended, so that it only misses those that the service no longer keeps
+// The client buffers 4,096 events or 8 MiB for a slow reader. To a reader that falls behind further, the host sends the
+// events again from where the buffer ended, so that it only misses those that the service no longer keeps
 // ([Policy.EventBytes]); [Event.Gap] reports them.
 //
 // A client has one stream of events: while one loop runs, a second one yields an error at once.
@@ -164,9 +165,9 @@ func (c *Client) Flush(ctx context.Context) error { return c.inner().Flush(ctx) 
 // called. If ctx ends first, the client is closed and Shutdown returns the error of the step that was not completed.
 func (c *Client) Shutdown(ctx context.Context) error { return c.inner().Shutdown(ctx) }
 
-// Close ends the client at once. Commands without a reply may or may not be executed, at most once, and their calls fail with
-// [transport.ErrClosed]. The session expires at the service later. Close waits for the client's goroutines, but not for an
-// OnMove call in progress.
+// Close ends the client at once. Commands without a reply may or may not be executed, at most once, and their calls fail
+// with [transport.ErrClosed]. The session expires at the service later. Close waits for the client's goroutines, but not
+// for an OnMove call in progress.
 func (c *Client) Close() error { return c.inner().Close() }
 
 // Call is a command under way.

@@ -1,9 +1,9 @@
 // Package client is the client of package migrate, which exports and documents its types: it finds the active host of a
 // service, sends commands, receives events, and follows the service to other hosts.
 //
-// A [Client] is made of parts that do no I/O, each with its own file: the queue of unacknowledged commands (queue.go), the feed
-// of received events (events.go), the connections (conn.go, park.go), the search for the active host (search.go) and the
-// watchdog (watch.go). Client.mu guards them all, and the Client does the I/O.
+// A [Client] is made of parts that do no I/O, each with its own file: the queue of unacknowledged commands (queue.go),
+// the feed of received events (events.go), the connections (conn.go, park.go), the search for the active host (search.go)
+// and the watchdog (watch.go). Client.mu guards them all, and the Client does the I/O.
 package client
 
 import (
@@ -321,7 +321,8 @@ func (c *Client) explain(ctxErr error) error {
 }
 
 func (c *Client) errStateLost(epoch uint64) error {
-	return transport.Errorf(wire.CodeStateLost, "migrate: service %s was restarted without its state (epoch %d)", c.service, epoch)
+	return transport.Errorf(wire.CodeStateLost, "migrate: service %s was restarted without its state (epoch %d)",
+		c.service, epoch)
 }
 
 // openParams returns the params of roam.open. c.mu is held.

@@ -99,7 +99,7 @@ func TestDialErrors(t *testing.T) {
 			w.set("b", func(h *fakeHost) { h.mute = true })
 		}, context.DeadlineExceeded, "does not serve this client"},
 		{"resolver down", func(w *fakeWorld) { w.res.fail(errors.New("out of order")) }, context.DeadlineExceeded,
-			"the resolver can't be asked: out of order"},
+			"the resolver failed: out of order"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			inWorld(t, ab, func(t *testing.T, w *fakeWorld) {

@@ -168,8 +168,8 @@ func (c *Client) noteAbsence(l *link, planned bool) {
 	c.session.absent(since, planned)
 }
 
-// learn processes a record from the resolver, from a host that does not serve, or, if from is set, from a link: it then reports
-// a move. A record that is older than what the client has seen is ignored.
+// learn processes a record from the resolver, from a host that does not serve, or, if from is set, from a link: it then
+// reports a move. A record that is older than what the client has seen is ignored.
 func (c *Client) learn(rec resolver.Record, from *link) {
 	if rec.Name != c.service || rec.Epoch == 0 {
 		return
@@ -242,8 +242,8 @@ func (c *Client) learn(rec resolver.Record, from *link) {
 	}
 }
 
-// sameAddr reports whether a and b are the same incarnation of a host at the same address: a host with a directory can restart
-// elsewhere as the same incarnation.
+// sameAddr reports whether a and b are the same incarnation of a host at the same address: a host with a directory can
+// restart elsewhere as the same incarnation.
 func sameAddr(a, b resolver.Host) bool { return a.Same(b) && a.Addr == b.Addr }
 
 // confirm notes that l's host has taken up the session. c.mu is held.

@@ -146,7 +146,8 @@ func TestEventsGap(t *testing.T) {
 		time.AfterFunc(time.Second, func() {
 			w.mu.Lock()
 			defer w.mu.Unlock()
-			w.hosts["a"].notifyAll(wire.MethodEvents, &wire.EventsParams{Service: testService, Epoch: 1, First: 15, Times: []int64{0}, Bodies: [][]byte{nil}})
+			w.hosts["a"].notifyAll(wire.MethodEvents, &wire.EventsParams{Service: testService, Epoch: 1, First: 15,
+				Times: []int64{0}, Bodies: [][]byte{nil}})
 		})
 		w.mu.Unlock()
 		got = read(t, c, 11, 1)

@@ -18,8 +18,8 @@ import (
 
 const testService = "counter.example"
 
-// fakeWorld is a service as its clients see it: hosts that implement the wire protocol over a network in memory and share one
-// state, as if replication were instant. It must be used inside a bubble.
+// fakeWorld is a service as its clients see it: hosts that implement the wire protocol over a network in memory and share
+// one state, as if replication were instant. It must be used inside a bubble.
 type fakeWorld struct {
 	t     *testing.T
 	net   *transport.Memory
@@ -129,7 +129,9 @@ func (h *fakeHost) notifyAll(method string, v any) {
 func (w *fakeWorld) prepare(from, next string, spread time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.hosts[from].notifyAll(wire.MethodPrepare, &wire.PrepareParams{Service: testService, Next: w.hosts[next].host, SpreadMS: spread.Milliseconds()})
+	w.hosts[from].notifyAll(wire.MethodPrepare, &wire.PrepareParams{
+		Service: testService, Next: w.hosts[next].host, SpreadMS: spread.Milliseconds(),
+	})
 }
 
 // crash ends a host without notice.
@@ -318,7 +320,9 @@ func (w *fakeWorld) execute(p *wire.DoParams) ([]byte, error) {
 	if body == "emit" {
 		w.emit(fmt.Sprintf("e%d", len(w.events)+1))
 	}
-	s.replies[p.Seq], _ = transport.Marshal(&wire.DoResult{Index: index, Epoch: w.rec.Epoch, Replicas: 2, Reply: []byte("re:" + body)})
+	s.replies[p.Seq], _ = transport.Marshal(&wire.DoResult{
+		Index: index, Epoch: w.rec.Epoch, Replicas: 2, Reply: []byte("re:" + body),
+	})
 	return s.replies[p.Seq], nil
 }
 

@@ -38,9 +38,9 @@ func (cs *connections) takeSpare() *link {
 	return s.link
 }
 
-// closeLater closes the connection to the former host, after a planned move, at a random moment after all clients have followed
-// it: closing thousands at once would delay those that have not. It returns the link to be closed now, if another move came
-// first. c.mu is held.
+// closeLater closes the connection to the former host, after a planned move, at a random moment after all clients have
+// followed it: closing thousands at once would delay those that have not. It returns the link to be closed now, if
+// another move came first. c.mu is held.
 func (c *Client) closeLater(l *link) (now *link) {
 	cs := &c.conns
 	now, cs.former = cs.former, l

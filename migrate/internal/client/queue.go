@@ -138,8 +138,8 @@ func (q *cmdQueue) hasRefused() bool {
 	return slices.ContainsFunc(q.calls, func(c *Call) bool { return c.refused != nil && !c.finished() })
 }
 
-// withdraw ends the commands that were refused for good without a place in the log, and renumbers the ones behind them, since
-// the service waits for these numbers. It must not be called while a command behind a refused one may still be
+// withdraw ends the commands that were refused for good without a place in the log, and renumbers the ones behind them,
+// since the service waits for these numbers. It must not be called while a command behind a refused one may still be
 // executed: it could be executed under both numbers. It returns the commands that it ended.
 func (q *cmdQueue) withdraw() (ended []*Call) {
 	low := q.low()

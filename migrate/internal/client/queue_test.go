@@ -77,14 +77,16 @@ func TestQueueRoom(t *testing.T) {
 	r.leave(late)
 	r.free(1)
 	r.free(4)
-	require.Equal(t, queueRoom{maxLen: 3, maxBytes: 10}, queueRoom{maxLen: r.maxLen, maxBytes: r.maxBytes, len: r.len, bytes: r.bytes})
+	r.waiting = nil
+	require.Equal(t, queueRoom{maxLen: 3, maxBytes: 10}, r)
 }
 
 // The encoding by hand decodes as wire.DoParams, for every encoding of the lengths of a string and a body.
 func TestCommandParams(t *testing.T) {
 	for _, name := range []int{1, 31, 32, 255, 256} {
 		for _, size := range []int{0, 1, 255, 256, 65535, 65536, wire.MaxCommand} {
-			want := wire.DoParams{Service: strings.Repeat("n", name), Session: 1<<53 - 1, Seq: 300, Low: 7, Body: []byte(strings.Repeat("b", size))}
+			want := wire.DoParams{Service: strings.Repeat("n", name), Session: 1<<53 - 1, Seq: 300, Low: 7,
+				Body: []byte(strings.Repeat("b", size))}
 			c := &Client{queue: cmdQueue{prefix: commandPrefix(want.Service, want.Session)}}
 			call := newCall(c, want.Body)
 			call.seq = want.Seq
@@ -99,6 +101,8 @@ func TestCommandParams(t *testing.T) {
 	call := newCall(c, []byte("hi"))
 	call.seq = 3
 	call.number(len(c.queue.prefix), 1)
-	require.Equal(t, "\x95\xa1x\xcf\x00\x00\x00\x00\x00\x00\x00\x02\xcf\x00\x00\x00\x00\x00\x00\x00\x03\xcf\x00\x00\x00\x00\x00\x00\x00\x01\xc4\x02hi",
+	require.Equal(t, "\x95\xa1x\xcf\x00\x00\x00\x00\x00\x00\x00\x02"+
+		"\xcf\x00\x00\x00\x00\x00\x00\x00\x03"+
+		"\xcf\x00\x00\x00\x00\x00\x00\x00\x01\xc4\x02hi",
 		string(call.params))
 }

@@ -124,8 +124,8 @@ func (s *search) resetBackoff() {
 	s.retry.reset()
 }
 
-// deferToOthers lets clients with a waiting request go first after many have lost their host at the same time. While attempts
-// fail, the host can't serve so many, and the spread doubles, up to three times.
+// deferToOthers lets clients with a waiting request go first after many have lost their host at the same time. While
+// attempts fail, the host can't serve so many, and the spread doubles, up to three times.
 func (s *search) deferToOthers() {
 	if s.spread > 0 {
 		s.deferUntil = time.Now().Add(rand.N(s.spread << min(max(s.retry.tries-1, 0), 3)))
@@ -168,7 +168,7 @@ func (s *search) cause() error {
 	case errors.Is(e.resolver, resolver.ErrNotFound):
 		return fmt.Errorf("%w: %w", wire.ErrNoService, e.resolver)
 	case e.resolver != nil:
-		return fmt.Errorf("the resolver can't be asked: %w", e.resolver)
+		return fmt.Errorf("the resolver failed: %w", e.resolver)
 	case rec.Epoch != 0 && rec.Active.ID == "":
 		return fmt.Errorf("%w: it was retired", wire.ErrNoService)
 	case rec.Epoch != 0:
@@ -191,8 +191,8 @@ func (c *Client) ensureSearch() {
 	c.spawn(c.runSearch)
 }
 
-// ensureSearchLater calls ensureSearch after roam.open was sent on a link that is likely to work: nearly always there will be
-// nothing to do.
+// ensureSearchLater calls ensureSearch after roam.open was sent on a link that is likely to work: nearly always there
+// will be nothing to do.
 func (c *Client) ensureSearchLater() {
 	time.AfterFunc(ensureAfter, func() {
 		c.mu.Lock()
@@ -335,8 +335,8 @@ func (c *Client) nextStep(now time.Time) searchStep {
 	return searchStep{do: stepDial, host: h, askResolver: ask}
 }
 
-// try connects to a host. If it is the active one by the record, everything is sent at once; with probe, only if the host says
-// that it is active.
+// try connects to a host. If it is the active one by the record, everything is sent at once; with probe, only if the host
+// says that it is active.
 func (c *Client) try(ctx context.Context, h resolver.Host, probe bool) {
 	c.mu.Lock()
 	s := &c.search

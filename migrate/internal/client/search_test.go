@@ -116,13 +116,18 @@ func TestIgnoresStale(t *testing.T) {
 			}
 		}()
 		synctest.Wait()
+		const other = "another.example"
 		w.mu.Lock()
 		h := w.hosts["b"]
 		h.notifyAll(wire.MethodMoved, &wire.MovedParams{Service: testService, Record: old})
-		h.notifyAll(wire.MethodMoved, &wire.MovedParams{Service: "another.example", Record: resolver.Record{Name: "another.example", Epoch: 9, Active: old.Active}})
-		h.notifyAll(wire.MethodEvents, &wire.EventsParams{Service: testService, Epoch: 1, First: 1, Times: []int64{0}, Bodies: [][]byte{[]byte("stale")}})
-		h.notifyAll(wire.MethodEvents, &wire.EventsParams{Service: "another.example", Epoch: 2, First: 1, Times: []int64{0}, Bodies: [][]byte{[]byte("alien")}})
-		h.notifyAll(wire.MethodEvents, &wire.EventsParams{Service: testService, Epoch: 2, First: 1, Times: nil, Bodies: [][]byte{[]byte("malformed")}})
+		h.notifyAll(wire.MethodMoved, &wire.MovedParams{Service: other,
+			Record: resolver.Record{Name: other, Epoch: 9, Active: old.Active}})
+		h.notifyAll(wire.MethodEvents, &wire.EventsParams{Service: testService, Epoch: 1, First: 1,
+			Times: []int64{0}, Bodies: [][]byte{[]byte("stale")}})
+		h.notifyAll(wire.MethodEvents, &wire.EventsParams{Service: other, Epoch: 2, First: 1,
+			Times: []int64{0}, Bodies: [][]byte{[]byte("alien")}})
+		h.notifyAll(wire.MethodEvents, &wire.EventsParams{Service: testService, Epoch: 2, First: 1,
+			Times: nil, Bodies: [][]byte{[]byte("malformed")}})
 		for c := range h.conns {
 			c.Notify(wire.MethodEvents, []byte{0x01})
 			c.Notify("roam.unknown", nil)
@@ -154,8 +159,8 @@ func TestNotActiveChain(t *testing.T) {
 	})
 }
 
-// The active host restarts with its directory, as the same incarnation, at another address; nothing answers at the old one. The
-// client connects to the new address, whether it still has a connection to the old one or is dialling it.
+// The active host restarts with its directory, as the same incarnation, at another address; nothing answers at the old
+// one. The client connects to the new address, whether it still has a connection to the old one or is dialling it.
 func TestHostAtAnotherAddress(t *testing.T) {
 	for name, away := range map[string]time.Duration{"connected": time.Second, "connecting": time.Minute} {
 		t.Run(name, func(t *testing.T) {

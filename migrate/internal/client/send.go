@@ -118,7 +118,8 @@ func (c *Client) nextToSend(l *link) *Call {
 // enqueue queues a command and sends it if there is a host. With wait, it waits for room.
 func (c *Client) enqueue(ctx context.Context, command []byte, wait bool) (*Call, error) {
 	if n, limit := len(command), min(wire.MaxCommand, c.queue.room.maxBytes); n > limit {
-		return nil, transport.Errorf(wire.CodeTooLarge, "migrate: service %s: command of %d bytes, more than %d", c.service, n, limit)
+		return nil, transport.Errorf(wire.CodeTooLarge, "migrate: service %s: command of %d bytes, more than %d",
+			c.service, n, limit)
 	}
 	call := newCall(c, command)
 	c.sendMu.Lock()

@@ -56,8 +56,8 @@ func (c *Client) watchAnswers() {
 	}
 }
 
-// checkSilence asks the resolver about a host that is silent although a request is waiting: another host may have replaced it
-// without this client noticing. The watchdog's timer calls it.
+// checkSilence asks the resolver about a host that is silent although a request is waiting: another host may have
+// replaced it without this client noticing. The watchdog's timer calls it.
 func (c *Client) checkSilence() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

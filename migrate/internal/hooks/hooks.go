@@ -15,8 +15,8 @@ type Queue struct {
 	closed  bool
 }
 
-// New returns a queue that starts its goroutine with spawn. With a limit above 0, a queue that holds that many functions drops
-// the oldest for a new one.
+// New returns a queue that starts its goroutine with spawn. With a limit above 0, a queue that holds that many functions
+// drops the oldest for a new one.
 func New(limit int, spawn func(f func())) *Queue { return &Queue{limit: limit, spawn: spawn} }
 
 // Call queues f, unless the queue is closed.
