@@ -59,7 +59,7 @@ func (c *Client) ask(ctx context.Context, method string, params []byte, accept f
 		remote = remote && e.Remote
 		if err == nil || remote {
 			c.mu.Lock()
-			l.heard = time.Now()
+			l.lastHeard = time.Now()
 			c.mu.Unlock()
 		}
 		if err == nil && accept(result) {

@@ -259,7 +259,8 @@ func alwaysRetry(string, int) error { return wire.ErrRetry }
 func goroutines(names ...string) (found []string) {
 	buf := make([]byte, 1<<20)
 	for s := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
-		if slices.ContainsFunc(names, func(name string) bool { return strings.Contains(s, name) }) && !strings.Contains(s, "testing.tRunner") {
+		if slices.ContainsFunc(names, func(name string) bool { return strings.Contains(s, name) }) &&
+			!strings.Contains(s, "testing.tRunner") {
 			found = append(found, s)
 		}
 	}

@@ -23,14 +23,14 @@ type link struct {
 	dead bool // the connection has ended
 	// started: roam.open was sent or answered on this link, and commands may follow. A refusal clears it, until everything is
 	// sent again from the first command without a reply on.
-	started bool
-	opened  bool // the host has answered roam.open
-	term    fence
-	since   time.Time // when it was started
-	heard   time.Time // when something last arrived
+	started   bool
+	opened    bool // the host has answered roam.open
+	term      fence
+	startedAt time.Time // when it was started
+	lastHeard time.Time // when something last arrived
 
 	round      uint32 // counts the starts; refusals in an earlier round are ignored
-	sent       uint64 // highest Seq sent in this round
+	lastSent   uint64 // highest Seq sent in this round
 	inflight   int    // bytes sent in this round without an answer
 	unanswered int    // commands sent without an answer, in all rounds
 	resent     int    // commands that were sent on another link before
@@ -50,7 +50,7 @@ type connections struct {
 
 // adopt makes l the current link.
 func (cs *connections) adopt(l *link) {
-	l.since, l.heard = time.Now(), time.Now()
+	l.startedAt, l.lastHeard = time.Now(), time.Now()
 	cs.current = l
 }
 
@@ -129,7 +129,7 @@ func (l *link) Closed(_ transport.Conn, err error) {
 	c.log.Info("connection lost", "host", l.host.ID, "err", err)
 	s := &c.search
 	s.recordOutcome(l)
-	if !l.answered && l.sent > c.queue.low() {
+	if !l.answered && l.lastSent > c.queue.low() {
 		c.queue.replySize = sendWindow // all replies together may have been too large for the connection
 	}
 	if !l.opened {
@@ -160,9 +160,9 @@ func (c *Client) lose(planned bool) *link {
 func (c *Client) noteAbsence(l *link, planned bool) {
 	since := time.Now()
 	if call := c.queue.oldest(); call != nil {
-		since = call.since
-		if since.Before(l.heard) {
-			since = l.heard
+		since = call.queuedAt
+		if since.Before(l.lastHeard) {
+			since = l.lastHeard
 		}
 	}
 	c.session.absent(since, planned)
@@ -188,7 +188,7 @@ func (c *Client) learn(rec resolver.Record, from *link) {
 		return
 	}
 	if from != nil {
-		from.heard = time.Now()
+		from.lastHeard = time.Now()
 	}
 	newer := s.update(rec)
 	c.session.seen = term

@@ -244,7 +244,7 @@ func (c *Client) listen(l *link, round uint32, from, ask uint64) {
 		if err == nil {
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			l.heard = time.Now()
+			l.lastHeard = time.Now()
 			if l == c.conns.current {
 				c.feed.begun(ask, res.Next)
 			}
@@ -270,7 +270,7 @@ func (c *Client) eventsArrived(l *link, b *eventBatch) {
 	if l != c.conns.current || b.term.less(s.seen) {
 		return
 	}
-	l.heard = time.Now()
+	l.lastHeard = time.Now()
 	s.seen = b.term
 	if l.opened {
 		l.term = b.term

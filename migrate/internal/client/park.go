@@ -69,7 +69,7 @@ func (c *Client) prepare(from *link, p *wire.PrepareParams) {
 	if from != c.conns.current || c.err != nil || p.Next.Addr == "" || p.Next.Same(from.host) {
 		return
 	}
-	from.heard = time.Now()
+	from.lastHeard = time.Now()
 	if s := c.conns.spare; s != nil {
 		if s.host.Same(p.Next) {
 			select {

@@ -12,15 +12,15 @@ import (
 
 // Call is a command under way.
 type Call struct {
-	c       *Client
-	seq     uint64
-	params  []byte // wire.DoParams; Seq and Low are filled in at each sending
-	size    int    // of the command
-	since   time.Time
-	sent    bool        // at least once
-	refused error       // refused for good, without a place in the log; see cmdQueue.withdraw
-	ended   bool        // by the error that ended the client
-	sending atomic.Bool // Conn.Go is running for the first time
+	c        *Client
+	seq      uint64
+	params   []byte // wire.DoParams; Seq and Low are filled in at each sending
+	size     int    // of the command
+	queuedAt time.Time
+	sent     bool        // at least once
+	refused  error       // refused for good, without a place in the log; see cmdQueue.withdraw
+	ended    bool        // by the error that ended the client
+	sending  atomic.Bool // Conn.Go is running for the first time
 
 	done  chan struct{}
 	reply []byte
@@ -265,7 +265,7 @@ func newCall(c *Client, command []byte) *Call {
 	}
 	p = append(p, prefix...)
 	p = transport.AppendBytes(p, command)
-	*call = Call{c: c, params: p, size: len(command), since: time.Now(), done: make(chan struct{})}
+	*call = Call{c: c, params: p, size: len(command), queuedAt: time.Now(), done: make(chan struct{})}
 	return call
 }
 

@@ -113,7 +113,7 @@ func (s *search) delay() { s.notBefore = time.Now().Add(s.retry.next()) }
 
 // recordOutcome resets the backoff if l has carried the session for a while.
 func (s *search) recordOutcome(l *link) {
-	if l.opened && time.Since(l.since) > time.Second {
+	if l.opened && time.Since(l.startedAt) > time.Second {
 		s.retry.reset()
 	}
 }
@@ -264,9 +264,9 @@ func (c *Client) runSearch() {
 		case stepDrop:
 			step.link.conn.Close()
 		case stepDial:
-			c.try(ctx, step.host, false)
+			c.tryHost(ctx, step.host, false)
 		case stepProbe:
-			c.try(ctx, step.host, true)
+			c.tryHost(ctx, step.host, true)
 		}
 	}
 }
@@ -299,7 +299,7 @@ func (c *Client) nextStep(now time.Time) searchStep {
 		ask = s.retry.tries > 4 // the host serves, but can't take commands
 	}
 	if l != nil && l.started { // roam.open has no answer yet
-		if wait := l.since.Add(openTimeout).Sub(now); wait > 0 {
+		if wait := l.startedAt.Add(openTimeout).Sub(now); wait > 0 {
 			return searchStep{do: stepWait, wait: wait}
 		}
 		c.lose(false)
@@ -335,9 +335,9 @@ func (c *Client) nextStep(now time.Time) searchStep {
 	return searchStep{do: stepDial, host: h, askResolver: ask}
 }
 
-// try connects to a host. If it is the active one by the record, everything is sent at once; with probe, only if the host
-// says that it is active.
-func (c *Client) try(ctx context.Context, h resolver.Host, probe bool) {
+// tryHost connects to a host. If it is the active one by the record, everything is sent at once; with probe, only if it
+// reports that it is active.
+func (c *Client) tryHost(ctx context.Context, h resolver.Host, probe bool) {
 	c.mu.Lock()
 	s := &c.search
 	// Where many connect at once a connection takes long, and short deadlines prolong the congestion.

@@ -38,8 +38,8 @@ func (c *Client) start(l *link) {
 	}
 	l.started = true
 	l.round++
-	l.sent, l.inflight = c.queue.low()-1, 0
-	l.since = time.Now()
+	l.lastSent, l.inflight = c.queue.low()-1, 0
+	l.startedAt = time.Now()
 	open, round := !l.opened, l.round
 	if open {
 		l.resent = c.queue.restart()
@@ -86,7 +86,7 @@ func (c *Client) pump(l *link) {
 		} else {
 			c.stats.Resent++
 		}
-		l.sent = call.seq
+		l.lastSent = call.seq
 		l.inflight += len(call.params)
 		l.unanswered++
 		round := l.round
@@ -107,7 +107,7 @@ func (c *Client) nextToSend(l *link) *Call {
 	if l != c.conns.current || !l.started || l.inflight >= sendWindow || int64(l.unanswered)*c.queue.replySize >= sendWindow {
 		return nil
 	}
-	for _, call := range c.queue.after(l.sent) {
+	for _, call := range c.queue.after(l.lastSent) {
 		if !call.finished() {
 			return call
 		}
@@ -204,7 +204,7 @@ func (c *Client) answered(l *link, call *Call, round uint32, result []byte, err 
 		c.mu.Unlock()
 		return
 	}
-	l.heard = time.Now()
+	l.lastHeard = time.Now()
 	current := round == l.round && l.started
 	switch q := &c.queue; {
 	case a.outcome == outcomeDone:
@@ -283,7 +283,7 @@ func (c *Client) openAnswered(l *link, round uint32, result []byte, err error) {
 		c.mu.Unlock()
 		return
 	}
-	l.heard = time.Now()
+	l.lastHeard = time.Now()
 	if err != nil {
 		c.mu.Unlock()
 		c.refused(l, round, true, classifyCode(e.Code), err, e.Data)

@@ -16,8 +16,8 @@ type watchdog struct {
 	checking bool    // the resolver is being asked about a silent host
 	retry    backoff // between two checks in a row, on top of silenceLimit
 
-	queries int       // under way
-	since   time.Time // when the first of them began
+	queries      int       // under way
+	queriesSince time.Time // when the first of them began
 }
 
 // arm starts the timer, unless it runs.
@@ -42,7 +42,7 @@ func (w *watchdog) stop() {
 // beginQuery and endQuery count the queries under way.
 func (w *watchdog) beginQuery() {
 	if w.queries == 0 {
-		w.since = time.Now()
+		w.queriesSince = time.Now()
 	}
 	w.queries++
 }
@@ -68,12 +68,12 @@ func (c *Client) checkSilence() {
 	}
 	next := silenceLimit
 	if l := c.conns.current; l != nil && l.started && l.opened {
-		since := w.since
+		since := w.queriesSince
 		if call != nil {
-			since = call.since
+			since = call.queuedAt
 		}
-		if since.Before(l.heard) {
-			since = l.heard
+		if since.Before(l.lastHeard) {
+			since = l.lastHeard
 		}
 		switch silent := time.Since(since); {
 		case silent < silenceLimit:
