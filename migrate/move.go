@@ -71,7 +71,7 @@ func (s *Service) handoff(ctx context.Context, host, cause string) (Report, erro
 		res.report = rep
 	}
 	if s.node.cfg.Hooks.Moved != nil {
-		s.node.hooks.call(func() { s.node.cfg.Hooks.Moved(res.report, res.err) })
+		s.node.hooks.Call(func() { s.node.cfg.Hooks.Moved(res.report, res.err) })
 	}
 	if res.err != nil {
 		s.log.Warn("handoff failed", "to", target.ID, "err", res.err)

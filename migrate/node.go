@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/roam-go/roam/migrate/internal/hooks"
 	"github.com/roam-go/roam/migrate/internal/machine"
 	"github.com/roam-go/roam/migrate/internal/wal"
 	"github.com/roam-go/roam/migrate/internal/wire"
@@ -128,10 +129,10 @@ type Node struct {
 	cancel   context.CancelFunc
 	wg       sync.WaitGroup
 	listener transport.Listener
-	renew    chan struct{} // asks for an announcement now
-	silent   chan struct{} // closed when no further announcement will be made
-	gone     chan struct{} // closed when Close is through
-	hooks    hookQueue
+	renew    chan struct{}  // asks for an announcement now
+	silent   chan struct{}  // closed when no further announcement will be made
+	gone     chan struct{}  // closed when Close is through
+	hooks    *hooks.Queue   // calls NodeConfig.Hooks
 	dir      *wal.Dir       // nil: none
 	limits   machine.Limits // of the services' machines; zero but in tests
 	refused  string         // the last announcement's error that Hooks.Failed was told of; of announceLoop
@@ -144,6 +145,9 @@ type Node struct {
 	inbound  map[*session]struct{} // connections that others made
 	offers   map[uint64]*outgoing  // snapshots to be fetched
 }
+
+// maxHooks limits the hook calls that wait for a slow hook; beyond it the oldest are dropped.
+const maxHooks = 1024
 
 // hostKey is an incarnation of a host.
 type hostKey struct {
@@ -195,7 +199,7 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 				"migrate: NodeConfig.Advertise must name a host to listen at %s: others can't reach %s", l.Addr(), n.self.Addr)
 		}
 	}
-	n.hooks.init(n)
+	n.hooks = hooks.New(maxHooks, n.wg.Go)
 	n.wg.Go(n.announceLoop)
 	return n, nil
 }
@@ -418,7 +422,7 @@ func (n *Node) Close() error {
 	}
 	n.closeConns()
 	n.dropOffers()
-	n.hooks.close()
+	n.hooks.Close()
 	n.wg.Wait()
 	return errors.Join(err, n.closeDir())
 }
@@ -511,7 +515,7 @@ func (n *Node) unheard(err error) {
 	}
 	if f := n.cfg.Hooks.Failed; f != nil && n.refused != err.Error() {
 		n.refused = err.Error()
-		n.hooks.call(func() { f("", fmt.Errorf("migrate: host %s is not announced: %w", n.self.ID, err)) })
+		n.hooks.Call(func() { f("", fmt.Errorf("migrate: host %s is not announced: %w", n.self.ID, err)) })
 	}
 }
 

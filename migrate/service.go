@@ -317,7 +317,7 @@ func (s *Service) halt(err error, stack []byte) {
 // report tells the Failed hook.
 func (s *Service) report(err error) {
 	if f := s.node.cfg.Hooks.Failed; f != nil {
-		s.node.hooks.call(func() { f(s.name, err) })
+		s.node.hooks.Call(func() { f(s.name, err) })
 	}
 }
 
@@ -671,7 +671,7 @@ func (s *Service) publish() {
 		s.log.Info("changed", "role", string(st.Role), "epoch", st.Record.Epoch, "active", st.Record.Active.ID, "isr", len(st.Record.ISR))
 		if f := s.node.cfg.Hooks.Changed; f != nil {
 			st := s.Status()
-			s.node.hooks.call(func() { f(st) })
+			s.node.hooks.Call(func() { f(st) })
 		}
 		if st.Role == Halted {
 			s.log.Error("does not take over: others did in vain", "commit", st.Commit, "last", st.Last)
