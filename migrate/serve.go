@@ -381,12 +381,14 @@ func (c *clients) makeRoom() bool {
 	if len(c.opening) < m.Room() {
 		return true
 	}
+	var away uint64
 	for id := range m.Idle(math.MaxInt64) {
 		if c.sessions[id] == nil {
-			return c.s.propose(core.Entry{Kind: core.CloseSession, Session: id, Seq: 1})
+			away = id
+			break
 		}
 	}
-	return false
+	return away != 0 && c.s.propose(core.Entry{Kind: core.CloseSession, Session: away, Seq: 1})
 }
 
 func (c *clients) opened(r *request, id uint64) {

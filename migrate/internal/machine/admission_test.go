@@ -59,7 +59,7 @@ func TestAdmission(t *testing.T) {
 	require.Equal(t, Pending, m.AdmitOpen(9, key, true).Verdict)
 	requireRefused(t, wire.ErrForbidden, m.AdmitOpen(9, other, false))
 	requireRefused(t, wire.ErrForbidden, m.Admit(9, 1, 1, other))
-	require.Equal(t, key, m.command(core.Entry{Session: 9}).Key)
+	require.Equal(t, key, m.key(9))
 	require.Equal(t, Append, m.Admit(9, 1, 1, key).Verdict)
 	requireRefused(t, wire.ErrOutOfOrder, m.Admit(9, 2, 1, key))
 	log.command(9, 1)

@@ -565,6 +565,26 @@ func BenchmarkMachineApply(b *testing.B) {
 	}
 }
 
+// BenchmarkMachineCommand is the way of one command through the machine of an active host.
+func BenchmarkMachineCommand(b *testing.B) {
+	m := New("echo.example", &echo{}, Limits{})
+	m.Apply(core.Entry{Index: 1, Epoch: 1, Kind: core.EpochStart})
+	key := transport.Key{1}
+	m.Apply(core.Entry{Index: 2, Epoch: 1, Kind: core.OpenSession, Session: 9, Body: key[:]})
+	body := make([]byte, 128)
+	b.ReportAllocs()
+	for i := uint64(1); b.Loop(); i++ {
+		e := core.Entry{Index: m.index + 1, Epoch: 1, Kind: core.Command, Session: 9, Seq: i, Low: i - min(i-1, 8), Body: body}
+		if a := m.Admit(9, i, e.Low, key); a.Verdict != Append {
+			b.Fatal(a.Err)
+		}
+		m.Ordered(e)
+		if a := m.Apply(e); a.Err != nil {
+			b.Fatal(a.Err)
+		}
+	}
+}
+
 // echo emits every command and sends it back, without allocating.
 type echo struct{ journal }
 
