@@ -171,7 +171,7 @@ func TestOpenedForNobody(t *testing.T) {
 		close(hold)
 		time.Sleep(time.Minute)
 		require.Zero(t, a.Status().Clients)
-		w.look(a, func() { require.Zero(t, a.machine.Usage().Sessions) })
+		w.look(a, func() { require.Zero(t, a.machine().Usage().Sessions) })
 	})
 }
 

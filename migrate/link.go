@@ -300,7 +300,7 @@ type session struct {
 // Handle implements [transport.Handler].
 func (c *session) Handle(conn transport.Conn, r *transport.Request) {
 	if !r.More() {
-		defer c.work()
+		defer c.lend(conn)
 	}
 	switch r.Method {
 	case wire.MethodMsg:
@@ -326,13 +326,22 @@ func (c *session) post(s *Service, it item) {
 		c.work()
 		c.todo = s
 	}
-	s.put(it)
+	s.loop.Put(it)
 }
 
 func (c *session) work() {
 	if s := c.todo; s != nil {
 		c.todo = nil
-		s.work()
+		s.work(nil)
+	}
+}
+
+// lend is the last thing that Handle does: work on the reading goroutine, whose place another one may take meanwhile.
+func (c *session) lend(conn transport.Conn) {
+	if s := c.todo; s != nil {
+		c.todo = nil
+		lender, _ := conn.(transport.Lender)
+		s.work(lender)
 	}
 }
 

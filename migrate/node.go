@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/roam-go/roam/migrate/internal/apply"
 	"github.com/roam-go/roam/migrate/internal/hooks"
 	"github.com/roam-go/roam/migrate/internal/machine"
 	"github.com/roam-go/roam/migrate/internal/wal"
@@ -137,6 +138,8 @@ type Node struct {
 	limits   machine.Limits // of the services' machines; zero but in tests
 	refused  string         // the last announcement's error that Hooks.Failed was told of; of announceLoop
 
+	appliers apply.Executor // runs the services' own code
+
 	mu       sync.Mutex // guards what follows
 	closed   bool
 	leaving  bool
@@ -200,6 +203,7 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 		}
 	}
 	n.hooks = hooks.New(maxHooks, n.wg.Go)
+	n.appliers.Stuck = n.stuck
 	n.wg.Go(n.announceLoop)
 	return n, nil
 }
@@ -342,10 +346,6 @@ func (n *Node) register(service string, fresh func() Migratable, policy Policy) 
 	s := newService(n, service, fresh, policy)
 	n.services[service] = s
 	n.announceSoon()
-	if n.dir != nil {
-		s.running = true // nothing else happens before the directory is read
-		n.wg.Add(1)
-	}
 	return s, nil
 }
 
@@ -395,14 +395,23 @@ func (n *Node) Shutdown(ctx context.Context) error {
 		})
 	}
 	wg.Wait()
-	return errors.Join(append(errs, n.Close())...)
+	patience := closePatience
+	if ctx.Err() != nil {
+		patience /= 10 // the caller has waited
+	}
+	return errors.Join(append(errs, n.close(patience))...)
 }
 
 // Close stops at once, as if the process had died: what this node was active for goes on at a standby. It tells the resolver
 // that the host is gone, for which it waits FailureTimeout at most, and waits for the node's goroutines: in a bubble of
 // testing/synctest a node has to be closed, as a [Client] has to. It is safe to call twice and from many goroutines, but not
 // from a [Migratable].
-func (n *Node) Close() error {
+//
+// It does not wait for a service whose Apply does not return: it gives up after half a second, with [ErrBusy]. What that call still
+// does has no effect any more.
+func (n *Node) Close() error { return n.close(closePatience) }
+
+func (n *Node) close(patience time.Duration) error {
 	n.mu.Lock()
 	if n.closed {
 		n.mu.Unlock()
@@ -424,7 +433,25 @@ func (n *Node) Close() error {
 	n.dropOffers()
 	n.hooks.Close()
 	n.wg.Wait()
-	return errors.Join(err, n.closeDir())
+	return errors.Join(err, n.awaitAppliers(services, patience), n.closeDir())
+}
+
+// closePatience is how long Close waits for calls of the services' own code to return.
+const closePatience = 500 * time.Millisecond
+
+// awaitAppliers waits for the services' own code. What does not return is left behind, and is the error.
+func (n *Node) awaitAppliers(services []*Service, patience time.Duration) error {
+	var errs []error
+	for _, a := range n.appliers.Wait(patience) {
+		name := "another service"
+		for _, s := range services {
+			if s.applierNow() == a {
+				name = s.name
+			}
+		}
+		errs = append(errs, transport.Errorf(CodeBusy, "migrate: host %s is closed, but service %s has not returned from %s", n.self.ID, name, busyWith(a)))
+	}
+	return errors.Join(errs...)
 }
 
 // closeConns closes all connections, those of peers and clients.

@@ -107,7 +107,7 @@ func (s *Service) publishStats() {
 	n.Clients = len(s.clients.attached)
 	n.LogEntries, n.LogBytes = s.core.LogSize()
 	n.Sessions, n.ReplyBytes, n.EventBytes = 0, 0, 0
-	if m := s.machine; m != nil {
+	if m := s.machine(); m != nil {
 		u := m.Usage()
 		n.Sessions, n.ReplyBytes, n.EventBytes = u.Sessions, u.ReplyBytes, u.EventBytes
 	}

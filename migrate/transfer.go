@@ -29,19 +29,6 @@ type fetching struct {
 	cancel context.CancelFunc
 }
 
-// capture takes a snapshot for a joining host, which fetches it on a connection of its own.
-func (s *Service) capture(to resolver.Host) {
-	ev := core.Captured{To: to}
-	if snap, err := s.machine.Snapshot(); err != nil {
-		s.log.Error("no snapshot", "err", err)
-		s.report(fmt.Errorf("migrate: service %s: no snapshot for host %s: %w", s.name, to.ID, err))
-	} else {
-		ev.ID = s.node.offer(s, to, snap)
-		ev.Index, ev.Epoch = s.machine.Applied()
-	}
-	s.step(ev)
-}
-
 // fetchWait is how long a captured state waits to be fetched.
 const fetchWait = 10 * time.Second
 
@@ -188,8 +175,8 @@ func (s *Service) fetched(f core.Fetch, m *machine.Machine, bytes int64, err err
 		s.fetch = nil
 		s.mu.Unlock()
 	}
-	ev := core.Restored{ID: f.ID, From: f.From, OK: err == nil}
 	if err != nil {
+		m = nil
 		if s.node.ctx.Err() == nil {
 			s.log.Warn("copy not fetched", "err", err)
 			s.report(err)
@@ -197,13 +184,8 @@ func (s *Service) fetched(f core.Fetch, m *machine.Machine, bytes int64, err err
 	} else {
 		s.stats.SnapshotsReceived++
 		s.stats.SnapshotBytesReceived += uint64(bytes)
-		ev.Time = m.LogTime()
 	}
-	had := s.core.HasState()
-	s.step(ev)
-	if !had && s.core.HasState() {
-		s.machine = m
-	}
+	s.replica.Restored(f, m)
 }
 
 type countingReader struct {

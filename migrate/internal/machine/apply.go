@@ -10,6 +10,8 @@ import (
 
 // Result is the outcome of an entry.
 type Result struct {
+	// At is the index of the entry itself.
+	At uint64
 	// Index and Epoch are the log position of the entry that produced the reply: an earlier one if Duplicate is set.
 	Index, Epoch uint64
 	Kind         core.Kind
@@ -25,8 +27,10 @@ type Result struct {
 	First, Next uint64
 	// Ended is the session that the entry ended, by closing or by evicting it; 0 for none.
 	Ended uint64
-	// Mismatch is set if the hash in a HashCheck differs from this machine's: the states of two hosts have diverged.
+	// Mismatch is set if the hash in a HashCheck, which is that of entry Checked, differs from this machine's: the states of two
+	// hosts have diverged.
 	Mismatch bool
+	Checked  uint64
 	// Halt is set if this version does not know the entry's kind; the entry was not applied.
 	Halt error
 }
@@ -40,7 +44,7 @@ func (m *Machine) Apply(e core.Entry) Result {
 		panic(m.errorf(transport.CodeUnknown, "entry %d applied after %d", e.Index, m.index).Message)
 	}
 	a := Result{
-		Index: e.Index, Epoch: e.Epoch, Kind: e.Kind, Session: e.Session, Seq: e.Seq,
+		At: e.Index, Index: e.Index, Epoch: e.Epoch, Kind: e.Kind, Session: e.Session, Seq: e.Seq,
 		First: m.events.next, Next: m.events.next,
 	}
 	if e.Kind < core.EpochStart || e.Kind > core.Refusal {
@@ -205,11 +209,15 @@ func (m *Machine) finish(method string, failed **transport.Error) {
 	if v := recover(); v != nil {
 		clear(m.emitted)
 		m.emitted, m.tooLarge = m.emitted[:0], 0
-		*failed = m.errorf(wire.CodePanic, "%s panicked", method)
-		if m.OnPanic != nil {
-			m.OnPanic(method, v, debug.Stack())
-		}
+		*failed = m.panicked(method, v)
 	}
+}
+
+func (m *Machine) panicked(method string, v any) *transport.Error {
+	if m.OnPanic != nil {
+		m.OnPanic(method, v, debug.Stack())
+	}
+	return m.errorf(wire.CodePanic, "%s panicked", method)
 }
 
 func (m *Machine) onEmit(body []byte) {

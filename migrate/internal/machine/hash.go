@@ -45,6 +45,7 @@ func (m *Machine) HashCheck() (low uint64, body []byte, ok bool) {
 }
 
 func (m *Machine) runHashCheck(e core.Entry, a *Result) {
+	a.Checked = e.Low
 	if want, ok := m.sumAt(e.Low); ok {
 		a.Mismatch = len(e.Body) != 8 || binary.LittleEndian.Uint64(e.Body) != want
 	}

@@ -40,7 +40,7 @@ func (m *Machine) Validate(e core.Entry) error {
 	return nil
 }
 
-// Query calls the service's Query.
+// Query calls the service's Query. It belongs to the applier, unless the service allows queries beside Apply.
 func (m *Machine) Query(q []byte) ([]byte, error) {
 	var reply []byte
 	var none bool
@@ -60,9 +60,13 @@ func (m *Machine) Query(q []byte) ([]byte, error) {
 	return reply, nil
 }
 
-// protect calls the service where it must not emit.
+// protect calls the service where it must not emit. It may run beside Apply.
 func (m *Machine) protect(method string, f func() error) (failed *transport.Error) {
-	defer m.finish(method, &failed)
+	defer func() {
+		if v := recover(); v != nil {
+			failed = m.panicked(method, v)
+		}
+	}()
 	return m.serviceError(f())
 }
 
