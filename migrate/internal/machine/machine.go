@@ -21,10 +21,10 @@ import (
 //     return at once.
 //
 // Any goroutine may call Applied, LogTime, NextEvent, Events and Usage. Only the applier's methods exclude one another; all
-// others may overlap them. They see each entry either not applied, and in flight if it was ordered here, or applied with
-// all its effects. A [Capture] is independent of the machine.
+// others may overlap them, and see an entry either in flight or applied with all its effects. A [Capture] is independent of
+// the machine.
 //
-// The service's code, and OnPanic, always run without the lock: they may call whatever the loop calls.
+// The service's code, and OnPanic, always run without the lock: they may call the loop's methods.
 type Machine struct {
 	service string
 	app     App

@@ -168,7 +168,7 @@ func TestLoopDuringSessionClosed(t *testing.T) {
 	require.Empty(t, m.inflight)
 }
 
-// unlocked is a service whose code calls what the loop calls. It fails the test if the machine is locked.
+// unlocked is a service whose code calls the loop's methods. It fails the test if the machine is locked.
 type unlocked struct {
 	gate
 	t     *testing.T
