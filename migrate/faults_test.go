@@ -129,7 +129,7 @@ func TestUnknownTypeOfMessage(t *testing.T) {
 }
 
 // connsOf are the connections that others made to a host.
-func connsOf(n *Node) []*session {
+func connsOf(n *Node) []*inbound {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return slices.Collect(maps.Keys(n.inbound))

@@ -63,7 +63,7 @@ func TestLinkToEachAddress(t *testing.T) {
 		w.standby("b", "svc", p)
 		c := w.dial("client", "svc", ClientConfig{})
 		require.NoError(t, w.do(t.Context(), c, "one"))
-		from := map[*session]bool{}
+		from := map[*inbound]bool{}
 		for i := range 100 {
 			require.NoError(t, w.do(t.Context(), c, fmt.Sprint("more ", i)))
 			time.Sleep(20 * time.Millisecond)
@@ -137,7 +137,7 @@ func TestStopInBurst(t *testing.T) {
 		w := newWorld(t, "a")
 		defer w.close()
 		s := w.standby("a", "svc", Policy{})
-		c := &session{node: w.nodes["a"]}
+		c := &inbound{node: w.nodes["a"]}
 		c.enter(10)
 		c.post(s, item{kind: itemEvent, from: c, size: 10})
 		s.stop()

@@ -141,7 +141,7 @@ type Node struct {
 	leaving  bool
 	services map[string]*Service
 	links    map[linkKey]*link
-	inbound  map[*session]struct{} // connections that others made
+	inbound  map[*inbound]struct{} // connections that others made
 	offers   map[uint64]*outgoing  // snapshots to be fetched
 }
 
@@ -166,7 +166,7 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 		gone:     make(chan struct{}),
 		services: make(map[string]*Service),
 		links:    make(map[linkKey]*link),
-		inbound:  make(map[*session]struct{}),
+		inbound:  make(map[*inbound]struct{}),
 		offers:   make(map[uint64]*outgoing),
 	}
 	n.self = resolver.Host{ID: cfg.ID, Incarnation: wire.RandomID(), Key: cfg.Transport.Key()}

@@ -78,7 +78,7 @@ type Service struct {
 type item struct {
 	kind itemKind
 	ev   core.Event
-	from *session
+	from *inbound
 	req  *request
 	// params are those of req.
 	params any
@@ -391,7 +391,7 @@ func (s *Service) knows(h resolver.Host) bool {
 
 // event gives the core an event. What a stranger says is not heeded; it is a reason to read the record, for it might be
 // the active host of an epoch that is not known here yet. Then its invitation waits for the answer.
-func (s *Service) event(ev core.Event, from *session) {
+func (s *Service) event(ev core.Event, from *inbound) {
 	switch ev := ev.(type) {
 	case core.Candidates:
 		s.introduce(ev.Hosts...)
