@@ -90,12 +90,7 @@ func (c *inbound) Closed(_ transport.Conn, err error) {
 	}
 	if c.host.ID != "" {
 		// Our own connection to that host tells whether it has died.
-		n.mu.Lock()
-		l := n.links[linkKeyOf(c.host)]
-		n.mu.Unlock()
-		if l != nil {
-			l.probe()
-		}
+		n.links.Probe(c.host)
 	}
 }
 
@@ -260,8 +255,9 @@ func (c *inbound) close() {
 	c.intake.close()
 }
 
-func (n *Node) eachService(f func(*Service)) {
+// eachService gives an event to all services.
+func (n *Node) eachService(ev core.Event) {
 	for _, s := range n.Services() {
-		f(s)
+		s.post(item{kind: itemEvent, ev: ev})
 	}
 }

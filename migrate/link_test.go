@@ -12,19 +12,6 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// What waits for a connection is bounded in bytes as well as in number.
-func TestLinkQueue(t *testing.T) {
-	for size, want := range map[int]int{1: linkQueue, 1 << 20: 4} {
-		l := &link{dialing: true}
-		for range 2 * linkQueue {
-			l.send(make([]byte, size))
-		}
-		require.Equal(t, want, len(l.queue)) // which would be printed as a whole
-		l.close()
-		require.Zero(t, l.bytes)
-	}
-}
-
 // A host whose round trip is most of the time after which it would be taken for silent can still stand by.
 func TestFarHost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

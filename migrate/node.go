@@ -14,7 +14,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/roam-go/roam/migrate/internal/core"
 	"github.com/roam-go/roam/migrate/internal/machine"
+	"github.com/roam-go/roam/migrate/internal/peer"
 	"github.com/roam-go/roam/migrate/internal/wal"
 	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
@@ -132,6 +134,7 @@ type Node struct {
 	silent   chan struct{} // closed when no further announcement will be made
 	gone     chan struct{} // closed when Close is through
 	hooks    hookQueue
+	links    *peer.Links    // to other hosts
 	dir      *wal.Dir       // nil: none
 	limits   machine.Limits // of the services' machines; zero but in tests
 	refused  string         // the last announcement's error that Hooks.Failed was told of; of announceLoop
@@ -140,7 +143,6 @@ type Node struct {
 	closed   bool
 	leaving  bool
 	services map[string]*Service
-	links    map[linkKey]*link
 	inbound  map[*inbound]struct{} // connections that others made
 	offers   map[uint64]*outgoing  // snapshots to be fetched
 }
@@ -165,7 +167,6 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 		silent:   make(chan struct{}),
 		gone:     make(chan struct{}),
 		services: make(map[string]*Service),
-		links:    make(map[linkKey]*link),
 		inbound:  make(map[*inbound]struct{}),
 		offers:   make(map[uint64]*outgoing),
 	}
@@ -178,6 +179,11 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 	}
 	n.log = cfg.Logger.With("host", n.self.ID)
 	n.ctx, n.cancel = context.WithCancel(context.Background())
+	n.links = peer.New(peer.Config{
+		Context: n.ctx, Self: n.Self, Transport: cfg.Transport, FailureTimeout: cfg.FailureTimeout, Log: n.log, Go: n.spawn,
+		Down:  func(h resolver.Host) { n.eachService(core.PeerDown{Host: h}) },
+		Reset: func(h resolver.Host) { n.eachService(core.PeerReset{Host: h}) },
+	})
 	l, err := cfg.Transport.Listen(cfg.Listen, n.accept)
 	if err != nil {
 		n.cancel()
@@ -425,13 +431,10 @@ func (n *Node) Close() error {
 
 // closeConns closes all connections, those of peers and clients.
 func (n *Node) closeConns() {
+	n.links.Close()
 	n.mu.Lock()
-	links := slices.Collect(maps.Values(n.links))
 	inbound := slices.Collect(maps.Keys(n.inbound))
 	n.mu.Unlock()
-	for _, l := range links {
-		l.close()
-	}
 	for _, c := range inbound {
 		c.close()
 	}

@@ -446,7 +446,7 @@ func (s *Service) do(r core.Ready) {
 		s.store.Save(*r.Save)
 	}
 	for _, m := range r.Msgs {
-		s.send(m) // before clients are told: a new active host waits for it
+		s.node.links.Send(m.To, s.name, m.Msg) // before clients are told: a new active host waits for it
 	}
 	if r.Deposed {
 		s.deposed()
@@ -488,22 +488,6 @@ func (s *Service) do(r core.Ready) {
 		s.moveEvent(ev)
 	}
 	s.checkHash()
-}
-
-var messageBuffers = sync.Pool{New: func() any { return new([]byte) }}
-
-func (s *Service) send(m core.Outgoing) {
-	buf := messageBuffers.Get().(*[]byte)
-	b, err := wire.AppendMsgParams((*buf)[:0], s.name, m.Msg)
-	if err != nil {
-		s.log.Error("message not sent", "to", m.To.ID, "err", err)
-		return
-	}
-	s.node.linkTo(m.To).send(b)
-	if cap(b) <= 64<<10 {
-		*buf = b
-		messageBuffers.Put(buf)
-	}
 }
 
 // activated is called when this host has become active, before anything of its epoch is applied.
@@ -702,7 +686,7 @@ func (s *Service) connect(st Status) {
 	}
 	for _, h := range st.Record.ISR {
 		if !h.Same(s.node.self) {
-			s.node.linkTo(h).probe()
+			s.node.links.Open(h)
 		}
 	}
 }

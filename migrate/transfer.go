@@ -135,7 +135,7 @@ func (s *Service) stopFetch() {
 }
 
 func (s *Service) fetchState(ctx context.Context, f core.Fetch) (m *machine.Machine, bytes int64, err error) {
-	conn, err := s.node.connect(ctx, f.From, nil)
+	conn, err := s.node.links.Connect(ctx, f.From, nil)
 	if err != nil {
 		return nil, 0, err
 	}
