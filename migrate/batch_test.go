@@ -49,7 +49,7 @@ func TestClientInTheBatchOfActivation(t *testing.T) {
 		conn, err := w.transport("client").Dial(t.Context(), transport.Peer{Addr: "a:1"}, nil)
 		require.NoError(t, err)
 		defer conn.Close()
-		from := &session{node: n, conn: conn}
+		from := &inbound{node: n, conn: conn}
 		q := &request{Request: req, from: from}
 		from.take(q)
 		s.post(item{kind: itemClient, from: from, req: q, params: &wire.OpenParams{Service: "svc", Session: 5}})

@@ -16,7 +16,7 @@ type env Service
 func (e *env) Now() time.Duration { return e.node.now() }
 func (e *env) Wall() int64        { return time.Now().UnixMilli() }
 
-func (e *env) Send(m core.Outgoing)      { (*Service)(e).send(m) }
+func (e *env) Send(m core.Outgoing)      { e.node.links.Send(m.To, e.name, m.Msg) }
 func (e *env) Save(v core.Save)          { e.store.Save(v) }
 func (e *env) CompareAndSwap(c core.CAS) { (*Service)(e).compareAndSwap(c) }
 func (e *env) Get()                      { (*Service)(e).get() }

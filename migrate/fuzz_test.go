@@ -35,7 +35,7 @@ func hostile(t *testing.T, all bool, f func(s *Service, call func(method string,
 		s := w.host("a", "svc", Policy{Copies: 1})
 		conn, err := w.transport("x").Dial(t.Context(), transport.Peer{Addr: "a:1"}, nil)
 		require.NoError(t, err)
-		from := w.nodes["a"].accept(conn).(*session)
+		from := w.nodes["a"].accept(conn).(*inbound)
 		asked, answered := 0, 0
 		f(s, func(method string, params []byte) {
 			asked++

@@ -15,8 +15,10 @@ import (
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/apply"
+	"github.com/roam-go/roam/migrate/internal/core"
 	"github.com/roam-go/roam/migrate/internal/hooks"
 	"github.com/roam-go/roam/migrate/internal/machine"
+	"github.com/roam-go/roam/migrate/internal/peer"
 	"github.com/roam-go/roam/migrate/internal/wal"
 	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
@@ -134,6 +136,7 @@ type Node struct {
 	silent   chan struct{}  // closed when no further announcement will be made
 	gone     chan struct{}  // closed when Close is through
 	hooks    *hooks.Queue   // calls NodeConfig.Hooks
+	links    *peer.Links    // to other hosts
 	dir      *wal.Dir       // nil: none
 	limits   machine.Limits // of the services' machines; zero but in tests
 	refused  string         // the last announcement's error that Hooks.Failed was told of; of announceLoop
@@ -144,8 +147,7 @@ type Node struct {
 	closed   bool
 	leaving  bool
 	services map[string]*Service
-	links    map[linkKey]*link
-	inbound  map[*session]struct{} // connections that others made
+	inbound  map[*inbound]struct{} // connections that others made
 	offers   map[uint64]*outgoing  // snapshots to be fetched
 }
 
@@ -172,8 +174,7 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 		silent:   make(chan struct{}),
 		gone:     make(chan struct{}),
 		services: make(map[string]*Service),
-		links:    make(map[linkKey]*link),
-		inbound:  make(map[*session]struct{}),
+		inbound:  make(map[*inbound]struct{}),
 		offers:   make(map[uint64]*outgoing),
 	}
 	n.self = resolver.Host{ID: cfg.ID, Incarnation: wire.RandomID(), Key: cfg.Transport.Key()}
@@ -185,6 +186,11 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 	}
 	n.log = cfg.Logger.With("host", n.self.ID)
 	n.ctx, n.cancel = context.WithCancel(context.Background())
+	n.links = peer.New(peer.Config{
+		Context: n.ctx, Self: n.Self, Transport: cfg.Transport, FailureTimeout: cfg.FailureTimeout, Log: n.log, Go: n.spawn,
+		Down:  func(h resolver.Host) { n.eachService(core.PeerDown{Host: h}) },
+		Reset: func(h resolver.Host) { n.eachService(core.PeerReset{Host: h}) },
+	})
 	l, err := cfg.Transport.Listen(cfg.Listen, n.accept)
 	if err != nil {
 		n.cancel()
@@ -456,13 +462,10 @@ func (n *Node) awaitAppliers(services []*Service, patience time.Duration) error 
 
 // closeConns closes all connections, those of peers and clients.
 func (n *Node) closeConns() {
+	n.links.Close()
 	n.mu.Lock()
-	links := slices.Collect(maps.Values(n.links))
 	inbound := slices.Collect(maps.Keys(n.inbound))
 	n.mu.Unlock()
-	for _, l := range links {
-		l.close()
-	}
 	for _, c := range inbound {
 		c.close()
 	}

@@ -26,11 +26,11 @@ type clients struct {
 	s        *Service
 	attached map[clientKey]*attachment
 	sessions map[uint64]*attachment   // the same, by session: it is attached to the latest connection that took it up
-	of       map[*session]*attachment // the same, by connection, linked by sibling
-	parked   map[*session]struct{}    // connections made ahead of a move to this host, until they carry a session
-	untold   []*session               // those of them that are to be told that this host is active
+	of       map[*inbound]*attachment // the same, by connection, linked by sibling
+	parked   map[*inbound]struct{}    // connections made ahead of a move to this host, until they carry a session
+	untold   []*inbound               // those of them that are to be told that this host is active
 	next     hostKey                  // the host to which clients were told to connect
-	ahead    map[*session]core.Term   // the highest terms that clients have seen, where that is above this host's
+	ahead    map[*inbound]core.Term   // the highest terms that clients have seen, where that is above this host's
 	gone     map[uint64]time.Duration
 	since    time.Duration // when this host became active
 	told     int           // how many clients there were when they were told of the spread
@@ -51,7 +51,7 @@ type clients struct {
 }
 
 type clientKey struct {
-	from    *session
+	from    *inbound
 	session uint64
 }
 
@@ -114,70 +114,7 @@ func put[K comparable, V any](m *map[K]V, k K, v V) {
 	(*m)[k] = v
 }
 
-// handleClient reads a client's request and gives it to the service's loop.
-func (c *session) handleClient(r *transport.Request) {
-	var (
-		p    any
-		name *string
-	)
-	q := &request{Request: r, from: c, size: len(r.Params)}
-	latest := ""
-	if c.asked != nil {
-		latest = c.asked.name
-	}
-	switch r.Method {
-	case wire.MethodOpen:
-		v := new(wire.OpenParams)
-		p, name = v, &v.Service
-	case wire.MethodDo:
-		if err := q.do.Unmarshal(r.Params, latest); err != nil {
-			c.malformed(r, err)
-			return
-		}
-		p, name = &q.do, &q.do.Service
-	case wire.MethodQuery:
-		v := new(wire.QueryParams)
-		p, name = v, &v.Service
-	case wire.MethodListen:
-		v := new(wire.ListenParams)
-		p, name = v, &v.Service
-	case wire.MethodLeave:
-		v := new(wire.LeaveParams)
-		p, name = v, &v.Service
-	case wire.MethodReady:
-		v := new(wire.ReadyParams)
-		p, name = v, &v.Service
-	case wire.MethodPark:
-		v := new(wire.ParkParams)
-		p, name = v, &v.Service
-	}
-	if r.Method != wire.MethodDo {
-		if err := transport.UnmarshalSmall(r.Params, p); err != nil {
-			c.malformed(r, err)
-			return
-		}
-	}
-	s := c.asked
-	if *name != latest {
-		s = c.used[*name]
-	}
-	if s == nil || s.over.Load() {
-		if s = c.node.service(*name); s == nil {
-			r.Reply(nil, transport.Errorf(CodeNotActive, "migrate: host %s does not host service %s", c.node.self.ID, *name))
-			return
-		}
-		put(&c.used, *name, s)
-	}
-	c.asked = s
-	c.take(q)
-	c.post(s, item{kind: itemClient, from: c, req: q, params: p})
-}
-
-func (c *session) malformed(r *transport.Request, err error) {
-	r.Reply(nil, transport.Errorf(transport.CodeBadMessage, "migrate: %s: %v", r.Method, err))
-}
-
-func (c *clients) handle(from *session, r *request, params any) {
+func (c *clients) handle(from *inbound, r *request, params any) {
 	active := c.s.core.Role().Active()
 	if !active {
 		if _, ok := params.(*wire.ParkParams); ok {
@@ -225,7 +162,7 @@ func (c *clients) notActive(r *request, params any) {
 
 // behindOf reports whether the client has seen a higher term than this host, which then must be about to learn that it is
 // no longer active: it does not know what has become of the client's sessions, and takes nothing for them.
-func (c *clients) behindOf(from *session, params any) bool {
+func (c *clients) behindOf(from *inbound, params any) bool {
 	mine := c.s.core.Term()
 	if p, ok := params.(*wire.OpenParams); ok {
 		if t := (core.Term{Loss: p.Loss, Epoch: p.Epoch}); t.Compare(mine) > 0 && t.Compare(c.ahead[from]) > 0 {
@@ -244,7 +181,7 @@ func (c *clients) behindOf(from *session, params any) bool {
 	return true
 }
 
-func (c *clients) attach(from *session, id uint64) *attachment {
+func (c *clients) attach(from *inbound, id uint64) *attachment {
 	k := clientKey{from, id}
 	a := c.attached[k]
 	if a == nil {
@@ -290,7 +227,7 @@ func (c *clients) detach(a *attachment) {
 }
 
 // closed forgets a connection that was closed.
-func (c *clients) closed(from *session) {
+func (c *clients) closed(from *inbound) {
 	for a := c.of[from]; a != nil; a = c.of[from] {
 		c.detach(a)
 	}
@@ -341,7 +278,7 @@ func (c *clients) sweep() {
 // maxCarried bounds the sessions of a service on one connection.
 const maxCarried = 1024
 
-func (c *clients) carried(from *session) int {
+func (c *clients) carried(from *inbound) int {
 	n := 0
 	for a := c.of[from]; a != nil; a = a.sibling {
 		n++
@@ -349,7 +286,7 @@ func (c *clients) carried(from *session) int {
 	return n
 }
 
-func (c *clients) open(from *session, r *request, p *wire.OpenParams) {
+func (c *clients) open(from *inbound, r *request, p *wire.OpenParams) {
 	key := from.conn.Peer().Key
 	if c.attached[clientKey{from, p.Session}] == nil && c.carried(from) >= maxCarried {
 		r.Reply(nil, transport.Errorf(CodeTooLarge, "migrate: service %s: %d sessions are open on the connection, and no more are allowed",
@@ -407,7 +344,7 @@ func (c *clients) opened(r *request, id uint64) {
 	}))
 }
 
-func (c *clients) do(from *session, r *request, p *wire.DoParams) {
+func (c *clients) do(from *inbound, r *request, p *wire.DoParams) {
 	n := &c.s.stats
 	if len(p.Body) > MaxCommand {
 		n.Refused++
@@ -426,7 +363,7 @@ func (c *clients) do(from *session, r *request, p *wire.DoParams) {
 
 // validate asks the service's Validator, which needs the service's state to itself, and then orders the command. Commands of a
 // session keep their order: all of them go this way.
-func (c *clients) validate(from *session, r *request, p *wire.DoParams, body []byte) {
+func (c *clients) validate(from *inbound, r *request, p *wire.DoParams, body []byte) {
 	e := core.Entry{Kind: core.Command, Session: p.Session, Seq: p.Seq, Low: p.Low, Body: body}
 	put(&c.validating, r, struct{}{})
 	c.s.replica.Later(func(m *machine.Machine) {
@@ -441,7 +378,7 @@ func (c *clients) validate(from *session, r *request, p *wire.DoParams, body []b
 }
 
 // order orders a command unless it was before; refusal is what the service says against it, nil if nothing.
-func (c *clients) order(from *session, r *request, p *wire.DoParams, body []byte, refusal error) {
+func (c *clients) order(from *inbound, r *request, p *wire.DoParams, body []byte, refusal error) {
 	n := &c.s.stats
 	switch a := c.s.machine().Admit(p.Session, p.Seq, p.Low, from.conn.Peer().Key); a.Verdict {
 	case machine.Append:
@@ -557,7 +494,7 @@ func (c *clients) left(id uint64) bool {
 	return len(asked) > 0
 }
 
-func (c *clients) query(from *session, r *request, p *wire.QueryParams) {
+func (c *clients) query(from *inbound, r *request, p *wire.QueryParams) {
 	c.lastID++
 	put(&c.reads, c.lastID, question{r, p.Body})
 	c.s.replica.Step(core.Read{ID: c.lastID})
@@ -609,7 +546,7 @@ func (c *clients) notServing() error {
 	return c.s.notActive(c.s.core.Record())
 }
 
-func (c *clients) listen(from *session, r *request, p *wire.ListenParams) {
+func (c *clients) listen(from *inbound, r *request, p *wire.ListenParams) {
 	a := c.attached[clientKey{from, p.Session}]
 	if a == nil {
 		// The open that goes before it in the pipeline was refused, or still waits to be committed.
@@ -631,7 +568,7 @@ func (c *clients) listen(from *session, r *request, p *wire.ListenParams) {
 	r.Reply(transport.Marshal(wire.ListenResult{Next: a.next}))
 }
 
-func (c *clients) leave(from *session, r *request, p *wire.LeaveParams) {
+func (c *clients) leave(from *inbound, r *request, p *wire.LeaveParams) {
 	switch a := c.s.machine().AdmitClose(p.Session, from.conn.Peer().Key); a.Verdict {
 	case machine.Append:
 		if !c.s.replica.Propose(core.Entry{Kind: core.CloseSession, Session: p.Session}) {

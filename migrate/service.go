@@ -80,7 +80,7 @@ type Service struct {
 type item struct {
 	kind itemKind
 	ev   core.Event
-	from *session
+	from *inbound
 	req  *request
 	// params are those of req.
 	params  any
@@ -368,7 +368,7 @@ func (s *Service) knows(h resolver.Host) bool {
 
 // event gives the core an event. What a stranger says is not heeded; it is a reason to read the record, for it might be
 // the active host of an epoch that is not known here yet. Then its invitation waits for the answer.
-func (s *Service) event(ev core.Event, from *session) {
+func (s *Service) event(ev core.Event, from *inbound) {
 	switch ev := ev.(type) {
 	case core.Candidates:
 		s.introduce(ev.Hosts...)
@@ -396,22 +396,6 @@ func (s *Service) event(ev core.Event, from *session) {
 		}
 	}
 	s.replica.Step(ev)
-}
-
-var messageBuffers = sync.Pool{New: func() any { return new([]byte) }}
-
-func (s *Service) send(m core.Outgoing) {
-	buf := messageBuffers.Get().(*[]byte)
-	b, err := wire.AppendMsgParams((*buf)[:0], s.name, m.Msg)
-	if err != nil {
-		s.log.Error("message not sent", "to", m.To.ID, "err", err)
-		return
-	}
-	s.node.linkTo(m.To).send(b)
-	if cap(b) <= 64<<10 {
-		*buf = b
-		messageBuffers.Put(buf)
-	}
 }
 
 // machine is the copy that is here; nil if there is none.
@@ -542,7 +526,7 @@ func (s *Service) connect(st Status) {
 	}
 	for _, h := range st.Record.ISR {
 		if !h.Same(s.node.self) {
-			s.node.linkTo(h).probe()
+			s.node.links.Open(h)
 		}
 	}
 }

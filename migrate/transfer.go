@@ -74,28 +74,6 @@ func (n *Node) dropOffers() {
 	}
 }
 
-// handleBulk serves a host that fetches a state.
-func (c *session) handleBulk(r *transport.Request, id uint64) {
-	n := c.node
-	if c.source == nil || c.sourceID != id {
-		n.mu.Lock()
-		o := n.offers[id]
-		n.mu.Unlock()
-		// A connection fetches one state, and only the host that was offered it.
-		if o == nil || c.source != nil || !o.to.Same(c.host) || o.to.Key != c.host.Key || !n.takeOffer(o, id) {
-			r.Reply(nil, transport.Errorf(CodeForbidden, "migrate: host %s offers host %q no such snapshot", n.self.ID, c.host.ID))
-			return
-		}
-		o.timer.Stop()
-		if !n.spawn(func() { o.send(n.ctx) }) {
-			o.snap.Release()
-			return // the connection is about to be closed
-		}
-		c.source, c.sourceID = o.source, id
-	}
-	c.source.Handle(r)
-}
-
 func (o *outgoing) send(ctx context.Context) {
 	bytes, err := o.source.Send(ctx)
 	o.snap.Release()
@@ -144,7 +122,7 @@ func (s *Service) stopFetch() {
 }
 
 func (s *Service) fetchState(ctx context.Context, f core.Fetch) (m *machine.Machine, bytes int64, err error) {
-	conn, err := s.node.connect(ctx, f.From, nil)
+	conn, err := s.node.links.Connect(ctx, f.From, nil)
 	if err != nil {
 		return nil, 0, err
 	}
