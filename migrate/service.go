@@ -268,8 +268,14 @@ func (s *Service) run(rounds int) {
 		for i := range s.batch {
 			s.handle(&s.batch[i])
 			s.batch[i] = item{}
+			if s.broken() {
+				return
+			}
 		}
 		s.flush()
+		if s.broken() {
+			return
+		}
 		s.crowded = len(s.clients.waiting) > 1
 		if cap(s.batch) <= 4096 {
 			*batch = s.batch[:0]
@@ -279,8 +285,17 @@ func (s *Service) run(rounds int) {
 	}
 }
 
-// failed halts the service when an invariant is broken or the service's code panics where that can't be contained: it
-// then serves nobody here, and stays as it is elsewhere.
+// broken halts the service if its core has stopped because an invariant is broken.
+func (s *Service) broken() bool {
+	err := s.core.Err()
+	if err != nil {
+		s.halt(err, nil)
+	}
+	return err != nil
+}
+
+// failed halts the service when its code panics where that can't be contained: it then serves nobody here, and stays as it
+// is elsewhere.
 func (s *Service) failed() {
 	p := recover()
 	if p == nil {
@@ -349,6 +364,9 @@ func (s *Service) handle(it *item) {
 func (s *Service) flush() {
 	s.dirty = true
 	s.settle()
+	if s.core.Err() != nil {
+		return // and run halts
+	}
 	s.clients.push()
 	s.clients.sweep()
 	if s.altered {

@@ -219,7 +219,11 @@ func (c *Core) Room() bool {
 
 // Propose orders an entry of which Kind, Session, Seq, Low, Time and Body are given; the entry belongs to the core. It is
 // false if this host is not active or the log is full.
-func (c *Core) Propose(now time.Duration, e Entry) (Entry, bool) {
+func (c *Core) Propose(now time.Duration, e Entry) (ordered Entry, ok bool) {
+	if c.err != nil {
+		return Entry{}, false
+	}
+	defer c.stop()
 	c.setNow(now)
 	if !c.Room() {
 		return Entry{}, false

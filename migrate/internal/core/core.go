@@ -1,7 +1,6 @@
 package core
 
 import (
-	"fmt"
 	"slices"
 	"time"
 
@@ -145,11 +144,6 @@ type MoveEvent struct {
 	Won, Served time.Duration // from the request to the target's win, and from there to serving
 }
 
-// Violation is what a broken invariant panics with: a bug in this package, or a peer that breaks the protocol.
-type Violation string
-
-func (v Violation) Error() string { return "invariant broken: " + string(v) }
-
 // Core is the state of one service on one host. It is not safe for concurrent use.
 type Core struct {
 	cfg  Config
@@ -180,6 +174,7 @@ type Core struct {
 	saving  saving
 
 	out Ready
+	err error // why the core stopped; nil: it did not
 }
 
 // New makes the core of a service on a host that holds nothing yet.
@@ -310,6 +305,10 @@ func (Persisted) event()   {}
 
 // Step takes an event at time now, which is counted from an arbitrary start and never goes back.
 func (c *Core) Step(now time.Duration, ev Event) {
+	if c.err != nil {
+		return
+	}
+	defer c.stop()
 	c.setNow(now)
 	switch ev := ev.(type) {
 	case Tick:
@@ -369,7 +368,11 @@ func (c *Core) setNow(now time.Duration) {
 }
 
 // Ready does what has become due, and returns and forgets what is to be done. Slices in it stay valid.
-func (c *Core) Ready() Ready {
+func (c *Core) Ready() (r Ready) {
+	if c.err != nil {
+		return Ready{}
+	}
+	defer c.stop()
 	if c.role.Active() {
 		c.tickActive()
 	} else {
@@ -392,13 +395,15 @@ func (c *Core) Ready() Ready {
 	}
 	c.save()
 	c.trimLog()
-	r := c.out
-	c.out = Ready{}
+	r, c.out = c.out, Ready{}
 	return r
 }
 
 // Deadline is when Ready must be called next even if nothing happens; 0: never.
 func (c *Core) Deadline() time.Duration {
+	if c.err != nil {
+		return 0
+	}
 	var d time.Duration
 	at := func(t time.Duration) {
 		// What was due has been done by Ready; what could not be done is looked at with the next heartbeat.
@@ -461,12 +466,6 @@ func (c *Core) trimLog() {
 			bytes -= c.log.ents[n-c.log.base-1].Size()
 		}
 		c.log.trim(n)
-	}
-}
-
-func (c *Core) assert(ok bool, format string, args ...any) {
-	if !ok {
-		panic(Violation(fmt.Sprintf("%s: host %s, %s, %s: ", c.cfg.Name, c.self.ID, c.role, c.term) + fmt.Sprintf(format, args...)))
 	}
 }
 

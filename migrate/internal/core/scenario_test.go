@@ -349,6 +349,7 @@ func (s *scenario) reach(from, to string, d time.Duration, fn func()) {
 func (h *scenarioHost) ready() {
 	s, id := h.s, h.self.ID
 	r := h.core.Ready()
+	require.NoError(s.t, h.core.Err())
 	if r.Drop {
 		s.printf("%s: drops its copy", id)
 	}
