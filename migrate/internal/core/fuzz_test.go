@@ -16,10 +16,12 @@ var (
 )
 
 func fuzzRecord(ver, epoch uint64, active resolver.Host, isr ...resolver.Host) resolver.Record {
-	return resolver.Record{Name: "svc", Generation: 1, Version: ver, Epoch: epoch, Active: active, ISR: isr, Proposer: active, Nonce: 1}
+	return resolver.Record{
+		Name: "svc", Generation: 1, Version: ver, Epoch: epoch, Active: active, ISR: isr, Proposer: active, Nonce: 1,
+	}
 }
 
-// someMsgs are messages as hosts send them.
+// someMsgs returns messages as hosts send them.
 func someMsgs(tb testing.TB) (all [][]byte) {
 	rec := fuzzRecord(3, 2, fuzzA, fuzzA, fuzzB)
 	term := Term{Epoch: 2}
@@ -49,7 +51,7 @@ func someMsgs(tb testing.TB) (all [][]byte) {
 	return all
 }
 
-// What is accepted is read back as it was, and costs no more than its length allows.
+// Accepted messages round-trip, and cost no more memory than their length allows.
 func FuzzReadMsg(f *testing.F) {
 	for _, b := range someMsgs(f) {
 		f.Add(b)
@@ -73,7 +75,7 @@ func FuzzReadMsg(f *testing.F) {
 	})
 }
 
-// recordCost is more than the worst record costs to read.
+// recordCost is above the memory cost of the worst record.
 const recordCost = 256 << 10
 
 func FuzzReadEntry(f *testing.F) {
