@@ -111,7 +111,7 @@ func (s *Service) compact() {
 	}
 	snap, err := s.machine.snapshot()
 	if err != nil {
-		s.store.Later()
+		s.store.Postpone()
 		s.noCopy(err)
 		return
 	}
@@ -173,7 +173,7 @@ func (s *Service) keep(ctx context.Context, r io.Reader) (io.Reader, func(ok boo
 			c.Discard()
 			return context.Cause(ctx)
 		}
-		return s.store.Kept(c)
+		return s.store.Keep(c)
 	}, nil
 }
 

@@ -3,7 +3,8 @@ package core
 import (
 	"encoding/binary"
 	"errors"
-	"hash/crc32"
+
+	"github.com/roam-go/roam/migrate/internal/binenc"
 )
 
 // Kind is the kind of an [Entry]. Numbers are append-only. A host must halt at a kind that it does not know.
@@ -43,8 +44,6 @@ type Entry struct {
 // Size estimates the memory of e.
 func (e Entry) Size() int { return len(e.Body) + 96 }
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
 // Errors of [ReadEntry].
 var (
 	ErrEntryShort = errors.New("entry is cut off")
@@ -64,7 +63,7 @@ func AppendEntry(b []byte, e Entry) []byte {
 	start := len(b)
 	b = append(b, h[:n]...)
 	b = append(b, e.Body...)
-	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b[start:], castagnoli))
+	return binary.LittleEndian.AppendUint32(b, binenc.CRC(b[start:]))
 }
 
 // ReadEntry reads an entry from the front of b and returns the rest of b. The entry's Body points into b.
@@ -77,7 +76,7 @@ func ReadEntry(b []byte) (e Entry, rest []byte, err error) {
 		return e, nil, ErrEntryShort
 	}
 	p, rest := b[n:n+int(size)], b[n+int(size):]
-	if crc32.Checksum(p, castagnoli) != binary.LittleEndian.Uint32(rest) {
+	if binenc.CRC(p) != binary.LittleEndian.Uint32(rest) {
 		return e, nil, ErrEntryCRC
 	}
 	rest = rest[4:]
@@ -86,12 +85,9 @@ func ReadEntry(b []byte) (e Entry, rest []byte, err error) {
 	}
 	e.Kind, p = Kind(p[0]), p[1:]
 	var t uint64
-	for _, v := range [...]*uint64{&e.Index, &e.Epoch, &e.Session, &e.Seq, &e.Low, &t} {
-		x, n := binary.Uvarint(p)
-		if n <= 0 {
-			return e, nil, ErrEntryForm
-		}
-		*v, p = x, p[n:]
+	p, ok := binenc.Uvarints(p, &e.Index, &e.Epoch, &e.Session, &e.Seq, &e.Low, &t)
+	if !ok {
+		return e, nil, ErrEntryForm
 	}
 	e.Time = int64(t)
 	e.Body = p[:len(p):len(p)]

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/roam-go/roam/migrate/internal/binenc"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
 )
@@ -99,12 +100,10 @@ func AppendMsg(b []byte, m Msg) ([]byte, error) {
 		flag = 1
 	}
 	b = append(b, byte(m.Type), flag)
-	b = appendString(b, m.From.ID)
-	for _, v := range [...]uint64{m.From.Incarnation, m.Term.Loss, m.Term.Epoch, m.Index, m.Commit, m.Round,
-		m.Prev, m.PrevEpoch, uint64(m.Won), uint64(m.Served)} {
-		b = binary.AppendUvarint(b, v)
-	}
-	b = appendString(b, m.Reason)
+	b = binenc.AppendBytes(b, m.From.ID)
+	b = binenc.AppendUvarints(b, m.From.Incarnation, m.Term.Loss, m.Term.Epoch, m.Index, m.Commit, m.Round,
+		m.Prev, m.PrevEpoch, uint64(m.Won), uint64(m.Served))
+	b = binenc.AppendBytes(b, m.Reason)
 	if m.Record == nil {
 		b = append(b, 0)
 	} else {
@@ -112,8 +111,7 @@ func AppendMsg(b []byte, m Msg) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		b = binary.AppendUvarint(b, uint64(len(rec)))
-		b = append(b, rec...)
+		b = binenc.AppendBytes(b, rec)
 	}
 	b = binary.AppendUvarint(b, uint64(len(m.Entries)))
 	for _, e := range m.Entries {
@@ -129,27 +127,24 @@ func ReadMsg(b []byte) (m Msg, err error) {
 	}
 	m.Type, m.Flag = Type(b[0]), b[1] == 1
 	b = b[2:]
-	id, b, ok := readBytes(b)
+	id, b, ok := binenc.Bytes(b)
 	if !ok || len(id) > 256 {
 		return m, errMalformed
 	}
 	m.From.ID = string(id)
 	var won, served uint64
-	for _, p := range [...]*uint64{&m.From.Incarnation, &m.Term.Loss, &m.Term.Epoch, &m.Index, &m.Commit, &m.Round,
-		&m.Prev, &m.PrevEpoch, &won, &served} {
-		v, n := binary.Uvarint(b)
-		if n <= 0 {
-			return m, errMalformed
-		}
-		*p, b = v, b[n:]
+	b, ok = binenc.Uvarints(b, &m.From.Incarnation, &m.Term.Loss, &m.Term.Epoch, &m.Index, &m.Commit, &m.Round,
+		&m.Prev, &m.PrevEpoch, &won, &served)
+	if !ok {
+		return m, errMalformed
 	}
 	m.Won, m.Served = time.Duration(won), time.Duration(served)
-	reason, b, ok := readBytes(b)
+	reason, b, ok := binenc.Bytes(b)
 	if !ok {
 		return m, errMalformed
 	}
 	m.Reason = string(reason)
-	rec, b, ok := readBytes(b)
+	rec, b, ok := binenc.Bytes(b)
 	if !ok {
 		return m, errMalformed
 	}
@@ -159,11 +154,11 @@ func ReadMsg(b []byte) (m Msg, err error) {
 			return m, fmt.Errorf("%w: record: %w", errMalformed, err)
 		}
 	}
-	count, n := binary.Uvarint(b)
-	if n <= 0 || count > uint64(len(b)) {
+	var count uint64
+	n := len(b)
+	if b, ok = binenc.Uvarints(b, &count); !ok || count > uint64(n) {
 		return m, errMalformed
 	}
-	b = b[n:]
 	if count > 0 {
 		m.Entries = make([]Entry, 0, min(count, 4096))
 	}
@@ -181,17 +176,4 @@ func ReadMsg(b []byte) (m Msg, err error) {
 		return m, fmt.Errorf("%w: %d bytes too many", errMalformed, len(b))
 	}
 	return m, nil
-}
-
-func appendString(b []byte, s string) []byte {
-	b = binary.AppendUvarint(b, uint64(len(s)))
-	return append(b, s...)
-}
-
-func readBytes(b []byte) (p, rest []byte, ok bool) {
-	size, n := binary.Uvarint(b)
-	if n <= 0 || uint64(len(b)-n) < size {
-		return nil, nil, false
-	}
-	return b[n : n+int(size)], b[n+int(size):], true
 }

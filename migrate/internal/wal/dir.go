@@ -8,13 +8,13 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"io/fs"
 	"path/filepath"
 	"strings"
 	"sync"
 
+	"github.com/roam-go/roam/migrate/internal/binenc"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
 )
@@ -23,8 +23,6 @@ import (
 // incarnation (8 bytes, little-endian), its key (32 bytes), and the CRC-32C of all that (4 bytes, little-endian). The last
 // character of the magic is the version of the format: 1 is the first.
 const identityMagic = "roam-id1"
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // Owner is the host that a directory belongs to. Its incarnation stays the same as long as the directory does.
 type Owner struct {
@@ -101,7 +99,7 @@ func encodeIdentity(o Owner) []byte {
 	b = append(b, o.ID...)
 	b = binary.LittleEndian.AppendUint64(b, o.Inc)
 	b = append(b, o.Key[:]...)
-	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	return binary.LittleEndian.AppendUint32(b, binenc.CRC(b))
 }
 
 func decodeIdentity(b []byte) (o Owner, err error) {
@@ -112,7 +110,7 @@ func decodeIdentity(b []byte) (o Owner, err error) {
 	if len(b) <= n || len(b) != n+1+int(b[n])+8+len(o.Key)+4 {
 		return o, fmt.Errorf("it has %d bytes", len(b))
 	}
-	if sum := len(b) - 4; crc32.Checksum(b[:sum], castagnoli) != binary.LittleEndian.Uint32(b[sum:]) {
+	if sum := len(b) - 4; binenc.CRC(b[:sum]) != binary.LittleEndian.Uint32(b[sum:]) {
 		return o, errors.New("its checksum is wrong")
 	}
 	p := b[n+1:]

@@ -27,7 +27,7 @@ func TestCopyOfEarlierFetch(t *testing.T) {
 				copies = append(copies, c)
 			}
 			for _, i := range order {
-				if err := s.Kept(copies[i]); i == 0 {
+				if err := s.Keep(copies[i]); i == 0 {
 					require.ErrorContains(t, err, "a later copy was begun")
 				} else {
 					require.NoError(t, err)

@@ -133,10 +133,10 @@ func (s *Store) header(n uint64) (h header, err error) {
 	if err != stop {
 		return h, s.damaged(n, at, len(data), err)
 	}
-	return h, s.mine(n, h)
+	return h, s.checkOwner(n, h)
 }
 
-func (s *Store) mine(n uint64, h header) error {
+func (s *Store) checkOwner(n uint64, h header) error {
 	if h.service != s.o.Service || h.host != s.owner.ID || h.inc != s.owner.Inc || h.number != n {
 		return fmt.Errorf("%s is log %d of service %q on host %s, incarnation %d, and does not belong here, to host %s, incarnation %d",
 			s.logName(n), h.number, h.service, h.host, h.inc, s.owner.ID, s.owner.Inc)
@@ -168,7 +168,7 @@ func (s *Store) replay(logs []uint64, r *Recovered) error {
 				*st = h.state
 				return nil
 			}
-			return continues(st, &h.state)
+			return checkContinues(st, &h.state)
 		}, func(v core.State) error { return st.Apply(core.Save{State: v}) })
 		if err == nil && good < len(data) && !last {
 			err = errFrame
@@ -196,7 +196,7 @@ func (s *Store) replay(logs []uint64, r *Recovered) error {
 }
 
 // continues reports whether a log that begins with h goes on where st ends.
-func continues(st, h *core.State) error {
+func checkContinues(st, h *core.State) error {
 	ok := st.Meta == h.Meta && st.Last() == h.Last() && h.Base.Index >= st.Base.Index
 	for i := h.Base.Index; ok && i <= h.Last(); i++ {
 		a, _ := st.At(i)

@@ -122,7 +122,7 @@ func TestLater(t *testing.T) {
 		s.wg.Wait()
 		if s.Due() {
 			at = append(at, c.seq)
-			s.Later()
+			s.Postpone()
 			require.False(t, s.Due())
 		}
 	}

@@ -37,16 +37,16 @@ type Store struct {
 	o     Options
 	done  chan struct{} // closed when a store that is closed does nothing any more
 
-	mu     sync.Mutex // guards what follows; nothing is written under it
-	queue  []op
-	busy   bool
-	closed bool
-	err    error
-	fetch  uint64 // number of the last Fetch
-	copied *Copy  // was fetched, and waits for the Save that takes it into use
-	taking bool   // a copy of the state is being written
-	size   int64  // of the log since the last copy was begun
-	snap   int64  // of the last copy
+	mu           sync.Mutex // guards what follows; nothing is written under it
+	queue        []op
+	busy         bool
+	closed       bool
+	err          error
+	fetch        uint64 // number of the last Fetch
+	fetched      *Copy  // was fetched, and waits for the Save that takes it into use
+	snapshotting bool   // a copy of the state is being written
+	size         int64  // of the log since the last copy was begun
+	snap         int64  // of the last copy
 
 	// What follows belongs to the writer.
 	number uint64 // of the present log
@@ -58,10 +58,10 @@ type Store struct {
 
 // op is something for the writer to do: one of these.
 type op struct {
-	save  *core.Save
-	copy  *Copy       // with save: the copy at its Base
-	begin *checkpoint // begin another log
-	place *checkpoint // its copy is written
+	save    *core.Save
+	copy    *Copy       // with save: the copy at its Base
+	begin   *checkpoint // begin another log
+	install *checkpoint // its copy is written
 }
 
 type checkpoint struct {
@@ -84,7 +84,7 @@ func (s *Store) Save(v core.Save) {
 	s.mu.Lock()
 	o := op{save: &v}
 	if v.Rebase {
-		o.copy, s.copied = s.copied, nil
+		o.copy, s.fetched = s.fetched, nil
 	}
 	s.push(o)
 	s.mu.Unlock()
@@ -121,18 +121,18 @@ func (s *Store) Fetch(ctx context.Context) (*Copy, error) {
 
 // Kept makes a fetched copy last, in the place of one that was never used. It fails if a later one was begun meanwhile. A
 // store that is closed wants none.
-func (s *Store) Kept(c *Copy) error {
+func (s *Store) Keep(c *Copy) error {
 	if err := c.finish(); err != nil {
 		c.Discard()
 		return err
 	}
 	s.mu.Lock()
 	late := c.fetch != s.fetch
-	old := s.copied
+	old := s.fetched
 	if late || s.closed {
 		old = c
 	} else {
-		s.copied = c
+		s.fetched = c
 	}
 	s.mu.Unlock()
 	if old != nil {
@@ -148,7 +148,7 @@ func (s *Store) Kept(c *Copy) error {
 func (s *Store) Due() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return !s.taking && s.err == nil && !s.closed && s.size > max(s.o.Grow, s.snap)
+	return !s.snapshotting && s.err == nil && !s.closed && s.size > max(s.o.Grow, s.snap)
 }
 
 // Snapshot begins another log with the state as it has been given to the store, and has writeTo write the copy that belongs to
@@ -161,20 +161,20 @@ func (s *Store) Snapshot(state core.State, src Source) {
 		src.Release()
 		return
 	}
-	s.taking, s.size = true, 0
+	s.snapshotting, s.size = true, 0
 	s.push(op{begin: c})
 	s.mu.Unlock()
-	if !s.o.Go(func() { s.take(c, src) }) {
+	if !s.o.Go(func() { s.writeSnapshot(c, src) }) {
 		src.Release()
 		s.mu.Lock()
-		s.taking = false
-		s.settle()
+		s.snapshotting = false
+		s.releaseIfIdle()
 		s.mu.Unlock()
 	}
 }
 
 // take writes the copy of a checkpoint. Without it the store still begins where it did, with one log more.
-func (s *Store) take(c *checkpoint, src Source) {
+func (s *Store) writeSnapshot(c *checkpoint, src Source) {
 	var fault error // of src, which is none of the disk's
 	copy, err := s.create()
 	if err == nil {
@@ -187,19 +187,19 @@ func (s *Store) take(c *checkpoint, src Source) {
 	}
 	src.Release()
 	s.mu.Lock()
-	s.taking = false
+	s.snapshotting = false
 	closed := s.closed
 	switch {
 	case closed || fault != nil:
 	case err != nil:
-		s.push(op{place: &checkpoint{}}) // let the writer fail
+		s.push(op{install: &checkpoint{}}) // let the writer fail
 		s.err = errors.Join(s.err, fmt.Errorf("copy of the state: %w", err))
 	default:
 		s.snap = copy.bytes
 		c.copy = copy
-		s.push(op{place: c})
+		s.push(op{install: c})
 	}
-	s.settle()
+	s.releaseIfIdle()
 	s.mu.Unlock()
 	if fault != nil && !closed {
 		s.o.NoCopy(fault)
@@ -207,7 +207,7 @@ func (s *Store) take(c *checkpoint, src Source) {
 }
 
 // Later puts the next Snapshot off until the log has grown by as much again.
-func (s *Store) Later() {
+func (s *Store) Postpone() {
 	s.mu.Lock()
 	s.size = 0
 	s.mu.Unlock()
@@ -224,11 +224,11 @@ func (s *Store) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed, s.queue = true, nil
-	s.settle()
+	s.releaseIfIdle()
 }
 
 // settle lets go of what a store that is closed does not need any more; s.mu is held.
-func (s *Store) settle() {
+func (s *Store) releaseIfIdle() {
 	if !s.closed || s.busy {
 		return
 	}
@@ -236,7 +236,7 @@ func (s *Store) settle() {
 		s.file.Close()
 		s.file = nil
 	}
-	if !s.taking {
+	if !s.snapshotting {
 		s.home.exit(s)
 	}
 }
@@ -258,7 +258,7 @@ func (s *Store) work() {
 			err := s.err
 			failed := err != nil && !s.closed
 			s.busy, s.queue = false, nil
-			s.settle()
+			s.releaseIfIdle()
 			s.mu.Unlock()
 			if failed {
 				s.o.Failed(err)
@@ -332,7 +332,7 @@ func (s *Store) write(batch []op) (seq uint64, size int64, err error) {
 		o.begin.number = s.number + 1
 		return 0, 0, s.begin(o.begin.number, o.begin.state)
 	}
-	return 0, 0, s.place(o.place)
+	return 0, 0, s.install(o.install)
 }
 
 // rebase begins the store anew, with a copy that is on the disk, or none.
@@ -358,7 +358,7 @@ func (s *Store) rebase(v *core.Save, c *Copy) error {
 	if err := s.begin(n, v.State); err != nil {
 		return err
 	}
-	s.clear(n)
+	s.removeBefore(n)
 	return nil
 }
 
@@ -387,7 +387,7 @@ func (s *Store) begin(n uint64, state core.State) error {
 }
 
 // place puts the copy of a checkpoint into its place: the store begins there from now on.
-func (s *Store) place(c *checkpoint) error {
+func (s *Store) install(c *checkpoint) error {
 	if c.copy == nil {
 		return nil
 	}
@@ -402,12 +402,12 @@ func (s *Store) place(c *checkpoint) error {
 	if err != nil {
 		return err
 	}
-	s.clear(c.number)
+	s.removeBefore(c.number)
 	return nil
 }
 
 // clear removes what is older than the log with which the store begins. What can't be removed does no harm.
-func (s *Store) clear(n uint64) {
+func (s *Store) removeBefore(n uint64) {
 	for i := s.anchor; i < n; i++ {
 		s.fs.Remove(s.logName(i))
 		s.fs.Remove(s.snapName(i))

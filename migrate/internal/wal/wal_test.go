@@ -208,7 +208,7 @@ func TestCrashes(t *testing.T) {
 							c.seq--
 							break
 						}
-						require.NoError(t, s.Kept(copied))
+						require.NoError(t, s.Keep(copied))
 						require.NoError(t, c.state.Apply(v))
 						c.states = append(c.states, snapshotOf(c.state))
 						s.Save(v)
@@ -502,7 +502,7 @@ func TestEscape(t *testing.T) {
 func TestRemovedStoreLetsGoOfItsCopies(t *testing.T) {
 	for name, end := range map[string]func(*Store, *Copy) error{
 		"discarded": func(_ *Store, c *Copy) error { c.Discard(); return nil },
-		"kept":      func(s *Store, c *Copy) error { return s.Kept(c) },
+		"kept":      func(s *Store, c *Copy) error { return s.Keep(c) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			fsys := newMemFS()
@@ -517,7 +517,7 @@ func TestRemovedStoreLetsGoOfItsCopies(t *testing.T) {
 			_, err = io.WriteString(c, "state at 5 of epoch 1")
 			require.NoError(t, err)
 			require.NoError(t, end(old.Store, late))
-			require.NoError(t, s.Kept(c))
+			require.NoError(t, s.Keep(c))
 			s.Save(core.Save{Seq: 1, Rebase: true, State: core.State{Meta: core.Meta{Term: core.Term{Epoch: 1}, Copy: true},
 				Commit: 5, Base: core.Place{Index: 5, Epoch: 1}}})
 			s.wg.Wait()
