@@ -16,17 +16,17 @@ const (
 	frameHead = 12
 )
 
-// log is the reader's and the writer's place in a file of frames.
+// log is a position in a file of frames, for reading or writing.
 type log struct {
 	salt   [saltSize]byte
-	frames uint32 // so far
+	frames uint32 // number of frames before the position
 }
 
 func (l *log) sum(head, body []byte) uint32 {
 	return binenc.CRC(l.salt[:], head, body)
 }
 
-// seal fills in the head of the frame b, whose first bytes were left for it.
+// seal writes the head of frame b into its first bytes, which the caller has reserved.
 func (l *log) seal(b []byte) error {
 	if len(b)-frameHead > math.MaxUint32 || l.frames == math.MaxUint32 {
 		return errors.New("the log is too large")
@@ -38,7 +38,7 @@ func (l *log) seal(b []byte) error {
 	return nil
 }
 
-var errFrame = errors.New("a frame is cut off or has a wrong checksum")
+var errFrame = errors.New("frame is cut off or has a wrong checksum")
 
 // next reads the frame at the front of b.
 func (l *log) next(b []byte) (body, rest []byte, err error) {
@@ -62,8 +62,8 @@ func (l *log) frame(b []byte) (body, rest []byte, ok bool) {
 	return body, rest, l.sum(b[:8], body) == binary.LittleEndian.Uint32(b[8:])
 }
 
-// follows reports whether there is a later frame somewhere in b, which begins with a bad one. The salt keeps what clients
-// send from looking like one.
+// laterFrame reports whether b, which begins with a bad frame, contains a later good one. Because of the salt, data from
+// clients cannot look like a frame.
 func (l *log) laterFrame(b []byte) bool {
 	for i := 1; i+frameHead <= len(b); i++ {
 		if n := binary.LittleEndian.Uint32(b[i:]); n > l.frames && n-l.frames < 1<<20 {
@@ -97,7 +97,7 @@ func appendState(b []byte, s *core.State) []byte {
 	return b
 }
 
-var errBody = errors.New("a frame is malformed")
+var errBody = errors.New("frame is malformed")
 
 func readState(b []byte) (s core.State, rest []byte, err error) {
 	if len(b) == 0 || b[0] > flagCopy|flagCounted {
@@ -160,8 +160,8 @@ func readHeader(b []byte) (h header, err error) {
 	return h, whole.Apply(core.Save{Rebase: true, State: h.state})
 }
 
-// readLog reads a file. Without an error, good is the length of what counts: less than all if the last frame is unfinished.
-// With one, good is where it is.
+// readLog reads a log. It calls first with the header and change with each state after it. good is the length of the valid
+// frames, less than all if the last one is incomplete; with an error it is the position of the error.
 func readLog(data []byte, first func(header) error, change func(core.State) error) (l *log, good int, err error) {
 	l = new(log)
 	if len(data) < len(logMagic)+saltSize || string(data[:len(logMagic)]) != logMagic {
