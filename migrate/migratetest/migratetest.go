@@ -31,9 +31,9 @@ type Subject struct {
 	// New returns a new, empty instance.
 	New func() migrate.Migratable
 	// Commands are at least two commands, which Run applies in order and which must not make Apply panic. Run sets Index,
-	// Epoch, Time, Session and Seq where they are zero. As on a host, commands that a [migrate.Validator] refuses do not reach
-	// Apply. After the last command Run ends the sessions of a [migrate.SessionCloser]. Tests detect more if commands differ
-	// and depend on earlier ones.
+	// Epoch, Time, Session and Seq where they are zero. As on a host, commands that a [migrate.Validator] refuses do not
+	// reach Apply. After the last command Run ends the sessions of a [migrate.SessionCloser]. Tests detect more if
+	// commands differ and depend on earlier ones.
 	Commands []migrate.Command
 	// Queries are requests to a [migrate.Querier] between commands. Copies must give equal answers.
 	Queries [][]byte

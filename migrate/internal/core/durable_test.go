@@ -172,7 +172,8 @@ func TestStateApply(t *testing.T) {
 	require.Equal(t, State{Commit: 2, Base: Place{2, 1}, Entries: []Entry{e(3, 2)}}, s)
 }
 
-// A new active host applies already committed entries, whose results its clients see, only when its store holds the new term.
+// A new active host applies already committed entries, whose results its clients see, only when its store holds the new
+// term.
 func TestStoredActiveAppliesInItsTerm(t *testing.T) {
 	now := time.Second
 	c := stored(t, storedB)

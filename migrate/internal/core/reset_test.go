@@ -124,8 +124,8 @@ func TestCancelResetInDoubt(t *testing.T) {
 	require.Nil(t, turn(c, now, rec, CancelReset{}))
 }
 
-// If the resolver has lost the service, hosts with the same knowledge begin different terms when they reset it, and the later
-// reset has the higher term.
+// If the resolver has lost the service, hosts with the same knowledge begin different terms when they reset it, and the
+// later reset has the higher term.
 func TestResetsOfForgottenDiffer(t *testing.T) {
 	reset := func(self resolver.Host, at int64) uint64 {
 		c := stored(t, self)

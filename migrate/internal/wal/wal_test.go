@@ -168,8 +168,8 @@ func checkCopy(t require.TestingT, r Recovered) {
 	require.Equal(t, fmt.Sprintf("state at %d of epoch %d", r.State.Base.Index, r.State.Base.Epoch), string(b))
 }
 
-// A store crashes at random moments, with random parts of the unsynced data, and is opened again. It must hold all saves that
-// it has reported, and any later ones in order.
+// A store crashes at random moments, with random parts of the unsynced data, and is opened again. It must hold all saves
+// that it has reported, and any later ones in order.
 func TestCrashes(t *testing.T) {
 	for seed := range uint64(300) {
 		synctest.Test(t, func(t *testing.T) {
@@ -246,8 +246,8 @@ func TestCrashes(t *testing.T) {
 	}
 }
 
-// build makes a store whose content is all on the disk. It returns the content and the length of the last log before the last
-// change.
+// build makes a store whose content is all on the disk. It returns the content and the length of the last log before the
+// last change.
 func build(t *testing.T) (fsys *memFS, before, after core.State, sealed int) {
 	fsys = newMemFS()
 	s := mustOpen(t, fsys, 300)
