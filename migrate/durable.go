@@ -106,7 +106,7 @@ func (s *Service) compact() {
 	s.compacting = s.replica.Capture(func(c *machine.Capture, index, _ uint64, err error) {
 		s.compacting = false
 		if err != nil {
-			s.store.Later()
+			s.store.Postpone()
 			s.noCopy(err)
 			return
 		}
@@ -174,7 +174,7 @@ func (s *Service) keep(ctx context.Context, r io.Reader) (io.Reader, func(ok boo
 			c.Discard()
 			return context.Cause(ctx)
 		}
-		return s.store.Kept(c)
+		return s.store.Keep(c)
 	}, nil
 }
 

@@ -12,6 +12,10 @@ import (
 
 // Applied notes that the service has applied everything up to index, all of which Ready has handed out.
 func (c *Core) Applied(now time.Duration, index uint64) {
+	if c.err != nil {
+		return
+	}
+	defer c.stop()
 	c.setNow(now)
 	if index <= c.applied {
 		return

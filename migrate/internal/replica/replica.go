@@ -108,6 +108,9 @@ func (r *Replica) Settle() error {
 		if err := r.do(r.core.Ready()); err != nil {
 			return err
 		}
+		if err := r.core.Err(); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -212,7 +212,17 @@ func (p *proc) clock() time.Duration {
 	return p.stepped
 }
 
-func (p *proc) step(ev core.Event) { p.core.Step(p.clock(), ev) }
+func (p *proc) step(ev core.Event) {
+	p.core.Step(p.clock(), ev)
+	p.check()
+}
+
+// check ends the run if the core found an invariant broken.
+func (p *proc) check() {
+	if err := p.core.Err(); err != nil {
+		panic(err)
+	}
+}
 
 // event steps the core.
 func (p *proc) event(ev core.Event) {
@@ -245,7 +255,9 @@ func (p *proc) kick() {
 
 func (p *proc) flush() {
 	for n := 0; ; n++ {
-		if !p.carryOut(p.core.Ready()) {
+		r := p.core.Ready()
+		p.check()
+		if !p.carryOut(r) {
 			break
 		}
 		if n > 100 {
@@ -612,6 +624,7 @@ func (p *proc) expire() {
 func (p *proc) order(e core.Entry) bool {
 	e.Time = p.wall()
 	e, ok := p.core.Propose(p.clock(), e)
+	p.check()
 	if ok {
 		p.m.Ordered(e)
 		p.w.chk.ordered(p, e)
