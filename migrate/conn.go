@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/migrate/internal/transfer"
 	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
@@ -34,8 +35,7 @@ type inbound struct {
 
 	intake intake // used by everyone
 
-	source   *transport.BulkSource // the state that is fetched on this connection
-	sourceID uint64
+	upload transfer.Upload // the snapshot that the host fetches on this connection
 }
 
 // Handle implements [transport.Handler].
@@ -51,11 +51,7 @@ func (c *inbound) Handle(conn transport.Conn, r *transport.Request) {
 	case wire.MethodOpen, wire.MethodDo, wire.MethodQuery, wire.MethodListen, wire.MethodLeave, wire.MethodReady, wire.MethodPark:
 		c.handleClient(r)
 	default:
-		if id, ok := transport.IsBulk(r); ok {
-			c.handleBulk(r, id)
-			return
-		}
-		if r.IsCall() {
+		if !c.node.offers.Handle(&c.upload, c.host, r) && r.IsCall() {
 			r.Reply(nil, transport.Errorf(transport.CodeNoMethod, "migrate: no method %s", r.Method))
 		}
 	}
@@ -192,28 +188,6 @@ func (c *inbound) handleClient(r *transport.Request) {
 
 func (c *inbound) malformed(r *transport.Request, err error) {
 	r.Reply(nil, transport.Errorf(transport.CodeBadMessage, "migrate: %s: %v", r.Method, err))
-}
-
-// handleBulk serves a host that fetches a state.
-func (c *inbound) handleBulk(r *transport.Request, id uint64) {
-	n := c.node
-	if c.source == nil || c.sourceID != id {
-		n.mu.Lock()
-		o := n.offers[id]
-		n.mu.Unlock()
-		// A connection fetches one state, and only the host that was offered it.
-		if o == nil || c.source != nil || !o.to.Same(c.host) || o.to.Key != c.host.Key || !n.takeOffer(o, id) {
-			r.Reply(nil, transport.Errorf(CodeForbidden, "migrate: host %s offers host %q no such snapshot", n.self.ID, c.host.ID))
-			return
-		}
-		o.timer.Stop()
-		if !n.spawn(func() { o.send(n.ctx) }) {
-			o.snap.Release()
-			return // the connection is about to be closed
-		}
-		c.source, c.sourceID = o.source, id
-	}
-	c.source.Handle(r)
 }
 
 // take lets a request in; its params were read.

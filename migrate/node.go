@@ -17,6 +17,7 @@ import (
 	"github.com/roam-go/roam/migrate/internal/core"
 	"github.com/roam-go/roam/migrate/internal/machine"
 	"github.com/roam-go/roam/migrate/internal/peer"
+	"github.com/roam-go/roam/migrate/internal/transfer"
 	"github.com/roam-go/roam/migrate/internal/wal"
 	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
@@ -134,7 +135,9 @@ type Node struct {
 	silent   chan struct{} // closed when no further announcement will be made
 	gone     chan struct{} // closed when Close is through
 	hooks    hookQueue
-	links    *peer.Links    // to other hosts
+	links    *peer.Links // to other hosts
+	offers   *transfer.Offers
+	fetcher  *transfer.Fetcher
 	dir      *wal.Dir       // nil: none
 	limits   machine.Limits // of the services' machines; zero but in tests
 	refused  string         // the last announcement's error that Hooks.Failed was told of; of announceLoop
@@ -144,7 +147,6 @@ type Node struct {
 	leaving  bool
 	services map[string]*Service
 	inbound  map[*inbound]struct{} // connections that others made
-	offers   map[uint64]*outgoing  // snapshots to be fetched
 }
 
 // hostKey is an incarnation of a host.
@@ -168,7 +170,6 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 		gone:     make(chan struct{}),
 		services: make(map[string]*Service),
 		inbound:  make(map[*inbound]struct{}),
-		offers:   make(map[uint64]*outgoing),
 	}
 	n.self = resolver.Host{ID: cfg.ID, Incarnation: wire.RandomID(), Key: cfg.Transport.Key()}
 	if n.self.ID == "" {
@@ -184,6 +185,8 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 		Down:  func(h resolver.Host) { n.eachService(core.PeerDown{Host: h}) },
 		Reset: func(h resolver.Host) { n.eachService(core.PeerReset{Host: h}) },
 	})
+	n.offers = transfer.NewOffers(n.ctx, n.self.ID, n.spawn)
+	n.fetcher = transfer.NewFetcher(n.ctx, n.links, n.spawn)
 	l, err := cfg.Transport.Listen(cfg.Listen, n.accept)
 	if err != nil {
 		n.cancel()
@@ -423,7 +426,7 @@ func (n *Node) Close() error {
 		s.closeStore(false)
 	}
 	n.closeConns()
-	n.dropOffers()
+	n.offers.Close()
 	n.hooks.close()
 	n.wg.Wait()
 	return errors.Join(err, n.closeDir())
