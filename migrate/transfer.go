@@ -21,7 +21,7 @@ func (s *Service) capture(to resolver.Host) {
 	s.step(ev)
 }
 
-// sent counts a snapshot that another host has fetched.
+// sent counts a snapshot that another host has fetched, or logs why the fetch failed.
 func (s *Service) sent(to resolver.Host, bytes int64, err error) {
 	if err != nil {
 		s.log.Warn("copy not sent", "to", to.ID, "bytes", bytes, "err", err)
@@ -50,6 +50,7 @@ func (s *Service) startFetch(f core.Fetch) {
 	s.mu.Unlock()
 }
 
+// receiver is the service as the fetcher uses it.
 func (s *Service) receiver() transfer.Receiver {
 	return transfer.Receiver{Keep: s.keep, Restore: s.restore, Fetched: func(r transfer.Result) {
 		if r.Err != nil {
@@ -68,7 +69,7 @@ func (s *Service) stopFetch() {
 	}
 }
 
-// fetched uses the fetched machine, if the core still wants it.
+// fetched reports the result of a fetch to the core, and uses the machine if the core accepts it.
 func (s *Service) fetched(r transfer.Result) {
 	if s.fetch != nil && s.fetch.ID == r.ID {
 		s.mu.Lock()
