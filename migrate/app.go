@@ -42,6 +42,18 @@ func (a adapter) Hash() (sum uint64, ok bool) {
 	return 0, false
 }
 
+// validates reports whether the service of m is a Validator.
+func validates(m *machine.Machine) bool {
+	_, ok := m.App().(adapter).Migratable.(Validator)
+	return ok
+}
+
+// concurrentQueries reports whether the service of m is a ConcurrentQuerier.
+func concurrentQueries(m *machine.Machine) bool {
+	_, ok := m.App().(adapter).Migratable.(ConcurrentQuerier)
+	return ok
+}
+
 func command(c machine.Command) Command {
 	return Command{
 		Index: c.Index, Epoch: c.Epoch, Time: c.Time, Session: c.Session, Seq: c.Seq, Key: c.Key, Body: c.Body, emit: c.Emit,

@@ -13,7 +13,7 @@ import (
 	"github.com/roam-go/roam/migrate/internal/machine"
 )
 
-// echoes is a tally that answers a command with itself, in replies of a size.
+// echoes is a tally whose reply to a command is the command, padded to a size.
 type echoes struct {
 	tally
 	size int
@@ -26,13 +26,20 @@ func (e *echoes) Apply(cmd Command) ([]byte, error) {
 	return reply, nil
 }
 
-// echoing is a world with one host, where "svc" has replies of that size.
+// echoing returns a world with one host, on which "svc" has replies of that size.
 func echoing(t *testing.T, size int, lim machine.Limits) (*world, *Service) {
 	w := newWorld(t, "a")
 	w.nodes["a"].limits = lim
 	s, err := w.nodes["a"].Host(t.Context(), "svc", func() Migratable { return &echoes{size: size} }, Policy{Copies: 1})
 	require.NoError(t, err)
 	return w, s
+}
+
+func mustGo(t *testing.T, c *Client, command string) *Call {
+	t.Helper()
+	call, err := c.Go([]byte(command))
+	require.NoError(t, err)
+	return call
 }
 
 // goMany sends n commands at once and returns their calls, and adds them to sent.
@@ -45,8 +52,8 @@ func goMany(t *testing.T, c *Client, name string, n int, sent *[]string) (calls 
 	return calls
 }
 
-// A command whose reply the host has dropped before it arrived was executed: it ends with an error that says so, and those
-// after it keep their numbers and get their own replies.
+// A command whose reply is lost, and dropped by the host before the client asks again, fails with ErrReplyGone. Later commands
+// keep their numbers and get their own replies.
 func TestReplyGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const size = 100
@@ -79,7 +86,7 @@ func TestReplyGone(t *testing.T) {
 	})
 }
 
-// Commands whose replies together are more than waits for a peer that is slow to read get them all the same.
+// Replies arrive although together they exceed what a transport buffers for a peer that is slow to read.
 func TestLargeRepliesArrive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, s := echoing(t, 1_000_000, machine.Limits{})
@@ -98,6 +105,6 @@ func TestLargeRepliesArrive(t *testing.T) {
 		}
 		require.NoError(t, c.Flush(t.Context()))
 		require.Equal(t, sent, appOf(s).(*echoes).Seen)
-		require.Less(t, c.Stats().Reconnects, uint64(4), "once the client knows how large replies are, it is not cut off any more")
+		require.Less(t, c.Stats().Reconnects, uint64(4), "not cut off again, once the client knows how large replies are")
 	})
 }

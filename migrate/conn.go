@@ -41,7 +41,7 @@ type inbound struct {
 // Handle implements [transport.Handler].
 func (c *inbound) Handle(conn transport.Conn, r *transport.Request) {
 	if !r.More() {
-		defer c.work()
+		defer c.lend(conn)
 	}
 	switch r.Method {
 	case wire.MethodMsg:
@@ -63,14 +63,23 @@ func (c *inbound) post(s *Service, it item) {
 		c.work()
 		c.todo = s
 	}
-	s.put(it)
+	s.loop.Put(it)
 }
 
 // work starts the loop of the service that post gave items to.
 func (c *inbound) work() {
 	if s := c.todo; s != nil {
 		c.todo = nil
-		s.work()
+		s.work(nil)
+	}
+}
+
+// lend is the last thing that Handle does: work on the reading goroutine, whose place another one may take meanwhile.
+func (c *inbound) lend(conn transport.Conn) {
+	if s := c.todo; s != nil {
+		c.todo = nil
+		lender, _ := conn.(transport.Lender)
+		s.work(lender)
 	}
 }
 

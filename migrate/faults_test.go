@@ -85,8 +85,8 @@ func TestUnknownKindOfEntry(t *testing.T) {
 		c, oc := w.dial("client", "svc", ClientConfig{}), w.dial("client", "other", ClientConfig{})
 		require.NoError(t, w.do(t.Context(), c, "before"))
 		w.look(a, func() {
-			require.True(t, a.propose(core.Entry{Kind: 99}))
-			require.True(t, a.propose(core.Entry{Kind: core.Command, Session: 1, Seq: 1, Body: []byte("after")}))
+			require.True(t, a.replica.Propose(core.Entry{Kind: 99}))
+			require.True(t, a.replica.Propose(core.Entry{Kind: core.Command, Session: 1, Seq: 1, Body: []byte("after")}))
 		})
 		time.Sleep(5 * time.Second)
 		require.Equal(t, Halted, a.Status().Role)
@@ -175,9 +175,9 @@ func TestSnapshotOfAnotherMoment(t *testing.T) {
 		fetch := func(change func(*core.Fetch)) error {
 			f := core.Fetch{From: a.node.self}
 			w.look(a, func() {
-				snap, err := a.machine.Snapshot()
+				snap, err := a.machine().Snapshot()
 				require.NoError(t, err)
-				f.Index, f.Epoch = a.machine.Applied()
+				f.Index, f.Epoch = a.machine().Applied()
 				f.ID = a.node.offers.Add(b.node.self, snap, func(int64, error) {})
 			})
 			change(&f)
@@ -206,13 +206,13 @@ func TestClockGoesBack(t *testing.T) {
 				Kind: core.Command, Session: 7, Seq: 1, Low: 1, Time: time.Now().Add(2 * time.Hour).UnixMilli(), Body: []byte("ahead"),
 			})
 			require.True(t, ok)
-			a.machine.Ordered(e)
-			a.dirty = true
+			a.machine().Ordered(e)
+			a.replica.Touch()
 		})
 		_, err := r.do(2, "right again")
 		require.NoError(t, err)
 		ahead := time.Now().Add(2 * time.Hour).UnixMilli()
-		w.look(a, func() { require.InDelta(t, ahead, a.machine.LogTime(), 1000) })
+		w.look(a, func() { require.InDelta(t, ahead, a.machine().LogTime(), 1000) })
 		_, err = a.Handoff(t.Context(), "b")
 		require.NoError(t, err)
 		time.Sleep(30 * time.Second)
@@ -221,7 +221,7 @@ func TestClockGoesBack(t *testing.T) {
 		_, err = back.do(3, "on b")
 		require.NoError(t, err)
 		w.look(b, func() {
-			require.GreaterOrEqual(t, b.machine.LogTime(), ahead-1000, "the log's time goes on from where it was")
+			require.GreaterOrEqual(t, b.machine().LogTime(), ahead-1000, "the log's time goes on from where it was")
 		})
 	})
 }

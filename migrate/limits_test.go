@@ -228,9 +228,7 @@ func TestStrangersFloodIsHeldBack(t *testing.T) {
 			rogue.send(core.Msg{Type: core.MsgAck, Term: core.Term{Epoch: 1}})
 		}
 		time.Sleep(50 * time.Millisecond)
-		a.mu.Lock()
-		waiting := len(*a.inbox)
-		a.mu.Unlock()
+		waiting := a.loop.Len()
 		require.LessOrEqual(t, waiting, intakeCalls+100)
 		require.Greater(t, waiting, intakeCalls/2)
 		letGo()

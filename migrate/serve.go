@@ -36,12 +36,13 @@ type clients struct {
 	told     int           // how many clients there were when they were told of the spread
 	telling  bool          // they will be told of it
 
-	waiting map[commandKey]waiters
-	opening map[uint64][]*request
-	leaving map[uint64][]*request
-	reads   map[uint64]question
-	lastID  uint64
-	result  []byte // where the reply of a command is put together
+	validating map[*request]struct{} // commands about which the service's Validator is asked
+	waiting    map[commandKey]waiters
+	opening    map[uint64][]*request
+	leaving    map[uint64][]*request
+	reads      map[uint64]question
+	lastID     uint64
+	result     []byte // where the reply of a command is put together
 
 	lost bool // a connection has ended that had something under way
 
@@ -101,7 +102,7 @@ func (c *clients) init(s *Service) {
 func (c *clients) reset() {
 	c.attached, c.of, c.sessions, c.told = nil, nil, nil, 0
 	c.parked, c.untold, c.next = nil, nil, hostKey{}
-	c.waiting, c.opening, c.leaving, c.reads = nil, nil, nil, nil
+	c.validating, c.waiting, c.opening, c.leaving, c.reads = nil, nil, nil, nil, nil
 	c.gone, c.behind, c.ahead = nil, nil, nil
 }
 
@@ -176,7 +177,7 @@ func (c *clients) behindOf(from *inbound, params any) bool {
 		delete(c.ahead, from)
 		return false
 	}
-	c.s.step(core.CheckRecord{})
+	c.s.replica.Step(core.CheckRecord{})
 	return true
 }
 
@@ -270,6 +271,7 @@ func (c *clients) sweep() {
 			}
 		}
 	}
+	maps.DeleteFunc(c.validating, func(r *request, _ struct{}) bool { return gone(r) })
 	maps.DeleteFunc(c.reads, func(_ uint64, q question) bool { return gone(q.req) })
 }
 
@@ -291,13 +293,13 @@ func (c *clients) open(from *inbound, r *request, p *wire.OpenParams) {
 			c.s.name, maxCarried))
 		return
 	}
-	switch a := c.s.machine.AdmitOpen(p.Session, key, p.Resume); a.Verdict {
+	switch a := c.s.machine().AdmitOpen(p.Session, key, p.Resume); a.Verdict {
 	case machine.Append:
 		if !c.makeRoom() {
 			r.Reply(nil, transport.Errorf(CodeRetry, "migrate: service %s: as many clients are connected as it may have", c.s.name))
 			return
 		}
-		if !c.s.propose(core.Entry{Kind: core.OpenSession, Session: p.Session, Body: append([]byte(nil), key[:]...)}) {
+		if !c.s.replica.Propose(core.Entry{Kind: core.OpenSession, Session: p.Session, Body: append([]byte(nil), key[:]...)}) {
 			c.retry(r)
 			return
 		}
@@ -314,16 +316,18 @@ func (c *clients) open(from *inbound, r *request, p *wire.OpenParams) {
 // makeRoom sees to it that another session can be opened: where there are as many as allowed, it ends the one that was
 // unused for longest among those whose clients are not connected. So no newcomers, however many, push out those who are there.
 func (c *clients) makeRoom() bool {
-	m := c.s.machine
+	m := c.s.machine()
 	if len(c.opening) < m.Room() {
 		return true
 	}
+	var away uint64
 	for id := range m.Idle(math.MaxInt64) {
 		if c.sessions[id] == nil {
-			return c.s.propose(core.Entry{Kind: core.CloseSession, Session: id, Seq: 1})
+			away = id
+			break
 		}
 	}
-	return false
+	return away != 0 && c.s.replica.Propose(core.Entry{Kind: core.CloseSession, Session: away, Seq: 1})
 }
 
 func (c *clients) opened(r *request, id uint64) {
@@ -336,26 +340,53 @@ func (c *clients) opened(r *request, id uint64) {
 	c.unpark(r.from)
 	t := c.s.core.Term()
 	r.Reply(transport.Marshal(wire.OpenResult{
-		Loss: t.Loss, Epoch: t.Epoch, NextEvent: c.s.machine.NextEvent(), SpreadMS: c.spread().Milliseconds(),
+		Loss: t.Loss, Epoch: t.Epoch, NextEvent: c.s.machine().NextEvent(), SpreadMS: c.spread().Milliseconds(),
 	}))
 }
 
 func (c *clients) do(from *inbound, r *request, p *wire.DoParams) {
-	m, n := c.s.machine, &c.s.stats
+	n := &c.s.stats
 	if len(p.Body) > MaxCommand {
 		n.Refused++
 		r.Reply(nil, transport.Errorf(CodeTooLarge, "migrate: service %s: a command of %d bytes is over the limit of %d",
 			c.s.name, len(p.Body), MaxCommand))
 		return
 	}
-	switch a := m.Admit(p.Session, p.Seq, p.Low, from.conn.Peer().Key); a.Verdict {
+	// The log keeps the body for long, and must not keep the request, and with it a connection that may have ended.
+	body := bytes.Clone(p.Body)
+	if validates(c.s.machine()) {
+		c.validate(from, r, p, body)
+	} else {
+		c.order(from, r, p, body, nil)
+	}
+}
+
+// validate asks the service's Validator, which needs the service's state to itself, and then orders the command. Commands of a
+// session keep their order: all of them go this way.
+func (c *clients) validate(from *inbound, r *request, p *wire.DoParams, body []byte) {
+	e := core.Entry{Kind: core.Command, Session: p.Session, Seq: p.Seq, Low: p.Low, Body: body}
+	put(&c.validating, r, struct{}{})
+	c.s.replica.Later(func(m *machine.Machine) {
+		err := m.Validate(e)
+		c.s.call(func() {
+			if _, ok := c.validating[r]; ok { // else it was refused meanwhile
+				delete(c.validating, r)
+				c.order(from, r, p, body, err)
+			}
+		})
+	})
+}
+
+// order orders a command unless it was before; refusal is what the service says against it, nil if nothing.
+func (c *clients) order(from *inbound, r *request, p *wire.DoParams, body []byte, refusal error) {
+	n := &c.s.stats
+	switch a := c.s.machine().Admit(p.Session, p.Seq, p.Low, from.conn.Peer().Key); a.Verdict {
 	case machine.Append:
-		// The log keeps the body for long, and must not keep the request, and with it a connection that may have ended.
-		e := core.Entry{Kind: core.Command, Session: p.Session, Seq: p.Seq, Low: p.Low, Body: bytes.Clone(p.Body)}
-		if err := m.Validate(e); err != nil {
-			e.Kind, e.Body = core.Refusal, machine.RefusalBody(err)
+		e := core.Entry{Kind: core.Command, Session: p.Session, Seq: p.Seq, Low: p.Low, Body: body}
+		if refusal != nil {
+			e.Kind, e.Body = core.Refusal, machine.RefusalBody(refusal)
 		}
-		if !c.s.propose(e) {
+		if !c.s.replica.Propose(e) {
 			n.Refused++
 			c.retry(r)
 			return
@@ -413,12 +444,12 @@ func (c *clients) reply(r *request, a *machine.Result) {
 }
 
 // applied answers those who wait for an entry.
-func (c *clients) applied(a machine.Result) {
+func (c *clients) applied(a *machine.Result) {
 	switch a.Kind {
 	case core.Command, core.Refusal:
 		k := commandKey{a.Session, a.Seq}
 		if w, ok := c.waiting[k]; ok {
-			w.each(func(r *request) { c.reply(r, &a) })
+			w.each(func(r *request) { c.reply(r, a) })
 			delete(c.waiting, k)
 		}
 	case core.OpenSession:
@@ -466,7 +497,7 @@ func (c *clients) left(id uint64) bool {
 func (c *clients) query(from *inbound, r *request, p *wire.QueryParams) {
 	c.lastID++
 	put(&c.reads, c.lastID, question{r, p.Body})
-	c.s.step(core.Read{ID: c.lastID})
+	c.s.replica.Step(core.Read{ID: c.lastID})
 }
 
 // answerRead answers a question: everything acknowledged before it was asked is applied.
@@ -475,15 +506,29 @@ func (c *clients) answerRead(id uint64) {
 	if !ok {
 		return
 	}
-	delete(c.reads, id)
 	c.s.stats.Queries++
-	reply, err := c.s.machine.Query(q.body)
-	if err != nil {
-		q.req.Reply(nil, err)
-		return
-	}
-	index, epoch := c.s.machine.Applied()
-	q.req.Reply(transport.Marshal(wire.QueryResult{Index: index, Epoch: epoch, Reply: reply}))
+	c.s.replica.Later(func(m *machine.Machine) {
+		index, epoch := m.Applied()
+		ask := func() {
+			reply, err := m.Query(q.body)
+			c.s.call(func() {
+				if _, ok := c.reads[id]; !ok {
+					return // it was refused meanwhile
+				}
+				delete(c.reads, id)
+				if err != nil {
+					q.req.Reply(nil, err)
+				} else {
+					q.req.Reply(transport.Marshal(wire.QueryResult{Index: index, Epoch: epoch, Reply: reply}))
+				}
+			})
+		}
+		if concurrentQueries(m) {
+			c.s.node.appliers.Spawn(ask)
+		} else {
+			ask()
+		}
+	})
 }
 
 func (c *clients) failReads() {
@@ -506,13 +551,13 @@ func (c *clients) listen(from *inbound, r *request, p *wire.ListenParams) {
 	if a == nil {
 		// The open that goes before it in the pipeline was refused, or still waits to be committed.
 		if len(c.opening[p.Session]) == 0 {
-			r.Reply(nil, c.s.machine.Expired(p.Session))
+			r.Reply(nil, c.s.machine().Expired(p.Session))
 			return
 		}
 		c.retry(r)
 		return
 	}
-	m := c.s.machine
+	m := c.s.machine()
 	a.listening, a.next = true, p.From
 	if p.From == 0 || p.From > m.NextEvent() {
 		a.next = m.NextEvent()
@@ -524,9 +569,9 @@ func (c *clients) listen(from *inbound, r *request, p *wire.ListenParams) {
 }
 
 func (c *clients) leave(from *inbound, r *request, p *wire.LeaveParams) {
-	switch a := c.s.machine.AdmitClose(p.Session, from.conn.Peer().Key); a.Verdict {
+	switch a := c.s.machine().AdmitClose(p.Session, from.conn.Peer().Key); a.Verdict {
 	case machine.Append:
-		if !c.s.propose(core.Entry{Kind: core.CloseSession, Session: p.Session}) {
+		if !c.s.replica.Propose(core.Entry{Kind: core.CloseSession, Session: p.Session}) {
 			c.retry(r)
 			return
 		}
@@ -544,10 +589,10 @@ func (c *clients) leave(from *inbound, r *request, p *wire.LeaveParams) {
 // one batch gets the next when it has confirmed the last; one that is not, and stops reading, is cut off by its
 // connection and resumes later.
 func (c *clients) push() {
-	if !c.s.core.Role().Active() || c.s.machine == nil {
+	if !c.s.core.Role().Active() || c.s.machine() == nil {
 		return
 	}
-	end := c.s.machine.NextEvent()
+	end := c.s.machine().NextEvent()
 	var batch eventBatch
 	defer batch.send()
 	if end > c.pushed {
@@ -587,7 +632,7 @@ func (c *clients) encodeEvents(from, end uint64) (b eventBatch, err error) {
 	t := c.s.core.Term()
 	b.from, b.next = from, from
 	for b.next < end && b.events < pushEvents && b.bytes < pushBytes {
-		first, times, bodies, next := c.s.machine.Events(b.next, pushEvents-b.events, min(pushPiece, pushBytes-b.bytes))
+		first, times, bodies, next := c.s.machine().Events(b.next, pushEvents-b.events, min(pushPiece, pushBytes-b.bytes))
 		params, err := transport.Marshal(wire.EventsParams{
 			Service: c.s.name, Loss: t.Loss, Epoch: t.Epoch, First: first, Times: times, Bodies: bodies,
 		})
@@ -640,7 +685,7 @@ func (c *clients) activated() {
 	c.since, c.pushed = c.s.node.now(), 0
 	c.untold = slices.AppendSeq(c.untold[:0], maps.Keys(c.parked))
 	c.call(callAtOnce)
-	if c.s.machine.Usage().Sessions > 0 {
+	if c.s.machine().Usage().Sessions > 0 {
 		c.expireSoon()
 	}
 }
@@ -682,6 +727,10 @@ func (c *clients) refuseAll(err error) {
 			r.Reply(nil, err)
 		}
 	}
+	for r := range c.validating {
+		c.s.stats.Refused++
+		r.Reply(nil, err)
+	}
 	for _, q := range c.reads {
 		q.req.Reply(nil, err)
 	}
@@ -709,7 +758,7 @@ func (c *clients) expire() {
 	}
 	left := false
 	var over []uint64
-	for id := range s.machine.Idle(math.MaxInt64) {
+	for id := range s.machine().Idle(math.MaxInt64) {
 		if c.sessions[id] != nil {
 			continue
 		}
@@ -720,7 +769,7 @@ func (c *clients) expire() {
 		}
 	}
 	for _, id := range over {
-		s.propose(core.Entry{Kind: core.CloseSession, Session: id, Seq: 1})
+		s.replica.Propose(core.Entry{Kind: core.CloseSession, Session: id, Seq: 1})
 		delete(c.gone, id)
 	}
 	if left {

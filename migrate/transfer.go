@@ -8,19 +8,6 @@ import (
 	"github.com/roam-go/roam/resolver"
 )
 
-// capture takes a snapshot for a joining host, which fetches it on a connection of its own.
-func (s *Service) capture(to resolver.Host) {
-	ev := core.Captured{To: to}
-	if snap, err := s.machine.Snapshot(); err != nil {
-		s.log.Error("no snapshot", "err", err)
-		s.report(fmt.Errorf("migrate: service %s: no snapshot for host %s: %w", s.name, to.ID, err))
-	} else {
-		ev.ID = s.node.offers.Add(to, snap, func(bytes int64, err error) { s.sent(to, bytes, err) })
-		ev.Index, ev.Epoch = s.machine.Applied()
-	}
-	s.step(ev)
-}
-
 // sent counts a snapshot that another host has fetched, or logs why the fetch failed.
 func (s *Service) sent(to resolver.Host, bytes int64, err error) {
 	if err != nil {
@@ -76,7 +63,6 @@ func (s *Service) fetched(r transfer.Result) {
 		s.fetch = nil
 		s.mu.Unlock()
 	}
-	ev := core.Restored{ID: r.ID, From: r.From, OK: r.Err == nil}
 	if r.Err != nil {
 		if s.node.ctx.Err() == nil {
 			s.log.Warn("copy not fetched", "err", r.Err)
@@ -85,11 +71,6 @@ func (s *Service) fetched(r transfer.Result) {
 	} else {
 		s.stats.SnapshotsReceived++
 		s.stats.SnapshotBytesReceived += uint64(r.Bytes)
-		ev.Time = r.Machine.LogTime()
 	}
-	had := s.core.HasState()
-	s.step(ev)
-	if !had && s.core.HasState() {
-		s.machine = r.Machine
-	}
+	s.replica.Restored(r.Fetch, r.Machine)
 }

@@ -251,7 +251,7 @@ func (w *world) role(s *Service, r Role) {
 }
 
 // appOf is the instance of the service that s holds.
-func appOf(s *Service) Migratable { return s.machine.App().(adapter).Migratable }
+func appOf(s *Service) Migratable { return s.machine().App().(adapter).Migratable }
 
 // The memory that an event and a cached reply count in addition to their bytes.
 const (
@@ -263,7 +263,7 @@ const (
 func (w *world) state(s *Service) (seen []string, ok bool) {
 	done := make(chan struct{})
 	s.post(item{kind: itemFunc, fn: func() {
-		if s.machine != nil {
+		if s.machine() != nil {
 			seen, ok = slices.Clone(appOf(s).(interface{ all() []string }).all()), true
 		}
 		close(done)

@@ -40,14 +40,16 @@ type inflightSession struct {
 }
 
 // Idle yields the sessions without entries in flight that were last used before the given log time, least recently used
-// first. The loop must not change the machine.
+// first. The body of the loop must not call the machine, which is locked.
 func (m *Machine) Idle(before int64) iter.Seq[uint64] {
 	return func(yield func(uint64) bool) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
 		for s := range m.sessions.byUse() {
 			if s.used >= before {
 				return
 			}
-			if _, busy := m.inflight[s.id]; !busy && !yield(s.id) {
+			if _, busy := m.inflight[s.id]; !busy && s.id != m.ending && !yield(s.id) {
 				return
 			}
 		}
@@ -57,6 +59,8 @@ func (m *Machine) Idle(before int64) iter.Seq[uint64] {
 // Admit decides about command seq of a session on the active host. low is the lowest command whose reply the client still
 // wants, and key the key that its connection proved.
 func (m *Machine) Admit(session, seq, low uint64, key transport.Key) Admission {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	s, f, err := m.find(session, key)
 	if err != nil {
 		return refused(err)
@@ -86,6 +90,8 @@ func (m *Machine) AdmitOpen(session uint64, key transport.Key, resume bool) Admi
 	if session == 0 {
 		return refused(m.errorf(transport.CodeBadMessage, "session is 0"))
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	switch s, _, err := m.find(session, key); {
 	case errors.Is(err, wire.ErrSessionExpired) && !resume:
 		return Admission{Verdict: Append}
@@ -103,6 +109,8 @@ func (m *Machine) AdmitOpen(session uint64, key transport.Key, resume bool) Admi
 
 // AdmitClose decides about a client's request to end its session.
 func (m *Machine) AdmitClose(session uint64, key transport.Key) Admission {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if _, f, err := m.find(session, key); err != nil {
 		if f.closing && errors.Is(err, wire.ErrRetry) {
 			return Admission{Verdict: Pending}
@@ -112,9 +120,11 @@ func (m *Machine) AdmitClose(session uint64, key transport.Key) Admission {
 	return Admission{Verdict: Append}
 }
 
-// find looks up a session as it will be once its entries in flight are applied; s is nil if it is still to be opened.
+// find looks up a session as it will be once its entries in flight are applied; s is nil if it is still to be
+// opened. m.mu is held.
 func (m *Machine) find(session uint64, key transport.Key) (s *sessionSlot, f inflightSession, err error) {
 	s, f = m.sessions.get(session), m.inflight[session]
+	f.closing = f.closing || s != nil && session == m.ending
 	switch {
 	case s == nil && !f.opening:
 		return nil, f, m.Expired(session)
@@ -127,8 +137,17 @@ func (m *Machine) find(session uint64, key transport.Key) (s *sessionSlot, f inf
 	return s, f, nil
 }
 
-// Ordered records an entry that was appended to the log of the active host.
+// Ordered records an entry that was appended to the log of the active host. It ignores one that is applied already.
 func (m *Machine) Ordered(e core.Entry) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ordered(e)
+}
+
+func (m *Machine) ordered(e core.Entry) {
+	if e.Index <= m.index {
+		return
+	}
 	f := m.inflight[e.Session]
 	switch e.Kind {
 	case core.OpenSession:
@@ -151,18 +170,19 @@ func (m *Machine) Ordered(e core.Entry) {
 	m.inflight[e.Session] = f
 }
 
-// ResetOrdered replaces the entries in flight by tail, the entries that are not applied yet: the tail of the log when the
-// host becomes active, nil when it is deposed.
+// ResetOrdered replaces the entries in flight by those of tail that are not applied yet. When the host becomes active, tail
+// must hold every entry of the log that is not applied, the one that Apply is executing included; when it is deposed, tail
+// is nil.
 func (m *Machine) ResetOrdered(tail []core.Entry) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	clear(m.inflight)
 	for _, e := range tail {
-		if e.Index > m.index {
-			m.Ordered(e)
-		}
+		m.ordered(e)
 	}
 }
 
-// settle removes an applied entry from those in flight.
+// settle removes an applied entry from those in flight; m.mu is held.
 func (m *Machine) settle(e core.Entry) {
 	f, ok := m.inflight[e.Session]
 	if !ok {

@@ -46,7 +46,7 @@ func TestAdmission(t *testing.T) {
 	m, log := l.m, &appended{l: l}
 	key, other := transport.Key{1}, transport.Key{2}
 
-	// A session that nobody opened is never made.
+	// A command never opens a session.
 	requireRefused(t, wire.ErrSessionExpired, m.Admit(9, 1, 1, key))
 	requireRefused(t, wire.ErrSessionExpired, m.AdmitOpen(9, key, true))
 	requireRefused(t, wire.ErrSessionExpired, m.AdmitClose(9, key))
@@ -59,7 +59,7 @@ func TestAdmission(t *testing.T) {
 	require.Equal(t, Pending, m.AdmitOpen(9, key, true).Verdict)
 	requireRefused(t, wire.ErrForbidden, m.AdmitOpen(9, other, false))
 	requireRefused(t, wire.ErrForbidden, m.Admit(9, 1, 1, other))
-	require.Equal(t, key, m.command(core.Entry{Session: 9}).Key)
+	require.Equal(t, key, m.key(9))
 	require.Equal(t, Append, m.Admit(9, 1, 1, key).Verdict)
 	requireRefused(t, wire.ErrOutOfOrder, m.Admit(9, 2, 1, key))
 	log.command(9, 1)
@@ -84,14 +84,14 @@ func TestAdmission(t *testing.T) {
 	require.Equal(t, Append, m.Admit(9, 3, 3, key).Verdict)
 	require.Empty(t, m.inflight, "what is applied is not in flight")
 
-	// Forgotten: executed, but without a reply; and not a reason to end the session.
+	// A dropped reply: the command was executed, and the session stays open.
 	log.add(core.Entry{Kind: core.Command, Session: 9, Seq: 3, Low: 3})
 	log.apply()
 	got = m.Admit(9, 2, 1, key)
 	require.Equal(t, Replied, got.Verdict)
 	require.ErrorIs(t, got.Reply.Err, wire.ErrReplyGone)
 
-	// About to end: neither taken nor expired until the end is certain.
+	// About to end: neither admitted nor expired until the closing entry is applied.
 	require.Equal(t, Append, m.AdmitClose(9, key).Verdict)
 	requireRefused(t, wire.ErrForbidden, m.AdmitClose(9, other))
 	log.add(core.Entry{Kind: core.CloseSession, Session: 9})
@@ -117,11 +117,11 @@ func TestAdmissionAfterTakeover(t *testing.T) {
 	log.command(9, 3)
 	tail := slices.Clone(log.tail)
 
-	// The host ceases to be active; what was in flight may never happen.
+	// The host is deposed; the entries in flight may never be committed.
 	m.ResetOrdered(nil)
 	require.Equal(t, Append, m.Admit(9, 2, 1, key).Verdict)
 	requireRefused(t, wire.ErrOutOfOrder, m.Admit(9, 4, 1, key))
-	// It becomes active with that tail, of which the first entry is applied by now.
+	// It becomes active with that tail; the first entry is applied already.
 	log.apply()
 	m.ResetOrdered(tail)
 	require.Equal(t, Pending, m.Admit(9, 3, 1, key).Verdict)
@@ -165,7 +165,7 @@ func TestAdmissionWindow(t *testing.T) {
 	require.Equal(t, Append, m.Admit(9, 6, 1, key).Verdict)
 }
 
-// TestAdmissionAgreesWithApply: whatever a client asks, what was admitted is executed, and nothing twice.
+// TestAdmissionAgreesWithApply: every admitted command is executed exactly once, whatever a client requests.
 func TestAdmissionAgreesWithApply(t *testing.T) {
 	l, _ := newTestMachine(Limits{RepliesPerSession: 6})
 	m, log, r := l.m, &appended{l: l}, newRand(3)
@@ -182,7 +182,7 @@ func TestAdmissionAgreesWithApply(t *testing.T) {
 			}
 			continue
 		}
-		if r.IntN(100) == 0 { // the host lost its place, and the tail with it
+		if r.IntN(100) == 0 { // the host was deposed and lost a part of the tail
 			log.tail = log.tail[:r.IntN(len(log.tail)+1)]
 			m.ResetOrdered(log.tail)
 		}

@@ -8,14 +8,14 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// App is the user's service as a [Machine] calls it: one call at a time, always by the applier. Package migrate adapts a
-// user's type to it; the type may lack what the last four methods do.
+// App is the user's service. A [Machine] calls it from the applier, one call at a time. Package migrate adapts the user's
+// type to it; the last four methods are optional there.
 type App interface {
 	// Apply executes a committed command and returns the reply for its client.
 	Apply(cmd Command) ([]byte, error)
 	// Snapshot captures the state.
 	Snapshot() (Snapshot, error)
-	// Restore fills a new instance from what Snapshot.WriteTo wrote.
+	// Restore fills a new instance from the output of Snapshot.WriteTo.
 	Restore(r io.Reader) error
 
 	// Query answers a question without changing the state. It returns [ErrNoQuery] if the service answers none.
@@ -28,7 +28,7 @@ type App interface {
 	Hash() (sum uint64, ok bool)
 }
 
-// ErrNoQuery is what [App].Query returns if the service answers no queries.
+// ErrNoQuery is returned by [App].Query if the service answers no queries.
 var ErrNoQuery = errors.New("no queries")
 
 // Snapshot is a captured state. WriteTo is called at most once, on any goroutine and while later calls of the App run;

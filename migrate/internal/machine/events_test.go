@@ -59,7 +59,7 @@ func TestEventLogKeepsTheLast(t *testing.T) {
 	require.Equal(t, eventOverhead, l.bytes)
 }
 
-// TestEventLogModel compares the log with a plain slice, and captures with what they were, under random use.
+// TestEventLogModel compares the log with a plain slice, and captures with the log at their time, under random use.
 func TestEventLogModel(t *testing.T) {
 	r := newRand(2)
 	l := newEventLog(300_000)
@@ -100,7 +100,7 @@ func TestEventLogModel(t *testing.T) {
 	}
 }
 
-// TestEventLogReturnsMemory: what is trimmed is not held by a slice that was once long.
+// TestEventLogReturnsMemory: dropped events do not stay in memory because a slice was once long.
 func TestEventLogReturnsMemory(t *testing.T) {
 	l := newEventLog(1 << 20)
 	var before, after runtime.MemStats

@@ -20,31 +20,34 @@ const (
 
 type hashPoint struct{ index, sum uint64 }
 
-// point returns the place of the hash for an index; the array is allocated on first use, because most services are idle.
-func (m *Machine) point(index uint64) *hashPoint {
-	if m.sums == nil {
-		m.sums = new([hashPoints]hashPoint)
+// sumAt returns the hash that is kept for an index.
+func (m *Machine) sumAt(index uint64) (sum uint64, ok bool) {
+	if index == 0 || m.sums == nil {
+		return 0, false
 	}
-	return &m.sums[index/hashStride%hashPoints]
+	p := &m.sums[index/hashStride%hashPoints]
+	return p.sum, p.index == index
 }
 
-// Hash returns the running hash up to the last applied entry.
+// Hash returns the running hash up to the last applied entry. It belongs to the applier.
 func (m *Machine) Hash() uint64 { return m.sum }
 
 // HashCheck returns Low and Body of a HashCheck entry; ok is false if no hash is kept yet.
 func (m *Machine) HashCheck() (low uint64, body []byte, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	low = m.index - m.index%hashStride
-	p := m.point(low)
-	if low == 0 || p.index != low {
+	sum, ok := m.sumAt(low)
+	if !ok {
 		return 0, nil, false
 	}
-	return low, binary.LittleEndian.AppendUint64(nil, p.sum), true
+	return low, binary.LittleEndian.AppendUint64(nil, sum), true
 }
 
-func (m *Machine) applyHashCheck(e core.Entry, a *Result) {
-	p := m.point(e.Low)
-	if p.index == e.Low && e.Low != 0 {
-		a.Mismatch = len(e.Body) != 8 || binary.LittleEndian.Uint64(e.Body) != p.sum
+func (m *Machine) runHashCheck(e core.Entry, a *Result) {
+	a.Checked = e.Low
+	if want, ok := m.sumAt(e.Low); ok {
+		a.Mismatch = len(e.Body) != 8 || binary.LittleEndian.Uint64(e.Body) != want
 	}
 	var sum uint64
 	var ok bool
@@ -73,10 +76,15 @@ func (m *Machine) mixOutcome(a *Result) {
 	m.keepSum()
 }
 
+// keepSum keeps the hash of every hashStride'th index. The array is allocated on first use, because most services are idle.
 func (m *Machine) keepSum() {
-	if m.index > 0 && m.index%hashStride == 0 {
-		*m.point(m.index) = hashPoint{m.index, m.sum}
+	if m.index == 0 || m.index%hashStride != 0 {
+		return
 	}
+	if m.sums == nil {
+		m.sums = new([hashPoints]hashPoint)
+	}
+	m.sums[m.index/hashStride%hashPoints] = hashPoint{m.index, m.sum}
 }
 
 // mix adds a word to the hash by a 128-bit product, as wyhash does; it adds the rotated old hash so that a product of 0

@@ -19,7 +19,7 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// journal is a service for tests: it adds every command to a text and does what the command says.
+// journal is a service for tests: it appends every command to a text, and the command selects the outcome.
 type journal struct {
 	text    []byte
 	last    Command
@@ -249,7 +249,7 @@ func TestMachineErrors(t *testing.T) {
 			require.True(t, d.Duplicate)
 			require.Equal(t, a.Err, d.Err)
 			require.Equal(t, a.Index, d.Index)
-			// The service goes on.
+			// Later commands are executed.
 			require.Nil(t, l.command(9, 2, 2, "x").Err)
 		})
 	}
@@ -435,7 +435,7 @@ func TestMachineHashSeesEveryByte(t *testing.T) {
 			seen[m.sum] = string(b)
 		}
 	}
-	// Words that make a factor 0 must not wipe out what was mixed before.
+	// Words that make a factor 0 must not erase the hash of earlier words.
 	b := binary.LittleEndian.AppendUint64(nil, 0xe7037ed1a0b428db)
 	one, two := Machine{sum: 1}, Machine{sum: 2}
 	one.mixBytes(b)
@@ -558,6 +558,26 @@ func BenchmarkMachineApply(b *testing.B) {
 	b.ReportAllocs()
 	for i := uint64(1); b.Loop(); i++ {
 		e := core.Entry{Index: m.index + 1, Epoch: 1, Kind: core.Command, Session: 9, Seq: i, Low: i - min(i-1, 8), Body: body}
+		m.Ordered(e)
+		if a := m.Apply(e); a.Err != nil {
+			b.Fatal(a.Err)
+		}
+	}
+}
+
+// BenchmarkMachineCommand admits, orders and applies one command at a time.
+func BenchmarkMachineCommand(b *testing.B) {
+	m := New("echo.example", &echo{}, Limits{})
+	m.Apply(core.Entry{Index: 1, Epoch: 1, Kind: core.EpochStart})
+	key := transport.Key{1}
+	m.Apply(core.Entry{Index: 2, Epoch: 1, Kind: core.OpenSession, Session: 9, Body: key[:]})
+	body := make([]byte, 128)
+	b.ReportAllocs()
+	for i := uint64(1); b.Loop(); i++ {
+		e := core.Entry{Index: m.index + 1, Epoch: 1, Kind: core.Command, Session: 9, Seq: i, Low: i - min(i-1, 8), Body: body}
+		if a := m.Admit(9, i, e.Low, key); a.Verdict != Append {
+			b.Fatal(a.Err)
+		}
 		m.Ordered(e)
 		if a := m.Apply(e); a.Err != nil {
 			b.Fatal(a.Err)

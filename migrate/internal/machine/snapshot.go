@@ -46,7 +46,7 @@ type Capture struct {
 }
 
 // Snapshot captures the machine: the service by its own Snapshot, the tables by copying them without the bytes of replies
-// and events, which never change.
+// and events, which never change. It belongs to the applier, so that both are of the same index; it does not lock the tables.
 func (m *Machine) Snapshot() (*Capture, error) {
 	var app Snapshot
 	if err := protectPanic("Snapshot", m.OnPanic, func() (err error) { app, err = m.app.Snapshot(); return err }); err != nil {

@@ -55,7 +55,7 @@ func TestSnapshotKeepsReplies(t *testing.T) {
 		require.Equal(t, want, have)
 	}
 	require.Equal(t, Append, got.Admit(9, 4, 1, transport.Key{1}).Verdict)
-	// The service does not execute what it executed before.
+	// The service does not execute a command again.
 	text := string(got.app.(*journal).text)
 	a := (&logFor{m: got}).command(9, 1, 1, "emit 2")
 	require.True(t, a.Duplicate)

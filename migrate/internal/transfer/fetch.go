@@ -92,7 +92,10 @@ func (f *Fetcher) Fetch(ctx context.Context, what core.Fetch, to Receiver) (m *m
 		done(false)
 		return nil, count.n, fmt.Errorf("it ends at entry %d of epoch %d, not at %d of %d", index, epoch, what.Index, what.Epoch)
 	}
-	return m, count.n, done(true)
+	if err := done(true); err != nil {
+		return nil, count.n, err
+	}
+	return m, count.n, nil
 }
 
 type countingReader struct {

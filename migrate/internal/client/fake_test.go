@@ -1,4 +1,4 @@
-package migrate
+package client
 
 import (
 	"context"
@@ -9,53 +9,52 @@ import (
 	"testing"
 	"time"
 
-	"github.com/roam-go/roam/migrate/internal/wire"
-
 	"github.com/stretchr/testify/require"
 
+	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
 )
 
 const testService = "counter.example"
 
-// fakeWorld is a service as its clients see it: hosts that speak the wire over a network in memory and share one state, as if
-// replication were instant. It is made and used inside a bubble.
+// fakeWorld is a service as its clients see it: hosts that implement the wire protocol over a network in memory and share
+// one state, as if replication were instant. It must be used inside a bubble.
 type fakeWorld struct {
 	t     *testing.T
 	net   *transport.Memory
 	res   *fakeResolver
 	hosts map[string]*fakeHost
 
-	mu       sync.Mutex // guards all that follows, and the hosts' fields; nothing waits under it
+	mu       sync.Mutex // guards the fields below and those of the hosts
 	rec      resolver.Record
 	sessions map[uint64]*fakeSession
-	log      []string // what was executed, in order
-	events   [][]byte // of number 1 and so on
-	kept     uint64   // number of the first event that is still there
+	log      []string // executed commands
+	events   [][]byte // from number 1 on
+	kept     uint64   // number of the first event kept
 	seen     []string // calls that arrived, as host:method
 }
 
 type fakeSession struct {
 	last    uint64
-	replies map[uint64][]byte // what wire.DoResult or the error's Data was
+	replies map[uint64][]byte // encoded wire.DoResult
 	errs    map[uint64]*transport.Error
 }
 
-// fakeHost is one host. What is set on it changes how it behaves.
+// fakeHost is one host. Its fields change how it behaves.
 type fakeHost struct {
 	w     *fakeWorld
 	tr    *transport.MemoryTransport
 	host  resolver.Host
 	conns map[transport.Conn]*fakeConn
 
-	term   fence                            // by which it serves, believing itself active; zero: it is not active
-	mute   bool                             // hears, and says nothing
-	lossy  bool                             // executes, and loses the reply
-	refuse func(method string, n int) error // n counts the calls refused or not; nil: serve
-	late   bool                             // with refuse: the opening is refused after what came behind it
+	term   fence                            // in which it believes itself active; zero: it is not active
+	mute   bool                             // receives, but sends nothing
+	lossy  bool                             // executes, but loses the reply
+	refuse func(method string, n int) error // n counts all calls; nil: serve
+	late   bool                             // with refuse: the answer to roam.open comes after those to later calls
 	calls  int
-	slow   time.Duration // its own time for a command
+	slow   time.Duration // execution time of a command
 	hint   *resolver.Record
 }
 
@@ -99,8 +98,8 @@ func (h *fakeHost) listen() {
 	require.NoError(h.w.t, err)
 }
 
-// serve makes a host the active one and puts that into the resolver. With tell, the old one tells its clients.
-func (w *fakeWorld) serve(name string, tell bool) {
+// serve makes a host the active one and updates the resolver. With announce, the old one notifies its clients.
+func (w *fakeWorld) serve(name string, announce bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.rec.Epoch++
@@ -111,7 +110,7 @@ func (w *fakeWorld) serve(name string, tell bool) {
 		h.term = fence{}
 		if h.host.Same(w.rec.Active) {
 			h.term = fenceOf(&w.rec)
-		} else if was && tell {
+		} else if was && announce {
 			h.notifyAll(wire.MethodMoved, &wire.MovedParams{Service: testService, Record: w.rec})
 		}
 	}
@@ -126,14 +125,16 @@ func (h *fakeHost) notifyAll(method string, v any) {
 	}
 }
 
-// prepare has a host tell its clients that the next one will be name.
+// prepare makes a host ask its clients to connect to the next one.
 func (w *fakeWorld) prepare(from, next string, spread time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.hosts[from].notifyAll(wire.MethodPrepare, &wire.PrepareParams{Service: testService, Next: w.hosts[next].host, SpreadMS: spread.Milliseconds()})
+	w.hosts[from].notifyAll(wire.MethodPrepare, &wire.PrepareParams{
+		Service: testService, Next: w.hosts[next].host, SpreadMS: spread.Milliseconds(),
+	})
 }
 
-// crash ends a host without a word.
+// crash ends a host without notice.
 func (w *fakeWorld) crash(name string) {
 	w.net.Crash(name)
 	w.mu.Lock()
@@ -157,7 +158,7 @@ func (w *fakeWorld) emit(bodies ...string) {
 	}
 }
 
-// push sends what the listening connections have not got yet, in portions that a connection takes.
+// push sends new events to the listening connections, in batches that fit a connection.
 func (h *fakeHost) push() {
 	w := h.w
 	if h.term == (fence{}) || h.mute {
@@ -229,7 +230,7 @@ func (h *fakeHost) Handle(c transport.Conn, r *transport.Request) {
 			rec = *h.hint
 		}
 		data, _ := transport.Marshal(&rec)
-		r.Reply(nil, &transport.Error{Code: CodeNotActive, Message: "not me", Data: data})
+		r.Reply(nil, &transport.Error{Code: wire.CodeNotActive, Message: "not me", Data: data})
 		return
 	}
 	switch r.Method {
@@ -237,12 +238,12 @@ func (h *fakeHost) Handle(c transport.Conn, r *transport.Request) {
 		var p wire.OpenParams
 		require.NoError(w.t, transport.Unmarshal(r.Params, &p))
 		if h.term.less(fence{p.Loss, p.Epoch}) {
-			r.Reply(nil, ErrNotActive)
+			r.Reply(nil, wire.ErrNotActive)
 			return
 		}
 		if w.sessions[p.Session] == nil {
 			if p.Resume {
-				r.Reply(nil, ErrSessionExpired)
+				r.Reply(nil, wire.ErrSessionExpired)
 				return
 			}
 			w.sessions[p.Session] = &fakeSession{replies: map[uint64][]byte{}, errs: map[uint64]*transport.Error{}}
@@ -288,12 +289,12 @@ func (w *fakeWorld) reply(r *transport.Request, v any) {
 	r.Reply(b, nil)
 }
 
-// execute is the service: it answers a command with itself; "emit" publishes it, "fail" is an error, "large" is refused
-// before it is ordered.
+// execute is the service: its reply to a command is "re:" and the command. "emit" emits an event, "fail" returns an error,
+// "large" is refused before it is ordered.
 func (w *fakeWorld) execute(p *wire.DoParams) ([]byte, error) {
 	s := w.sessions[p.Session]
 	if s == nil {
-		return nil, ErrSessionExpired
+		return nil, wire.ErrSessionExpired
 	}
 	if p.Seq <= s.last {
 		if e := s.errs[p.Seq]; e != nil {
@@ -302,28 +303,30 @@ func (w *fakeWorld) execute(p *wire.DoParams) ([]byte, error) {
 		return s.replies[p.Seq], nil
 	}
 	if p.Seq != s.last+1 {
-		return nil, ErrOutOfOrder
+		return nil, wire.ErrOutOfOrder
 	}
 	body := string(p.Body)
 	if body == "large" {
-		return nil, ErrTooLarge
+		return nil, wire.ErrTooLarge
 	}
 	s.last = p.Seq
 	w.log = append(w.log, body)
 	index := uint64(len(w.log))
 	if body == "fail" {
 		data, _ := transport.Marshal(&wire.AppliedData{Index: index, Epoch: w.rec.Epoch, Replicas: 2})
-		s.errs[p.Seq] = &transport.Error{Code: CodeApplication, Message: "it failed", Data: data}
+		s.errs[p.Seq] = &transport.Error{Code: wire.CodeApplication, Message: "it failed", Data: data}
 		return nil, s.errs[p.Seq]
 	}
 	if body == "emit" {
 		w.emit(fmt.Sprintf("e%d", len(w.events)+1))
 	}
-	s.replies[p.Seq], _ = transport.Marshal(&wire.DoResult{Index: index, Epoch: w.rec.Epoch, Replicas: 2, Reply: []byte("re:" + body)})
+	s.replies[p.Seq], _ = transport.Marshal(&wire.DoResult{
+		Index: index, Epoch: w.rec.Epoch, Replicas: 2, Reply: []byte("re:" + body),
+	})
 	return s.replies[p.Seq], nil
 }
 
-// set changes a host under the lock.
+// set changes a host with the lock held.
 func (w *fakeWorld) set(name string, f func(h *fakeHost)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -336,7 +339,7 @@ func (w *fakeWorld) executed() []string {
 	return slices.Clone(w.log)
 }
 
-// count is how many calls of the method arrived at the host.
+// count returns how many calls of the method arrived at the host.
 func (w *fakeWorld) count(host, method string) (n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -348,20 +351,20 @@ func (w *fakeWorld) count(host, method string) (n int) {
 	return n
 }
 
-// dial makes a client on a host of its own.
-func (w *fakeWorld) dial(change ...func(*ClientConfig)) *Client {
+// dial returns a client on a host of its own.
+func (w *fakeWorld) dial(change ...func(*Config)) *Client {
 	c, err := w.tryDial(w.t.Context(), change...)
 	require.NoError(w.t, err)
 	return c
 }
 
-func (w *fakeWorld) tryDial(ctx context.Context, change ...func(*ClientConfig)) (*Client, error) {
+func (w *fakeWorld) tryDial(ctx context.Context, change ...func(*Config)) (*Client, error) {
 	w.mu.Lock()
 	name := fmt.Sprintf("client%d", len(w.seen))
 	w.mu.Unlock()
 	tr := w.net.Host(name)
 	w.t.Cleanup(func() { tr.Close() })
-	cfg := ClientConfig{Resolver: w.res, Transport: tr}
+	cfg := Config{Resolver: w.res, Transport: tr}
 	if testing.Verbose() {
 		cfg.Logger = slog.New(slog.NewTextHandler(w.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
@@ -371,7 +374,7 @@ func (w *fakeWorld) tryDial(ctx context.Context, change ...func(*ClientConfig)) 
 	return Dial(ctx, testService, cfg)
 }
 
-// fakeResolver holds one record, and can be down.
+// fakeResolver holds one record. It can fail.
 type fakeResolver struct {
 	mu      sync.Mutex
 	rec     resolver.Record
@@ -450,7 +453,7 @@ func (r *fakeResolver) Announce(context.Context, resolver.Host, []string, time.D
 }
 func (r *fakeResolver) Hosts(context.Context, string) ([]resolver.Host, error) { return nil, nil }
 
-// connected is how many connections a host has.
+// connected returns how many connections a host has.
 func (w *fakeWorld) connected(name string) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -1,4 +1,4 @@
-package migrate
+package client
 
 import (
 	"context"
@@ -7,10 +7,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/roam-go/roam/migrate/internal/wire"
-
 	"github.com/stretchr/testify/require"
 
+	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/transport"
 )
 
@@ -52,13 +51,13 @@ func TestEvents(t *testing.T) {
 		requireEvents(t, read(t, c, 1, 5), 1)
 		requireEvents(t, read(t, c, 3, 3), 3)
 
-		// From 0 means those to come, and the ones of this client's own commands are among them.
+		// 0 asks for the events to come, those of this client's own commands included.
 		time.AfterFunc(time.Second, func() { c.Go([]byte("emit")) })
 		requireEvents(t, read(t, c, 0, 1), 6)
 	})
 }
 
-// More tells a reader what it can take together with the next one, and is false for the last that is there.
+// More is true for each event but the last one available.
 func TestEventsMore(t *testing.T) {
 	inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
 		c := w.dial()
@@ -84,7 +83,7 @@ func TestEventsEnd(t *testing.T) {
 			if last = err; err == nil {
 				n++
 				for _, err := range c.Events(ctx, 1) {
-					require.ErrorIs(t, err, ErrExists, "one at a time")
+					require.ErrorIs(t, err, wire.ErrExists, "one at a time")
 				}
 				cancel()
 			}
@@ -104,7 +103,7 @@ func TestEventsEnd(t *testing.T) {
 	})
 }
 
-// The stream goes on over moves, planned and not, and over broken connections: each event once, in order.
+// The stream survives moves, planned and unplanned, and broken connections: each event arrives once, in order.
 func TestEventsResume(t *testing.T) {
 	inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
 		w.net.SetDelay(2 * time.Millisecond)
@@ -142,12 +141,13 @@ func TestEventsGap(t *testing.T) {
 		require.Equal(t, uint64(3), got[0].Gap)
 		require.Zero(t, got[1].Gap)
 
-		// The host cuts a reader short on its side.
+		// The host skips events of a slow reader.
 		w.mu.Lock()
 		time.AfterFunc(time.Second, func() {
 			w.mu.Lock()
 			defer w.mu.Unlock()
-			w.hosts["a"].notifyAll(wire.MethodEvents, &wire.EventsParams{Service: testService, Epoch: 1, First: 15, Times: []int64{0}, Bodies: [][]byte{nil}})
+			w.hosts["a"].notifyAll(wire.MethodEvents, &wire.EventsParams{Service: testService, Epoch: 1, First: 15,
+				Times: []int64{0}, Bodies: [][]byte{nil}})
 		})
 		w.mu.Unlock()
 		got = read(t, c, 11, 1)
@@ -156,14 +156,14 @@ func TestEventsGap(t *testing.T) {
 	})
 }
 
-// events is a message of n events from first on, as it arrives.
-func events(t *testing.T, first uint64, n int) *heardEvents {
+// events returns a received batch of n events from first on.
+func events(t *testing.T, first uint64, n int) *eventBatch {
 	t.Helper()
 	data, err := transport.Marshal(wire.EventsParams{First: first, Times: make([]int64, n), Bodies: make([][]byte, n)})
 	require.NoError(t, err)
-	h, err := unmarshalEvents(data)
+	b, err := unmarshalEvents(data)
 	require.NoError(t, err)
-	return &h
+	return &b
 }
 
 func TestEventsTrimmed(t *testing.T) {
@@ -201,8 +201,8 @@ func TestEventFeedListen(t *testing.T) {
 	require.Equal(t, uint64(10), f.next)
 }
 
-// A reader that is slower than the service, for longer than the client's buffer lasts, misses nothing that the host keeps,
-// and what the client holds stays bounded.
+// A reader that is slower than the service until the client's buffer is full misses no event that the host keeps. The buffer
+// stays bounded.
 func TestEventsSlowReader(t *testing.T) {
 	for name, size := range map[string]int{"many": 10, "large": 50 << 10} {
 		n := 10_000
