@@ -507,28 +507,27 @@ func (c *clients) answerRead(id uint64) {
 		return
 	}
 	c.s.stats.Queries++
-	c.s.replica.Later(func(m *machine.Machine) {
+	ask := func(m *machine.Machine) {
 		index, epoch := m.Applied()
-		ask := func() {
-			reply, err := m.Query(q.body)
-			c.s.call(func() {
-				if _, ok := c.reads[id]; !ok {
-					return // it was refused meanwhile
-				}
-				delete(c.reads, id)
-				if err != nil {
-					q.req.Reply(nil, err)
-				} else {
-					q.req.Reply(transport.Marshal(wire.QueryResult{Index: index, Epoch: epoch, Reply: reply}))
-				}
-			})
-		}
-		if concurrentQueries(m) {
-			c.s.node.appliers.Spawn(ask)
-		} else {
-			ask()
-		}
-	})
+		reply, err := m.Query(q.body)
+		c.s.call(func() {
+			if _, ok := c.reads[id]; !ok {
+				return // it was refused meanwhile
+			}
+			delete(c.reads, id)
+			if err != nil {
+				q.req.Reply(nil, err)
+			} else {
+				q.req.Reply(transport.Marshal(wire.QueryResult{Index: index, Epoch: epoch, Reply: reply}))
+			}
+		})
+	}
+	if m := c.s.machine(); concurrentQueries(m) && c.s.core.CaughtUp() {
+		// Whatever was acknowledged is applied: here before it was, elsewhere before this host's epoch began.
+		c.s.node.appliers.Spawn(func() { ask(m) })
+		return
+	}
+	c.s.replica.Later(ask)
 }
 
 func (c *clients) failReads() {

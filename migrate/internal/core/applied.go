@@ -23,6 +23,9 @@ func (c *Core) Applied(now time.Duration, index uint64) {
 	}
 }
 
+// AppliedIndex is the index of the last entry that the service has applied.
+func (c *Core) AppliedIndex() uint64 { return c.applied }
+
 // Unapplied is the number of entries in the log that the service has not applied.
 func (c *Core) Unapplied() uint64 { return c.log.last() - c.applied }
 
