@@ -44,7 +44,7 @@ func (e *env) Post(f, drop func()) {
 }
 
 func (e *env) Offer(to resolver.Host, c *machine.Capture) uint64 {
-	return e.node.offer((*Service)(e), to, c)
+	return e.node.offers.Add(to, c, func(bytes int64, err error) { (*Service)(e).sent(to, bytes, err) })
 }
 
 func (e *env) Activated(handedOver bool) {

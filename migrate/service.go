@@ -19,6 +19,7 @@ import (
 
 	"github.com/roam-go/roam/migrate/internal/core"
 	"github.com/roam-go/roam/migrate/internal/machine"
+	"github.com/roam-go/roam/migrate/internal/transfer"
 	"github.com/roam-go/roam/migrate/internal/wal"
 	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
@@ -62,7 +63,7 @@ type Service struct {
 	clients     clients
 	stats       stats
 	move        *moveState
-	fetch       *fetching // set under mu
+	fetch       *transfer.Download // set under mu
 	every       *time.Timer
 	empty       Migratable      // made ahead for an empty copy; nil: none
 	expiry      time.Duration   // when to look for expired sessions; 0: never

@@ -85,7 +85,7 @@ func TestStrangerGetsNoState(t *testing.T) {
 		a.post(item{kind: itemFunc, fn: func() {
 			s, err := a.machine().Snapshot()
 			require.NoError(t, err)
-			go func() { snap <- a.node.offer(a, b.node.self, s) }()
+			go func() { snap <- a.node.offers.Add(b.node.self, s, nil) }()
 		}})
 		r := w.rogue("a", b.node.self)
 		defer r.conn.Close()
