@@ -1,9 +1,8 @@
 package migrate
 
 import (
-	"time"
-
 	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/migrate/internal/serve"
 	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
@@ -16,23 +15,21 @@ func (n *Node) accept(c transport.Conn) transport.Handler {
 	if n.closed {
 		return nil
 	}
-	s := &inbound{node: n, conn: c}
+	s := &inbound{node: n, conn: serve.Conn{Conn: c}}
 	n.inbound[s] = struct{}{}
 	return s
 }
 
-// inbound is a connection that was made to this node. Its fields are used on the reading goroutine alone.
+// inbound is a connection that was made to this node. Only the reading goroutine uses its fields, except conn.
 type inbound struct {
 	node *Node
-	conn transport.Conn
+	conn serve.Conn
 	host resolver.Host // who calls, if it is a host
 	used map[string]*Service
 	todo *Service // has something of ours to do, and waits for the next message of a burst
 
 	asked *Service // what a client asked for last
 	last  *Service // the service of the last message from a host
-
-	intake intake // used by everyone
 
 	source   *transport.BulkSource // the state that is fetched on this connection
 	sourceID uint64
@@ -88,7 +85,7 @@ func (c *inbound) lend(conn transport.Conn) {
 
 // Closed implements [transport.Handler].
 func (c *inbound) Closed(_ transport.Conn, err error) {
-	c.intake.close()
+	c.conn.Ended()
 	c.work()
 	n := c.node
 	n.mu.Lock()
@@ -146,7 +143,7 @@ func (c *inbound) handleClient(r *transport.Request) {
 		p    any
 		name *string
 	)
-	q := &request{Request: r, from: c, size: len(r.Params)}
+	q := serve.NewRequest(&c.conn, r)
 	latest := ""
 	if c.asked != nil {
 		latest = c.asked.name
@@ -156,11 +153,11 @@ func (c *inbound) handleClient(r *transport.Request) {
 		v := new(wire.OpenParams)
 		p, name = v, &v.Service
 	case wire.MethodDo:
-		if err := q.do.Unmarshal(r.Params, latest); err != nil {
+		if err := q.Do.Unmarshal(r.Params, latest); err != nil {
 			c.malformed(r, err)
 			return
 		}
-		p, name = &q.do, &q.do.Service
+		p, name = &q.Do, &q.Do.Service
 	case wire.MethodQuery:
 		v := new(wire.QueryParams)
 		p, name = v, &v.Service
@@ -192,11 +189,14 @@ func (c *inbound) handleClient(r *transport.Request) {
 			r.Reply(nil, transport.Errorf(CodeNotActive, "migrate: host %s does not host service %s", c.node.self.ID, *name))
 			return
 		}
-		put(&c.used, *name, s)
+		if c.used == nil {
+			c.used = make(map[string]*Service)
+		}
+		c.used[*name] = s
 	}
 	c.asked = s
 	c.take(q)
-	c.post(s, item{kind: itemClient, from: c, req: q, params: p})
+	c.post(s, item{kind: itemClient, req: q, params: p})
 }
 
 func (c *inbound) malformed(r *transport.Request, err error) {
@@ -225,43 +225,19 @@ func (c *inbound) handleBulk(r *transport.Request, id uint64) {
 	c.source.Handle(r)
 }
 
-// take lets a request in; its params were read.
-func (c *inbound) take(q *request) {
+// take counts a request as in flight. Its params have been read, and are dropped.
+func (c *inbound) take(q *serve.Request) {
 	q.Params = nil
-	c.enter(q.size)
+	c.enter(q.Size())
 }
 
-// enter waits until there is room in the intake, or the connection has ended. What was let in before must not wait for what
-// comes after it.
+// enter waits until there is room for a message, or the connection is closed. The messages before it are handled first: they must
+// not wait for it.
 func (c *inbound) enter(size int) {
-	if c.intake.enter(size) == nil {
-		return
+	if !c.conn.TryEnter(size) {
+		c.work()
+		c.conn.Enter(size)
 	}
-	c.work()
-	room := c.intake.enter(size)
-	if room == nil {
-		return
-	}
-	c.intake.held.Store(true)
-	defer c.intake.held.Store(false)
-	beat := time.NewTicker(heldBeat)
-	defer beat.Stop()
-	for room != nil {
-		select {
-		case <-room:
-		case <-beat.C:
-			if c.conn.Notify(wire.MethodHeld, nil) != nil {
-				c.intake.close()
-			}
-		}
-		room = c.intake.enter(size)
-	}
-}
-
-// close ends the connection, also where its reading goroutine waits in enter.
-func (c *inbound) close() {
-	c.conn.Close()
-	c.intake.close()
 }
 
 // eachService gives an event to all services.
