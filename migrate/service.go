@@ -96,7 +96,7 @@ type itemKind uint8
 const (
 	itemStart   itemKind = iota + 1 // begin to take part
 	itemEvent                       // step ev
-	itemClient                      // req came from a client on from
+	itemClient                      // req came from a client
 	itemGone                        // from is closed
 	itemFunc                        // call fn; if there is no loop any more, drop
 	itemApplied                     // applier has results
