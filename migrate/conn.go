@@ -1,9 +1,8 @@
 package migrate
 
 import (
-	"time"
-
 	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/migrate/internal/serve"
 	"github.com/roam-go/roam/migrate/internal/transfer"
 	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
@@ -17,23 +16,21 @@ func (n *Node) accept(c transport.Conn) transport.Handler {
 	if n.closed {
 		return nil
 	}
-	s := &inbound{node: n, conn: c}
+	s := &inbound{node: n, conn: serve.Conn{Conn: c}}
 	n.inbound[s] = struct{}{}
 	return s
 }
 
-// inbound is a connection that was made to this node. Its fields are used on the reading goroutine alone.
+// inbound is a connection that was made to this node. Only the reading goroutine uses its fields, except conn.
 type inbound struct {
 	node *Node
-	conn transport.Conn
+	conn serve.Conn
 	host resolver.Host // the host that calls; zero for a client
 	used map[string]*Service
 	todo *Service // has items of this connection in its inbox, and starts at the end of the burst
 
 	asked *Service // the service of the client's last request
 	last  *Service // the service of the host's last message
-
-	intake intake // used by other goroutines, too
 
 	upload transfer.Upload // the snapshot that the host fetches on this connection
 }
@@ -85,7 +82,7 @@ func (c *inbound) lend(conn transport.Conn) {
 
 // Closed implements [transport.Handler].
 func (c *inbound) Closed(_ transport.Conn, err error) {
-	c.intake.close()
+	c.conn.Ended()
 	c.work()
 	n := c.node
 	n.mu.Lock()
@@ -145,7 +142,7 @@ func (c *inbound) handleClient(r *transport.Request) {
 		p    any
 		name *string
 	)
-	q := &request{Request: r, from: c, size: len(r.Params)}
+	q := serve.NewRequest(&c.conn, r)
 	latest := ""
 	if c.asked != nil {
 		latest = c.asked.name
@@ -155,11 +152,11 @@ func (c *inbound) handleClient(r *transport.Request) {
 		v := new(wire.OpenParams)
 		p, name = v, &v.Service
 	case wire.MethodDo:
-		if err := q.do.Unmarshal(r.Params, latest); err != nil {
+		if err := q.Do.Unmarshal(r.Params, latest); err != nil {
 			c.malformed(r, err)
 			return
 		}
-		p, name = &q.do, &q.do.Service
+		p, name = &q.Do, &q.Do.Service
 	case wire.MethodQuery:
 		v := new(wire.QueryParams)
 		p, name = v, &v.Service
@@ -191,11 +188,14 @@ func (c *inbound) handleClient(r *transport.Request) {
 			r.Reply(nil, transport.Errorf(CodeNotActive, "migrate: host %s does not host service %s", c.node.self.ID, *name))
 			return
 		}
-		put(&c.used, *name, s)
+		if c.used == nil {
+			c.used = make(map[string]*Service)
+		}
+		c.used[*name] = s
 	}
 	c.asked = s
 	c.take(q)
-	c.post(s, item{kind: itemClient, from: c, req: q, params: p})
+	c.post(s, item{kind: itemClient, req: q, params: p})
 }
 
 // malformed refuses a request whose params can't be read.
@@ -203,43 +203,19 @@ func (c *inbound) malformed(r *transport.Request, err error) {
 	r.Reply(nil, transport.Errorf(transport.CodeBadMessage, "migrate: %s: %v", r.Method, err))
 }
 
-// take admits a request, whose params have been decoded.
-func (c *inbound) take(q *request) {
+// take admits a request, whose params have been decoded and are dropped.
+func (c *inbound) take(q *serve.Request) {
 	q.Params = nil
-	c.enter(q.size)
+	c.enter(q.Size())
 }
 
 // enter waits until the intake has room, or the connection has ended. Before it waits, it starts the loop, so that items already
 // admitted do not wait with it.
 func (c *inbound) enter(size int) {
-	if c.intake.enter(size) == nil {
-		return
+	if !c.conn.TryEnter(size) {
+		c.work()
+		c.conn.Enter(size)
 	}
-	c.work()
-	room := c.intake.enter(size)
-	if room == nil {
-		return
-	}
-	c.intake.held.Store(true)
-	defer c.intake.held.Store(false)
-	beat := time.NewTicker(heldBeat)
-	defer beat.Stop()
-	for room != nil {
-		select {
-		case <-room:
-		case <-beat.C:
-			if c.conn.Notify(wire.MethodHeld, nil) != nil {
-				c.intake.close()
-			}
-		}
-		room = c.intake.enter(size)
-	}
-}
-
-// close ends the connection, even while its reading goroutine waits in enter.
-func (c *inbound) close() {
-	c.conn.Close()
-	c.intake.close()
 }
 
 // eachService gives an event to all services.

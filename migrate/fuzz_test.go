@@ -49,7 +49,7 @@ func hostile(t *testing.T, all bool, f func(s *Service, call func(method string,
 		require.True(t, answered == asked || answered < asked && !all, "%d answers to %d calls", answered, asked)
 		calls, bytes := underWay(w.nodes["a"])
 		require.Zero(t, calls+bytes)
-		w.look(s, func() { require.Empty(t, s.clients.attached) })
+		w.look(s, func() { require.Zero(t, s.clients.Len()) })
 	})
 }
 

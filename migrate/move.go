@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
-	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
 )
@@ -271,17 +270,8 @@ func (s *Service) prepare() {
 	m := s.move
 	m.prepared = s.node.now()
 	m.preparing = true
-	m.report.Clients = len(s.clients.attached)
-	m.waiting = m.report.Clients
-	spread := min(time.Duration(max(m.report.Clients-1, 0))*clientsApart, s.policy.Spread)
-	params, err := transport.Marshal(wire.PrepareParams{Service: s.name, Next: m.report.To, SpreadMS: spread.Milliseconds()})
-	if err == nil {
-		for _, a := range s.clients.attached {
-			a.told, a.ready = true, false
-		}
-		s.clients.next = keyOf(m.report.To)
-		s.clients.tellAll(wire.MethodPrepare, params)
-	}
+	n, spread := s.clients.Prepare(m.report.To, s.policy.Spread)
+	m.report.Clients, m.waiting = n, n
 	if m.report.Clients == 0 {
 		s.transfer()
 		return

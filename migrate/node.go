@@ -156,14 +156,6 @@ type Node struct {
 // maxHooks limits the hook calls that wait for a slow hook; beyond it the oldest are dropped.
 const maxHooks = 1024
 
-// hostKey is an incarnation of a host.
-type hostKey struct {
-	id  string
-	inc uint64
-}
-
-func keyOf(h resolver.Host) hostKey { return hostKey{h.ID, h.Incarnation} }
-
 // NewNode makes a node and begins to listen. It announces itself once it hosts a service.
 func NewNode(cfg NodeConfig) (*Node, error) {
 	if err := cfg.validate(); err != nil {
@@ -470,7 +462,7 @@ func (n *Node) closeConns() {
 	inbound := slices.Collect(maps.Keys(n.inbound))
 	n.mu.Unlock()
 	for _, c := range inbound {
-		c.close()
+		c.conn.Abort()
 	}
 }
 

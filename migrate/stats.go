@@ -113,7 +113,10 @@ func (s *Service) Stats() ServiceStats {
 // publishStats makes what the loop has counted visible to other goroutines. s.mu is held.
 func (s *Service) publishStats() {
 	n := &s.stats
-	n.Clients = len(s.clients.attached)
+	c := s.clients.Stats()
+	n.Ordered, n.Answered, n.Repeated, n.Refused, n.Queries = c.Ordered, c.Answered, c.Repeated, c.Refused, c.Queries
+	n.EventsPushed, n.EventBytesPushed = c.EventsPushed, c.EventBytesPushed
+	n.Clients = s.clients.Len()
 	n.LogEntries, n.LogBytes = s.core.LogSize()
 	n.Unapplied = int(s.core.Commit() - s.core.AppliedIndex())
 	n.Sessions, n.ReplyBytes, n.EventBytes = 0, 0, 0
