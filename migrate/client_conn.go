@@ -11,6 +11,7 @@ import (
 	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
+	"github.com/roam-go/roam/transport/msgpack"
 )
 
 const (
@@ -79,19 +80,19 @@ func (l *hostLink) Handle(_ transport.Conn, r *transport.Request) {
 		}
 	case wire.MethodMoved:
 		var p wire.MovedParams
-		if transport.UnmarshalSmall(r.Params, &p) == nil && p.Service == c.service {
+		if msgpack.UnmarshalSmall(r.Params, &p) == nil && p.Service == c.service {
 			c.learn(p.Record, l)
 		}
 	case wire.MethodSpread:
 		var p wire.SpreadParams
-		if transport.UnmarshalSmall(r.Params, &p) == nil && p.Service == c.service {
+		if msgpack.UnmarshalSmall(r.Params, &p) == nil && p.Service == c.service {
 			c.mu.Lock()
 			c.setSpread(p.SpreadMS)
 			c.mu.Unlock()
 		}
 	case wire.MethodPrepare:
 		var p wire.PrepareParams
-		if transport.UnmarshalSmall(r.Params, &p) == nil && p.Service == c.service {
+		if msgpack.UnmarshalSmall(r.Params, &p) == nil && p.Service == c.service {
 			c.prepare(l, &p)
 		}
 	default:

@@ -10,6 +10,7 @@ import (
 
 	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/transport"
+	"github.com/roam-go/roam/transport/msgpack"
 )
 
 // Call is a command on its way.
@@ -218,7 +219,7 @@ func (r *queueRoom) leave(w *roomWaiter) {
 // commandPrefix begins the params of every command of a session: all of wire.DoParams up to Body, with Seq and Low as integers
 // of fixed width at its end, so that a command is encoded once, however often it is sent.
 func commandPrefix(service string, session uint64) []byte {
-	b := transport.AppendString(transport.AppendArray(nil, 5), service)
+	b := msgpack.AppendString(msgpack.AppendArray(nil, 5), service)
 	b = binary.BigEndian.AppendUint64(append(b, 0xcf), session)
 	b = binary.BigEndian.AppendUint64(append(b, 0xcf), 0)
 	return binary.BigEndian.AppendUint64(append(b, 0xcf), 0)
@@ -242,7 +243,7 @@ func newCall(c *Client, command []byte) *Call {
 		call, p = new(Call), make([]byte, 0, n)
 	}
 	p = append(p, c.prefix...)
-	p = transport.AppendBytes(p, command)
+	p = msgpack.AppendBytes(p, command)
 	*call = Call{c: c, params: p, size: len(command), since: time.Now(), done: make(chan struct{})}
 	return call
 }

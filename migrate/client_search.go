@@ -11,6 +11,7 @@ import (
 	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
+	"github.com/roam-go/roam/transport/msgpack"
 )
 
 // doubtAfter is how long the client looks for the service without the resolver where that seems not to be needed.
@@ -261,7 +262,7 @@ func (c *Client) probe(ctx context.Context, conn transport.Conn, open wire.OpenP
 	result, err := conn.Call(ctx, wire.MethodOpen, params)
 	if e, ok := errors.AsType[*transport.Error](err); ok && e.Remote {
 		var rec resolver.Record
-		if judgeCode(e.Code) == fateNotActive && len(e.Data) > 0 && transport.UnmarshalSmall(e.Data, &rec) == nil {
+		if judgeCode(e.Code) == fateNotActive && len(e.Data) > 0 && msgpack.UnmarshalSmall(e.Data, &rec) == nil {
 			c.learn(rec, nil)
 		}
 	}

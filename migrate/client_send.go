@@ -8,6 +8,7 @@ import (
 	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
+	"github.com/roam-go/roam/transport/msgpack"
 )
 
 // start opens the session on l and sends what is waiting, without waiting for an answer in between.
@@ -236,7 +237,7 @@ func (c *Client) refuse(l *hostLink, err error) {
 func (c *Client) refusal(l *hostLink, round uint32, opening bool, f fate, err error, data []byte) {
 	if f == fateNotActive {
 		var rec resolver.Record
-		if len(data) > 0 && transport.UnmarshalSmall(data, &rec) == nil {
+		if len(data) > 0 && msgpack.UnmarshalSmall(data, &rec) == nil {
 			c.learn(rec, nil)
 		}
 	}

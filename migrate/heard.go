@@ -5,6 +5,7 @@ import (
 
 	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/transport"
+	"github.com/roam-go/roam/transport/msgpack"
 )
 
 // heardEvents is an wire.EventsParams as it has arrived. Its events are taken apart when they are read.
@@ -14,13 +15,13 @@ type heardEvents struct {
 	first, gap  uint64 // of the first event
 	n           int    // how many there are
 	bytes       int    // of the message
-	times       transport.Values
-	bodies      transport.Values
+	times       msgpack.Reader
+	bodies      msgpack.Reader
 }
 
 // unmarshalEvents reads events, whose bodies then refer to data.
 func unmarshalEvents(data []byte) (h heardEvents, err error) {
-	v := transport.ReadValues(data)
+	v := msgpack.NewReader(data)
 	fields := v.Array()
 	h.service, h.loss, h.epoch, h.first, h.bytes = v.Bytes(), v.Uint(), v.Uint(), v.Uint(), len(data)
 	h.n = v.Array()

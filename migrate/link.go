@@ -9,10 +9,12 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/roam-go/roam/migrate/internal/bulk"
 	"github.com/roam-go/roam/migrate/internal/core"
 	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
+	"github.com/roam-go/roam/transport/msgpack"
 )
 
 const (
@@ -179,7 +181,7 @@ func (n *Node) connect(ctx context.Context, to resolver.Host, h transport.Handle
 			hello wire.HostHello
 		)
 		if reply, err = conn.Call(ctx, wire.MethodHello, params); err == nil {
-			if err = transport.UnmarshalSmall(reply, &hello); err == nil && !hello.Host.Same(to) {
+			if err = msgpack.UnmarshalSmall(reply, &hello); err == nil && !hello.Host.Same(to) {
 				err = fmt.Errorf("at %s, instead of host %s: %w", to.Addr, to.ID, errOtherStart)
 			}
 		}
@@ -293,13 +295,13 @@ type session struct {
 
 	intake intake // used by everyone
 
-	source   *transport.BulkSource // the state that is fetched on this connection
+	source   *bulk.Source // the state that is fetched on this connection
 	sourceID uint64
 }
 
 // Handle implements [transport.Handler].
 func (c *session) Handle(conn transport.Conn, r *transport.Request) {
-	if !r.More() {
+	if !r.More {
 		defer c.work()
 	}
 	switch r.Method {
@@ -310,7 +312,7 @@ func (c *session) Handle(conn transport.Conn, r *transport.Request) {
 	case wire.MethodOpen, wire.MethodDo, wire.MethodQuery, wire.MethodListen, wire.MethodLeave, wire.MethodReady, wire.MethodPark:
 		c.handleClient(r)
 	default:
-		if id, ok := transport.IsBulk(r); ok {
+		if id, ok := bulk.ID(r); ok {
 			c.handleBulk(r, id)
 			return
 		}
@@ -339,6 +341,9 @@ func (c *session) work() {
 // Closed implements [transport.Handler].
 func (c *session) Closed(_ transport.Conn, err error) {
 	c.intake.close()
+	if c.source != nil {
+		c.source.Closed(err)
+	}
 	c.work()
 	n := c.node
 	n.mu.Lock()
@@ -367,7 +372,7 @@ func (l *link) probe() {
 
 func (c *session) handleHello(r *transport.Request) ([]byte, error) {
 	var h wire.HostHello
-	if err := transport.UnmarshalSmall(r.Params, &h); err != nil {
+	if err := msgpack.UnmarshalSmall(r.Params, &h); err != nil {
 		return nil, transport.Errorf(transport.CodeBadMessage, "migrate: hello of a host: %v", err)
 	}
 	if h.Host.ID == "" || h.Host.Key != c.conn.Peer().Key {

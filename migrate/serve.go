@@ -12,6 +12,7 @@ import (
 	"github.com/roam-go/roam/migrate/internal/core"
 	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/transport"
+	"github.com/roam-go/roam/transport/msgpack"
 )
 
 const (
@@ -150,7 +151,7 @@ func (c *session) handleClient(r *transport.Request) {
 		p, name = v, &v.Service
 	}
 	if r.Method != wire.MethodDo {
-		if err := transport.UnmarshalSmall(r.Params, p); err != nil {
+		if err := msgpack.UnmarshalSmall(r.Params, p); err != nil {
 			c.malformed(r, err)
 			return
 		}
@@ -639,9 +640,22 @@ type eventBatch struct {
 
 func (b *eventBatch) send() {
 	for _, params := range b.messages {
-		transport.NotifyAll(b.conns, wire.MethodEvents, params)
+		notifyAll(b.conns, wire.MethodEvents, params)
 	}
 	b.conns = nil
+}
+
+// notifyAll sends a notification on many connections, and encodes it once if their transport can.
+func notifyAll(conns []transport.Conn, method string, params []byte) {
+	if len(conns) > 1 {
+		if b, ok := conns[0].(transport.Broadcaster); ok {
+			b.NotifyAll(conns, method, params)
+			return
+		}
+	}
+	for _, c := range conns {
+		_ = c.Notify(method, params) // the connection's handler learns of an error
+	}
 }
 
 // encodeEvents makes a batch of the events from number from on.

@@ -6,6 +6,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/roam-go/roam/migrate/internal/bulk"
 	"github.com/roam-go/roam/migrate/internal/core"
 	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
@@ -17,7 +18,7 @@ type outgoing struct {
 	service *Service
 	to      resolver.Host
 	snap    *machineSnapshot
-	source  *transport.BulkSource
+	source  *bulk.Source
 	timer   *time.Timer // drops it if it is not fetched
 }
 
@@ -45,7 +46,7 @@ const fetchWait = 10 * time.Second
 
 func (n *Node) offer(s *Service, to resolver.Host, snap *machineSnapshot) uint64 {
 	id := wire.RandomID()
-	o := &outgoing{service: s, to: to, snap: snap, source: transport.NewBulkSource(snap)}
+	o := &outgoing{service: s, to: to, snap: snap, source: bulk.NewSource(snap)}
 	n.mu.Lock()
 	closed := n.closed
 	if !closed {
@@ -160,7 +161,7 @@ func (s *Service) fetchState(ctx context.Context, f core.Fetch) (m *machine, byt
 		return nil, 0, err
 	}
 	defer conn.Close()
-	r := transport.ReceiveBulk(ctx, conn, f.ID, math.MaxInt64)
+	r := bulk.Receive(ctx, conn, f.ID, math.MaxInt64)
 	defer r.Close()
 	count := &countingReader{r: r}
 	src, kept, err := s.keep(ctx, count)

@@ -10,23 +10,20 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// Limits on what a [Resolver] accepts. What breaks them is refused with [ErrInvalid].
+// Limits of a [Record] and a [Host]. [Check], [CheckName] and [CheckAnnouncement] return [ErrInvalid] beyond them.
 const (
-	// MaxServices bounds the names in one announcement.
-	MaxServices = 1 << 17
-	// MaxMembers bounds the in-sync set of a record.
+	// MaxMembers limits the in-sync set of a record.
 	MaxMembers = 16
-	// MaxName and MaxHostID bound, in bytes, the name of a service and the ID of a host. Both are printable UTF-8 without
-	// spaces, and not empty: [CheckName] says which characters that allows.
-	MaxName   = 253
+	// MaxHostID limits the ID of a host, in bytes.
 	MaxHostID = 128
-	// MaxAddr bounds, in bytes, the address of a host: printable UTF-8 without spaces, possibly empty.
-	MaxAddr = 256
-	// MaxTTL bounds the time for which a host announces itself.
-	MaxTTL = 24 * time.Hour
+
+	maxName     = 253     // bytes of a service's name
+	maxAddr     = 256     // bytes of an address
+	maxServices = 1 << 17 // names in an announcement
+	maxTTL      = 24 * time.Hour
 
 	// maxNumber is the highest version, epoch, incarnation and so on: the largest integer that every language with
-	// 64-bit floating point numbers reads exactly.
+	// 64-bit floating-point numbers represents exactly.
 	maxNumber = 1<<53 - 1
 )
 
@@ -51,7 +48,7 @@ const (
 //	         held is given up. Where the resolver has lost the record, any Loss from 1 and any Epoch
 //
 // A host is one incarnation: equal ID and Inc. While it is a member its Key stays as it is, and only the host itself
-// or the active proposes another Addr for it. Active is one of ISR. Feature never goes down, save in a recreate and a reset.
+// or the active proposes another Addr for it. Active is one of ISR.
 //
 // By these rules (Loss, Epoch) never goes down, and it goes up whenever another incarnation becomes active.
 func Check(cur *Record, next Record) error {
@@ -93,9 +90,6 @@ func legal(cur *Record, next Record) error {
 	if cur.ISR[by].Key != next.Proposer.Key {
 		return refuse(next, "change its key from %q to %q", cur.ISR[by].Key, next.Proposer.Key)
 	}
-	if next.Feature < cur.Feature {
-		return refuse(next, "lower the feature level from %d to %d", cur.Feature, next.Feature)
-	}
 	for _, h := range next.ISR {
 		// A member stays as it was, but for the address that the proposer gives itself, or as the active to others.
 		i := member(cur.ISR, h)
@@ -112,9 +106,9 @@ func legal(cur *Record, next Record) error {
 	return checkPromote(cur, next)
 }
 
-// IsReset reports whether a next that follows cur (nil: there is no record), and that [Check] allows, gives up what the
-// members before held: the loud loss of a running service, or the return of a name that the resolver has lost.
-func IsReset(cur *Record, next Record) bool {
+// isReset reports whether a legal change from cur (nil: there is no record) to next gives up the state of the members: a
+// service that lost its state, or a name whose record the resolver lost.
+func isReset(cur *Record, next Record) bool {
 	if cur == nil {
 		return next.Loss > 0
 	}
@@ -242,14 +236,35 @@ func validate(r Record) error {
 }
 
 // CheckName reports whether a service may have that name, as an error that is [ErrInvalid] and says what is wrong with it.
-// A name has 1 to [MaxName] bytes of UTF-8. Each character is a letter, a mark, a digit or another number, a punctuation
+// A name has 1 to 253 bytes of UTF-8. Each character is a letter, a mark, a digit or another number, a punctuation
 // sign or a symbol, of any script, as [unicode.IsPrint] has them: so there is no space of any kind, no control, and nothing
 // that can't be seen. Names are compared byte for byte: upper and lower case, and other ways to write one character, differ.
 //
 // A [Resolver] checks the names that it is given; CheckName is for who wants to know before it asks.
 func CheckName(name string) error {
-	if problem := badText(name, 1, MaxName); problem != "" {
+	if problem := badText(name, 1, maxName); problem != "" {
 		return invalid("service name %.300q %s", name, problem)
+	}
+	return nil
+}
+
+// CheckAnnouncement returns an error that is [ErrInvalid] if a [Resolver] must refuse an announcement with these arguments:
+// the ID of the host has 1 to [MaxHostID] bytes of the characters that [CheckName] allows, its address up to 256 of them, the
+// incarnation is 1 to 2^53-1, ttl is 0 to 24 hours, and there are at most 131,072 services.
+func CheckAnnouncement(h Host, services []string, ttl time.Duration) error {
+	if err := validateHost(h); err != nil {
+		return err
+	}
+	if ttl < 0 || ttl > maxTTL {
+		return invalid("host %q: ttl %v is not in 0..%v", h.ID, ttl, maxTTL)
+	}
+	if len(services) > maxServices {
+		return invalid("host %q: %d services announced, more than %d", h.ID, len(services), maxServices)
+	}
+	for _, name := range services {
+		if err := CheckName(name); err != nil {
+			return invalid("host %q: %s", h.ID, strings.TrimPrefix(err.Error(), "resolver: "))
+		}
 	}
 	return nil
 }
@@ -262,7 +277,7 @@ func validateHost(h Host) error {
 	if h.Incarnation == 0 || h.Incarnation > maxNumber {
 		return invalid("host %q: incarnation %d is not in 1..2^53-1", h.ID, h.Incarnation)
 	}
-	if problem := badText(h.Addr, 0, MaxAddr); problem != "" {
+	if problem := badText(h.Addr, 0, maxAddr); problem != "" {
 		return invalid("host %q: address %.300q %s", h.ID, h.Addr, problem)
 	}
 	return nil

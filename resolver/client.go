@@ -176,7 +176,7 @@ func (c *Client) Watch(ctx context.Context, name string, after uint64) (Record, 
 
 // Announce implements [Resolver]. A list of services that the server knows from before is not sent again.
 func (c *Client) Announce(ctx context.Context, h Host, services []string, ttl time.Duration) error {
-	if err := validateAnnouncement(h, services, ttl); err != nil {
+	if err := CheckAnnouncement(h, services, ttl); err != nil {
 		return err
 	}
 	if ttl == 0 {

@@ -17,8 +17,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/roam-go/roam/transport"
 	"github.com/stretchr/testify/require"
+
+	"github.com/roam-go/roam/transport"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")

@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"github.com/hashicorp/go-msgpack/v2/codec"
+
 	"github.com/roam-go/roam/transport"
 )
 
@@ -33,7 +35,7 @@ type Resolver interface {
 	Watch(ctx context.Context, name string, after uint64) (Record, error)
 
 	// Announce says that a host is present, and willing to hold the named services, for the next ttl; it replaces what
-	// the same host ID announced before. A ttl of 0 withdraws it. At most [MaxServices] names. Where two processes have
+	// the same host ID announced before. A ttl of 0 withdraws it. At most 131,072 names. Where two processes have
 	// one ID, the one that came first gets [ErrRefused] from then on.
 	Announce(ctx context.Context, h Host, services []string, ttl time.Duration) error
 
@@ -93,10 +95,23 @@ type Record struct {
 	// ISR is the in-sync set: the hosts that hold every acknowledged command, the active included. Only they may become
 	// active.
 	ISR []Host
-	// Feature is the level of the protocol that all of ISR support.
-	Feature uint32
+	reserved
 	// Proposer is the host that proposes this version; [Check] compares it with the rights that the version before gives.
 	Proposer Host
 	// Nonce tells this proposal from any other.
 	Nonce uint64
+}
+
+// reserved is the place in an encoded record of a number that is not used: always 0, ignored when read.
+type reserved struct{ Reserved zero }
+
+type zero struct{}
+
+// CodecEncodeSelf implements codec.Selfer.
+func (zero) CodecEncodeSelf(e *codec.Encoder) { e.MustEncode(uint64(0)) }
+
+// CodecDecodeSelf implements codec.Selfer.
+func (*zero) CodecDecodeSelf(d *codec.Decoder) {
+	var ignored uint64
+	d.MustDecode(&ignored)
 }

@@ -1,6 +1,7 @@
 package resolver
 
 import (
+	"cmp"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -28,17 +29,29 @@ type ServerConfig struct {
 	// reset of [Check]); nil: everyone whom Allow allows. It must not block.
 	AllowReset func(service string, key transport.Key) bool
 
-	// MaxRecords and MaxHosts bound the services with a record and the hosts present; 0 stands for 65,536 and 1,024.
-	// MaxNames bounds the services that all present hosts together announce; 0 stands for 2,097,152. What is beyond is
-	// refused with [ErrRefused].
-	MaxRecords, MaxHosts, MaxNames int
-
-	// MaxConns bounds the connections, and MaxWatches the watches under way on each, of which all together have at most 16
-	// times as many; 0 stands for 16,384 and 65,536. Connections beyond are closed, watches beyond refused with [ErrRefused].
-	MaxConns, MaxWatches int
+	// MaxRecords limits the services with a record. It defaults to 65,536. Beyond it, creating a record fails with
+	// [ErrRefused].
+	MaxRecords int
 
 	// Logger is told of refused changes and of storage that fails; nil discards.
 	Logger *slog.Logger
+
+	limits limits // set by tests only
+}
+
+// limits are the limits of a server that nobody had to change yet. Zero ones become the default.
+type limits struct {
+	conns   int // connections
+	watches int // watches in progress on one connection; watchedBy times as many on all together
+	hosts   int // hosts present
+	names   int // services that all present hosts together announce
+}
+
+func (l *limits) fill() {
+	l.conns = cmp.Or(l.conns, 1<<16)
+	l.watches = cmp.Or(l.watches, 1<<16)
+	l.hosts = cmp.Or(l.hosts, 1<<10)
+	l.names = cmp.Or(l.names, 1<<21)
 }
 
 // Server is the name service as others reach it: what [Client] talks to. Records are kept in a file; presence is not,
@@ -73,27 +86,15 @@ func newServer(cfg ServerConfig, fsys filesystem) (*Server, error) {
 	if cfg.Transport == nil {
 		return nil, invalid("ServerConfig.Transport is nil")
 	}
-	for _, limit := range []struct {
-		name  string
-		value *int
-		usual int
-	}{
-		{"MaxRecords", &cfg.MaxRecords, defaultMaxRecords}, {"MaxHosts", &cfg.MaxHosts, defaultMaxHosts},
-		{"MaxNames", &cfg.MaxNames, defaultMaxNames}, {"MaxConns", &cfg.MaxConns, 16_384},
-		{"MaxWatches", &cfg.MaxWatches, 65_536},
-	} {
-		if *limit.value < 0 {
-			return nil, invalid("ServerConfig.%s is %d: it must not be negative", limit.name, *limit.value)
-		}
-		if *limit.value == 0 {
-			*limit.value = limit.usual
-		}
+	if cfg.MaxRecords < 0 {
+		return nil, invalid("ServerConfig.MaxRecords is %d: it must not be negative", cfg.MaxRecords)
 	}
+	cfg.limits.fill()
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	s := &Server{cfg: cfg, store: newStore(), done: make(chan struct{}), conns: make(map[transport.Conn]struct{})}
-	s.store.maxRecords, s.store.maxHosts, s.store.maxNames = cfg.MaxRecords, cfg.MaxHosts, cfg.MaxNames
+	s.store.maxRecords, s.store.limits = cmp.Or(cfg.MaxRecords, defaultMaxRecords), cfg.limits
 	s.store.allowReset = cfg.AllowReset
 	if cfg.File != "" {
 		file, records, err := openFile(fsys, cfg.File)
@@ -159,7 +160,7 @@ func (s *Server) accept(c transport.Conn) transport.Handler {
 	if s.closing {
 		return nil
 	}
-	if len(s.conns) >= s.cfg.MaxConns {
+	if len(s.conns) >= s.cfg.limits.conns {
 		s.cfg.Logger.Warn("connection refused: the resolver has as many as it may", "peer", c.Peer().Addr, "conns", len(s.conns))
 		return nil
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/roam-go/roam/transport"
+	"github.com/roam-go/roam/transport/msgpack"
 )
 
 // maxChanges bounds the changes of one connection that wait for the disk; after that it is not read until one is done.
@@ -26,7 +27,7 @@ type session struct {
 	watches map[uint64]*pendingWatch
 }
 
-// listPart is the beginning of an announcement. All of a session's together have at most MaxServices names.
+// listPart is the beginning of an announcement. All of a session's together have at most maxServices names.
 type listPart struct {
 	digest   string
 	services []string
@@ -125,7 +126,7 @@ func (ss *session) watch(r *transport.Request, p watchParams) {
 	w := &pendingWatch{req: r}
 	ss.mu.Lock()
 	_, used := ss.watches[p.ID]
-	most := ss.server.cfg.MaxWatches
+	most := ss.server.cfg.limits.watches
 	full := len(ss.watches) >= most
 	if !used && !full {
 		if full = ss.server.watching.Add(1) > watchedBy*int64(most); full {
@@ -175,8 +176,8 @@ func (ss *session) unwatch(id uint64) {
 // announce handles one part of an announcement. The result is false when the client must send the whole list.
 func (ss *session) announce(p announceParams) (bool, error) {
 	h := p.Host
-	if p.TTL > uint64(MaxTTL/time.Millisecond) {
-		return false, invalid("host %q: ttl %d ms is not in 0..%d", h.ID, p.TTL, MaxTTL/time.Millisecond)
+	if p.TTL > uint64(maxTTL/time.Millisecond) {
+		return false, invalid("host %q: ttl %d ms is not in 0..%d", h.ID, p.TTL, maxTTL/time.Millisecond)
 	}
 	ttl := time.Duration(p.TTL) * time.Millisecond
 	if len(p.Digest) > maxDigest {
@@ -204,14 +205,14 @@ func (ss *session) announce(p announceParams) (bool, error) {
 		for _, l := range ss.lists {
 			n += len(l.services)
 		}
-		if n > MaxServices || len(ss.lists) >= ss.server.cfg.MaxHosts {
-			return false, invalid("host %q: %d services announced, more than %d", h.ID, n, MaxServices)
+		if n > maxServices || len(ss.lists) >= ss.server.cfg.limits.hosts {
+			return false, invalid("host %q: %d services announced, more than %d", h.ID, n, maxServices)
 		}
 		if ss.lists == nil {
 			ss.lists = make(map[string]*listPart)
 		}
 		ss.lists[h.ID] = &listPart{digest, services}
-		return true, validateAnnouncement(h, p.Services, ttl)
+		return true, CheckAnnouncement(h, p.Services, ttl)
 	case partLast:
 		return true, ss.server.store.announce(h, services, digest, ttl)
 	default:
@@ -221,7 +222,7 @@ func (ss *session) announce(p announceParams) (bool, error) {
 
 // params decodes a request's params, and answers it if they are malformed.
 func params[P any](r *transport.Request) (p P, ok bool) {
-	read := transport.UnmarshalSmall
+	read := msgpack.UnmarshalSmall
 	if r.Method == methodAnnounce {
 		read = transport.Unmarshal
 	}

@@ -10,20 +10,14 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// The limits of a store unless a [ServerConfig] says otherwise.
-const (
-	defaultMaxRecords = 1 << 16
-	defaultMaxHosts   = 1 << 10
-	defaultMaxNames   = 1 << 21
-)
+const defaultMaxRecords = 1 << 16
 
 // store is the state of a name service: what [Memory] and [Server] have in common. It starts no goroutine, but for the
 // commits to a file.
 type store struct {
 	gen        uint64
 	maxRecords int
-	maxHosts   int
-	maxNames   int // in the announcements of all hosts
+	limits     limits
 	allowReset func(name string, by transport.Key) bool
 	save       func(changed map[string]Record) error // makes changes last; nil: records live in memory only
 
@@ -67,15 +61,15 @@ type change struct {
 }
 
 func newStore() *store {
-	return &store{
+	s := &store{
 		gen:        newGen(),
 		maxRecords: defaultMaxRecords,
-		maxHosts:   defaultMaxHosts,
-		maxNames:   defaultMaxNames,
 		records:    make(map[string]Record),
 		watches:    make(map[string]map[*watch]struct{}),
 		hosts:      make(map[string]presence),
 	}
+	s.limits.fill()
+	return s
 }
 
 func newGen() uint64 { return 1 + rand.Uint64N(maxNumber) }
@@ -196,7 +190,7 @@ func (s *store) decide(staged *staging, c change) (Record, error) {
 	if err := legal(before, next); err != nil {
 		return Record{}, err
 	}
-	if s.allowReset != nil && IsReset(before, next) && !s.allowReset(next.Name, next.Proposer.Key) {
+	if s.allowReset != nil && isReset(before, next) && !s.allowReset(next.Name, next.Proposer.Key) {
 		return Record{}, refuse(next, "reset it: key %q has no right to", next.Proposer.Key)
 	}
 	if !ok {
@@ -281,7 +275,7 @@ func (s *store) forget(w *watch) {
 
 // announce notes a host's presence. services belongs to the store from then on, and digest stands for it in renew.
 func (s *store) announce(h Host, services []string, digest string, ttl time.Duration) error {
-	if err := validateAnnouncement(h, services, ttl); err != nil {
+	if err := CheckAnnouncement(h, services, ttl); err != nil {
 		return err
 	}
 	slices.Sort(services)
@@ -307,12 +301,12 @@ func (s *store) announce(h Host, services []string, digest string, ttl time.Dura
 		}
 		replaced = append(replaced[max(len(replaced)-maxReplaced+1, 0):len(replaced):len(replaced)], old.host.Incarnation)
 	}
-	if !ok && len(s.hosts) >= s.maxHosts {
-		return transport.Errorf(CodeRefused, "resolver: host %q: the resolver is full with %d hosts", h.ID, s.maxHosts)
+	if !ok && len(s.hosts) >= s.limits.hosts {
+		return transport.Errorf(CodeRefused, "resolver: host %q: the resolver is full with %d hosts", h.ID, s.limits.hosts)
 	}
-	if n := s.names - len(old.services) + len(services); n > s.maxNames {
+	if n := s.names - len(old.services) + len(services); n > s.limits.names {
 		return transport.Errorf(CodeRefused, "resolver: host %q: %d services announced by all hosts, more than %d",
-			h.ID, n, s.maxNames)
+			h.ID, n, s.limits.names)
 	}
 	s.names += len(services) - len(old.services)
 	s.hosts[h.ID] = presence{h, services, digest, now.Add(ttl), replaced}
@@ -322,7 +316,7 @@ func (s *store) announce(h Host, services []string, digest string, ttl time.Dura
 
 // renew prolongs an announcement, and reports whether there is one of that host with that digest.
 func (s *store) renew(h Host, digest string, ttl time.Duration) (bool, error) {
-	if err := validateAnnouncement(h, nil, ttl); err != nil {
+	if err := CheckAnnouncement(h, nil, ttl); err != nil {
 		return false, err
 	}
 	s.mu.Lock()
@@ -393,29 +387,10 @@ func (s *store) close() {
 	s.commits.Wait()
 }
 
-// validateAnnouncement checks the arguments of [Resolver.Announce].
-func validateAnnouncement(h Host, services []string, ttl time.Duration) error {
-	if err := validateHost(h); err != nil {
-		return err
-	}
-	if ttl < 0 || ttl > MaxTTL {
-		return invalid("host %q: ttl %v is not in 0..%v", h.ID, ttl, MaxTTL)
-	}
-	if len(services) > MaxServices {
-		return invalid("host %q: %d services announced, more than %d", h.ID, len(services), MaxServices)
-	}
-	for _, name := range services {
-		if err := CheckName(name); err != nil {
-			return invalid("host %q: %s", h.ID, strings.TrimPrefix(err.Error(), "resolver: "))
-		}
-	}
-	return nil
-}
-
 // sameProposal reports whether r is what next asked for.
 func sameProposal(r, next Record) bool {
 	return r.Nonce == next.Nonce && r.Proposer == next.Proposer && r.Loss == next.Loss && r.Epoch == next.Epoch &&
-		r.Active == next.Active && r.Feature == next.Feature && slices.Equal(r.ISR, next.ISR)
+		r.Active == next.Active && slices.Equal(r.ISR, next.ISR)
 }
 
 // clone returns a copy of r that shares nothing with it. An empty ISR is nil in every copy.

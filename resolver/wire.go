@@ -3,7 +3,7 @@ package resolver
 import (
 	"time"
 
-	"github.com/roam-go/roam/transport"
+	"github.com/roam-go/roam/transport/msgpack"
 )
 
 // The methods of a resolver on the wire; doc.go describes them field by field.
@@ -83,7 +83,7 @@ func (r Record) onWire() Record {
 // decodeRecord reads a record that a resolver sent.
 func decodeRecord(data []byte) (Record, error) {
 	var r Record
-	if err := transport.UnmarshalSmall(data, &r); err != nil {
+	if err := msgpack.UnmarshalSmall(data, &r); err != nil {
 		return Record{}, err
 	}
 	return r.clone(), nil

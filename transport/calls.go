@@ -5,11 +5,11 @@ import (
 	"slices"
 )
 
-// pending is a call that waits for its reply: one of the three is set.
+// pending is a call that waits for its reply. One of the two fields is set.
 type pending struct {
-	done func([]byte, error)
-	keep func(buf, result []byte, err error) // the result is in buf, which is to end in putChunk
-	wait chan answer                         // has room for the one answer
+	done     func([]byte, error)
+	borrowed bool        // done gets a part of the read buffer
+	wait     chan answer // has room for the one answer
 }
 
 type answer struct {
@@ -18,12 +18,9 @@ type answer struct {
 }
 
 func (p pending) complete(result []byte, err error) {
-	switch {
-	case p.done != nil:
+	if p.done != nil {
 		p.done(result, err)
-	case p.keep != nil:
-		p.keep(nil, result, err)
-	default:
+	} else {
 		p.wait <- answer{result, err}
 	}
 }

@@ -88,6 +88,13 @@ func (c *conn) Go(method string, params []byte, done func(result []byte, err err
 	}
 }
 
+// GoBorrow implements [Borrower].
+func (c *conn) GoBorrow(method string, params []byte, done func(result []byte, err error)) {
+	if _, err := c.sendCall(method, params, pending{done: done, borrowed: true}, usual); err != nil {
+		done(nil, err)
+	}
+}
+
 // sendCall returns an error if and only if p will not be completed.
 func (c *conn) sendCall(method string, params []byte, p pending, h haste) (uint64, error) {
 	if err := c.checkOut(method, params); err != nil {
@@ -161,19 +168,6 @@ func (c *conn) reply(id uint64, result []byte, err error) {
 	} else {
 		c.out = appendReply(c.room(maxEnvelope+len(result)), id, result)
 	}
-	c.kick(usual)
-}
-
-// replyOwned is reply for a result that the caller gives away, behind room for wideReply: it is not copied, and ends in
-// putChunk.
-func (c *conn) replyOwned(id uint64, frame []byte) {
-	putWideReply(frame, id)
-	c.mu.Lock()
-	if c.err != nil {
-		c.mu.Unlock()
-		return
-	}
-	c.enqueue(frame)
 	c.kick(usual)
 }
 

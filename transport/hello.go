@@ -3,6 +3,8 @@ package transport
 import (
 	"io"
 	"time"
+
+	"github.com/roam-go/roam/transport/internal/mp"
 )
 
 // The versions of the protocol that this package speaks. The history is in the package's documentation.
@@ -15,25 +17,25 @@ const (
 // for what comes later: a peer ignores those that it does not know. Further values in either array are ignored, too.
 
 func appendHello(b []byte, lo, hi uint64) []byte {
-	return append(AppendUint(AppendUint(append(b, 0x93), lo), hi), emptyArray...)
+	return append(mp.AppendUint(mp.AppendUint(append(b, 0x93), lo), hi), emptyArray...)
 }
 
 func appendWelcome(b []byte, version uint64) []byte {
-	return append(AppendUint(append(b, 0x92), version), emptyArray...)
+	return append(mp.AppendUint(append(b, 0x92), version), emptyArray...)
 }
 
 // takeVersions reads the n numbers at the front of a hello or a welcome, which holds an array of features after them.
 func takeVersions(b []byte, n int) ([2]uint64, error) {
 	var v [2]uint64
-	count, b, ok := takeArray(b)
+	count, b, ok := mp.TakeArray(b)
 	ok = ok && count > uint64(n)
 	for i := range n {
 		if ok {
-			v[i], b, ok = takeUint(b)
+			v[i], b, ok = mp.TakeUint(b)
 		}
 	}
 	if ok {
-		_, _, ok = takeArray(b)
+		_, _, ok = mp.TakeArray(b)
 	}
 	if !ok {
 		return v, Errorf(CodeBadMessage, "transport: malformed %s", methodHello)

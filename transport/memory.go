@@ -193,7 +193,7 @@ func (l *memListener) Close() error {
 	return nil
 }
 
-// Dial implements [Transport]. HandshakeTimeout bounds the greeting where ctx has no deadline.
+// Dial implements [Transport]. A handshake timeout of 2 s bounds the greeting where ctx has no deadline.
 func (t *MemoryTransport) Dial(ctx context.Context, to Peer, h Handler) (Conn, error) {
 	c, err := t.dial(ctx, to, h)
 	if err != nil {

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"sync"
 	"time"
+
+	"github.com/roam-go/roam/transport/internal/mp"
 )
 
 const (
@@ -23,7 +25,7 @@ type reader struct {
 	buf     []byte // buf[r:w] was read and not handed out
 	r, w    int
 	limit   int // bytes a message may have now
-	scan    scanner
+	scan    mp.Scanner
 	begun   bool      // scan is in a message
 	whole   bool      // msg is the next message, which was not handed out
 	bad     error     // why what comes next is no message
@@ -48,8 +50,8 @@ func (rd *reader) resize(n int) {
 	switch {
 	case n == readLarge:
 		buf = largeBuffers.Get().(*[readLarge]byte)[:]
-	case n > readLarge && n <= bulkBuffer:
-		buf = bulkBuffers.Get().(*[bulkBuffer]byte)[:]
+	case n > readLarge && n <= chunkHuge:
+		buf = hugeChunks.Get().(*[chunkHuge]byte)[:]
 	default:
 		buf = make([]byte, n)
 	}
@@ -62,26 +64,10 @@ func (rd *reader) release() {
 	switch len(rd.buf) {
 	case readLarge:
 		largeBuffers.Put((*[readLarge]byte)(rd.buf))
-	case bulkBuffer:
-		bulkBuffers.Put((*[bulkBuffer]byte)(rd.buf))
+	case chunkHuge:
+		hugeChunks.Put((*[chunkHuge]byte)(rd.buf))
 	}
 	rd.buf = nil
-}
-
-// giveAway returns a buffer that begins with the frame that next has just returned. It belongs to the caller: a large frame
-// takes the reader's own buffer with it.
-func (rd *reader) giveAway(frame []byte) []byte {
-	if len(frame) > bulkBuffer {
-		return clone(frame)
-	}
-	buf := bulkBuffers.Get().(*[bulkBuffer]byte)[:]
-	if rd.r != len(frame) || len(frame) < readLarge || len(rd.buf) != bulkBuffer {
-		copy(buf, frame)
-		return buf
-	}
-	given := rd.buf
-	rd.r, rd.w, rd.buf = 0, copy(buf, given[rd.r:rd.w]), buf
-	return given
 }
 
 // next returns the next whole frame, which is valid until next is called again. rd.msg tells what it is, until next or more
@@ -97,8 +83,8 @@ func (c *conn) next() ([]byte, error) {
 		}
 	}
 	rd.begun, rd.whole, rd.started = false, false, time.Time{}
-	frame := rd.buf[rd.r : rd.r+rd.scan.pos]
-	rd.r += rd.scan.pos
+	frame := rd.buf[rd.r : rd.r+rd.scan.Pos]
+	rd.r += rd.scan.Pos
 	return frame, nil
 }
 
@@ -113,17 +99,17 @@ func (rd *reader) ahead() bool {
 			rd.bad = err
 			return false
 		}
-		rd.scan.reset(rd.limit, maxDepth+1)
+		rd.scan.Reset(rd.limit, mp.MaxDepth+1)
 		rd.begun = true
 	}
-	whole, err := rd.scan.scan(rd.buf[rd.r:rd.w])
+	whole, err := rd.scan.Scan(rd.buf[rd.r:rd.w])
 	switch {
-	case err == errTooLong:
+	case err == mp.ErrTooLong:
 		rd.bad = Errorf(CodeBadMessage, "transport: message of more than %d bytes", rd.limit)
 	case err != nil:
 		rd.bad = Errorf(CodeBadMessage, "transport: message with %v", err)
 	case whole:
-		if err := rd.msg.parse(rd.buf[rd.r : rd.r+rd.scan.pos]); err != nil {
+		if err := rd.msg.parse(rd.buf[rd.r : rd.r+rd.scan.Pos]); err != nil {
 			rd.bad = err
 			return false
 		}
@@ -139,7 +125,7 @@ func checkFirst(b byte) error {
 		return nil
 	case b == 0xc0:
 		return Errorf(CodeBadMessage, "transport: nil in place of a message")
-	case isExt(b):
+	case mp.IsExt(b):
 		return Errorf(CodeBadMessage, "transport: extension type 0x%02x in place of a message", b)
 	case b&0xf0 == 0x90:
 		return Errorf(CodeBadMessage, "transport: message is an array of %d values", b&0x0f)
@@ -160,7 +146,7 @@ func (c *conn) fill() error {
 		rd.resize(max(min(size/4, readLarge), readSmall))
 	case have > size/2 && rd.w == size:
 		// What is kept for a message grows with what has come of it, not with what it says it will be.
-		rd.resize(min(max(2*size, min(rd.scan.pos, 8*size)), max(rd.limit, readLarge)))
+		rd.resize(min(max(2*size, min(rd.scan.Pos, 8*size)), max(rd.limit, readLarge)))
 	case rd.r > 0 && have < size/8 || rd.w == size: // to read with much room is worth a small copy
 		copy(rd.buf, rd.buf[rd.r:rd.w])
 		rd.r, rd.w = 0, have
@@ -301,9 +287,8 @@ func (c *conn) dispatch(frame []byte) {
 		case !ok: // nobody waits for it any more
 		case m.failed():
 			p.complete(nil, parseError(m.fault.of(frame)))
-		case p.keep != nil:
-			buf := c.rd.giveAway(frame)
-			p.keep(buf, m.body.of(buf), nil)
+		case p.borrowed:
+			p.done(m.body.of(frame), nil)
 		default:
 			p.complete(clone(m.body.of(frame)), nil)
 		}
@@ -340,7 +325,7 @@ func (c *conn) request(frame []byte) *Request {
 	default:
 		r = rd.small(more).with(body)
 	}
-	r.Method, r.more = name, more
+	r.Method, r.More = name, more
 	return r
 }
 

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -11,98 +12,65 @@ import (
 	"time"
 )
 
-// TCPConfig configures a [TCP]. The zero value is a working configuration: TLS with an identity made for the occasion.
+// TCPConfig configures a [TCP]. The zero value is valid: TLS with a new identity.
 type TCPConfig struct {
-	// Identity is the key that this side proves. nil: a new one, which nobody knows from before.
+	// Identity is the key that this side proves. It defaults to a new one, which no peer knows.
 	Identity *Identity
 
-	// InsecurePlaintext switches TLS off: no peer proves who it is, and everybody on the way can read and change what is
-	// said. Both sides must agree on it. An Identity is then an error.
+	// InsecurePlaintext disables TLS: no peer proves its identity, and everybody on the path can read and change the
+	// messages. Both sides must use the same setting. It cannot be combined with an Identity.
 	InsecurePlaintext bool
 
-	// MaxMessage is the largest message, in bytes, envelope included, that is sent or accepted: 512 to 1 GiB. 0 stands
-	// for 1 MiB.
-	MaxMessage int
-
-	// MaxPending bounds the bytes that wait to be sent on one connection; past it the connection is closed with
-	// [ErrSlowPeer]. It is at least MaxMessage. 0 stands for 4 MiB, or MaxMessage if that is larger.
+	// MaxPending limits the bytes that wait to be sent on one connection. Beyond it the connection is closed with
+	// [ErrSlowPeer]. It is at least 4 MiB, and defaults to that.
 	MaxPending int
 
-	// MaxConns is how many connections the transport has, those included that it dialled, before it closes what others
-	// dial at once, without a handshake. Those that are there are not affected. 0 stands for 65,536.
+	// MaxConns limits the open connections, outbound included; further inbound ones are closed before the handshake. It
+	// defaults to 65,536.
 	MaxConns int
 
-	// PingEvery is how long a peer may be silent before it is asked for a sign of life; after three times as long without
-	// one the connection is closed with [ErrTimeout]. At least 1 ms. 0 stands for 5 s.
+	// PingEvery is how long a peer may be silent before it is pinged. After three times as long the connection is closed
+	// with [ErrTimeout]. It is at least 1 ms, and defaults to 5 s.
 	PingEvery time.Duration
 
-	// HandshakeTimeout bounds TLS and the greeting that follows, or the first message of a peer that does not greet. It
-	// does not hold for a dial whose context has a deadline: where many dial at once they wait for one another, and who
-	// gives up early only makes it longer. 0 stands for 2 s.
-	HandshakeTimeout time.Duration
-
-	// MessageTimeout bounds the time from a message's first byte to its last, and the time a write may wait for a peer
-	// that reads nothing. 0 stands for 10 s.
-	MessageTimeout time.Duration
-
-	// Logger is told of connections that were refused or broke the protocol; nil discards.
+	// Logger logs refused connections and protocol errors. It defaults to none.
 	Logger *slog.Logger
+
+	// Set by tests only.
+	maxMessage                       int           // bytes of a message, envelope included
+	handshakeTimeout, messageTimeout time.Duration // see limits
 }
+
+const (
+	defaultMessage = 1 << 20
+	minPending     = 4 << 20
+)
 
 func (cfg *TCPConfig) limits() (*limits, error) {
 	l := &limits{
-		maxMessage: cfg.MaxMessage,
-		maxPending: cfg.MaxPending,
-		maxConns:   cfg.MaxConns,
-		pingEvery:  cfg.PingEvery,
-		handshake:  cfg.HandshakeTimeout,
-		message:    cfg.MessageTimeout,
-		writing:    cfg.MessageTimeout,
+		minVersion: minVersion,
+		maxVersion: maxVersion,
+		maxMessage: cmp.Or(cfg.maxMessage, defaultMessage),
+		maxPending: cmp.Or(cfg.MaxPending, minPending),
+		maxConns:   cmp.Or(cfg.MaxConns, 1<<16),
+		pingEvery:  cmp.Or(cfg.PingEvery, 5*time.Second),
+		handshake:  cmp.Or(cfg.handshakeTimeout, 2*time.Second),
+		message:    cmp.Or(cfg.messageTimeout, 10*time.Second),
 		log:        cfg.Logger,
 	}
-	return l, l.fill()
-}
-
-// fill puts the defaults where there is zero, and checks what is not.
-func (l *limits) fill() error {
-	l.minVersion, l.maxVersion = minVersion, maxVersion
-	if l.maxMessage == 0 {
-		l.maxMessage = 1 << 20
-	}
-	if l.maxPending == 0 {
-		l.maxPending = max(4<<20, l.maxMessage)
-	}
-	if l.maxConns == 0 {
-		l.maxConns = 1 << 16
-	}
-	if l.pingEvery == 0 {
-		l.pingEvery = 5 * time.Second
-	}
-	if l.handshake == 0 {
-		l.handshake = 2 * time.Second
-	}
-	if l.message == 0 {
-		l.message = 10 * time.Second
-		l.writing = l.message
-	}
+	l.writing = l.message
 	if l.log == nil {
 		l.log = slog.New(slog.DiscardHandler)
 	}
 	switch {
-	case l.maxMessage < 512 || l.maxMessage > 1<<30:
-		return fmt.Errorf("transport: MaxMessage is %d, not 512 to 1 GiB", l.maxMessage)
-	case l.maxPending < l.maxMessage:
-		return fmt.Errorf("transport: MaxPending is %d, less than MaxMessage (%d)", l.maxPending, l.maxMessage)
+	case l.maxPending < minPending:
+		return nil, fmt.Errorf("transport: MaxPending is %d, less than %d", l.maxPending, minPending)
 	case l.maxConns < 0:
-		return fmt.Errorf("transport: MaxConns is %d, below 0", l.maxConns)
+		return nil, fmt.Errorf("transport: MaxConns is %d, below 0", l.maxConns)
 	case l.pingEvery < time.Millisecond:
-		return fmt.Errorf("transport: PingEvery is %v, less than 1 ms", l.pingEvery)
-	case l.handshake < 0:
-		return fmt.Errorf("transport: HandshakeTimeout is %v, below 0", l.handshake)
-	case l.message < 0:
-		return fmt.Errorf("transport: MessageTimeout is %v, below 0", l.message)
+		return nil, fmt.Errorf("transport: PingEvery is %v, less than 1 ms", l.pingEvery)
 	}
-	return nil
+	return l, nil
 }
 
 // TCP is a [Transport] over TCP: MessagePack-RPC in TLS 1.3, where both sides prove an Ed25519 key and nothing else about

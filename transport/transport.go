@@ -65,6 +65,21 @@ type Conn interface {
 	Close() error
 }
 
+// Broadcaster is an optional interface of a [Conn]. A sender of one notification to many connections uses it, if the first
+// Conn implements it, to have the notification encoded once and held in memory once.
+type Broadcaster interface {
+	// NotifyAll is like Notify on each of conns, which may belong to other transports. It skips those on which it cannot
+	// send: their handlers learn why they ended.
+	NotifyAll(conns []Conn, method string, params []byte)
+}
+
+// Borrower is an optional interface of a [Conn]. A caller that copies large results into a buffer of its own uses it, if the
+// Conn implements it, to save an allocation for each result.
+type Borrower interface {
+	// GoBorrow is like Go, except that result is valid only until done returns.
+	GoBorrow(method string, params []byte, done func(result []byte, err error))
+}
+
 // Handler receives what the peer sends on one connection. Both methods are called on the connection's reading goroutine:
 // Handle in the order in which messages arrived, then Closed once. While Handle runs nothing further is read, which is
 // how a receiver slows its peer down; a handler that has to wait for something else starts a goroutine and replies later.
@@ -89,9 +104,12 @@ type Request struct {
 	Method string
 	// Params is one MessagePack value, by convention an array. It belongs to the receiver.
 	Params []byte
+	// More is set by the transport if the peer's next message has already arrived: Handle is called again right after this
+	// call, with that message, or Closed is. A handler can postpone work that is cheaper for several messages together.
+	// A transport that never sets it is correct.
+	More bool
 
 	call *call // nil for a notification
-	more bool
 }
 
 // call is what answers a request.
@@ -114,11 +132,6 @@ func NewRequest(method string, params []byte, reply func(result []byte, err erro
 
 // IsCall reports whether the peer waits for a reply.
 func (r *Request) IsCall() bool { return r.call != nil }
-
-// More reports whether the peer's next message has arrived already: the handler is called again right after this time, with
-// that message, or with Closed if the connection ends first. What is done better once for several messages can wait until
-// then.
-func (r *Request) More() bool { return r.more }
 
 // Reply answers a call; for a notification it does nothing. It may be called from any goroutine, also after Handle has
 // returned, and must be called exactly once: a further reply is dropped. It never blocks, and the bytes of result may be

@@ -7,8 +7,9 @@ import (
 )
 
 const (
-	chunkSmall = 4 << 10  // of what waits to be written: the first chunk
-	chunkLarge = 64 << 10 // and the ones after it
+	chunkSmall = 4 << 10       // of what waits to be written: the first chunk
+	chunkLarge = 64 << 10      // and the ones after it
+	chunkHuge  = 256<<10 + 512 // for a message that needs it, such as a piece of a snapshot of package migrate
 
 	// After a write, before a sender writes by itself again.
 	quietFor    = 10 * time.Microsecond
@@ -33,6 +34,7 @@ type writer struct {
 var (
 	smallChunks = sync.Pool{New: func() any { return new([chunkSmall]byte) }}
 	largeChunks = sync.Pool{New: func() any { return new([chunkLarge]byte) }}
+	hugeChunks  = sync.Pool{New: func() any { return new([chunkHuge]byte) }}
 )
 
 func putChunk(b []byte) {
@@ -41,8 +43,8 @@ func putChunk(b []byte) {
 		smallChunks.Put((*[chunkSmall]byte)(b[:chunkSmall]))
 	case chunkLarge:
 		largeChunks.Put((*[chunkLarge]byte)(b[:chunkLarge]))
-	case bulkBuffer:
-		bulkBuffers.Put((*[bulkBuffer]byte)(b[:bulkBuffer]))
+	case chunkHuge:
+		hugeChunks.Put((*[chunkHuge]byte)(b[:chunkHuge]))
 	}
 }
 
@@ -69,8 +71,10 @@ func (w *writer) room(n int) []byte {
 		size = chunkLarge
 	}
 	switch {
-	case n > chunkLarge:
+	case n > chunkHuge:
 		return make([]byte, 0, n)
+	case n > chunkLarge:
+		return hugeChunks.Get().(*[chunkHuge]byte)[:0]
 	case n > chunkSmall, size == chunkLarge:
 		return largeChunks.Get().(*[chunkLarge]byte)[:0]
 	}

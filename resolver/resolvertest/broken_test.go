@@ -11,9 +11,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
-	"github.com/stretchr/testify/require"
 )
 
 func TestRules(t *testing.T) {
@@ -69,7 +70,7 @@ var faults = map[string]string{
 	"a renewal never shortens":            "announcing again prolongs an announcement, or shortens it",
 	"long lists are cut":                  "a host announces many services",
 	"lists are sorted in place":           "a host announces many services",
-	"any number of services":              "more than MaxServices in one announcement are ErrInvalid",
+	"any number of services":              "more than 131,072 services in one announcement are ErrInvalid",
 	"active hosts are present":            "what a host announces has nothing to do with records",
 }
 
@@ -79,7 +80,7 @@ func (b *broken) Get(ctx context.Context, name string) (resolver.Record, error) 
 	if b.is("contexts are ignored") {
 		ctx = context.WithoutCancel(ctx)
 	}
-	if b.is("names are not checked") && len(name) > resolver.MaxName {
+	if b.is("names are not checked") && len(name) > maxName {
 		return resolver.Record{}, resolver.ErrNotFound
 	}
 	r, err := b.Resolver.Get(ctx, name)
@@ -194,12 +195,12 @@ func (b *broken) Announce(ctx context.Context, h resolver.Host, services []strin
 		ttl = time.Hour
 	case b.is("a renewal never shortens") && ttl < time.Hour && h.ID == "shorter":
 		return nil
-	case b.is("long lists are cut") && len(services) > 10_000 && len(services) <= resolver.MaxServices:
+	case b.is("long lists are cut") && len(services) > 10_000 && len(services) <= maxServices:
 		services = services[:10_000]
 	case b.is("lists are sorted in place"):
 		slices.Reverse(services)
-	case b.is("any number of services") && len(services) > resolver.MaxServices:
-		services = services[:resolver.MaxServices]
+	case b.is("any number of services") && len(services) > maxServices:
+		services = services[:maxServices]
 	}
 	return b.Resolver.Announce(ctx, h, services, ttl)
 }

@@ -132,8 +132,8 @@ var presenceRules = []rule{
 		s.Equal([]string{"a"}, s.hosts(services[1]))
 	}},
 
-	{"more than MaxServices in one announcement are ErrInvalid", func(s *suite) {
-		services := make([]string, resolver.MaxServices+1)
+	{"more than 131,072 services in one announcement are ErrInvalid", func(s *suite) {
+		services := make([]string, maxServices+1)
 		for i := range services {
 			services[i] = fmt.Sprint("service-", i)
 		}

@@ -35,10 +35,10 @@ var rules = append([]rule{
 
 	{"a record keeps every field", func(s *suite) {
 		a, b := s.host("ä/\u65e5\u672c-1"), s.host("b")
-		a.Incarnation, a.Addr = 1<<53-1, strings.Repeat("x", resolver.MaxAddr)
-		long := strings.Repeat("n", resolver.MaxName)
+		a.Incarnation, a.Addr = 1<<53-1, strings.Repeat("x", maxAddr)
+		long := strings.Repeat("n", maxName)
 		next := s.fresh(long, a)
-		next.Nonce, next.Feature = 1<<53-1, 1<<32-1
+		next.Nonce = 1<<53 - 1
 		r, err := s.A.CompareAndSwap(s.ctx, 0, next)
 		s.NoError(err)
 		next.Version, next.Generation = 1, r.Generation
@@ -234,7 +234,7 @@ var rules = append([]rule{
 
 	{"malformed arguments are ErrInvalid", func(s *suite) {
 		a := s.host("a")
-		for _, bad := range []string{"", "a b", "a\n", "\xff", strings.Repeat("n", resolver.MaxName+1)} {
+		for _, bad := range []string{"", "a b", "a\n", "\xff", strings.Repeat("n", maxName+1)} {
 			_, err := s.A.Get(s.ctx, bad)
 			s.ErrorIs(err, resolver.ErrInvalid, "Get of %q", bad)
 			_, err = s.A.Watch(s.ctx, bad, 0)
@@ -249,7 +249,7 @@ var rules = append([]rule{
 		for what, h := range map[string]resolver.Host{
 			"no id": {Incarnation: 1, Key: s.Key}, "a long id": {ID: strings.Repeat("h", resolver.MaxHostID+1), Incarnation: 1, Key: s.Key},
 			"no incarnation": {ID: "a", Key: s.Key}, "a large incarnation": {ID: "a", Incarnation: 1 << 53, Key: s.Key},
-			"a long address": {ID: "a", Incarnation: 1, Addr: strings.Repeat("x", resolver.MaxAddr+1), Key: s.Key},
+			"a long address": {ID: "a", Incarnation: 1, Addr: strings.Repeat("x", maxAddr+1), Key: s.Key},
 		} {
 			_, err := s.A.CompareAndSwap(s.ctx, 0, s.fresh(name, h))
 			s.ErrorIs(err, resolver.ErrInvalid, "CompareAndSwap by a host with %s", what)
@@ -260,7 +260,7 @@ var rules = append([]rule{
 		_, err := s.A.CompareAndSwap(s.ctx, 0, nonce)
 		s.ErrorIs(err, resolver.ErrInvalid, "CompareAndSwap without a nonce")
 		s.ErrorIs(s.A.Announce(s.ctx, a, []string{name}, -1), resolver.ErrInvalid, "Announce for a negative time")
-		s.ErrorIs(s.A.Announce(s.ctx, a, []string{name}, resolver.MaxTTL+1), resolver.ErrInvalid, "Announce for ever")
+		s.ErrorIs(s.A.Announce(s.ctx, a, []string{name}, maxTTL+1), resolver.ErrInvalid, "Announce for ever")
 		_, err = s.A.Get(s.ctx, name)
 		s.ErrorIs(err, resolver.ErrNotFound, "something malformed was written")
 		s.Empty(s.hosts(name), "something malformed was announced")

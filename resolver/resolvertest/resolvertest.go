@@ -14,9 +14,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
-	"github.com/stretchr/testify/require"
 )
 
 // Subject is a resolver under test.
@@ -78,6 +79,14 @@ func newSuite(t tb, s Subject) *suite {
 }
 
 const name = "backend.com"
+
+// Limits that every resolver enforces.
+const (
+	maxName     = 253
+	maxAddr     = 256
+	maxServices = 1 << 17
+	maxTTL      = 24 * time.Hour
+)
 
 // host returns the first incarnation of a host.
 func (s *suite) host(id string) resolver.Host {
