@@ -99,7 +99,9 @@ var rules = append([]rule{
 		_, err = s.A.CompareAndSwap(s.ctx, 2, cancelled(r))
 		s.ErrorIs(err, resolver.ErrAmnesia, "a version that was not reached yet")
 		other := cancelled(r)
-		other.Generation = r.Generation ^ 1
+		if other.Generation--; other.Generation == 0 {
+			other.Generation = 2
+		}
 		_, err = s.A.CompareAndSwap(s.ctx, r.Version, other)
 		s.ErrorIs(err, resolver.ErrAmnesia, "another Gen")
 		s.ErrorContains(err, name)
