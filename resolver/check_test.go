@@ -69,7 +69,7 @@ func TestCheck(t *testing.T) {
 		{"remove", running, hostA, func(r *Record) { r.ISR = is(hostA, hostC) }, "", nil},
 		{"remove two", running, hostA, func(r *Record) { r.ISR = is(hostA) }, "one member at a time", ErrRefused},
 		{"remove one and add one", running, hostA, func(r *Record) { r.ISR = is(hostA, hostB, hostD) }, "one member at a time", ErrRefused},
-		{"remove the active", running, hostA, func(r *Record) { r.ISR = is(hostB, hostC) }, "is not, as it stands, in the in-sync set", ErrInvalid},
+		{"remove the active", running, hostA, func(r *Record) { r.ISR = is(hostB, hostC) }, "is not in the in-sync set", ErrInvalid},
 		{"replace", running, hostA, func(r *Record) { r.ISR = is(hostA, Host{ID: "host-b", Incarnation: 5, Key: hostB.Key}, hostC) }, "", nil},
 		{"replace two", running, hostA, func(r *Record) {
 			r.ISR = is(hostA, Host{ID: "host-b", Incarnation: 5}, Host{ID: "host-c", Incarnation: 5})
@@ -115,7 +115,7 @@ func TestCheck(t *testing.T) {
 		{"reset for another", running, hostD, func(r *Record) { r.Loss, r.Epoch, r.Active, r.ISR = 2, 4, hostA, is(hostA) }, "only member", ErrRefused},
 		{"lower the loss", running, hostA, func(r *Record) { r.Loss = 0 }, "raises each by one", ErrRefused},
 
-		{"another name", running, hostA, func(r *Record) { r.Name = "other.com" }, "of another name", ErrRefused},
+		{"another name", running, hostA, func(r *Record) { r.Name = "other.com" }, "change the name", ErrRefused},
 		{"no name", nil, hostA, func(r *Record) { r.Name = "" }, "has 0 bytes, not 1..253", ErrInvalid},
 		{"a long name", nil, hostA, func(r *Record) { r.Name = long }, "has 300 bytes, not 1..253", ErrInvalid},
 		{"a space in a name", nil, hostA, func(r *Record) { r.Name = "a b" }, "contains ' '", ErrInvalid},

@@ -440,7 +440,7 @@ func TestRefusesDamagedFile(t *testing.T) {
 				_, err := NewServer(ServerConfig{Transport: transport.NewMemory().Host("dns"), File: path})
 				require.ErrorIs(t, err, ErrStore)
 				require.ErrorContains(t, err, path+" is damaged at byte ")
-				require.ErrorContains(t, err, "restore the file")
+				require.ErrorContains(t, err, "restore its last content")
 			}
 			left, err := os.ReadFile(path)
 			require.NoError(t, err)

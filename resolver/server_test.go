@@ -230,7 +230,7 @@ func TestServerLimits(t *testing.T) {
 		}
 		_, err = w.call(conn, methodWatch, watchParams{Name: "nobody.com", ID: 9})
 		require.ErrorIs(t, err, ErrRefused)
-		require.ErrorContains(t, err, `"nobody.com": no more watches are allowed than 3 on one connection`)
+		require.ErrorContains(t, err, `"nobody.com": too many watches: the limits are 3 on one connection`)
 		_, err = w.call(w.dial("raw2"), methodWatch, watchParams{Name: "one.com"})
 		require.NoError(t, err, "the limit is one of each connection")
 
@@ -299,7 +299,7 @@ func TestServerWatches(t *testing.T) {
 
 		_, err = w.call(conn, methodWatch, watchParams{Name: "backend.com", After: 1, ID: 7})
 		require.ErrorIs(t, err, ErrInvalid)
-		require.ErrorContains(t, err, "watch 7 is under way")
+		require.ErrorContains(t, err, "watch 7 is in progress")
 		_, err = w.call(conn, methodUnwatch, unwatchParams{ID: 7})
 		require.NoError(t, err)
 		require.ErrorIs(t, <-answers, transport.ErrClosed)

@@ -25,9 +25,9 @@ func (p pending) complete(result []byte, err error) {
 	}
 }
 
-// callTable holds the calls that wait for their replies, by id. On most connections there is one at most, which needs no map.
+// callTable holds the pending calls by id. Most connections have at most one, which needs no map.
 type callTable struct {
-	alone bool // one is there
+	alone bool // one is set
 	id    uint64
 	one   pending
 	more  map[uint64]pending
@@ -72,10 +72,10 @@ func (t *callTable) take(id uint64) (pending, bool) {
 	return p, ok
 }
 
-// fail completes all with an error, in the order of their ids.
+// fail completes all calls with an error, in the order of their ids.
 func (t *callTable) fail(err error) {
 	if t.alone {
-		t.put(t.id, t.one) // among the others
+		t.put(t.id, t.one) // move it to the map
 		t.alone = false
 	}
 	for _, id := range slices.Sorted(maps.Keys(t.more)) {

@@ -418,7 +418,7 @@ func TestIdentity(t *testing.T) {
 	path = filepath.Join(t.TempDir(), "no", "key")
 	_, err = LoadIdentity(path)
 	require.ErrorIs(t, err, fs.ErrNotExist)
-	require.ErrorContains(t, err, "make "+path+": ")
+	require.ErrorContains(t, err, "create "+path+": ")
 	require.NotContains(t, err.Error(), ".key", "the name of a temporary file")
 }
 

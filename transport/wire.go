@@ -8,7 +8,7 @@ import (
 	"github.com/roam-go/roam/transport/internal/mp"
 )
 
-// The kinds of message in MessagePack-RPC.
+// The kinds of messages in MessagePack-RPC.
 const (
 	kindCall   = 0 // [0, id, method, params]
 	kindReply  = 1 // [1, id, error, result]
@@ -18,12 +18,12 @@ const (
 // Limits of the envelope.
 const (
 	maxMethod    = 255     // bytes of a method's name
-	maxErrorText = 4 << 10 // bytes of an error's message that are sent
-	maxID        = 1 << 53 // ids are below, so that languages with floating-point numbers only can hold them
+	maxErrorText = 4 << 10 // bytes of an error's message
+	maxID        = 1 << 53 // ids are below, so that languages with only floating-point numbers can represent them
 	maxEnvelope  = 32 + maxMethod
 )
 
-// Methods that the engine itself calls and answers.
+// Methods that the engine itself uses.
 const (
 	methodHello = "roam.hello"
 	methodPing  = "roam.ping"
@@ -52,8 +52,8 @@ func appendReply(b []byte, id uint64, result []byte) []byte {
 	return append(b, result...)
 }
 
-// appendErrorReply writes err as a map of code, message and data, which together have at most so many bytes: the message is cut,
-// and data that has no room beside it is left out.
+// appendErrorReply appends err as a map of code, message and data, with at most most bytes of message and data together: it
+// truncates the message, and omits data that does not fit.
 func appendErrorReply(b []byte, id uint64, err error, most int) []byte {
 	code, text, data := CodeUnknown, err.Error(), []byte(nil)
 	if e, ok := errors.AsType[*Error](err); ok {
@@ -88,8 +88,8 @@ func orEmpty(params []byte) []byte {
 	return params
 }
 
-// A message is the envelope of one frame. It says where the parts are instead of pointing there: to store pointers for each
-// message costs much while the garbage collector is at work.
+// message is the envelope of one frame. It holds offsets instead of slices: storing pointers for each message is expensive
+// while the garbage collector runs.
 type message struct {
 	kind   uint8
 	id     uint64
@@ -105,7 +105,7 @@ func (p part) of(frame []byte) []byte { return frame[p.from:p.to:p.to] }
 // failed reports whether a reply has an error.
 func (m *message) failed() bool { return m.fault != part{} }
 
-// parse takes apart a frame that a mp.Scanner found to be one whole value.
+// parse parses a frame, which a Scanner has checked to be one value.
 func (m *message) parse(frame []byte) error {
 	n, b, ok := mp.TakeArray(frame)
 	if !ok {
@@ -161,8 +161,8 @@ func (m *message) parse(frame []byte) error {
 	return nil
 }
 
-// parseError reads the error of a reply. Other implementations answer with values of any shape, often a string, or an array
-// that holds one.
+// parseError parses the error of a reply. Other implementations send values of any shape, often a string or an array that
+// contains one.
 func parseError(b []byte) *Error {
 	e := &Error{Code: CodeUnknown, Remote: true}
 	if s, _, ok := mp.TakeString(b); ok {
