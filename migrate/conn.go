@@ -7,6 +7,7 @@ import (
 	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
+	"github.com/roam-go/roam/transport/msgpack"
 )
 
 // accept returns the handler of a connection that another host or a client has made, or nil if the node is closed.
@@ -37,7 +38,7 @@ type inbound struct {
 
 // Handle implements [transport.Handler].
 func (c *inbound) Handle(conn transport.Conn, r *transport.Request) {
-	if !r.More() {
+	if !r.More {
 		defer c.lend(conn)
 	}
 	switch r.Method {
@@ -83,6 +84,7 @@ func (c *inbound) lend(conn transport.Conn) {
 // Closed implements [transport.Handler].
 func (c *inbound) Closed(_ transport.Conn, err error) {
 	c.conn.Ended()
+	c.upload.Closed(err)
 	c.work()
 	n := c.node
 	n.mu.Lock()
@@ -100,7 +102,7 @@ func (c *inbound) Closed(_ transport.Conn, err error) {
 // handleHello answers a host that introduces itself. The host must have proved the key that it names.
 func (c *inbound) handleHello(r *transport.Request) ([]byte, error) {
 	var h wire.HostHello
-	if err := transport.UnmarshalSmall(r.Params, &h); err != nil {
+	if err := msgpack.UnmarshalSmall(r.Params, &h); err != nil {
 		return nil, transport.Errorf(transport.CodeBadMessage, "migrate: hello of a host: %v", err)
 	}
 	if h.Host.ID == "" || h.Host.Key != c.conn.Peer().Key {
@@ -174,7 +176,7 @@ func (c *inbound) handleClient(r *transport.Request) {
 		p, name = v, &v.Service
 	}
 	if r.Method != wire.MethodDo {
-		if err := transport.UnmarshalSmall(r.Params, p); err != nil {
+		if err := msgpack.UnmarshalSmall(r.Params, p); err != nil {
 			c.malformed(r, err)
 			return
 		}

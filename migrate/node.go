@@ -93,7 +93,7 @@ func (c *NodeConfig) validate() error {
 		return bad("Transport", "is required")
 	case c.ID != "" && (resolver.CheckName(c.ID) != nil || len(c.ID) > resolver.MaxHostID):
 		return bad("ID", fmt.Sprintf("is %.150q, not up to %d bytes of printable UTF-8 without spaces", c.ID, resolver.MaxHostID))
-	case c.Advertise != "" && (resolver.CheckName(c.Advertise) != nil || len(c.Advertise) > resolver.MaxAddr-len(":65535")):
+	case resolver.CheckAnnouncement(resolver.Host{ID: "h", Incarnation: 1, Addr: c.Advertise + ":65535"}, nil, 0) != nil:
 		return bad("Advertise", fmt.Sprintf("is %.300q, not the address of a host", c.Advertise))
 	case c.Heartbeat < 0:
 		return bad("Heartbeat", fmt.Sprintf("is %v, below 0", c.Heartbeat))

@@ -11,6 +11,7 @@ import (
 	"github.com/roam-go/roam/migrate/internal/binenc"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
+	"github.com/roam-go/roam/transport/msgpack"
 )
 
 // Term is the fencing token. Every message between hosts carries it.
@@ -151,7 +152,7 @@ func ReadMsg(b []byte) (m Msg, err error) {
 	}
 	if len(rec) > 0 {
 		m.Record = new(resolver.Record)
-		if err := transport.UnmarshalSmall(rec, m.Record); err != nil {
+		if err := msgpack.UnmarshalSmall(rec, m.Record); err != nil {
 			return m, fmt.Errorf("%w: record: %w", errMalformed, err)
 		}
 	}

@@ -126,7 +126,20 @@ func (b *eventBatch) encode(service string, m *machine.Machine, from, end uint64
 // send sends the batch to its connections.
 func (b *eventBatch) send() {
 	for _, params := range b.messages {
-		transport.NotifyAll(b.conns, wire.MethodEvents, params)
+		notifyAll(b.conns, wire.MethodEvents, params)
 	}
 	b.conns = nil
+}
+
+// notifyAll sends a notification on many connections, and encodes it once if their transport can.
+func notifyAll(conns []transport.Conn, method string, params []byte) {
+	if len(conns) > 1 {
+		if b, ok := conns[0].(transport.Broadcaster); ok {
+			b.NotifyAll(conns, method, params)
+			return
+		}
+	}
+	for _, c := range conns {
+		_ = c.Notify(method, params) // the connection's handler learns of an error
+	}
 }

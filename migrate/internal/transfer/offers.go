@@ -95,6 +95,13 @@ type Upload struct {
 	source *source // nil: nothing yet
 }
 
+// Closed ends the upload when its connection has ended with err.
+func (u *Upload) Closed(err error) {
+	if u.source != nil {
+		u.source.Closed(err)
+	}
+}
+
 // Handle answers a request that belongs to a fetch, and reports whether it does. from is the host that has proved its key on
 // the connection; a snapshot is sent only to the host that it was offered to.
 func (o *Offers) Handle(u *Upload, from resolver.Host, r *transport.Request) bool {

@@ -18,6 +18,7 @@ import (
 	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
+	"github.com/roam-go/roam/transport/msgpack"
 )
 
 // app is a service whose state is one string.
@@ -146,7 +147,7 @@ type conn struct {
 func (c *conn) Handle(_ transport.Conn, r *transport.Request) {
 	if r.Method == wire.MethodHello {
 		var h wire.HostHello
-		require.NoError(c.b.t, transport.UnmarshalSmall(r.Params, &h))
+		require.NoError(c.b.t, msgpack.UnmarshalSmall(r.Params, &h))
 		c.host = h.Host
 		r.Reply(transport.Marshal(wire.HostHello{Host: c.b.a}))
 		return
