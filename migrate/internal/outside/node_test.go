@@ -67,6 +67,11 @@ func TestService(t *testing.T) {
 	onB, err := b.Standby(t.Context(), "count", newCounter, migrate.Policy{})
 	require.NoError(t, err)
 
+	require.Eventually(t, func() bool {
+		hosts, err := res.Hosts(t.Context(), "count")
+		return err == nil && len(hosts) == 2
+	}, 10*time.Second, time.Millisecond, "both hosts are present")
+
 	c, err := migrate.Dial(t.Context(), "count", migrate.ClientConfig{Resolver: res, Transport: newTransport(t)})
 	require.NoError(t, err)
 	defer c.Close()
