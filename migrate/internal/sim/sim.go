@@ -19,10 +19,6 @@ import (
 // Options say what to run.
 type Options struct {
 	Seed uint64
-	// New makes the machine that applies a log; nil stands for [NewModel].
-	New func() Machine
-	// Kept returns how many of events, of all there were, a machine still has; nil: all.
-	Kept func(events [][]byte) int
 	// Log receives the history; nil discards.
 	Log func(at time.Duration, line string)
 }
@@ -116,9 +112,6 @@ type failure string
 
 // Run runs one seed to its end, or to the first invariant that breaks.
 func Run(o Options) (stats Stats, err error) {
-	if o.New == nil {
-		o.New = NewModel
-	}
 	w := newWorld(o)
 	defer func() {
 		w.stats.Virtual = w.now

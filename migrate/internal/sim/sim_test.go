@@ -12,7 +12,7 @@ var (
 	seedsFlag = flag.Uint64("sim.seeds", 100, "run so many seeds")
 )
 
-func TestModel(t *testing.T) {
+func TestSeeds(t *testing.T) {
 	if *seedFlag != 0 {
 		s, err := Run(Options{Seed: *seedFlag, Log: func(at time.Duration, line string) { fmt.Printf("%12v  %s\n", at, line) }})
 		t.Log(s)
