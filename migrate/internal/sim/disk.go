@@ -137,7 +137,9 @@ func (p *proc) recover() {
 	st := d.state
 	st.Entries = slices.Clone(st.Entries)
 	w.stats.Recoveries++
-	w.tracef("%s recovers %+v, log %d..%d", p.name(), st.Meta, st.Base.Index, st.Last())
+	meta := st.Meta
+	meta.Gen = 0 // the resolver draws it, not the seed
+	w.tracef("%s recovers %+v, log %d..%d", p.name(), meta, st.Base.Index, st.Last())
 	var m *machine.Machine
 	if st.Copy {
 		var err error

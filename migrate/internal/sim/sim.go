@@ -21,6 +21,8 @@ type Options struct {
 	Seed uint64
 	// Log receives the history; nil discards.
 	Log func(at time.Duration, line string)
+
+	shape func(*profile) // changes what the seed has made; nil: nothing
 }
 
 // Stats counts what happened in a run.
@@ -158,6 +160,9 @@ type world struct {
 func newWorld(o Options) *world {
 	w := &world{o: o, rng: rand.New(rand.NewPCG(o.Seed, 0x726f616d))}
 	w.prof = newProfile(w.rng)
+	if o.shape != nil {
+		o.shape(&w.prof)
+	}
 	w.stats.Faults = w.prof.faults()
 	w.chk = newChecker(w)
 	w.res = newNameService(w)
