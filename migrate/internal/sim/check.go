@@ -83,6 +83,7 @@ type mark struct{ loss, index uint64 }
 type history struct {
 	loss     uint64
 	first    core.Term // it began with
+	kept     uint64    // entries up to here are of the copy that was left after the loss
 	entries  []core.Entry
 	epochs   []uint64 // in which each entry was committed
 	outcomes []outcome
@@ -277,7 +278,7 @@ func (k *checker) activated(p *proc) {
 				h.epochs = append(h.epochs, t.Epoch)
 			}
 			h.outcomes = slices.Clone(old.outcomes[:n])
-			h.applied = min(n, old.applied)
+			h.applied, h.kept = min(n, old.applied), n
 		}
 		return
 	}

@@ -26,8 +26,9 @@ func (k *checker) applied(p *proc, m *machine.Machine, e core.Entry) {
 	if !o.applied {
 		o.applied, o.hash = true, hash
 		h.applied = max(h.applied, e.Index)
-		if p.core.Role().Active() {
-			k.speaks(p, p.core.Term()) // to its clients, of what nobody has applied before
+		if p.core.Role().Active() && e.Index > h.kept {
+			// Its clients hear of what nobody has applied before, in the term in which that was committed.
+			k.speaks(p, core.Term{Loss: p.loss, Epoch: h.epochs[e.Index-1]})
 		}
 	} else if o.hash != hash {
 		k.failf("%s applies %s with another state than others (I16): %x, want %x", p, entry(e), hash, o.hash)

@@ -10,6 +10,7 @@ import (
 var (
 	seedFlag  = flag.Uint64("sim.seed", 0, "run only this seed, and print its history")
 	seedsFlag = flag.Uint64("sim.seeds", 100, "run so many seeds")
+	stopFlag  = flag.Int("sim.stop", 20, "stop after so many have failed")
 )
 
 func TestSeeds(t *testing.T) {
@@ -28,7 +29,7 @@ func TestSeeds(t *testing.T) {
 		sum.Add(s)
 		if err != nil {
 			t.Error(err)
-			if bad++; bad >= 20 {
+			if bad++; bad >= *stopFlag {
 				break
 			}
 		}
