@@ -127,12 +127,18 @@ func (s *Service) create(ctx context.Context) error {
 func (s *Service) become(ctx context.Context, rec resolver.Record, ev core.Event) error {
 	before := s.Status().Record
 	s.refusal.Store(nil)
+	empty, err := s.instance() // here, since the service's own code may take long
+	if err != nil {
+		return err
+	}
+	defer s.call(func() { s.empty = nil })
 	s.post(item{kind: itemFunc, fn: func() {
+		s.empty = empty
 		s.replica.Step(core.Got{Record: rec})
 		s.replica.Step(ev)
 	}})
 	var refused *error
-	err := s.wait(ctx, func(st Status) bool {
+	err = s.wait(ctx, func(st Status) bool {
 		r := &st.Record
 		other := r.Active.ID != "" && !r.Active.Same(s.node.self) && r.Version > rec.Version && (r.Version != before.Version || r.Generation != before.Generation)
 		refused = s.refusal.Load()

@@ -401,9 +401,12 @@ func (s *Service) event(ev core.Event, from *inbound) {
 func (s *Service) machine() *machine.Machine { return s.replica.Machine() }
 
 func (s *Service) newMachine() (*machine.Machine, error) {
-	sm, err := s.instance()
-	if err != nil {
-		return nil, err
+	sm := s.empty
+	if s.empty = nil; sm == nil {
+		var err error
+		if sm, err = s.instance(); err != nil {
+			return nil, err
+		}
 	}
 	m := machine.New(s.name, adapter{sm}, s.limits())
 	m.OnPanic = s.panicked

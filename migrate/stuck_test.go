@@ -244,7 +244,7 @@ func TestQueryBesideApply(t *testing.T) {
 						}
 					}}
 					if beside {
-						return &concurrent{held: h}
+						return concurrent{h}
 					}
 					return h
 				}, Policy{})
@@ -279,14 +279,11 @@ func TestQueryBesideApply(t *testing.T) {
 }
 
 // concurrent is a held service that is asked beside Apply.
-type concurrent struct {
-	*held
-	mu sync.Mutex
-}
+type concurrent struct{ *held }
 
-func (c *concurrent) ConcurrentQueries() {}
+func (c concurrent) ConcurrentQueries() {}
 
-func (c *concurrent) Query(q []byte) ([]byte, error) { return []byte("beside"), nil }
+func (c concurrent) Query(q []byte) ([]byte, error) { return []byte("beside"), nil }
 
 // A snapshot that takes 2 s to capture, or to restore, is taken once, and the service goes on meanwhile with its protocol.
 func TestSlowSnapshot(t *testing.T) {

@@ -96,7 +96,7 @@ func (s *suite) judge() error {
 		}
 	}
 	if left < 2 {
-		return fmt.Errorf("Validate refuses %d of %d commands", len(s.Commands)-left, len(s.Commands))
+		return fmt.Errorf("the service's Validate refuses %d of %d commands", len(s.Commands)-left, len(s.Commands))
 	}
 	return nil
 }
@@ -196,10 +196,10 @@ func (s *suite) fresh() (m migrate.Migratable, err error) {
 		return nil, err
 	}
 	if m == nil {
-		return nil, errors.New("New returned nil")
+		return nil, errors.New("the function New returned nil")
 	}
 	if v := reflect.ValueOf(m); v.Kind() == reflect.Pointer && v.IsNil() {
-		return nil, fmt.Errorf("New returned a nil %T", m)
+		return nil, fmt.Errorf("the function New returned a nil %T", m)
 	}
 	return m, nil
 }

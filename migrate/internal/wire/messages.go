@@ -107,7 +107,7 @@ type ListenParams struct {
 	From    uint64
 }
 
-// ListenResult: the first event that will come is Next; if that is higher than From, the events between are gone.
+// ListenResult answers ListenParams: the first event to come is Next. If that is higher than From, the events between are gone.
 type ListenResult struct {
 	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
