@@ -1,8 +1,8 @@
 // Package wal stores on disk what a host must not forget about a service: the Saves of package core, and snapshots of the
 // service's state, so that the log stays bounded.
 //
-// A [Dir] is the directory of a host. A [Store] is the part of one service in it. The documentation of package migrate
-// describes the format of the files. They can be read safely after a crash, because:
+// A [Dir] is the directory of a host. A [Store] is the part of one service in it. PROTOCOL.md of
+// package migrate specifies the format of the files. They can be read safely after a crash, because:
 //
 //   - A file gets its name by a rename after a sync, so that an incomplete file has no valid name.
 //   - A log only grows, by one write at a time, and each write is synced before the next. So only the last frame can be
