@@ -4,14 +4,14 @@ package main
 
 import (
 	"bytes"
-	"fmt"
 	"io"
 	"os"
-	"runtime"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/roam-go/roam/migrate/internal/leak"
 )
 
 // TestMain also runs the child processes of the tests. It fails the package if a test leaks a goroutine.
@@ -19,15 +19,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(roleEnv) != "" {
 		os.Exit(childMain())
 	}
-	code := m.Run()
-	for end := time.Now().Add(5 * time.Second); code == 0 && runtime.NumGoroutine() > 1; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			buf := make([]byte, 1<<20)
-			fmt.Fprintf(os.Stderr, "goroutines left behind:\n%s\n", buf[:runtime.Stack(buf, true)])
-			code = 1
-		}
-	}
-	os.Exit(code)
+	leak.Main(m)
 }
 
 // A few faults of the most important kinds, to check that the program works and nothing obvious is broken. The load is low,
