@@ -10,10 +10,10 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/roam-go/roam/migrate/internal/wire"
-
 	"github.com/stretchr/testify/require"
 
+	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
 )
@@ -194,6 +194,21 @@ func TestHaltedIsNotAnnounced(t *testing.T) {
 		require.False(t, slices.ContainsFunc(hosts, w.nodes["a"].self.Same))
 		_, err = b.Handoff(t.Context(), "")
 		require.NoError(t, err)
+	})
+}
+
+// A broken invariant of the core halts the service.
+func TestBrokenInvariantHalts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "a", "b")
+		defer w.close()
+		a, b := w.pair(Policy{})
+		a.post(item{kind: itemEvent, ev: core.Persisted{Seq: 1 << 40}})
+		require.Equal(t, Halted, a.Status().Role)
+		err := a.wait(t.Context(), func(Status) bool { return false })
+		require.ErrorAs(t, err, new(core.Violation))
+		require.Equal(t, CodeHalted, transport.CodeOf(err))
+		w.role(b, Active)
 	})
 }
 

@@ -110,7 +110,7 @@ func (s *Service) compact() {
 			return
 		}
 		if err != nil {
-			s.store.Later()
+			s.store.Postpone()
 			s.noCopy(err)
 			return
 		}
@@ -178,7 +178,7 @@ func (s *Service) keep(ctx context.Context, r io.Reader) (io.Reader, func(ok boo
 			c.Discard()
 			return context.Cause(ctx)
 		}
-		return s.store.Kept(c)
+		return s.store.Keep(c)
 	}, nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/migrate/internal/peer"
 )
 
 // A host that starts again at once, with its old name and nothing in its memory, is another one: it comes back with a copy
@@ -110,7 +111,7 @@ func TestUnknownTypeOfMessage(t *testing.T) {
 			from, to := pair[0], pair[1]
 			w.look(from, func() {
 				for _, typ := range []core.Type{0, 99, 255} {
-					from.send(core.Outgoing{To: to.node.self, Msg: core.Msg{Type: typ, From: from.node.self, Term: from.core.Term()}})
+					from.node.links.Send(to.node.self, "svc", core.Msg{Type: typ, From: from.node.self, Term: from.core.Term()})
 				}
 			})
 		}
@@ -129,7 +130,7 @@ func TestUnknownTypeOfMessage(t *testing.T) {
 }
 
 // connsOf are the connections that others made to a host.
-func connsOf(n *Node) []*session {
+func connsOf(n *Node) []*inbound {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return slices.Collect(maps.Keys(n.inbound))
@@ -154,7 +155,7 @@ func TestReplayBetweenHosts(t *testing.T) {
 			for _, pair := range [][2]*Service{{a, b}, {b, a}} {
 				from, to := pair[0], pair[1]
 				m := core.Msg{Type: typ, From: from.node.self, Term: term, Record: &old, Index: 2, Commit: 2, Round: 1, Flag: true}
-				w.look(from, func() { from.send(core.Outgoing{To: to.node.self, Msg: m}) })
+				w.look(from, func() { from.node.links.Send(to.node.self, "svc", m) })
 			}
 		}
 		time.Sleep(2 * time.Second)
@@ -177,17 +178,17 @@ func TestSnapshotOfAnotherMoment(t *testing.T) {
 				snap, err := a.machine().Snapshot()
 				require.NoError(t, err)
 				f.Index, f.Epoch = a.machine().Applied()
-				f.ID = a.node.offer(a, b.node.self, snap)
+				f.ID = a.node.offers.Add(b.node.self, snap, func(int64, error) {})
 			})
 			change(&f)
-			_, _, err := b.fetchState(t.Context(), f)
+			_, _, err := b.node.fetcher.Fetch(t.Context(), f, b.receiver())
 			return err
 		}
 		require.NoError(t, fetch(func(*core.Fetch) {}))
 		require.ErrorContains(t, fetch(func(f *core.Fetch) { f.Epoch++ }), "it ends at entry")
 		require.ErrorContains(t, fetch(func(f *core.Fetch) { f.Index++ }), "it ends at entry")
 		require.ErrorIs(t, fetch(func(f *core.Fetch) { f.ID++ }), ErrForbidden)
-		require.ErrorIs(t, fetch(func(f *core.Fetch) { f.From.Incarnation++ }), errOtherStart)
+		require.ErrorIs(t, fetch(func(f *core.Fetch) { f.From.Incarnation++ }), peer.ErrOtherStart)
 	})
 }
 

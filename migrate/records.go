@@ -226,7 +226,7 @@ func (s *Service) anyAlive(ctx context.Context, rec resolver.Record) error {
 			}
 			asked++
 			if !n.spawn(func() {
-				conn, err := n.connect(dctx, h, nil)
+				conn, err := n.links.Connect(dctx, h, nil)
 				if err == nil {
 					conn.Close()
 				}

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestMain is also the life of the children that the tests start. It fails the package when a test leaves a goroutine behind.
+// TestMain also runs the child processes of the tests. It fails the package if a test leaks a goroutine.
 func TestMain(m *testing.M) {
 	if os.Getenv(roleEnv) != "" {
 		os.Exit(childMain())
@@ -30,8 +30,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// A few faults of the most important kinds, to see that the program works and nothing obvious is broken. What it says on a
-// machine with other things to do is no measure of time, so that less load will do.
+// A few faults of the most important kinds, to check that the program works and nothing obvious is broken. The load is low,
+// because times measured on a busy machine mean nothing.
 func TestRealProcesses(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts processes")
@@ -67,7 +67,7 @@ func sum(m map[string]int) int {
 	return n
 }
 
-// Without enough load a run proves nothing, and says so.
+// A run without enough load proves nothing and reports that.
 func TestLoadTooLow(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts processes")

@@ -10,39 +10,42 @@ import (
 	"sync"
 )
 
-// checker judges what the clients saw against what an exactly-once log allows. Every command is unique, so that all of it
-// takes time linear in the number of commands, but for a sort:
+// checker checks the clients' observations against an exactly-once log. Every command is unique, so that the checks take
+// time linear in the number of commands, except for a sort:
 //
-//	(a) what is at a position is the same for all who saw it
-//	(b) an acknowledged command is at the position it was acknowledged with, and nowhere else
-//	(c) a command that was not acknowledged is in the log once at most
-//	(d) a command sent after another was acknowledged comes after it
-//	(e) a client's commands are in the order in which it sent them
-//	(f) events come without a gap that is not told (seen to by the clients themselves; their links are compared here)
-//	(g) nothing is in the log that was not sent
-//	(h) the hosts' states are the result of the log
-//	(i) a query sees all that was acknowledged before it was sent, and nothing later than its answer
+//	(a) all observers see the same command at a position
+//	(b) an acknowledged command is at the acknowledged position and nowhere else
+//	(c) an unacknowledged command is in the log at most once
+//	(d) a command sent after the acknowledgement of another comes after it
+//	(e) a client's commands are in the order of sending
+//	(f) events have no unreported gap (the clients check that; the checker compares their links)
+//	(g) the log has only commands that were sent
+//	(h) the hosts' states follow from the log
+//	(i) a query sees all commands acknowledged before it was sent, and none sent after its answer
 //
 // It is safe for concurrent use.
 type checker struct {
 	mu      sync.Mutex          // guards what follows
-	log     []event             // by position-1; a zero link where nobody has seen what is there
-	known   int                 // of log
+	log     []event             // by position-1; a zero link means unknown
+	known   int                 // number of known entries of log
 	at      map[uint32][]uint64 // by client: the position of each command, by Seq-1; 0: unknown
 	acks    []ack
 	last    map[uint32]uint64 // by client: the position of its latest acknowledged command
 	seen    map[uint32]uint64 // by observer: the latest event
-	killed  map[uint32]bool   // clients that could not say what they have sent
+	killed  map[uint32]bool   // clients that cannot report what they have sent
 	gaps    int
 	queries int
 	wrong   []string
 }
 
 func newChecker() *checker {
-	return &checker{at: make(map[uint32][]uint64), last: make(map[uint32]uint64), seen: make(map[uint32]uint64), killed: make(map[uint32]bool)}
+	return &checker{
+		at: make(map[uint32][]uint64), last: make(map[uint32]uint64),
+		seen: make(map[uint32]uint64), killed: make(map[uint32]bool),
+	}
 }
 
-// maxWrong bounds what is printed; one is enough to fail.
+// maxWrong bounds the printed violations; one is enough to fail.
 const maxWrong = 20
 
 func (k *checker) failf(pos uint64, format string, args ...any) {
@@ -56,7 +59,7 @@ func (k *checker) failf(pos uint64, format string, args ...any) {
 	k.wrong = append(k.wrong, s)
 }
 
-// violation notes what somebody else found.
+// violation records a violation found elsewhere.
 func (k *checker) violation(format string, args ...any) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -69,7 +72,7 @@ func (k *checker) violations() []string {
 	return slices.Clone(k.wrong)
 }
 
-// around is the log near a position, with what its clients were told.
+// around describes the log near a position, with the acknowledgements of its clients.
 func (k *checker) around(pos uint64) string {
 	var b strings.Builder
 	const context = 5
@@ -87,7 +90,7 @@ func (k *checker) around(pos uint64) string {
 	return b.String()
 }
 
-// put notes what is at a position: (a), (b), (c).
+// put records the command at a position: (a), (b), (c).
 func (k *checker) put(pos uint64, e event, who string, n uint32) {
 	if pos == 0 || pos > 1<<40 || e.Client == 0 || e.Seq == 0 {
 		k.failf(0, "%s %d saw command %d of client %d at %d, which can't be (g)", who, n, e.Seq, e.Client, pos)
@@ -150,7 +153,7 @@ func (k *checker) observed(b *eventBatch) {
 	k.seen[b.Observer] = b.First + uint64(len(b.Events)) - 1
 }
 
-// forget notes that clients were killed: nobody knows what they have sent beside what is in the log.
+// forget records that clients were killed: their commands outside the log are unknown.
 func (k *checker) forget(first uint32, n int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -159,15 +162,15 @@ func (k *checker) forget(first uint32, n int) {
 	}
 }
 
-// length is how many places of the log are known.
+// length is the number of known positions of the log.
 func (k *checker) length() uint64 {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return uint64(k.known)
 }
 
-// finish checks what can be said only of the whole. sent is how many commands each client has sent; states are those of
-// the hosts in the in-sync set, when nothing was under way any more.
+// finish makes the checks that need the whole log. sent is the number of commands that each client has sent; states are the
+// final states of the hosts in the in-sync set.
 func (k *checker) finish(sent map[uint32]uint32, states map[string]Place) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -208,7 +211,7 @@ func (k *checker) finish(sent map[uint32]uint32, states map[string]Place) {
 	k.realTime()
 }
 
-// fold checks that the links are those of the log.
+// fold checks the links against the log.
 func (k *checker) fold() {
 	p := Place{}
 	for i, e := range k.log {
@@ -220,8 +223,8 @@ func (k *checker) fold() {
 	}
 }
 
-// realTime checks (d) and (i): it goes through all sendings and answers by time, and remembers the highest position that
-// anyone had been told when something was sent.
+// realTime checks (d) and (i): it walks through all requests and answers by time, and tracks the highest position that any
+// client knew at each request.
 func (k *checker) realTime() {
 	byDone := make([]int32, len(k.acks))
 	for i := range byDone {

@@ -13,7 +13,7 @@ import (
 	"github.com/roam-go/roam/migrate"
 )
 
-// history is what some clients saw, for the checker.
+// history is the observations of some clients, for the checker.
 type history struct {
 	acks   []ack
 	events []eventBatch
@@ -21,7 +21,7 @@ type history struct {
 	states map[string]Place
 }
 
-// goodHistory has two clients, whose three commands did not overlap in time, and a query.
+// goodHistory has two clients, three commands that do not overlap in time, and a query.
 func goodHistory() *history { return historyOf(Ident{1, 1}, Ident{2, 1}, Ident{1, 2}) }
 
 func historyOf(ids ...Ident) *history {
@@ -96,15 +96,15 @@ func TestChecker(t *testing.T) {
 	}
 }
 
-// Commands that were under way at the same time may be in any order.
+// Concurrent commands may be in any order.
 func TestCheckerConcurrent(t *testing.T) {
 	h := goodHistory()
-	h.acks[1].Invoked = 40 // before the first was acknowledged
+	h.acks[1].Invoked = 40 // before the acknowledgement of the first
 	h.acks[0].Invoked, h.acks[0].Done = 45, 90
 	require.Empty(t, h.check())
 }
 
-// Of a killed client only what others saw is known.
+// Only the observations of others are known about a killed client.
 func TestCheckerKilledClient(t *testing.T) {
 	h := goodHistory()
 	h.sent[1] = 1

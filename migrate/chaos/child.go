@@ -18,10 +18,10 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// roleEnv tells a process that it is a child.
+// roleEnv is the environment variable that marks a child process.
 const roleEnv = "ROAM_CHAOS_CHILD"
 
-// child is what all roles have in common.
+// child is the common part of all roles.
 type child struct {
 	setup
 	out        *pipe
@@ -33,14 +33,14 @@ type child struct {
 	files      int
 }
 
-// role is what a kind of process does. start returns when the process is ready; close undoes all that it did.
+// role is the behavior of a kind of process. start returns when the process is ready; close releases everything.
 type role interface {
 	start(ctx context.Context) (addr string, err error)
 	order(o *order, rep *report) error
 	close()
 }
 
-// childMain is the life of a child; it ends with standard input, that is with the parent at the latest.
+// childMain runs a child until its standard input ends, which the end of the parent causes at the latest.
 func childMain() int {
 	c := &child{out: newPipe(os.Stdout), in: gob.NewDecoder(os.Stdin)}
 	if err := c.in.Decode(&c.setup); err != nil {
@@ -63,7 +63,7 @@ func (c *child) run() error {
 	}
 	c.log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	if l, err := net.Listen("tcp", "127.0.0.1:0"); err == nil {
-		l.Close() // has the runtime open what its poller needs
+		l.Close() // makes the runtime open the files of its poller
 	}
 	c.files, c.goroutines = openFiles(), runtime.NumGoroutine()
 	if err := c.connect(); err != nil {
@@ -80,7 +80,7 @@ func (c *child) run() error {
 	case "flood":
 		r = &floodRole{child: c}
 	default:
-		return fmt.Errorf("there is no role %q", c.Role)
+		return fmt.Errorf("unknown role %q", c.Role)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), readyWait)
 	defer cancel()
@@ -96,7 +96,7 @@ func (c *child) run() error {
 	for {
 		o := new(order)
 		if c.in.Decode(o) != nil {
-			os.Exit(3) // the parent is gone: no goodbyes
+			os.Exit(3) // the parent is gone
 		}
 		if o.Op == "quit" {
 			r.close()
@@ -152,7 +152,7 @@ func (c *child) disconnect() {
 	c.tr.Close()
 }
 
-// transport is what the process speaks through: it dials a proxy where there is one.
+// transport returns the transport of the process, which dials proxies where there are any.
 func (c *child) transport() *detour { return &detour{Transport: c.tr, via: c.Via} }
 
 type detour struct {
@@ -169,12 +169,12 @@ func (d *detour) Dial(ctx context.Context, to transport.Peer, h transport.Handle
 	return d.Transport.Dial(ctx, to, h)
 }
 
-// count is what the process has now.
+// count returns the present resources of the process.
 func (c *child) count() *leakReport {
 	return &leakReport{runtime.NumGoroutine(), openFiles(), c.goroutines, c.files, ""}
 }
 
-// leaks waits a while for what ends on its own.
+// leaks returns the resources that remain after a moment.
 func (c *child) leaks() *leakReport {
 	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		l := c.count()
@@ -189,7 +189,7 @@ func (c *child) leaks() *leakReport {
 	}
 }
 
-// openFiles counts the process's file descriptors; 0 where the system does not say.
+// openFiles counts the process's file descriptors; 0 if the system does not report them.
 func openFiles() int {
 	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {

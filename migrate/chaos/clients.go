@@ -18,22 +18,22 @@ import (
 )
 
 const (
-	// window bounds the commands of one client that are under way.
+	// window bounds the commands in progress of one client.
 	window = 256
-	// reportEvery is how often what was seen goes to the parent.
+	// reportEvery is the interval of reports to the parent.
 	reportEvery = 20 * time.Millisecond
 	queryEvery  = 25 * time.Millisecond
 )
 
-// clientsRole is a process full of clients: writers, which also listen to the events, and half of which ask questions; one that only asks,
-// and so would not notice that its host is no longer active if that answered; and idle ones.
+// clientsRole is a process with clients: writers, which also listen to events and half of which send queries; one that sends
+// only queries, and so would not notice that its host is no longer active if that host answered; and idle ones.
 type clientsRole struct {
 	*child
 	writers []*writer
 	asker   *migrate.Client
 	idle    []*migrate.Client
 	dialled []*detour     // of each client
-	rate    atomic.Uint64 // float64 bits: commands a second of one writer
+	rate    atomic.Uint64 // float64 bits: commands a second of each writer
 	stop    context.CancelFunc
 	ctx     context.Context
 	wg      sync.WaitGroup
@@ -44,14 +44,14 @@ type clientsRole struct {
 	batches []eventBatch
 }
 
-// writer is one client that writes.
+// writer is a client that writes.
 type writer struct {
 	r    *clientsRole
 	id   uint32
 	c    *migrate.Client
 	sent atomic.Uint32
 	last Place       // of the newest event
-	seen *eventBatch // not told yet; guarded by r.mu
+	seen *eventBatch // not reported yet; guarded by r.mu
 }
 
 type pending struct {
@@ -109,7 +109,7 @@ func (r *clientsRole) start(ctx context.Context) (string, error) {
 		r.wg.Go(func() { w.write(under) })
 		r.wg.Go(func() { w.collect(under) })
 		r.wg.Go(w.listen)
-		if w.id%2 == 0 { // an answer can hide from a client that its commands get none
+		if w.id%2 == 0 { // answers could hide from a client that its commands get none
 			r.wg.Go(func() { r.ask(w.id, w.c) })
 		}
 	}
@@ -133,7 +133,7 @@ func (r *clientsRole) moved(client uint32, m migrate.Move) {
 	})
 }
 
-// tell sends what was seen to the parent.
+// tell reports the observations to the parent.
 func (r *clientsRole) tell() {
 	tick := time.NewTicker(reportEvery)
 	defer tick.Stop()
@@ -176,8 +176,7 @@ func (r *clientsRole) wrong(format string, args ...any) {
 	}
 }
 
-// write sends commands at the rate that is wanted. While the service is away it does not fall behind by more than a
-// moment: there is no flood afterwards beyond what the window holds.
+// write sends commands at the wanted rate. It does not make up for the time that the service was away, beyond the window.
 func (w *writer) write(under chan<- pending) {
 	defer close(under)
 	next := time.Now().Add(rand.N(10 * time.Millisecond))
@@ -197,7 +196,7 @@ func (w *writer) write(under chan<- pending) {
 				return
 			}
 		}
-		if rate = math.Float64frombits(w.r.rate.Load()); rate <= 0 { // perhaps only since the wait began
+		if rate = math.Float64frombits(w.r.rate.Load()); rate <= 0 { // it may have changed during the wait
 			next = time.Now()
 			continue
 		}
@@ -220,7 +219,7 @@ func (w *writer) write(under chan<- pending) {
 	}
 }
 
-// collect takes the replies, in order.
+// collect receives the replies in order.
 func (w *writer) collect(under <-chan pending) {
 	for p := range under {
 		reply, err := p.call.Reply(w.r.ctx)
@@ -240,7 +239,7 @@ func (w *writer) collect(under <-chan pending) {
 	}
 }
 
-// ask puts questions.
+// ask sends queries.
 func (r *clientsRole) ask(n uint32, c *migrate.Client) {
 	for {
 		select {
@@ -266,7 +265,7 @@ func (r *clientsRole) ask(n uint32, c *migrate.Client) {
 	}
 }
 
-// listen checks that events come without a gap that is not told, and that each links to the one before.
+// listen checks that events have no unreported gap and that each links to the one before.
 func (w *writer) listen() {
 	for ev, err := range w.c.Events(w.r.ctx, 1) {
 		if err != nil {
@@ -292,8 +291,8 @@ func (w *writer) listen() {
 	}
 }
 
-// saw notes an event for the parent: all of them if this is the process's first client, otherwise now and then the latest,
-// whose link says as much.
+// saw records an event for the parent: all of the process's first client, and now and then the latest of the others, whose
+// link stands for the earlier ones.
 func (w *writer) saw(seq, gap uint64, e event) {
 	w.r.mu.Lock()
 	defer w.r.mu.Unlock()
@@ -346,15 +345,15 @@ func (r *clientsRole) order(o *order, rep *report) error {
 		}
 		return nil
 	}
-	return fmt.Errorf("clients can't %s", o.Op)
+	return fmt.Errorf("clients do not handle the order %q", o.Op)
 }
 
-// settle returns when nothing is under way any more. The rate is 0, but a command may be about to be sent.
+// settle returns when no command is in progress. The rate is 0, but a writer may be about to send one.
 func (r *clientsRole) settle(timeout time.Duration, rep *report) error {
 	ctx, cancel := context.WithTimeout(r.ctx, timeout)
 	defer cancel()
 	for {
-		time.Sleep(2 * reportEvery) // and for collect
+		time.Sleep(2 * reportEvery) // also for collect
 		done := make(map[uint32]uint32)
 		for _, w := range r.writers {
 			if err := w.c.Flush(ctx); err != nil {

@@ -28,22 +28,22 @@ type cluster struct {
 	check    *checker
 	meter    *meter
 	net      *network // nil: processes dial one another
-	lan      *lan     // nil: they are all in this machine's network
+	lan      *lan     // nil: all are in this machine's network
 	resolver *process
 	hosts    []*host
 	clients  []*process
-	more     []*process        // beside all these
+	more     []*process        // other processes
 	last     uint32            // the highest number of a client
-	addrs    map[string]string // of what listens, by ID
+	addrs    map[string]string // of the listening processes, by ID
 	sayf     func(format string, args ...any)
-	trapped  chan struct{} // told when a host is in its trap
+	trapped  chan struct{} // receives when a host is in its trap
 
 	mu    sync.Mutex // guards what follows
 	moves []moved
 	notes map[string]int
 }
 
-// host is one host over all its processes.
+// host is a host with its consecutive processes.
 type host struct {
 	id string
 	p  *process
@@ -66,7 +66,7 @@ func newCluster(cfg config, sayf func(string, ...any)) (*cluster, error) {
 		}
 		var err error
 		if c.lan, err = newLAN(all); err != nil {
-			return nil, fmt.Errorf("no network namespaces, which take root and iproute2: %w", err)
+			return nil, fmt.Errorf("network namespaces need root and iproute2: %w", err)
 		}
 	}
 	for _, id := range ids {
@@ -93,8 +93,8 @@ func hostIDs(n int) []string {
 
 func clientsID(i int) string { return fmt.Sprintf("c%d", i+1) }
 
-// freeAddr is an address that nobody listens at. A process that is started again listens at the same one. Where all of 127/8 is
-// this machine, it is one of which no connection that is made meanwhile takes the port.
+// freeAddr returns an address without a listener. A restarted process listens at the same one. If all of 127/8 belongs to
+// this machine, the address is such that other connections do not take its port.
 func freeAddr() (string, error) {
 	l, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.%d:0", 1+rand.N(254), rand.N(256), 1+rand.N(254)))
 	if err != nil {
@@ -107,7 +107,7 @@ func freeAddr() (string, error) {
 	return l.Addr().String(), nil
 }
 
-// start starts everything, and returns when a standby is in sync.
+// start starts all processes and returns when a standby is in sync.
 func (c *cluster) start(ctx context.Context) error {
 	if err := c.startResolver(); err != nil {
 		return err
@@ -172,18 +172,18 @@ func (c *cluster) startHost(h *host, create bool) error {
 	return err
 }
 
-// startClients starts a process full of clients, with its share of the commands. Each client has a number of its own.
+// startClients starts a process with clients and its share of the commands. Each client has a unique number.
 func (c *cluster) startClients(id string, writers, idle int) (*process, error) {
 	s, err := c.setup("clients", id)
 	if err != nil {
 		return nil, err
 	}
 	s.First, s.Writers, s.Idle, s.Rate = c.last+1, writers, idle, c.cfg.rate/float64(c.cfg.procs)
-	c.last += uint32(writers + 1 + idle) // one only asks
+	c.last += uint32(writers + 1 + idle) // one sends only queries
 	return c.starter.run(s, c.lan.enter(id), c.take)
 }
 
-// take is given all that children say.
+// take handles the reports of children.
 func (c *cluster) take(p *process, rep *report) {
 	if rep.Wrong != "" {
 		c.check.violation("%s: %s", p.ID, rep.Wrong)
@@ -213,7 +213,7 @@ func (c *cluster) take(p *process, rep *report) {
 	}
 }
 
-// active is the host that said last that it is active, in the highest epoch; nil if there is none.
+// active returns the host that reported to be active in the highest epoch; nil if there is none.
 func (c *cluster) active() (*host, *statusReport) {
 	var (
 		best *host
@@ -227,7 +227,7 @@ func (c *cluster) active() (*host, *statusReport) {
 	return best, st
 }
 
-// standby is a host in the in-sync set beside the active one; nil if there is none.
+// standby returns a standby in the in-sync set; nil if there is none.
 func (c *cluster) standby() *host {
 	a, st := c.active()
 	if a == nil {
@@ -258,7 +258,7 @@ func (c *cluster) host(id string) *host {
 	return nil
 }
 
-// inSync says what is missing until as many hosts hold every command as should; "" if nothing.
+// inSync describes what is missing until the wanted number of hosts holds every command; "" if nothing.
 func (c *cluster) inSync() string {
 	a, st := c.active()
 	if a == nil {
@@ -287,7 +287,7 @@ func (c *cluster) waitInSync(ctx context.Context, timeout time.Duration) error {
 	return fmt.Errorf("after %s: %s (%s)", timeout, why, c.describe())
 }
 
-// describe is what the hosts last said of themselves.
+// describe describes the last reports of the hosts.
 func (c *cluster) describe() string {
 	s := ""
 	for _, h := range c.hosts {
@@ -300,7 +300,7 @@ func (c *cluster) describe() string {
 	return s
 }
 
-// poll waits until ok is true.
+// poll waits until ok returns true.
 func poll(ctx context.Context, timeout time.Duration, ok func() bool) bool {
 	for end := time.Now().Add(timeout); ; {
 		if ok() {
@@ -313,10 +313,10 @@ func poll(ctx context.Context, timeout time.Duration, ok func() bool) bool {
 	}
 }
 
-// errLoad ends a run that proves nothing.
+// errLoad ends a run that proves nothing, for lack of load.
 var errLoad = errors.New("load too low")
 
-// ready waits until a fault may come: all in sync, and enough commands are acknowledged.
+// ready waits until the next fault may come: all hosts are in sync and enough commands are acknowledged.
 func (c *cluster) ready(ctx context.Context) error {
 	if err := c.waitInSync(ctx, 30*time.Second); err != nil {
 		return err
@@ -332,7 +332,7 @@ func (c *cluster) ready(ctx context.Context) error {
 	return fmt.Errorf("%w: %.0f commands/s before a fault, want %.0f (%s)", errLoad, rate, c.cfg.minRate, c.describe())
 }
 
-// killHost ends a host's process as kill -9 does.
+// killHost ends a host's process by SIGKILL.
 func (c *cluster) killHost(h *host) {
 	h.p.signal(syscall.SIGKILL)
 	if c.net != nil {
@@ -357,7 +357,7 @@ func (c *cluster) processes() []*process {
 	return append(ps, c.resolver)
 }
 
-// settle ends the writing, and checks that everybody agrees on what was written. healed is when the last fault ended.
+// settle stops the writers and checks that all processes agree on the log. The last fault ended at healed.
 func (c *cluster) settle(ctx context.Context, res *result) error {
 	began := time.Now()
 	if err := c.waitInSync(ctx, 30*time.Second); err != nil {
@@ -410,9 +410,8 @@ func (c *cluster) settle(ctx context.Context, res *result) error {
 	return nil
 }
 
-// census checks that what the hosts have been through has left nothing behind while they go on: each has a connection or
-// two for each other process and, if it serves or did until a moment ago, for each client, and a goroutine or two for each
-// of these.
+// census checks that the running hosts have leaked nothing: each has one or two connections for each other process and,
+// if it serves or did so a moment ago, for each client, and one or two goroutines for each of these.
 func (c *cluster) census() {
 	conns := 2 * (len(c.processes()) + c.cfg.clients + c.cfg.procs + c.cfg.idle)
 	for _, h := range c.hosts {
@@ -425,13 +424,13 @@ func (c *cluster) census() {
 			l = rep.Leaks
 			return l.Files <= l.FilesBefore+conns+8 && l.Goroutines <= l.GoroutinesBefore+2*conns+16
 		}) && l != nil {
-			c.check.violation("after healing, %s has %d files and %d goroutines; %d and %d when it began, and there are at most %d connections to be had",
+			c.check.violation("after healing, %s has %d files and %d goroutines; it began with %d and %d, and there are at most %d connections",
 				h.id, l.Files, l.Goroutines, l.FilesBefore, l.GoroutinesBefore, conns)
 		}
 	}
 }
 
-// quit ends all processes in an orderly way, and reports what they leave behind.
+// quit closes all processes and reports their leaks.
 func (c *cluster) quit(res *result) {
 	for _, p := range c.processes() {
 		rep, err := p.ask(order{Op: "quit"}, 30*time.Second)
@@ -448,7 +447,7 @@ func (c *cluster) quit(res *result) {
 	}
 }
 
-// close ends what is left, whatever state it is in.
+// close kills the remaining processes.
 func (c *cluster) close() {
 	for _, p := range c.processes() {
 		if p != nil {
@@ -464,7 +463,7 @@ func (c *cluster) close() {
 	c.starter.close()
 }
 
-// makeDir makes the directory of a run; "" stands for a temporary one.
+// makeDir creates the directory of a run, a temporary one for "".
 func makeDir(dir string) (string, error) {
 	if dir == "" {
 		return os.MkdirTemp("", "roam-chaos-*")
@@ -474,7 +473,7 @@ func makeDir(dir string) (string, error) {
 		err = os.MkdirAll(abs, 0o700)
 	}
 	if err == nil {
-		err = os.RemoveAll(recordsFile(abs)) // of another run
+		err = os.RemoveAll(recordsFile(abs)) // of an earlier run
 	}
 	return abs, err
 }

@@ -13,15 +13,16 @@ import (
 	"time"
 )
 
-// turn is one of several things whose effects on others are compared. The first of them is nothing at all.
+// turn is one of several conditions whose effects on other clients are compared. The first is the undisturbed one.
 type turn struct {
 	name  string
 	begin func() error
 	end   func() error
 }
 
-// compare takes turns of 2 s, several times, and says how long commands took in each, but for those of one process, if any. What
-// is compared alternates, so that what else the machine does falls on all of it; the p99 of a turn is the median of its times.
+// compare runs turns of 2 s, several times, and reports the latency of commands in each, except those of one process, if
+// any. Turns alternate, so that other load on the machine affects all of them. The p99 of a turn is the median over its
+// repetitions.
 func (r *run) compare(what string, but *process, turns ...turn) error {
 	const (
 		rounds = 5
@@ -35,7 +36,7 @@ func (r *run) compare(what string, but *process, turns ...turn) error {
 	}
 	for round := range rounds {
 		for j := range turns {
-			i := (j + round) % len(turns) // each follows each
+			i := (j + round) % len(turns) // so that each turn follows each other one
 			t := turns[i]
 			if err := r.ready(r.ctx); err != nil {
 				return err
@@ -45,7 +46,7 @@ func (r *run) compare(what string, but *process, turns ...turn) error {
 				if err := t.begin(); err != nil {
 					return err
 				}
-				r.sleep(span / 8) // to get under way
+				r.sleep(span / 8) // warm up
 			}
 			before, from := r.cpu(), time.Now()
 			r.sleep(span)
@@ -59,7 +60,7 @@ func (r *run) compare(what string, but *process, turns ...turn) error {
 				}
 			}
 			r.sleep(span / 8)
-			if err := r.ready(r.ctx); err != nil { // so that all that was sent is acknowledged
+			if err := r.ready(r.ctx); err != nil { // until all sent commands are acknowledged
 				return err
 			}
 			d := r.latencies(from.UnixNano(), to.UnixNano(), but)
@@ -84,7 +85,7 @@ func (r *run) compare(what string, but *process, turns ...turn) error {
 	return nil
 }
 
-// cpu is the time of a processor that was used so far, by what the processes are.
+// cpu returns the processor time used so far, by kind of process.
 func (r *run) cpu() map[string]time.Duration {
 	a, s := r.hosts[0], r.hosts[0]
 	if now, _ := r.active(); now != nil {
@@ -109,13 +110,13 @@ func (r *run) cpu() map[string]time.Duration {
 	return used
 }
 
-// cpu is the time of a processor that the process has used, where the system says.
+// cpu returns the processor time of the process, if the system reports it.
 func (p *process) cpu() time.Duration {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
 	if err != nil {
 		return 0
 	}
-	_, b, _ = bytes.Cut(b, []byte(") ")) // behind the name
+	_, b, _ = bytes.Cut(b, []byte(") ")) // after the name
 	f := strings.Fields(string(b))
 	if len(f) < 13 {
 		return 0
@@ -129,7 +130,7 @@ func change(a, b time.Duration) string {
 	return fmt.Sprintf("%+.0f%%", 100*(float64(b)/float64(a)-1))
 }
 
-// latencies are those of the commands sent in a time, but for those of one process, if any.
+// latencies returns the latencies of the commands sent in an interval, except those of one process, if any.
 func (r *run) latencies(from, to int64, but *process) []time.Duration {
 	r.check.mu.Lock()
 	defer r.check.mu.Unlock()

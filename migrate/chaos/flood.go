@@ -12,11 +12,10 @@ import (
 	"github.com/roam-go/roam/migrate"
 )
 
-// decoy is a service on two hosts of its own. Whatever is done to it costs the machine the same as if it were done to the one
-// that is watched.
+// decoy is a service on two other hosts. Load on it costs the machine the same as load on the service under test.
 const decoy = "decoy.example"
 
-// startDecoy starts the hosts of the decoy, and returns the first of them.
+// startDecoy starts the hosts of the decoy and returns the first.
 func (r *run) startDecoy() (*process, error) {
 	var first *process
 	for i, id := range []string{"d1", "d2"} {
@@ -41,7 +40,7 @@ func (r *run) startDecoy() (*process, error) {
 	return first, nil
 }
 
-// floodRole is a process with one client of the service and one of the decoy, which send more than they should.
+// floodRole is a process with a client of the service and one of the decoy, which send too much.
 type floodRole struct {
 	*child
 	clients map[string]*migrate.Client
@@ -63,8 +62,8 @@ func (f *floodRole) start(ctx context.Context) (string, error) {
 	return "", nil
 }
 
-// order begins a flood: Rate commands a second of Size bytes, Batch of them at a time, to the service Target; or ends it, and
-// returns when what was sent is acknowledged.
+// order begins a flood: Rate commands a second of Size bytes, Batch at a time, to the service Target. Or it ends the
+// flood and returns when all its commands are acknowledged.
 func (f *floodRole) order(o *order, rep *report) error {
 	switch o.Op {
 	case "flood":
@@ -88,12 +87,12 @@ func (f *floodRole) order(o *order, rep *report) error {
 		}
 		return nil
 	}
-	return fmt.Errorf("a flood can't %s", o.Op)
+	return fmt.Errorf("a flood does not handle the order %q", o.Op)
 }
 
-// flood sends at the rate that is wanted, or as fast as it can.
+// flood sends at the wanted rate, or as fast as it can.
 func (f *floodRole) flood(ctx context.Context, c *migrate.Client, rate float64, batch, size int) {
-	body := make([]byte, size) // of client 0, which there is not: it asks for nothing
+	body := make([]byte, size) // of client 0, which does not exist
 	pause := time.Duration(float64(batch) / rate * float64(time.Second))
 	for next := time.Now(); ctx.Err() == nil; next = next.Add(pause) {
 		time.Sleep(time.Until(next))
@@ -117,9 +116,9 @@ func (f *floodRole) close() {
 	}
 }
 
-// flood compares how long commands take beside a client that sends a hundred times what the others do, evenly or in large
-// batches, with how long they take when nothing is wrong, and when the same client does the same to another service: what that
-// costs is the processors' time, and what comes on top of it is waiting.
+// flood compares the latency of commands beside a client that sends a hundred times the load of the others, evenly or in
+// large batches, with the latency without it, and beside the same flood of another service. The last one costs the same
+// processor time, so that the difference is waiting.
 func (r *run) flood() error {
 	if _, err := r.startDecoy(); err != nil {
 		return err

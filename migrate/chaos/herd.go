@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// stepHerd moves the service with all its clients, once planned and once by killing its host.
+// stepHerd moves the service with all its clients, once by a handoff and once by killing its host.
 func (r *run) stepHerd() error {
 	if err := r.ready(r.ctx); err != nil {
 		return err
@@ -58,7 +58,7 @@ func (r *run) stepHerd() error {
 	return nil
 }
 
-// tries is how many clients have dialled how often since it was last called.
+// tries returns how many clients have dialled how often since its last call.
 func (r *run) tries() map[int]int {
 	n := make(map[int]int)
 	for _, p := range r.clients {
@@ -71,7 +71,7 @@ func (r *run) tries() map[int]int {
 	return n
 }
 
-// herdBack waits until all clients are at the active host.
+// herdBack waits until all clients are attached to the active host.
 func (r *run) herdBack(what string, began time.Time) error {
 	const patience = 2 * time.Minute
 	total := 0
@@ -116,9 +116,8 @@ func (r *run) herdBack(what string, began time.Time) error {
 	return nil
 }
 
-// slow compares how long commands take while a process full of clients that listen is stopped with how long they take while it
-// listens, and beside a standby behind a link of 1 Mbit/s with how long they take when nothing is wrong. Those who listen do
-// not write meanwhile, so that they are the same in both cases but for that.
+// slow compares the latency of commands while a process of listening clients is stopped with that while it listens, and
+// beside a standby behind a link of 1 Mbit/s with that without. The listening clients do not write in either case.
 func (r *run) slow() error {
 	lazy := r.clients[len(r.clients)-1]
 	rate := func(p *process, rate float64) error {
@@ -156,7 +155,7 @@ func (r *run) slow() error {
 				l.set(slow, slow)
 			}
 		}
-		r.sleep(2 * time.Second) // until it is seen to be slow
+		r.sleep(2 * time.Second) // until the active host has removed it
 		return nil
 	}, func() error { r.net.heal(); return nil }})
 }

@@ -33,7 +33,7 @@ func (r *resolverRole) start(context.Context) (string, error) {
 }
 
 func (r *resolverRole) order(o *order, _ *report) error {
-	return fmt.Errorf("a resolver can't %s", o.Op)
+	return fmt.Errorf("a resolver does not handle the order %q", o.Op)
 }
 
 func (r *resolverRole) close() { r.server.Close() }
@@ -87,7 +87,7 @@ func (h *hostRole) status(st migrate.Status) *statusReport {
 	return rep
 }
 
-// failed: copies that could not be fetched are to be expected when processes die, all else is not.
+// failed records an error. Failed fetches of copies are expected when processes die; all other errors are not.
 func (h *hostRole) failed(_ string, err error) {
 	rep := report{Note: err.Error()}
 	if h.service != nil && h.service.Status().Role == migrate.Halted {
@@ -112,7 +112,7 @@ func (h *hostRole) order(o *order, rep *report) error {
 		rep.Leaks = h.count()
 		return nil
 	}
-	return fmt.Errorf("a host can't %s", o.Op)
+	return fmt.Errorf("a host does not handle the order %q", o.Op)
 }
 
 func (h *hostRole) inc() uint64 { return h.node.Self().Incarnation }

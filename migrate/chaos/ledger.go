@@ -13,25 +13,25 @@ import (
 	"github.com/roam-go/roam/migrate"
 )
 
-// ledger is the service under test: it numbers the commands that it applies, and chains them, so that a position and its
-// link stand for all the history before it. Everything that leaves it says where in the log it was made.
+// ledger is the service under test. It numbers and chains its commands, so that a position and its link identify the whole
+// history before it. Replies, answers and events carry their position.
 type ledger struct {
 	board *board
 	Place
 	ballast []byte
 }
 
-// Place is a position in the ledger, from 1, and the link of the chain there.
+// Place is a position in the ledger, from 1, and the link of its chain there.
 type Place struct {
 	Pos, Link uint64
 }
 
-// Ident is the number of a client, from 1, and that of its command, from 1.
+// Ident is the number of a client and of its command, both from 1.
 type Ident struct {
 	Client, Seq uint32
 }
 
-// commandSize is the size of a command: its id and filling that follows from it.
+// commandSize is the size of a command: its Ident and filling derived from it.
 const commandSize = 64
 
 func (c Ident) body() []byte {
@@ -42,7 +42,7 @@ func (c Ident) body() []byte {
 	return b
 }
 
-// fill writes bytes that follow from seed.
+// fill writes bytes derived from seed.
 func fill(b []byte, seed uint64) {
 	for i := range b {
 		seed = seed*6364136223846793005 + 1442695040888963407
@@ -50,7 +50,7 @@ func fill(b []byte, seed uint64) {
 	}
 }
 
-// next is the place that a command gets after p.
+// next returns the place of a command after p.
 func (p Place) next(c Ident) Place {
 	const prime = 1099511628211 // of FNV-1a
 	h := p.Link ^ 14695981039346656037
@@ -63,7 +63,7 @@ func (p Place) next(c Ident) Place {
 	return Place{p.Pos + 1, h}
 }
 
-// answer is the reply to a command, and to a query with a zero Epoch.
+// answer is the reply to a command, or to a query with a zero Epoch.
 type answer struct {
 	Place
 	Index, Epoch uint64
@@ -79,7 +79,7 @@ func (a answer) marshal() []byte {
 
 func (a *answer) unmarshal(b []byte) error {
 	if len(b) != 32 {
-		return fmt.Errorf("an answer of %d bytes, not 32", len(b))
+		return fmt.Errorf("answer has %d bytes, want 32", len(b))
 	}
 	for i, v := range [...]*uint64{&a.Pos, &a.Link, &a.Index, &a.Epoch} {
 		*v = binary.BigEndian.Uint64(b[8*i:])
@@ -87,7 +87,7 @@ func (a *answer) unmarshal(b []byte) error {
 	return nil
 }
 
-// event is what the ledger emits for each command: the event's number is the command's position.
+// event is the event of a command; its number is the command's position.
 type event struct {
 	Ident
 	Link uint64
@@ -101,14 +101,14 @@ func (e event) marshal() []byte {
 
 func (e *event) unmarshal(b []byte) error {
 	if len(b) != 16 {
-		return fmt.Errorf("an event of %d bytes, not 16", len(b))
+		return fmt.Errorf("event has %d bytes, want 16", len(b))
 	}
 	e.Client, e.Seq, e.Link = binary.BigEndian.Uint32(b), binary.BigEndian.Uint32(b[4:]), binary.BigEndian.Uint64(b[8:])
 	return nil
 }
 
-// board shows the state of a process's ledger to other goroutines. Of several instances the last that was written counts:
-// a host has no more than one in use.
+// board publishes the state of a process's ledger to other goroutines. If there are several instances, the last one to write
+// counts: a host uses one at a time.
 type board struct {
 	mu sync.Mutex
 	Place
@@ -136,10 +136,10 @@ func newLedger(b *board, ballast int) *ledger {
 
 func (l *ledger) Apply(cmd migrate.Command) ([]byte, error) {
 	if len(cmd.Body) >= commandSize && binary.BigEndian.Uint32(cmd.Body) == 0 {
-		return nil, nil // of a flood
+		return nil, nil // sent by a flood
 	}
 	if len(cmd.Body) != commandSize {
-		return nil, fmt.Errorf("a command of %d bytes, not %d", len(cmd.Body), commandSize)
+		return nil, fmt.Errorf("command has %d bytes, want %d", len(cmd.Body), commandSize)
 	}
 	c := Ident{binary.BigEndian.Uint32(cmd.Body), binary.BigEndian.Uint32(cmd.Body[4:])}
 	if !bytes.Equal(cmd.Body, c.body()) {

@@ -1,12 +1,12 @@
 //go:build unix
 
-// Command chaos runs a service on real processes, which it kills, stops, cuts off and starts again at random moments under
-// load, and checks what the clients saw.
+// Command chaos runs a service on real processes under load. It kills, stops, partitions and restarts them at random
+// moments, and checks the observations of the clients.
 //
-// It starts itself again as a resolver, as hosts and as processes full of clients, which speak over TCP. The clients write
-// commands that are all different, listen to the events and ask questions; the parent collects what they saw, and checks that
-// every acknowledged command is in the log exactly once, in an order that agrees with real time. It ends with status 1 on a
-// violation, and 2 when the run proves nothing, as when there was less load than wanted before a fault.
+// It starts itself as a resolver, as hosts and as processes with clients, which communicate over TCP. The clients write
+// unique commands, listen to events and send queries. The parent collects their observations, and checks that every
+// acknowledged command is in the log exactly once, in an order consistent with real time. The exit status is 1 after a
+// violation, and 2 if the run proves nothing, for example because the load before a fault was too low.
 //
 //	go run ./migrate/chaos -scenario kill -count 100
 //	go run ./migrate/chaos -scenario mixed -for 10m -seed 7
@@ -35,7 +35,7 @@ const (
 	sigCont = syscall.SIGCONT
 )
 
-// config is what the flags say.
+// config holds the flags.
 type config struct {
 	scenario  string
 	lasts     time.Duration
@@ -61,7 +61,7 @@ type config struct {
 	keep      bool
 	json      bool
 
-	patience time.Duration // for the load that is wanted
+	patience time.Duration // limit of the wait for the wanted load
 }
 
 func main() {
@@ -84,31 +84,31 @@ func parse(args []string, out io.Writer) (config, error) {
 	var cfg config
 	fs := flag.NewFlagSet("chaos", flag.ContinueOnError)
 	fs.SetOutput(out)
-	fs.StringVar(&cfg.scenario, "scenario", "mixed", "what is done to the service, see below")
+	fs.StringVar(&cfg.scenario, "scenario", "mixed", "the `kind` of faults, see below")
 	fs.DurationVar(&cfg.lasts, "for", 0, "end after this `time`; 0: after -count faults")
-	fs.IntVar(&cfg.count, "count", 0, "end after this `number` of faults; 0: after -for, or 10 if that is 0, too")
+	fs.IntVar(&cfg.count, "count", 0, "end after this `number` of faults; 0: after -for, or 10 faults without -for")
 	fs.IntVar(&cfg.hosts, "hosts", 3, "`number` of hosts")
-	fs.IntVar(&cfg.standbys, "standbys", 1, "`number` of hosts in sync beside the active one")
+	fs.IntVar(&cfg.standbys, "standbys", 1, "`number` of standbys")
 	fs.IntVar(&cfg.procs, "procs", 2, "`number` of processes with clients")
-	fs.IntVar(&cfg.clients, "clients", 8, "`number` of clients that write, listen and ask")
+	fs.IntVar(&cfg.clients, "clients", 8, "`number` of clients that write, listen and send queries")
 	fs.IntVar(&cfg.idle, "idle", 0, "`number` of clients that only follow the service; herd: 10000 if 0")
 	fs.IntVar(&cfg.strangers, "strangers", 10000, "strangers: `number` of connections")
-	fs.Float64Var(&cfg.rate, "rate", 2000, "commands a second, as a `number`, of all clients together")
-	fs.Float64Var(&cfg.minRate, "min-rate", 1000, "acknowledged commands a second, as a `number`, without which no fault counts")
-	fs.DurationVar(&cfg.down, "down", time.Minute, "resolver: how `long` it is away")
-	fs.Uint64Var(&cfg.seed, "seed", 0, "`number` that the random choices follow from; 0: draw one")
-	fs.IntVar(&cfg.events, "events", 4<<20, "`bytes` of events that are kept for clients that were away")
-	fs.IntVar(&cfg.ballast, "state", 256<<10, "`bytes` of state beside what the commands make")
-	fs.BoolVar(&cfg.proxies, "proxies", false, "put proxies between all processes, as partition, slow and mixed do anyway")
+	fs.Float64Var(&cfg.rate, "rate", 2000, "`number` of commands a second of all clients together")
+	fs.Float64Var(&cfg.minRate, "min-rate", 1000, "`number` of acknowledged commands a second required before each fault")
+	fs.DurationVar(&cfg.down, "down", time.Minute, "resolver: `time` that it is down")
+	fs.Uint64Var(&cfg.seed, "seed", 0, "`number` that seeds the random choices; 0: a random one")
+	fs.IntVar(&cfg.events, "events", 4<<20, "`bytes` of events kept for clients that come back")
+	fs.IntVar(&cfg.ballast, "state", 256<<10, "`bytes` of state besides that of the commands")
+	fs.BoolVar(&cfg.proxies, "proxies", false, "put proxies between all processes; partition, slow and mixed always do")
 	fs.BoolVar(&cfg.insecure, "insecure", false, "no TLS")
-	fs.BoolVar(&cfg.durable, "durable", false, "give hosts a directory for what they acknowledge, as power does anyway")
+	fs.BoolVar(&cfg.durable, "durable", false, "give each host a directory; power always does")
 	fs.StringVar(&cfg.only, "only", "", "partition, flood: only faults with this `text` in their name")
-	fs.IntVar(&cfg.nice, "nice", 0, "flood: the `niceness` of the process that sends too much")
+	fs.IntVar(&cfg.nice, "nice", 0, "flood: the `niceness` of the flooding process")
 	fs.StringVar(&cfg.dir, "dir", "", "`directory` for logs, keys and records; empty: a temporary one")
-	fs.BoolVar(&cfg.keep, "keep", false, "keep the temporary directory even when all is well")
+	fs.BoolVar(&cfg.keep, "keep", false, "keep the temporary directory after a successful run")
 	fs.BoolVar(&cfg.json, "json", false, "print the result as JSON")
 	fs.Usage = func() {
-		fmt.Fprintln(out, "chaos runs a service on real processes, breaks them, and checks what the clients saw. Scenarios:")
+		fmt.Fprintln(out, "chaos runs a service on real processes, breaks them, and checks the clients' observations. Scenarios:")
 		for _, name := range slices.Sorted(maps.Keys(scenarios)) {
 			fmt.Fprintf(out, "  %-10s %s\n", name, scenarios[name].about)
 		}
@@ -135,15 +135,15 @@ func (cfg *config) validate(out io.Writer) error {
 	sc, ok := scenarios[cfg.scenario]
 	switch {
 	case cfg.scenario == "partition" && !slices.ContainsFunc(cuts, func(c cut) bool { return strings.Contains(c.kind, cfg.only) }):
-		return bad("-only is %q, which no fault has in its name", cfg.only)
+		return bad("-only is %q, but no fault has that in its name", cfg.only)
 	case !ok:
 		return bad("-scenario is %q, want one of %s", cfg.scenario, strings.Join(slices.Sorted(maps.Keys(scenarios)), ", "))
 	case cfg.hosts < 2:
 		return bad("-hosts is %d, want 2 or more", cfg.hosts)
 	case cfg.standbys < 1 || cfg.standbys >= cfg.hosts:
-		return bad("-standbys is %d, want 1 to %d, one less than there are hosts", cfg.standbys, cfg.hosts-1)
+		return bad("-standbys is %d, want 1 to %d, less than -hosts", cfg.standbys, cfg.hosts-1)
 	case cfg.procs < 1 || cfg.clients < cfg.procs:
-		return bad("-clients is %d and -procs %d, want at least one client a process", cfg.clients, cfg.procs)
+		return bad("-clients is %d and -procs %d, want at least one client for each process", cfg.clients, cfg.procs)
 	case cfg.scenario == "slow" && cfg.procs < 2:
 		return bad("-procs is %d, want 2 or more for slow: one is stopped", cfg.procs)
 	}
@@ -152,7 +152,7 @@ func (cfg *config) validate(out io.Writer) error {
 		cfg.seed = rand.Uint64N(1<<32) + 1
 	}
 	switch {
-	case sc.once || cfg.scenario == "herd" && cfg.lasts == 0 && cfg.count == 0, cfg.scenario == "resolver" && cfg.lasts == 0 && cfg.count == 0:
+	case sc.once, (cfg.scenario == "herd" || cfg.scenario == "resolver") && cfg.lasts == 0 && cfg.count == 0:
 		cfg.count = 1
 	case cfg.count == 0 && cfg.lasts == 0:
 		cfg.count = 10
@@ -165,7 +165,7 @@ func (cfg *config) validate(out io.Writer) error {
 	return nil
 }
 
-// runMain is a whole run, and returns the exit status.
+// runMain executes a whole run and returns the exit status.
 func runMain(ctx context.Context, cfg config, out, progress io.Writer) int {
 	began := time.Now()
 	sayf := func(format string, args ...any) {
@@ -204,7 +204,7 @@ func runMain(ctx context.Context, cfg config, out, progress io.Writer) int {
 	return status
 }
 
-// execute runs a scenario. An error means that the run proves nothing; what was seen until then is in the result.
+// execute runs a scenario. After an error the run proves nothing; the result has the observations until then.
 func execute(ctx context.Context, cfg config, sayf func(string, ...any)) (*result, error) {
 	sc := scenarios[cfg.scenario]
 	res := &result{Scenario: cfg.scenario, Seed: cfg.seed}
@@ -238,11 +238,12 @@ func execute(ctx context.Context, cfg config, sayf func(string, ...any)) (*resul
 		}
 		if time.Since(said) > 10*time.Second {
 			said = time.Now()
-			sayf("%d of %d; %.0f commands/s; epoch %d; machine's load %s", n+1, cfg.count, c.meter.rate(time.Second), c.meter.highest(), loadAverage())
+			sayf("%d of %d; %.0f commands/s; epoch %d; machine's load %s",
+				n+1, cfg.count, c.meter.rate(time.Second), c.meter.highest(), loadAverage())
 		}
 	}
 	if r.ctx.Err() != nil && (errors.Is(failed, r.ctx.Err()) || ctx.Err() == nil && !errors.Is(failed, errLoad)) {
-		failed = nil // the time was up
+		failed = nil // the time is over
 	}
 	if c.net != nil {
 		c.net.heal()
@@ -262,7 +263,7 @@ func execute(ctx context.Context, cfg config, sayf func(string, ...any)) (*resul
 	return res, failed
 }
 
-// conclude fills the result from what was seen.
+// conclude fills the result.
 func (r *run) conclude(res *result) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -296,13 +297,13 @@ func (r *run) conclude(res *result) {
 	res.Notes = r.notes
 }
 
-// logTime is a time as the children's logs have it.
+// logTime formats a time like the children's logs.
 func logTime(t int64) string { return time.Unix(0, t).UTC().Format("2006-01-02T15:04:05.000Z") }
 
 func (r *result) print(w io.Writer) {
 	p := func(format string, args ...any) { fmt.Fprintf(w, format+"\n", args...) }
 	p("scenario %s, seed %d: %s, machine's load %s", r.Scenario, r.Seed, r.Took.Round(time.Millisecond), r.Load)
-	p("%d commands in the log, %d queries; latency %s; %d gaps in events, all told", r.Commands, r.Queries, r.Latency, r.Gaps)
+	p("%d commands in the log, %d queries; latency %s; %d gaps in events, all reported", r.Commands, r.Queries, r.Latency, r.Gaps)
 	for _, kind := range slices.Sorted(maps.Keys(r.Faults)) {
 		p("%5d x %s", r.Faults[kind], kind)
 		p("        longest time without an acknowledgement: %s", r.Silence[kind])
@@ -322,13 +323,13 @@ func (r *result) print(w io.Writer) {
 		}
 	}
 	for _, kind := range slices.Sorted(maps.Keys(r.ClientPause)) {
-		p("pause as clients see it, %s: %s", kind, r.ClientPause[kind])
+		p("pause seen by clients, %s: %s", kind, r.ClientPause[kind])
 	}
 	for _, s := range r.Extra {
 		p("%s", s)
 	}
 	for _, s := range slices.Sorted(maps.Keys(r.Notes)) {
-		p("hosts said %d x: %s", r.Notes[s], s)
+		p("hosts reported %d x: %s", r.Notes[s], s)
 	}
 	p("after healing: in sync after %s, %d equal replicas after %s; %d processes closed without a leak",
 		ms(r.InSync), r.Replicas, ms(r.Equal), r.Closed)
@@ -338,7 +339,7 @@ func (r *result) print(w io.Writer) {
 	p("%d violations", len(r.Violations))
 }
 
-// loadAverage is the machine's, where it says.
+// loadAverage returns the machine's load average, if the system reports it.
 func loadAverage() string {
 	b, err := os.ReadFile("/proc/loadavg")
 	if err != nil {

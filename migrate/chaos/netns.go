@@ -11,13 +11,13 @@ import (
 	"time"
 )
 
-// lan gives each process a network namespace of its own, with an address and a cable to a bridge in one more of them: what is
-// cut there is lost without a word, as when a cable is pulled. It takes root and iproute2, and touches nothing of the
-// machine's own network.
+// lan gives each process its own network namespace, with an address and a cable to a bridge in a further namespace. Cut
+// traffic is lost silently, as with a pulled cable. It needs root and iproute2, and does not affect the machine's own
+// network.
 type lan struct {
 	id    string
 	addrs map[string]string // by process
-	undo  []func()          // of what is cut
+	undo  []func()          // restores the cuts
 }
 
 func newLAN(ids []string) (*lan, error) {
@@ -56,10 +56,10 @@ func ip(args string) error {
 	return nil
 }
 
-// addr is where a process can listen: nobody else is in its namespace.
+// addr returns the address for a process to listen at, which is alone in its namespace.
 func (l *lan) addr(id string) string { return net.JoinHostPort(l.addrs[id], "7000") }
 
-// enter is the command that runs another in a process's namespace.
+// enter returns the command that runs another one in a process's namespace.
 func (l *lan) enter(id string) []string {
 	if l == nil {
 		return nil
@@ -67,19 +67,19 @@ func (l *lan) enter(id string) []string {
 	return []string{"ip", "netns", "exec", l.ns(id)}
 }
 
-// cut runs a command that cuts, and remembers the one that undoes it.
+// cut runs a command that cuts a link, and stores the one that undoes it.
 func (l *lan) cut(do, undo string) error {
 	l.undo = append(l.undo, func() { ip(undo) })
 	return ip(do)
 }
 
-// unplug pulls a process's cable.
+// unplug disconnects a process.
 func (l *lan) unplug(id string) error {
 	port := "-n " + l.ns("lan") + " link set port-" + id
 	return l.cut(port+" down", port+" up")
 }
 
-// swallow loses what one process sends to another.
+// swallow drops the packets from one process to another.
 func (l *lan) swallow(from, to string) error {
 	route := " blackhole " + l.addrs[to] + "/32"
 	return l.cut("-n "+l.ns(from)+" route add"+route, "-n "+l.ns(from)+" route del"+route)
@@ -121,7 +121,7 @@ var lanCuts = []struct {
 	}},
 }
 
-// stepLAN loses what goes between some of the processes, for 0.1 to 5 s.
+// stepLAN drops the packets between some of the processes for 0.1 to 5 s.
 func (r *run) stepLAN() error {
 	if err := r.ready(r.ctx); err != nil {
 		return err

@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// cut is a way to part a, the active host, and s, a standby, from each other or from the rest.
+// cut is a way to separate a, the active host, and s, a standby, from each other or from the rest.
 type cut struct {
 	kind string
-	once bool // it is over at once
+	once bool // instantaneous
 	do   func(r *run, a, s *host)
 }
 
@@ -44,7 +44,7 @@ var cuts = []cut{
 			l.set(way{delay: 10 * time.Millisecond}, way{delay: 10 * time.Millisecond})
 		}
 	}},
-	// Nobody can help these clients: their commands wait until the way is free.
+	// These clients cannot reach the service: their commands wait until the link is restored.
 	{"clients don't hear active", false, func(r *run, a, _ *host) {
 		for _, c := range r.clients {
 			r.net.hold(a.id, c.ID, false)
@@ -52,7 +52,7 @@ var cuts = []cut{
 	}},
 }
 
-// stepPartition cuts some of the ways between processes and restores them after 0.1 to 5 s.
+// stepPartition cuts some of the links between processes and restores them after 0.1 to 5 s.
 func (r *run) stepPartition() error {
 	if err := r.ready(r.ctx); err != nil {
 		return err
@@ -81,7 +81,7 @@ func (r *run) stepPartition() error {
 	return nil
 }
 
-// apart holds back all that goes to and from a process.
+// apart holds back all traffic of a process.
 func (n *network) apart(id string) {
 	for ends := range n.links {
 		if ends[0] == id || ends[1] == id {

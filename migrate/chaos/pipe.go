@@ -12,8 +12,8 @@ import (
 	"github.com/roam-go/roam/migrate"
 )
 
-// What the parent and a child say to one another, as gobs on the child's standard input and output. The first thing that
-// the parent sends is a setup, then orders; the child sends reports, the first when it is ready.
+// The parent and a child exchange gobs on the child's standard input and output. The parent sends a setup, then orders. The
+// child sends reports, the first when it is ready.
 
 type setup struct {
 	Role     string // "resolver", "host", "clients" or "flood"
@@ -22,19 +22,19 @@ type setup struct {
 	Service  string
 	Listen   string
 	Resolver string            // its address
-	Via      map[string]string // what to dial instead of an address
+	Via      map[string]string // address to dial instead of another
 	Insecure bool
 
 	// Hosts.
 	Create              bool // the service does not exist yet
-	Durable             bool // keep what is acknowledged on disk
+	Durable             bool // with a directory
 	Standbys            int
 	EventBytes, Ballast int
 
 	// Clients. Writers and readers are numbered from First.
 	First   uint32
 	Writers int
-	Idle    int     // clients that only listen to what moves
+	Idle    int     // clients that only follow the service
 	Rate    float64 // commands a second, of all writers
 }
 
@@ -48,7 +48,7 @@ type order struct {
 	Timeout time.Duration
 }
 
-// report says one thing; those that answer an order have its ID.
+// report reports one thing. The answer to an order has the ID of the order.
 type report struct {
 	ID  int
 	Err string
@@ -59,14 +59,14 @@ type report struct {
 	Acks   []ack
 	Events []eventBatch
 	Moves  []moved
-	Wrong  string // something that must not happen, seen by the child
+	Wrong  string // violation seen by the child
 	Note   string
 	Caught bool // a host is in its trap
 	Herd   *herdReport
 	Leaks  *leakReport
-	Done   map[uint32]uint32 // how many commands each client has sent
+	Done   map[uint32]uint32 // number of commands that each client has sent
 
-	Flooded uint64 // how many commands of a flood were acknowledged so far
+	Flooded uint64 // number of acknowledged commands of the flood so far
 }
 
 type readyReport struct {
@@ -92,23 +92,23 @@ type member struct {
 	Inc uint64
 }
 
-// ack is a command that was acknowledged, or a query that was answered. Times are Unix nanoseconds.
+// ack is an acknowledged command or an answered query. Times are Unix nanoseconds.
 type ack struct {
 	Ident         // Seq is 0 for a query
-	Place         // for a query the latest that it saw
+	Place         // for a query the latest place that it saw
 	Epoch         uint32
 	Invoked, Done int64
 }
 
-// eventBatch is what a client saw of the events, without a gap.
+// eventBatch is a sequence of events that a client received, without a gap.
 type eventBatch struct {
 	Observer uint32
 	First    uint64
-	Gap      uint64 // the events from Gap to First-1 were said to be gone
+	Gap      uint64 // the client got a gap from Gap to First-1
 	Events   []event
 }
 
-// moved is what a client was told of a move.
+// moved is a move that a client has seen.
 type moved struct {
 	Client  uint32
 	At      int64
@@ -119,15 +119,15 @@ type moved struct {
 	Resent  int
 }
 
-// herdReport says where a process's clients are.
+// herdReport reports where a process's clients are attached.
 type herdReport struct {
 	Clients  int
-	Attached int // clients at the host that the order named
+	Attached int // clients attached to the host of the order
 	Ended    int
-	Tries    map[int]int // how many clients have dialled so often since that was last asked
+	Tries    map[int]int // number of clients by number of dials since the last report
 }
 
-// leakReport compares a process before it did anything with how it is after it has closed everything.
+// leakReport compares the resources of a process at its start with those after it has closed everything.
 type leakReport struct {
 	Goroutines, Files             int
 	GoroutinesBefore, FilesBefore int
@@ -138,9 +138,9 @@ func (l *leakReport) leaked() bool {
 	return l.Goroutines > l.GoroutinesBefore || l.Files > l.FilesBefore
 }
 
-// pipe sends gobs from many goroutines. What is sent is seen by the other side at once.
+// pipe sends gobs, without buffering. It is safe for concurrent use.
 type pipe struct {
-	mu  sync.Mutex // held while writing, which is what it is for
+	mu  sync.Mutex // held while writing
 	w   *bufio.Writer
 	enc *gob.Encoder
 }

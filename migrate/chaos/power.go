@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// stepPower ends all hosts at one moment, and starts them again with their directories, in any order and each after a while
-// of its own: the service must be back with all that it has acknowledged.
+// stepPower kills all hosts at once and restarts them with their directories, in random order and after random times. The
+// service must come back with all acknowledged commands.
 func (r *run) stepPower() error {
 	if err := r.ready(r.ctx); err != nil {
 		return err

@@ -15,13 +15,13 @@ import (
 	"time"
 )
 
-// process is a child as the parent sees it.
+// process is the parent's view of a child.
 type process struct {
 	setup
 	cmd  *exec.Cmd
 	in   *pipe
 	sink func(*process, *report)
-	done chan struct{} // closed when the process has ended and all that it said was read
+	done chan struct{} // closed when the process has ended and its reports are read
 
 	mu      sync.Mutex // guards what follows
 	pending map[int]chan *report
@@ -31,7 +31,7 @@ type process struct {
 	ended   bool
 }
 
-// starter starts processes from one thread, because a child is killed by the system when the thread that started it ends.
+// starter starts processes from one thread, because the system kills a child when the thread that started it ends.
 type starter struct {
 	orders chan func()
 	done   chan struct{}
@@ -60,10 +60,10 @@ func (s *starter) close() {
 	<-s.done
 }
 
-// readyWait is how long a process may take until it is ready.
+// readyWait bounds the start of a process.
 const readyWait = 5 * time.Minute
 
-// run starts a child and waits until it is ready. sink is given what it says, one report at a time.
+// run starts a child and waits until it is ready. It passes each report to sink, one at a time.
 func (s *starter) run(cfg setup, wrap []string, sink func(*process, *report)) (*process, error) {
 	exe, err := os.Executable()
 	if err != nil {
@@ -128,7 +128,7 @@ func (s *starter) run(cfg setup, wrap []string, sink func(*process, *report)) (*
 		}
 		return p, nil
 	case <-p.done:
-		return nil, fmt.Errorf("%s ended at once: see %s", cfg.ID, logFile.Name())
+		return nil, fmt.Errorf("%s ended during its start: see %s", cfg.ID, logFile.Name())
 	case <-time.After(readyWait):
 		p.kill()
 		return nil, fmt.Errorf("%s is not ready after %s: see %s", cfg.ID, readyWait, logFile.Name())
@@ -154,7 +154,7 @@ func (p *process) take(rep *report) {
 	}
 }
 
-// over tells those who wait for answers that none will come.
+// over ends all waits for answers.
 func (p *process) over() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -167,7 +167,7 @@ func (p *process) over() {
 
 var errEnded = errors.New("the process has ended")
 
-// ask gives an order and waits for the answer.
+// ask sends an order and waits for the answer.
 func (p *process) ask(o order, timeout time.Duration) (*report, error) {
 	c := make(chan *report, 1)
 	p.mu.Lock()
@@ -192,7 +192,7 @@ func (p *process) ask(o order, timeout time.Duration) (*report, error) {
 		}
 		return rep, nil
 	case <-time.After(timeout):
-		return nil, fmt.Errorf("%s has not answered %q within %s", p.ID, o.Op, timeout)
+		return nil, fmt.Errorf("%s did not answer %q within %s", p.ID, o.Op, timeout)
 	}
 }
 
@@ -205,7 +205,7 @@ func (p *process) signal(sig syscall.Signal) {
 	p.cmd.Process.Signal(sig)
 }
 
-// kill ends the process without notice, and returns when it is gone.
+// kill ends the process by SIGKILL and returns when it is gone.
 func (p *process) kill() {
 	p.signal(syscall.SIGKILL)
 	<-p.done
@@ -218,14 +218,14 @@ func (p *process) inc() uint64 {
 	return p.ready.Inc
 }
 
-// addr is where it listens.
+// addr is the address that it listens at.
 func (p *process) addr() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.ready.Addr
 }
 
-// latest is what a host last said of itself; nil if it is dead or has not spoken.
+// latest returns the last report of a host; nil if it is dead or has not reported.
 func (p *process) latest() *statusReport {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// link is the way from one process to another: a TCP proxy that can be cut, can hold back each direction, and can be slow.
+// link is a TCP proxy between two processes, which can cut, hold back and delay each direction.
 type link struct {
-	addr string // where the one process dials
-	to   string // where the other listens
+	addr string // the address that one process dials
+	to   string // the address that the other listens at
 
 	mu       sync.Mutex // guards what follows
 	listener net.Listener
@@ -25,15 +25,15 @@ type link struct {
 	wg sync.WaitGroup
 }
 
-// way is one direction of a link: 0 towards the one that listens, 1 back.
+// way is one direction of a link: 0 to the listener, 1 back.
 type way struct {
-	held  bool          // nothing passes; it goes on its way later, as TCP would send it again
-	delay time.Duration // of each piece
-	rate  int           // bytes a second; 0: any
+	held  bool          // data waits, as with TCP retransmissions
+	delay time.Duration // of each read
+	rate  int           // bytes a second; 0: unlimited
 }
 
 type linkConn struct {
-	ends [2]net.Conn // the one that dialled, the one that listens
+	ends [2]net.Conn // the dialler, the listener
 }
 
 func newLink(to string) (*link, error) {
@@ -65,7 +65,7 @@ func (l *link) listen(addr string) error {
 	return nil
 }
 
-// refuse makes the system refuse connections, as it does for a process that is gone; without it dialling succeeds.
+// refuse makes the system refuse connections, as for a dead process. Without it dialling succeeds.
 func (l *link) refuse(yes bool) error {
 	l.mu.Lock()
 	nl := l.listener
@@ -91,7 +91,7 @@ func (l *link) set(there, back way) {
 	l.changed = make(chan struct{})
 }
 
-// sever resets all connections, and with stay new ones, too, until heal.
+// sever resets all connections and, with stay, new ones until heal.
 func (l *link) sever(stay bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -155,7 +155,7 @@ func (l *link) serve(front *net.TCPConn) {
 	l.mu.Unlock()
 }
 
-// copy carries bytes from ends[dir] to the other end. An end of either side closes both, as the death of a process does.
+// copy copies bytes from ends[dir] to the other end. The end of either side closes both, as the death of a process does.
 func (l *link) copy(c *linkConn, dir int) {
 	defer c.ends[0].Close()
 	defer c.ends[1].Close()
@@ -181,7 +181,7 @@ func (l *link) copy(c *linkConn, dir int) {
 	}
 }
 
-// pass waits while a direction is held.
+// pass waits while a direction is held back.
 func (l *link) pass(dir int) way {
 	for {
 		l.mu.Lock()
@@ -194,14 +194,14 @@ func (l *link) pass(dir int) way {
 	}
 }
 
-// network is the links between all processes.
+// network holds the links between all processes.
 type network struct {
-	links map[[2]string]*link // by who dials and who listens
+	links map[[2]string]*link // by dialler and listener
 }
 
 func newNetwork() *network { return &network{make(map[[2]string]*link)} }
 
-// via makes the links that a process dials through: what it dials instead of the addresses of others, by ID.
+// via makes the links of a process, and returns the addresses that it dials instead of those of others, by ID.
 func (n *network) via(from string, listeners map[string]string) (map[string]string, error) {
 	via := make(map[string]string)
 	for id, addr := range listeners {
@@ -221,8 +221,8 @@ func (n *network) via(from string, listeners map[string]string) (map[string]stri
 	return via, nil
 }
 
-// between calls f for the links between two processes, whoever dials; there says which of the link's two ways leads from a
-// to b.
+// between calls f for the links between two processes, in both directions of dialling. there is the way of the link that
+// leads from a to b.
 func (n *network) between(a, b string, f func(l *link, there int)) {
 	if l := n.links[[2]string{a, b}]; l != nil {
 		f(l, 0)
@@ -232,7 +232,7 @@ func (n *network) between(a, b string, f func(l *link, there int)) {
 	}
 }
 
-// hold holds back what goes from a to b, and the other way too if both is set.
+// hold holds back the traffic from a to b and, if both is set, from b to a.
 func (n *network) hold(a, b string, both bool) {
 	n.between(a, b, func(l *link, there int) {
 		var ways [2]way
@@ -242,7 +242,7 @@ func (n *network) hold(a, b string, both bool) {
 	})
 }
 
-// refuse makes a process's address refuse connections, which is what happens when it dies.
+// refuse makes a process's address refuse connections, as after its death.
 func (n *network) refuse(id string, yes bool) error {
 	for ends, l := range n.links {
 		if ends[1] == id {

@@ -15,11 +15,11 @@ import (
 	"time"
 )
 
-// run is one scenario under way.
+// run is a running scenario.
 type run struct {
 	*cluster
-	ctx      context.Context // ends when the run's time is up
-	faultLog io.Writer       // in the form of the children's logs
+	ctx      context.Context // ends with the run's time
+	faultLog io.Writer       // in the format of the children's logs
 
 	mu     sync.Mutex // guards what follows
 	faults []fault
@@ -27,45 +27,45 @@ type run struct {
 	extra  []string
 }
 
-// handoffs is what hosts said of the handoffs that they were asked for.
+// handoffs collects the results of the requested handoffs.
 type handoffs struct {
 	pause, won, transfer, all, prepare, join []time.Duration
 	failed                                   []time.Duration
 	errs                                     map[string]int
 }
 
-// scenarios by name. Each does one fault, with all that belongs to it, and returns when the next may come.
+// scenarios are the scenarios by name. Each step causes one fault and returns when the next may come.
 var scenarios = map[string]struct {
 	about   string
 	proxies bool
-	once    bool // it is a whole program, not one fault
-	lan     bool // it takes network namespaces
+	once    bool // a step is the whole run, not one fault
+	lan     bool // needs network namespaces
 	step    func(*run) error
 }{
 	"kill":      {"SIGKILL of the active host, which is replaced by a new process", false, false, false, (*run).stepKill},
 	"standby":   {"SIGKILL of a standby, which is replaced by a new process", false, false, false, (*run).stepKillStandby},
-	"client":    {"SIGKILL of a process full of clients, which is replaced by a new one", false, false, false, (*run).stepKillClients},
+	"client":    {"SIGKILL of a process with clients, which is replaced by a new one", false, false, false, (*run).stepKillClients},
 	"stop":      {"SIGSTOP of a host for 0.1 to 5 s, then SIGCONT", false, false, false, (*run).stepStop},
 	"handoff":   {"planned handoff to a random host", false, false, false, (*run).stepHandoff},
 	"trap":      {"source or target of a handoff killed right before or after the record changes", false, false, false, (*run).stepTrap},
 	"duty":      {"active host stopped half of the time", false, false, false, (*run).stepDuty},
-	"swizzle":   {"ways between hosts and to the resolver cut one by one, and freed in another order", true, false, false, (*run).stepSwizzle},
+	"swizzle":   {"links between hosts and to the resolver cut one by one, restored in another order", true, false, false, (*run).stepSwizzle},
 	"noise":     {"everything delayed, connections reset all the time", true, false, false, (*run).stepNoise},
 	"records":   {"resolver killed while it writes, started again at once", false, false, false, (*run).stepRecords},
 	"file":      {"resolver's file lost or damaged, later restored", false, false, false, (*run).stepFile},
 	"strangers": {"-strangers connections to the active host that never say a word", false, true, false, (*run).strangers},
 	"badmove":   {"handoff to a host that dies or hangs, or without the resolver", false, false, false, (*run).stepBadMove},
 	"partition": {"hosts cut off from one another, from the resolver, from all, one way or both", true, false, false, (*run).stepPartition},
-	"netns":     {"hosts or the resolver unplugged, or not reached, in network namespaces; takes root", false, false, true, (*run).stepLAN},
+	"netns":     {"hosts or the resolver unplugged or unreachable, in network namespaces; needs root", false, false, true, (*run).stepLAN},
 	"resolver":  {"resolver killed, away for -down, started again", false, false, false, (*run).stepResolver},
 	"herd":      {"-idle clients over a planned move and a SIGKILL", false, false, false, (*run).stepHerd},
-	"power":     {"SIGKILL of all hosts at one moment, which are started again with their directories", false, false, false, (*run).stepPower},
-	"flood":     {"one client that sends a hundred times what others do, evenly and in large batches", false, true, false, (*run).flood},
+	"power":     {"SIGKILL of all hosts at once, which restart with their directories", false, false, false, (*run).stepPower},
+	"flood":     {"a client that sends a hundred times the load of others, evenly and in large batches", false, true, false, (*run).flood},
 	"slow":      {"clients that don't read, a standby behind a slow link", true, true, false, (*run).slow},
 	"mixed":     {"all of the above but herd, power and slow, in random order, and handoffs at the same time", true, false, false, (*run).stepMixed},
 }
 
-// fault notes what is about to be done.
+// fault records a fault that is about to begin.
 func (r *run) fault(kind, target string, lasts time.Duration) fault {
 	f := fault{Kind: kind, Target: target, At: time.Now().UnixNano(), Lasted: lasts, Epoch: r.meter.highest()}
 	r.mu.Lock()
@@ -93,21 +93,21 @@ func (r *run) sayLater(format string, args ...any) {
 	r.sayf(format, args...)
 }
 
-// awaitEpoch waits until a command of a later epoch is acknowledged.
+// awaitEpoch waits for the acknowledgement of a command in a later epoch.
 func (r *run) awaitEpoch(after uint32, timeout time.Duration) bool {
 	return poll(context.Background(), timeout, func() bool { return r.meter.highest() > after })
 }
 
-// errLastCopy ends a run that can't go on: the host that was killed had removed its standby just before, because that was
-// silent for too long. That loses the state by design, as a standby that is not in sync can't take over.
-var errLastCopy = errors.New("the host that was killed held the last copy")
+// errLastCopy ends a run that cannot continue: the killed host had just removed its silent standby. That loses the state by
+// design, since a standby that is not in sync cannot take over.
+var errLastCopy = errors.New("the killed host held the last copy")
 
 // takenOver waits until another host serves after f.
 func (r *run) takenOver(f fault, killed *host) error {
 	return r.await(f, killed, func() bool { return r.meter.highest() > f.Epoch })
 }
 
-// await waits until the service has gone on after f, as ok says.
+// await waits until the service has recovered from f, as ok reports.
 func (r *run) await(f fault, killed *host, ok func() bool) error {
 	const patience = 15 * time.Second
 	if poll(context.Background(), patience, ok) {
@@ -126,7 +126,7 @@ func (r *run) await(f fault, killed *host, ok func() bool) error {
 	return errStuck
 }
 
-var errStuck = errors.New("the service does not go on")
+var errStuck = errors.New("the service does not recover")
 
 func (r *run) stepKill() error {
 	if err := r.ready(r.ctx); err != nil {
@@ -135,7 +135,7 @@ func (r *run) stepKill() error {
 	r.sleep(r.between(0, 200*time.Millisecond))
 	a, _ := r.active()
 	if a == nil || r.inSync() != "" {
-		return nil // another time
+		return nil // skip this one
 	}
 	f := r.fault("kill active", a.id, 0)
 	r.killHost(a)
@@ -160,8 +160,7 @@ func (r *run) stepKillStandby() error {
 	return r.startHost(s, false)
 }
 
-// stepKillClients ends a process with clients in the middle of all that it does: what it had sent is in the log once or not
-// at all.
+// stepKillClients kills a process with clients while they work. The log must have each of their commands at most once.
 func (r *run) stepKillClients() error {
 	if err := r.ready(r.ctx); err != nil {
 		return err
@@ -179,7 +178,7 @@ func (r *run) stepKillClients() error {
 	return err
 }
 
-// duration is from 0.1 to 5 s, as often below as above 0.7 s.
+// duration returns 0.1 to 5 s, with a median of 0.7 s.
 func (r *run) duration() time.Duration {
 	return time.Duration(float64(100*time.Millisecond) * math.Pow(50, r.rnd.Float64()))
 }
@@ -211,7 +210,7 @@ func (r *run) stepStop() error {
 	return nil
 }
 
-// handoff asks the active host for one. It returns the host's own error.
+// handoff requests a handoff from the active host and returns the host's error.
 func (r *run) handoff(target string, timeout time.Duration) (time.Duration, error) {
 	a, _ := r.active()
 	if a == nil {
@@ -263,7 +262,7 @@ func (r *run) stepHandoff() error {
 	return nil
 }
 
-// stepBadMove asks for a handoff that can't succeed.
+// stepBadMove requests a handoff that cannot succeed.
 func (r *run) stepBadMove() error {
 	if err := r.ready(r.ctx); err != nil {
 		return err
@@ -300,7 +299,7 @@ func (r *run) stepBadMove() error {
 		do = func() { r.resolver.signal(syscall.SIGSTOP) }
 		undo = func() error { r.resolver.signal(syscall.SIGCONT); return nil }
 	}
-	during := r.rnd.IntN(2) == 0 // while it is under way, rather than before
+	during := r.rnd.IntN(2) == 0 // during the handoff, rather than before
 	r.fault(kind, t.id, 0)
 	if !during {
 		do()
@@ -353,7 +352,7 @@ func (r *run) stepMixed() error {
 	steps := []func() error{r.stepKill, r.stepKill, r.stepKillStandby, r.stepStop, r.stepPartition, r.stepBadMove, r.stepHandoff, r.stepHandoff, r.stepBlink, r.stepKillClients,
 		r.stepTrap, r.stepDuty, r.stepSwizzle, r.stepNoise, r.stepRecords, r.stepFile}
 	n := r.rnd.IntN(len(steps))
-	if (n == 3 || n == 4) && r.rnd.IntN(2) == 0 { // what does not kill
+	if (n == 3 || n == 4) && r.rnd.IntN(2) == 0 { // not deadly
 		after := r.between(0, time.Second)
 		wg.Go(func() {
 			r.sleep(after)
@@ -363,7 +362,7 @@ func (r *run) stepMixed() error {
 	return steps[n]()
 }
 
-// stepBlink is a resolver that is away for a moment, and sometimes the active host with it.
+// stepBlink restarts the resolver, and sometimes the active host with it.
 func (r *run) stepBlink() error {
 	if err := r.ready(r.ctx); err != nil {
 		return err

@@ -10,11 +10,11 @@ import (
 	"time"
 )
 
-// meter counts acknowledgements as they are told.
+// meter counts reported acknowledgements.
 type meter struct {
 	mu      sync.Mutex // guards what follows
 	buckets map[int64]int
-	epoch   uint32 // the highest acknowledged
+	epoch   uint32 // highest epoch of an acknowledgement
 	latest  int64
 	trimmed int64
 }
@@ -45,7 +45,7 @@ func (m *meter) count(acks []ack) {
 	}
 }
 
-// rate is how many commands a second were acknowledged in the last span, but for what is on its way to us.
+// rate returns the acknowledged commands a second in the last span, as far as reported.
 func (m *meter) rate(span time.Duration) float64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -58,7 +58,7 @@ func (m *meter) rate(span time.Duration) float64 {
 	return float64(sum) / span.Seconds()
 }
 
-// last is when a command was last acknowledged.
+// last returns the time of the last acknowledgement.
 func (m *meter) last() int64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -71,13 +71,13 @@ func (m *meter) highest() uint32 {
 	return m.epoch
 }
 
-// fault is something that was done to the service.
+// fault is a fault that was caused.
 type fault struct {
 	Kind   string
 	Target string
 	At     int64         // Unix nanoseconds
-	Lasted time.Duration // 0 for what is over at once
-	Epoch  uint32        // the highest that was acknowledged before
+	Lasted time.Duration // 0 if instantaneous
+	Epoch  uint32        // highest acknowledged epoch before it
 }
 
 func (f *fault) String() string {
@@ -88,7 +88,7 @@ func (f *fault) String() string {
 	return s
 }
 
-// spread is how something is distributed.
+// spread is a distribution of durations.
 type spread struct {
 	N                           int
 	Median, P90, P99, P999, Max time.Duration
@@ -117,29 +117,29 @@ func ms(d time.Duration) string {
 	return fmt.Sprintf("%.0fms", float64(d)/1e6)
 }
 
-// result is what a run is summed up in.
+// result is the summary of a run.
 type result struct {
 	Scenario string
 	Seed     uint64
 	Took     time.Duration
 	Faults   map[string]int
 	Commands int // in the log
-	Sent     int // by the clients that lived to the end
+	Sent     int // by the clients that were not killed
 	Queries  int
-	Gaps     int // told to listeners
-	// Silence is, by kind of fault, the longest time without an acknowledgement between the fault and the next. New is the time from the fault to the first acknowledgement of a later epoch,
-	// where there was one.
+	Gaps     int // reported to listeners
+	// Silence is, by kind of fault, the longest time without an acknowledgement between the fault and the next one. New is
+	// the time from the fault to the first acknowledgement of a later epoch, if there was one.
 	Silence, New map[string]spread
 	Latency      spread
 	Handoffs     handoffResult
 	ClientPause  map[string]spread
-	InSync       time.Duration // after healing, until all are in sync
-	Equal        time.Duration // and until all states are equal and nothing is under way
+	InSync       time.Duration // from healing until all hosts are in sync
+	Equal        time.Duration // from healing until all states are equal
 	Replicas     int
-	Closed       int // processes that ended without leaving anything behind
+	Closed       int // processes that ended without a leak
 	Extra        []string
 	Violations   []string
-	Notes        map[string]int // what went wrong at hosts, without being a violation
+	Notes        map[string]int // errors at hosts that are no violations
 	Load         string         // of the machine
 }
 
@@ -151,7 +151,7 @@ type handoffResult struct {
 	Errors                    map[string]int
 }
 
-// analyse finds what the faults did. silent is told of the longer times without an acknowledgement.
+// analyse computes the effects of the faults. It calls silent for longer times without an acknowledgement.
 func (r *result) analyse(faults []fault, acks []ack, silent func(from, to int64)) {
 	r.Faults = make(map[string]int)
 	writes := make([]*ack, 0, len(acks))

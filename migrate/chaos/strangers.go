@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// strangers are connections to one address that say nothing. Whoever is thrown out comes again after a while.
+// strangers are silent connections to one address. A closed one is replaced after a while.
 type strangers struct {
 	stop   chan struct{}
 	wg     sync.WaitGroup
@@ -59,9 +59,8 @@ func (s *strangers) leave() {
 	s.wg.Wait()
 }
 
-// strangers compares how long commands take beside -strangers connections to the active host that never say a word with how
-// long they take when nothing is wrong, and when as many strangers besiege another host; and starts a process with clients
-// among them.
+// strangers compares the latency of commands beside -strangers silent connections to the active host with that without them,
+// and with as many connections to another host. It also starts a process with clients among them.
 func (r *run) strangers() error {
 	d, err := r.startDecoy()
 	if err != nil {
@@ -103,7 +102,7 @@ func (r *run) strangers() error {
 	if now == nil || now.Epoch != st.Epoch || len(now.ISR) < len(st.ISR) {
 		r.check.violation("strangers cost a host its place: before epoch %d, in sync %v; then %s", st.Epoch, st.ISR, r.describe())
 	}
-	r.sayLater("%d strangers came, %d were thrown out, %d were there at the end; among them a process with 2 clients was ready after %s",
+	r.sayLater("%d strangers connected, %d were closed, %d remained at the end; a process with 2 clients was ready after %s",
 		came, thrown, open, ms(took))
 	return nil
 }

@@ -4,5 +4,5 @@ package main
 
 import "syscall"
 
-// procAttr keeps a terminal's signals from the children, which the parent ends.
+// procAttr protects the children, which the parent ends, from a terminal's signals.
 func procAttr() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }

@@ -13,18 +13,18 @@ import (
 	"github.com/roam-go/roam/resolver"
 )
 
-// trap is a host's resolver that can stop the host right before or right after its next change of the record, and tells the
-// parent, who then kills whom it likes.
+// trap is a host's resolver that can block the host right before or after its next change of the record, and notifies the
+// parent, which then kills a process.
 type trap struct {
 	resolver.Resolver
-	caught func() // tells the parent
+	caught func() // notifies the parent
 
 	mu    sync.Mutex // guards what follows
 	point string     // "before", "after"; "": the trap is not set
 	free  chan struct{}
 }
 
-// set arms the trap, or with "" disarms it, and frees whoever is in it.
+// set arms the trap, or disarms it for "", and releases a blocked caller.
 func (t *trap) set(point string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -94,7 +94,7 @@ func (r *run) stepTrap() error {
 	}()
 	select {
 	case <-r.trapped:
-	case <-done: // it failed for another reason
+	case <-done: // the handoff failed for another reason
 		_, err := caught.p.ask(order{Op: "trap"}, 5*time.Second)
 		return err
 	}

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// stepDuty lets the active host run only half of the time, in turns of 5 to 400 ms.
+// stepDuty stops the active host half of the time, for 5 to 400 ms at a time.
 func (r *run) stepDuty() error {
 	if err := r.ready(r.ctx); err != nil {
 		return err
@@ -36,7 +36,7 @@ func (r *run) stepDuty() error {
 	return nil
 }
 
-// stepSwizzle cuts the ways between hosts, and to the resolver, one after the other, and frees them in another order.
+// stepSwizzle cuts the links between hosts, and to the resolver, one by one, and restores them in another order.
 func (r *run) stepSwizzle() error {
 	if err := r.ready(r.ctx); err != nil {
 		return err
@@ -63,7 +63,7 @@ func (r *run) stepSwizzle() error {
 	return r.goesOn(f, nil)
 }
 
-// stepNoise delays what goes over all connections, each for a time of its own, and resets one about every 50 ms.
+// stepNoise delays all links by different times, and resets a connection about every 50 ms.
 func (r *run) stepNoise() error {
 	if err := r.ready(r.ctx); err != nil {
 		return err
@@ -84,7 +84,7 @@ func (r *run) stepNoise() error {
 	return r.goesOn(f, nil)
 }
 
-// stepRecords kills the resolver while it writes, and starts it again at once.
+// stepRecords kills the resolver while it writes, and restarts it at once.
 func (r *run) stepRecords() error {
 	if err := r.ready(r.ctx); err != nil {
 		return err
@@ -111,8 +111,8 @@ func (r *run) stepRecords() error {
 	return r.movesAgain("the resolver came back") // hosts announce themselves once a second
 }
 
-// stepFile takes the resolver's file away, or damages it: without memory it must refuse every change while the service goes
-// on, and it must not start at all from a damaged file. Then the file is put back.
+// stepFile removes or damages the resolver's file. Without memory the resolver must refuse every change, while the service
+// continues; with a damaged file it must not start. Then stepFile restores the file.
 func (r *run) stepFile() error {
 	if err := r.ready(r.ctx); err != nil {
 		return err
@@ -185,13 +185,13 @@ func (r *run) movesAgain(since string) error {
 	return nil
 }
 
-// goesOn waits until commands are acknowledged that can't have been before f: whoever was killed, the others go on.
+// goesOn waits for acknowledgements of commands sent after f: the other processes continue.
 func (r *run) goesOn(f fault, killed *host) error {
 	from := time.Now().Add(250 * time.Millisecond).UnixNano()
 	return r.await(f, killed, func() bool { return r.meter.last() > from })
 }
 
-// list is all links, in the same order each time.
+// list returns all links in a fixed order.
 func (n *network) list() []*link {
 	var keys [][2]string
 	for k := range n.links {

@@ -9,7 +9,7 @@ import (
 	"github.com/roam-go/roam/migrate/migratetest"
 )
 
-// sum is a service that adds up the lengths of its commands.
+// sum is a service that sums the lengths of its commands.
 type sum struct{ Total int }
 
 func (s *sum) Apply(cmd migrate.Command) ([]byte, error) {

@@ -1,17 +1,17 @@
-// Package migratetest tests implementations of migrate.Migratable: whether copies of the service stay equal, and whether a
-// snapshot is what it has to be.
+// Package migratetest tests implementations of migrate.Migratable: copies of the service must stay equal, and a snapshot
+// must hold the whole state of one moment.
 //
-// # What it does not see
+// # Limits
 //
-// Of a state the suite sees what replies, errors, events, answers to Subject.Queries and [migrate.Hasher] show. What none of
-// them shows may differ between copies, or be missing in a restored one, and Run succeeds all the same: the best that a
-// service can do is a Hash of its whole state. Snapshots are not compared: equal states need not give equal bytes.
+// The suite observes the state through replies, errors, events, answers to Subject.Queries and [migrate.Hasher]. Run does
+// not detect differences between copies, or parts missing in a restored copy, that none of these show. A Hash of the whole
+// state shows all of them. Run does not compare snapshots, since equal states may have different bytes.
 //
-// All copies live in one process. What differs only from process to process is equal here, such as a seed of hash/maphash in
-// a global variable, the environment, or the version of the program. State that instances share is not always noticed.
+// All copies live in one process. Run does not detect differences that appear only between processes, such as a seed of
+// hash/maphash in a global variable, the environment, or the program's version. It may miss state that instances share.
 //
-// It does not measure how long Snapshot and Hash take. A stack that overflows and a map that is written to by two goroutines
-// end the test binary: nothing recovers from these.
+// Run does not measure the duration of Snapshot and Hash. A stack overflow, or concurrent writes to a map, end the test
+// binary, since Go cannot recover from them.
 package migratetest
 
 import (
@@ -26,24 +26,24 @@ import (
 	"github.com/roam-go/roam/migrate"
 )
 
-// Subject is a service to be tested.
+// Subject is the service under test.
 type Subject struct {
-	// New makes an empty instance, another one each time.
+	// New returns a new, empty instance.
 	New func() migrate.Migratable
-	// Commands are applied one after the other, two at least, and must not make Apply panic. Run fills in what is zero of
-	// Index, Epoch, Time, Session and Seq. What a [migrate.Validator] refuses does not reach Apply, as it would not on a host.
-	// After the last command the sessions end, for a [migrate.SessionCloser]. The more different things commands do, and the
-	// more they depend on what went before, the more the tests see.
+	// Commands are at least two commands, which Run applies in order and which must not make Apply panic. Run sets Index,
+	// Epoch, Time, Session and Seq where they are zero. As on a host, commands that a [migrate.Validator] refuses do not
+	// reach Apply. After the last command Run ends the sessions of a [migrate.SessionCloser]. Tests detect more if
+	// commands differ and depend on earlier ones.
 	Commands []migrate.Command
-	// Queries, for a [migrate.Querier], are asked in between. Copies must give equal answers.
+	// Queries are requests to a [migrate.Querier] between commands. Copies must give equal answers.
 	Queries [][]byte
 }
 
-// Run tests a service. Each failure names the rule that is broken; a panic of the service is one, with its stack. Run it with
-// the race detector, too: a snapshot is written while commands are applied. The package's doc says what Run does not see.
+// Run tests a service. Each failure names the broken rule. A panic of the service is a failure, reported with its stack.
+// Use the race detector, too: Run writes a snapshot while it applies commands. The package's documentation lists limits.
 func Run(t *testing.T, s Subject) {
 	if s.New == nil || len(s.Commands) < 2 {
-		t.Fatal("migratetest: Subject needs New and two Commands at least")
+		t.Fatal("migratetest: Subject needs New and at least two Commands")
 	}
 	c := newSuite(s)
 	for _, r := range rules {
@@ -54,7 +54,7 @@ func Run(t *testing.T, s Subject) {
 			}
 		})
 		if !ok && (r.name == "new" || r.name == "panics") {
-			return // the others would fail for the same reason, and say less of it
+			return // the other rules would fail for the same reason, with less detail
 		}
 	}
 }
@@ -64,28 +64,27 @@ type rule struct {
 	check      func(*suite) error
 }
 
-// rules are what Run tests. They return errors so that the tests of this package can see them fail.
+// rules are the rules that Run checks. They return errors so that tests of this package can see them fail.
 var rules = []rule{
-	{"new", "New makes another instance each time", instances},
-	{"panics", "no method panics, and two commands pass Validate at least", panics},
+	{"new", "New returns a new instance each time", instances},
+	{"panics", "no method panics, and at least two commands pass Validate", panics},
 	{"deterministic", "equal commands give equal replies and events", deterministic},
 	{"hash", "instances that have applied the same commands have the same hash", sameHash},
 	{"answers", "instances that have applied the same commands give the same answers to queries", sameAnswers},
-	{"restore", "a restored copy goes on like the original", restore},
+	{"restore", "a restored copy continues like the original", restore},
 	{"hashrestore", "a restored copy has the hash of the original, at once and after further commands", restoredHash},
 	{"answersrestore", "a restored copy gives the answers of the original, at once and after further commands", restoredAnswers},
-	{"pointintime", "a snapshot holds the state of the moment at which it was taken, whatever is applied before it is written",
-		pointInTime},
+	{"pointintime", "a snapshot holds the state of the moment of Snapshot, even if commands are applied before WriteTo", pointInTime},
 	{"concurrent", "a snapshot may be written while commands are applied", concurrent},
 	{"release", "a snapshot may be released without being written", release},
 	{"end", "Restore reads to the end", readsToEnd},
 	{"broken", "Restore returns the error of its reader", brokenStream},
 	{"query", "a query changes nothing", queries},
-	{"hashquiet", "Hash changes nothing, and is the same when it is called again", hashes},
+	{"hashquiet", "Hash changes nothing and returns the same value again", hashes},
 	{"validate", "Validate changes nothing", validate},
 }
 
-// instances finds instances that are one. Things without a size may share an address.
+// instances detects that New returns the same instance twice. Values of size zero may share an address.
 func instances(s *suite) error {
 	var all []reflect.Value
 	for i := range 4 {
@@ -107,7 +106,7 @@ func instances(s *suite) error {
 	return nil
 }
 
-// panics calls all methods; Validate was called by judge. What panics later only is found by the other rules.
+// panics calls all methods; judge has called Validate. The other rules detect panics that come later.
 func panics(s *suite) error {
 	for _, v := range []view{hash, answers} {
 		if _, err := s.pristine(v); err != nil {
@@ -200,7 +199,7 @@ func release(s *suite) error {
 	})
 }
 
-// watched tells whether its end was seen.
+// watched is a reader that records whether its end was read.
 type watched struct {
 	io.Reader
 	end bool
@@ -212,7 +211,7 @@ func (w *watched) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// saved is a snapshot after the last command: when all sessions have ended there may be little in it.
+// saved returns a snapshot after the last command, before the sessions end, when the state may become small.
 func (s *suite) saved() ([]byte, error) {
 	m, err := s.fresh()
 	if err != nil {
@@ -238,7 +237,7 @@ func readsToEnd(s *suite) error {
 		return err
 	}
 	if !w.end {
-		return errors.New("it returned without having seen io.EOF, before which the bytes are not known to be whole")
+		return errors.New("it returned before io.EOF; data before io.EOF is unverified")
 	}
 	return nil
 }
@@ -264,7 +263,7 @@ func brokenStream(s *suite) error {
 	for _, n := range []int{0, len(b) / 2, max(len(b)-1, 0), len(b)} {
 		_, err := s.load(broken{bytes.NewReader(b[:n])})
 		if err == nil {
-			return fmt.Errorf("it succeeded, though the stream of %d bytes broke after %d", len(b), n)
+			return fmt.Errorf("it succeeded although the stream of %d bytes broke after %d", len(b), n)
 		}
 		if p, ok := errors.AsType[*panicked](err); ok {
 			return fmt.Errorf("the stream of %d bytes broke after %d: %w", len(b), n, p)
@@ -273,7 +272,7 @@ func brokenStream(s *suite) error {
 	return nil
 }
 
-// twice looks at an instance twice, and must see the same.
+// twice views an instance twice, which must give the same.
 func (s *suite) twice(v view) func(m migrate.Migratable, i int) error {
 	return func(m migrate.Migratable, i int) error {
 		first, err := s.look(m, i, v)
@@ -292,7 +291,7 @@ func queries(s *suite) error { return s.quiet(s.twice(answers)) }
 
 func hashes(s *suite) error { return s.quiet(s.twice(hash)) }
 
-// validate asks about a command, and about the one after it: a host does not wait for commands to be applied.
+// validate validates a command and the next one: a host validates commands before earlier ones are applied.
 func validate(s *suite) error {
 	return s.quiet(func(m migrate.Migratable, i int) error {
 		if _, ok := m.(migrate.Validator); !ok {

@@ -16,11 +16,11 @@ import (
 	"github.com/roam-go/roam/migrate"
 )
 
-// list is a service that remembers its commands; flaws are planted in it.
+// list is a service that stores its commands, with planted flaws.
 type list struct {
 	listState
 	flaw     string
-	id       uint64 // another one in each instance
+	id       uint64 // differs between instances
 	dirty    int
 	restored bool
 }
@@ -231,14 +231,14 @@ func subject(flaw string) Subject {
 
 func TestRun(t *testing.T) { Run(t, subject("")) }
 
-// What Validate refuses does not reach Apply.
+// Commands that Validate refuses do not reach Apply.
 func TestRefused(t *testing.T) {
 	s := subject("")
 	s.Commands[4].Body = []byte("refused")
 	Run(t, s)
 }
 
-// stateless is a service whose instances have no size, and may all have one address.
+// stateless is a service whose instances have size zero and may share an address.
 type stateless struct{}
 
 func (*stateless) Apply(migrate.Command) ([]byte, error) { return nil, nil }
@@ -254,7 +254,7 @@ func TestStateless(t *testing.T) {
 	Run(t, Subject{New: func() migrate.Migratable { return new(stateless) }, Commands: make([]migrate.Command, 2)})
 }
 
-// Each flaw is found by the rule named, which says so. What "concurrent" is for besides is found by the race detector.
+// The named rule detects each flaw. The race detector finds the other flaws that "concurrent" is for.
 var flaws = []struct{ flaw, rule, says string }{
 	{"New returns nil", "new", "New returned nil"},
 	{"New returns a nil pointer", "new", "New returned a nil *migratetest.list"},
@@ -275,7 +275,7 @@ var flaws = []struct{ flaw, rule, says string }{
 	{"panic in Restore", "broken", "Restore panicked: boom"},
 	{"a copy panics", "restore", "snapshot after 0 commands: command 0: Apply panicked: boom"},
 	{"Restore panics at errors", "broken", "broke after 0: Restore panicked: the connection broke"},
-	{"Validate refuses all", "panics", "10 of 10 commands are refused"},
+	{"Validate refuses all", "panics", "refuses 10 of 10 commands"},
 	{"replies at random", "deterministic", "command 0: reply"},
 	{"a session ends at random", "deterministic", "end of session 5: reply"},
 	{"each instance has its hash", "hash", "before the first command: hash 0x"},
@@ -283,7 +283,7 @@ var flaws = []struct{ flaw, rule, says string }{
 	{"each instance has its answers", "answers", "before the first command: query"},
 	{"a snapshot lacks a command", "restore", "snapshot after 1 commands: command 1: reply"},
 	{"a snapshot lacks the ends of sessions", "restore", "snapshot after 0 commands: end of session 5: reply"},
-	{"Snapshot returns none", "restore", "Snapshot returned none"},
+	{"Snapshot returns none", "restore", "Snapshot returned nil"},
 	{"Snapshot fails", "restore", "snapshot after 0 commands: taking a snapshot: full"},
 	{"a snapshot lacks the hash", "hashrestore", "snapshot after 1 commands: after command 0: hash 0x"},
 	{"a copy forgets to go on with the hash", "hashrestore", "snapshot after 0 commands: after command 0: hash 0x"},
@@ -293,7 +293,7 @@ var flaws = []struct{ flaw, rule, says string }{
 	{"a copy answers differently", "answersrestore", "snapshot after 0 commands: before the first command: query"},
 	{"a snapshot is late", "pointintime", "snapshot after 0 commands: command 0: reply"},
 	{"Release changes the state", "release", "command 1: reply"},
-	{"Restore stops early", "end", "without having seen io.EOF"},
+	{"Restore stops early", "end", "it returned before io.EOF"},
 	{"Restore hides errors", "broken", "it succeeded"},
 	{"a query changes the state", "query", "command 0: reply"},
 	{"a query changes the hash", "query", "after end of session 6: hash 0x"},

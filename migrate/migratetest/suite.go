@@ -14,11 +14,11 @@ import (
 	"github.com/roam-go/roam/migrate"
 )
 
-// suite is a Subject and what happens to it.
+// suite is a test of a Subject.
 type suite struct {
 	Subject
 	steps  []step
-	judged bool // steps say what is refused
+	judged bool // step.refused is set
 }
 
 // step is an entry of the log.
@@ -29,7 +29,7 @@ type step struct {
 	refused bool
 }
 
-// newSuite makes steps of the commands, and after them of the ends of their sessions.
+// newSuite makes steps from the commands, followed by the ends of their sessions.
 func newSuite(subject Subject) *suite {
 	s := &suite{Subject: subject}
 	var ends []step
@@ -74,7 +74,7 @@ func (s *suite) check(r rule) error {
 	return r.check(s)
 }
 
-// judge asks Validate once which commands reach Apply: on hosts, too, only the active one asks, and the log says the rest.
+// judge calls Validate once for each command to find the refused ones. On hosts, too, only the active one calls it.
 func (s *suite) judge() error {
 	m, err := s.fresh()
 	if err != nil {
@@ -96,15 +96,15 @@ func (s *suite) judge() error {
 		}
 	}
 	if left < 2 {
-		return fmt.Errorf("%d of %d commands are refused", len(s.Commands)-left, len(s.Commands))
+		return fmt.Errorf("Validate refuses %d of %d commands", len(s.Commands)-left, len(s.Commands))
 	}
 	return nil
 }
 
-// refuses asks a Validator about command number i. The error is a panic.
+// refuses reports whether the Validator refuses command i. The error is a panic.
 func (s *suite) refuses(m migrate.Migratable, i int) (bool, error) {
 	cmd := s.steps[i].Command
-	cmd.Index, cmd.Epoch, cmd.Body = 0, 0, bytes.Clone(cmd.Body) // it has no place yet
+	cmd.Index, cmd.Epoch, cmd.Body = 0, 0, bytes.Clone(cmd.Body) // not ordered yet
 	err := call("Validate", func() error { return m.(migrate.Validator).Validate(cmd) })
 	if p, ok := errors.AsType[*panicked](err); ok {
 		return false, fmt.Errorf("%s: %w", s.steps[i].name, p)
@@ -123,7 +123,7 @@ func (p *panicked) Error() string {
 	return fmt.Sprintf("%s panicked: %v\n\n%s", p.method, p.value, p.stack)
 }
 
-// call calls into the service and makes an error of a panic.
+// call calls the service and turns a panic into an error.
 func call(method string, f func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -133,7 +133,7 @@ func call(method string, f func() error) (err error) {
 	return f()
 }
 
-// outcome is all that a client sees of a command.
+// outcome is the result of a command that clients see.
 type outcome struct {
 	reply  []byte
 	err    string
@@ -144,7 +144,7 @@ func (o outcome) String() string {
 	return fmt.Sprintf("reply %q, error %q, events %q", o.reply, o.err, o.events)
 }
 
-// apply takes the steps from number from on, and returns what came of them. The error is a panic.
+// apply executes the steps from..to and returns their outcomes. The error is a panic.
 func (s *suite) apply(m migrate.Migratable, from, to int) ([]outcome, error) {
 	var all []outcome
 	for _, st := range s.steps[from:to] {
@@ -175,7 +175,7 @@ func (s *suite) apply(m migrate.Migratable, from, to int) ([]outcome, error) {
 	return all, nil
 }
 
-// same compares what came of the steps from number from on.
+// same compares the outcomes of the steps from number from on.
 func (s *suite) same(from int, want, got []outcome) error {
 	for i := range want {
 		if w, g := want[i].String(), got[i].String(); w != g {
@@ -185,7 +185,7 @@ func (s *suite) same(from int, want, got []outcome) error {
 	return nil
 }
 
-// cuts are the points at which snapshots are taken.
+// cuts returns the points for snapshots.
 func (s *suite) cuts() []int {
 	n := len(s.Commands)
 	return slices.Compact([]int{0, 1, n / 2, n - 1, n})
@@ -196,10 +196,10 @@ func (s *suite) fresh() (m migrate.Migratable, err error) {
 		return nil, err
 	}
 	if m == nil {
-		return nil, errors.New("no instance: New returned nil")
+		return nil, errors.New("New returned nil")
 	}
 	if v := reflect.ValueOf(m); v.Kind() == reflect.Pointer && v.IsNil() {
-		return nil, fmt.Errorf("no instance: New returned a nil %T", m)
+		return nil, fmt.Errorf("New returned a nil %T", m)
 	}
 	return m, nil
 }
@@ -210,7 +210,7 @@ func capture(m migrate.Migratable) (snap migrate.Snapshot, err error) {
 	case err != nil:
 		return nil, fmt.Errorf("taking a snapshot: %w", err)
 	case snap == nil:
-		return nil, errors.New("taking a snapshot: Snapshot returned none")
+		return nil, errors.New("taking a snapshot: Snapshot returned nil")
 	}
 	return snap, nil
 }
@@ -227,7 +227,7 @@ func save(snap migrate.Snapshot) ([]byte, error) {
 		return nil, fmt.Errorf("writing the snapshot: %w", err)
 	}
 	if n != int64(b.Len()) {
-		return nil, fmt.Errorf("the snapshot said that it wrote %d bytes, and wrote %d", n, b.Len())
+		return nil, fmt.Errorf("WriteTo returned %d bytes, but wrote %d", n, b.Len())
 	}
 	return b.Bytes(), nil
 }
@@ -243,7 +243,7 @@ func (s *suite) load(r io.Reader) (migrate.Migratable, error) {
 	return m, nil
 }
 
-// view is what is seen of a state in one way: nothing where the service has none. The error is a panic.
+// view shows a state in one way; it is empty if the service does not support that. The error is a panic.
 type view func(*suite, migrate.Migratable) (string, error)
 
 func hash(_ *suite, m migrate.Migratable) (string, error) {
@@ -273,7 +273,7 @@ func answers(s *suite, m migrate.Migratable) (string, error) {
 	return all.String(), nil
 }
 
-// look adds to an error at which point it was: before step number i.
+// look views m before step i and adds that point to an error.
 func (s *suite) look(m migrate.Migratable, i int, v view) (string, error) {
 	seen, err := v(s, m)
 	if err != nil {
@@ -289,7 +289,7 @@ func (s *suite) point(i int) string {
 	return "after " + s.steps[i-1].name
 }
 
-// trail is what is seen of m now, before step number from, and after each further step.
+// trail returns the views of m before step from and after each further step.
 func (s *suite) trail(m migrate.Migratable, from int, v view) ([]string, error) {
 	var all []string
 	for i := from; ; i++ {
@@ -307,7 +307,7 @@ func (s *suite) trail(m migrate.Migratable, from int, v view) ([]string, error) 
 	}
 }
 
-// follow compares the trail of m, which stands before step number from, with that of an instance that has seen all steps.
+// follow compares the trail of m from step from on with want, the trail of an instance from the first step on.
 func (s *suite) follow(want []string, m migrate.Migratable, from int, v view) error {
 	got, err := s.trail(m, from, v)
 	if err != nil {
@@ -321,7 +321,7 @@ func (s *suite) follow(want []string, m migrate.Migratable, from int, v view) er
 	return nil
 }
 
-// pristine is the trail of an instance that nothing else happens to.
+// pristine returns the trail of an undisturbed instance.
 func (s *suite) pristine(v view) ([]string, error) {
 	m, err := s.fresh()
 	if err != nil {
@@ -330,7 +330,7 @@ func (s *suite) pristine(v view) ([]string, error) {
 	return s.trail(m, 0, v)
 }
 
-// alike compares what is seen of new instances.
+// alike compares the trails of several instances.
 func (s *suite) alike(v view) error {
 	want, err := s.pristine(v)
 	if err != nil {
@@ -348,7 +348,7 @@ func (s *suite) alike(v view) error {
 	return nil
 }
 
-// restored compares what is seen of a copy: of a snapshot that is written when the original has gone on.
+// restored compares the trail of a restored copy, whose snapshot is written after the original has continued.
 func (s *suite) restored(v view) error {
 	want, err := s.pristine(v)
 	if err != nil {
@@ -368,7 +368,7 @@ func (s *suite) restored(v view) error {
 	})
 }
 
-// quiet finds out whether touch, called for one instance before each step and after the last, changes anything.
+// quiet checks that touch, called before each step and after the last, changes nothing.
 func (s *suite) quiet(touch func(m migrate.Migratable, i int) error) error {
 	m, err := s.fresh()
 	if err != nil {
@@ -409,7 +409,7 @@ func (s *suite) quiet(touch func(m migrate.Migratable, i int) error) error {
 				return err
 			}
 		}
-		// What differs anyway says nothing of touch, and breaks another rule.
+		// If undisturbed copies differ, that breaks another rule.
 		if seen[1] == seen[2] && seen[0] != seen[1] {
 			return fmt.Errorf("%s: %s; the other copy: %s", s.point(n), seen[1], seen[0])
 		}
@@ -438,8 +438,7 @@ func (s *suite) captured(do func(m migrate.Migratable, snap migrate.Snapshot, cu
 	return nil
 }
 
-// snapshots takes a snapshot at each cut, lets during run between taking and writing it, and compares what comes of the
-// remaining steps.
+// snapshots takes a snapshot at each cut, calls during to write it, and compares the outcomes of the remaining steps.
 func (s *suite) snapshots(during func(m migrate.Migratable, snap migrate.Snapshot, cut int) ([]byte, []outcome, error)) error {
 	return s.captured(func(m migrate.Migratable, snap migrate.Snapshot, cut int) error {
 		b, want, err := during(m, snap, cut)

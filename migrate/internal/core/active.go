@@ -9,66 +9,66 @@ import (
 	"github.com/roam-go/roam/resolver"
 )
 
-// activeState is what only the active host has.
+// activeState is the state that only an active host has.
 type activeState struct {
-	peers          []*peer // by ID
-	epochStart     uint64
+	peers          []*peer // sorted by host ID
+	epochStart     uint64  // index of the epoch's first entry
 	nextBeat       time.Duration
 	nextSeek       time.Duration
 	seeking        bool
 	lastInvitation uint64        // number of the last invitation
-	round          uint64        // number of the last heartbeat round begun
+	round          uint64        // number of the last heartbeat round
 	roundDue       bool          // a read waits for a new round
-	stalledSince   time.Duration // since when the store holds no more, though there is more; 0: it does
+	stalledSince   time.Duration // when the store last stopped making progress; 0: nothing waits for it
 	reads          []read
-	suspended      bool       // a member does not keep up, or there are too few of them: nothing is committed
-	blocked        bool       // suspended, and the in-sync set must not become smaller: others are to join
-	slowHosts      []slowHost // removed because they did not keep up
+	suspended      bool       // nothing is committed: a member does not keep up, or there are too few members
+	blocked        bool       // suspended, and the in-sync set must not shrink: other hosts have to join
+	slowHosts      []slowHost // hosts removed because they did not keep up
 	move           *move
-	takenMove      *move // a handoff that was taken, until the target says that it serves
-	predecessor    resolver.Host
-	requestedAt    time.Duration // when the transfer was asked for
-	wonAt          time.Duration
+	takenMove      *move         // a handoff that the target has taken over but not yet reported as serving
+	predecessor    resolver.Host // the host that handed over to this one; zero: none
+	requestedAt    time.Duration // when it requested that
+	wonAt          time.Duration // when this host won its epoch
 	servingAt      time.Duration // when the epoch's first entry was committed
-	announced      bool          // predecessor was told that this host serves
+	announced      bool          // predecessor has heard that this host serves
 }
 
-// peer is another host as the active one sees it.
+// peer is the active host's view of another host.
 type peer struct {
 	host              resolver.Host
-	member            bool          // in M: its acknowledgement is needed
-	commitWaitSince   time.Duration // since when nothing is committed without it, for it to catch up; 0: it is not waited for
-	nextCommitWait    time.Duration // when that may be tried again
-	failedCommitWaits int           // how often it was waited for in vain
-	lagMark           uint64        // was the last entry at markAt, and p had not acknowledged it; 0: none
+	member            bool          // in M: commits need its acknowledgement
+	commitWaitSince   time.Duration // since when commits wait for it to catch up; 0: they do not
+	nextCommitWait    time.Duration // when commits may wait for it again
+	failedCommitWaits int           // number of such waits in which it did not catch up
+	lagMark           uint64        // an entry that it had not acknowledged at lagMarkAt: then the last one; 0: none
 	lagMarkAt         time.Duration
 	leaveAskedAt      time.Duration // when it last asked to be removed; 0: never
 	stage             stage
-	base              uint64 // it surely holds everything up to here, whatever the epoch
-	match             uint64 // it acknowledged everything up to here, in this epoch
-	applied           uint64 // its service has applied everything up to here, as far as it has told
-	next              uint64 // the next entry to send
-	lastAck           time.Duration
-	round             uint64
-	inFlight          int           // bytes between match and next
-	resentAt          time.Duration // when it was last sent again what it lacked, of which nothing is acknowledged yet; 0: never
-	snapshot          Msg           // the snapshot that it is to fetch
-	invitation        uint64        // number of the invitation that it follows; 0: it was a member when the epoch began
-	invitedAt         time.Duration // invited
-	down              bool          // its process is gone, as far as is known
-	sendDue           bool          // send something, be it empty
+	base              uint64        // it holds everything up to here, whatever the epoch
+	match             uint64        // it has acknowledged everything up to here in this epoch
+	applied           uint64        // its service has applied everything up to here, as far as it has told
+	next              uint64        // next entry to send
+	lastAck           time.Duration // when it was last heard
+	round             uint64        // last heartbeat round that it has acknowledged
+	inFlight          int           // bytes of the entries between match and next
+	resentAt          time.Duration // when entries were last resent, until one is acknowledged; 0: never
+	snapshot          Msg           // the snapshot for it to fetch
+	invitation        uint64        // number of its invitation; 0: it was a member when the epoch began
+	invitedAt         time.Duration
+	down              bool // its process seems to be gone
+	sendDue           bool // send a message now, even without entries
 }
 
 type stage uint8
 
 const (
 	invited   stage = iota + 1
-	capturing       // a snapshot is being captured for it
+	capturing       // this host captures a snapshot for it
 	fetching        // it fetches a snapshot
-	streaming       // it gets entries
+	streaming       // it receives entries
 )
 
-// trimLimit is the index up to which the log may be trimmed as far as p is concerned.
+// trimLimit is the index up to which p lets the log be trimmed.
 func (p *peer) trimLimit() uint64 {
 	switch p.stage {
 	case streaming:
@@ -79,7 +79,7 @@ func (p *peer) trimLimit() uint64 {
 	return ^uint64(0)
 }
 
-// rewind begins again after what p surely holds, and returns how many entries are sent once more for that.
+// rewind resumes sending after the entries that p certainly holds, and returns how many entries that resends.
 func (p *peer) rewind() uint64 {
 	if p.stage != streaming {
 		return 0
@@ -89,7 +89,7 @@ func (p *peer) rewind() uint64 {
 	return was - p.next
 }
 
-// read waits for all of M to acknowledge a heartbeat round that began after it was asked.
+// read is a pending read: all of M must acknowledge round, which began after the read was requested.
 type read struct{ id, round uint64 }
 
 func (c *Core) peer(h resolver.Host) *peer {
@@ -115,14 +115,14 @@ func (c *Core) dropPeer(p *peer) {
 	c.failMoveTo(p.host, "host "+p.host.ID+" was lost")
 }
 
-// activate begins this host's epoch, which the record shows.
+// activate begins the epoch that the record gives to this host. won is the proposal that achieved it, if known.
 func (c *Core) activate(won *proposal) {
 	t := TermOf(c.rec)
 	c.assert(c.hasState || t == c.freshTerm, "active without a copy")
 	c.freshTerm = Term{}
-	tookOver := c.hasState && c.loss == t.Loss // or it was created, or reset
+	tookOver := c.hasState && c.loss == t.Loss // otherwise created or reset
 	if c.hasState && c.loss != t.Loss {
-		c.loss = t.Loss // reset with the copy that was left
+		c.loss = t.Loss // reset with the remaining copy
 		c.truncate(c.commit)
 	}
 	if !c.hasState {
@@ -143,7 +143,7 @@ func (c *Core) activate(won *proposal) {
 		if !h.Same(c.self) {
 			p := c.addPeer(h)
 			p.member, p.stage = true, streaming
-			// Whatever is committed is in the log of every member.
+			// Every member's log holds all committed entries.
 			p.base, p.next = c.commit, c.commit+1
 		}
 	}
@@ -166,17 +166,17 @@ func (c *Core) broadcastRecord() {
 
 func (c *Core) sendRecord(to resolver.Host, t Type) { c.sendJoinRecord(to, t, 0) }
 
-// sendJoinRecord sends the record in the name of an invitation.
+// sendJoinRecord sends the record together with the number of an invitation.
 func (c *Core) sendJoinRecord(to resolver.Host, t Type, join uint64) {
 	r := c.copyRec()
 	m := Msg{Type: t, Record: &r, Round: join}
 	if t == MsgInvite {
-		m.Index = to.Incarnation // what another incarnation has acknowledged may count
+		m.Index = to.Incarnation // another incarnation may have acknowledged entries that count
 	}
 	c.send(to, m)
 }
 
-// adoptISR takes the in-sync set from the record of this host's own epoch.
+// adoptISR takes over the in-sync set of a newer record of this host's own epoch.
 func (c *Core) adoptISR(done *proposal) {
 	a := &c.active
 	for _, p := range slices.Clone(a.peers) {
@@ -207,7 +207,7 @@ func (c *Core) adoptISR(done *proposal) {
 	c.finishReads()
 }
 
-// append orders an entry.
+// append assigns e its place at the end of the log.
 func (c *Core) append(e Entry) Entry {
 	e.Index, e.Epoch = c.log.last()+1, c.term.Epoch
 	e.Time = max(e.Time, c.lastTime)
@@ -216,14 +216,18 @@ func (c *Core) append(e Entry) Entry {
 	return e
 }
 
-// Room reports whether Propose would take an entry now: neither the log is full nor what waits to be applied is too much.
+// Room reports whether Propose would accept an entry now: the log is not full, and not too much of it is unapplied.
 func (c *Core) Room() bool {
 	return c.role.Active() && c.Unapplied() < c.cfg.MaxUnapplied && (c.log.bytes < c.cfg.LogBytes || c.log.last() == c.applied)
 }
 
-// Propose orders an entry of which Kind, Session, Seq, Low, Time and Body are given; the entry belongs to the core. It is
-// false if this host is not active or the log is full.
-func (c *Core) Propose(now time.Duration, e Entry) (Entry, bool) {
+// Propose appends an entry to the log. The caller sets Kind, Session, Seq, Low, Time and Body, and must not change Body
+// afterwards. ok is false if this host is not active or the log is full.
+func (c *Core) Propose(now time.Duration, e Entry) (ordered Entry, ok bool) {
+	if c.err != nil {
+		return Entry{}, false
+	}
+	defer c.stop()
 	c.setNow(now)
 	if !c.Room() {
 		return Entry{}, false
@@ -239,14 +243,14 @@ func (c *Core) maybeCommit() {
 		}
 	}
 	if c.belowMinInSync() {
-		// This epoch's own first entry tells nobody anything: with it alone, the host serves, and others can join.
+		// Only the epoch's first entry, which carries no command: with it the host serves and others can join.
 		if c.commit+1 != c.active.epochStart {
 			return
 		}
 		n = min(n, c.active.epochStart)
 	}
-	// What was inherited is committed with the epoch's own first entry, not before: a store that holds it knows the epoch, and
-	// a host that starts again goes on in none that another may have ended.
+	// Inherited entries are committed together with the epoch's first entry, not before. A store that holds that entry knows
+	// the epoch, so that a restarted host does not continue in an epoch that another host may have ended.
 	if n <= c.commit || n < c.active.epochStart {
 		return
 	}
@@ -258,11 +262,11 @@ func (c *Core) maybeCommit() {
 	}
 }
 
-// recvAck notes what a host holds.
+// recvAck records which entries a host holds.
 func (c *Core) recvAck(m Msg) {
 	p := c.peer(m.From)
 	if p == nil || !c.role.Active() || m.Prev != p.invitation {
-		return // Of an earlier invitation: the host may have dropped since what it had then.
+		return // of an earlier invitation: the host may have dropped that copy since
 	}
 	switch p.stage {
 	case invited:
@@ -280,7 +284,7 @@ func (c *Core) recvAck(m Msg) {
 		}
 		p.stage, p.base, p.next, p.sendDue = streaming, p.snapshot.Index, p.snapshot.Index+1, true
 	}
-	if m.Index > c.log.last() { // an assertion whose arguments cost nothing
+	if m.Index > c.log.last() { // keeps the arguments off the hot path
 		c.assert(false, "%s acknowledges %d, the log ends at %d", m.From.ID, m.Index, c.log.last())
 	}
 	p.lastAck, p.down = c.now, false
@@ -293,7 +297,7 @@ func (c *Core) recvAck(m Msg) {
 		p.next = max(p.next, p.match+1)
 		p.inFlight = c.bytesBetween(p.match+1, p.next)
 	}
-	// Every message behind a lost one asks for it: to answer them all would multiply what is sent.
+	// Every message after a lost one asks for a resend. Resending for each would multiply the traffic.
 	if m.Flag && (p.resentAt == 0 || c.now-p.resentAt >= c.cfg.Heartbeat) {
 		was := p.next
 		p.next = max(p.match, p.base, min(m.Commit, c.commit)) + 1
@@ -316,7 +320,7 @@ func (c *Core) bytesBetween(from, to uint64) int {
 	return n
 }
 
-// recvJoin is a host that comes to hold a copy.
+// recvJoin handles a host's answer to its invitation.
 func (c *Core) recvJoin(m Msg) {
 	p := c.peer(m.From)
 	if p == nil || !c.role.Active() || p.member || p.stage != invited || m.Round != p.invitation {
@@ -328,7 +332,7 @@ func (c *Core) recvJoin(m Msg) {
 		return
 	}
 	p.lastAck = c.now
-	// Its committed entries are a prefix of ours if nothing was lost in between.
+	// Its committed entries are a prefix of this log, unless a loss came in between.
 	if m.Flag && m.Index == c.term.Loss && m.Commit >= c.log.base && m.Commit <= c.log.last() {
 		p.stage, p.base, p.next, p.match, p.sendDue = streaming, m.Commit, m.Commit+1, 0, true
 		return
@@ -343,12 +347,12 @@ func (c *Core) captured(ev Captured) {
 		return
 	}
 	if ev.ID == 0 {
-		c.failMoveTo(p.host, "no snapshot could be taken for host "+p.host.ID)
+		c.failMoveTo(p.host, "host "+c.self.ID+" could not take a snapshot for host "+p.host.ID)
 		c.dropPeer(p)
 		return
 	}
 	if ev.Index < c.log.base {
-		c.out.Snapshots = append(c.out.Snapshots, p.host) // the log was trimmed meanwhile
+		c.out.Snapshots = append(c.out.Snapshots, p.host) // the log has been trimmed since
 		return
 	}
 	c.assert(ev.Index <= c.commit, "snapshot at %d, after %d", ev.Index, c.commit)
@@ -369,7 +373,7 @@ func (c *Core) peerDown(h resolver.Host) {
 	}
 }
 
-// tickActive does what is due.
+// tickActive handles what is due on an active host.
 func (c *Core) tickActive() {
 	a := &c.active
 	if c.now >= a.nextBeat && len(a.peers) > 0 {
@@ -380,7 +384,7 @@ func (c *Core) tickActive() {
 	}
 	if c.storeStalled() {
 		for _, p := range a.peers {
-			p.lastAck, p.lagMark = c.now, 0 // nobody is asked for a sign of life
+			p.lastAck, p.lagMark = c.now, 0 // this host sends nothing, so nobody answers
 		}
 	}
 	a.suspended = c.belowMinInSync()
@@ -401,7 +405,7 @@ func (c *Core) tickActive() {
 			}
 		case p.member:
 		case p.down, c.now-p.lastAck >= c.joinTimeout(p), p.stage != invited && c.log.bytes > c.cfg.LogBytes && !a.blocked:
-			// An invited or joining host that has vanished, or holds up the log.
+			// An invited or joining host that is gone, or keeps a full log from being trimmed.
 			c.sendJoinRecord(p.host, MsgRelease, p.invitation)
 			c.dropPeer(p)
 		case c.eligible(p) && c.mayPropose():
@@ -440,7 +444,7 @@ func (c *Core) tickActive() {
 		a.seeking, a.nextSeek = true, c.now+c.cfg.SeekInterval
 		c.out.Seek = true
 		if a.blocked {
-			c.get() // it may have been deposed, and has nothing to propose that would show it
+			c.get() // this host may be deposed, and has nothing to propose that would show it
 		}
 	}
 	if c.prop == nil && len(a.peers) == 0 && c.role == Recovering {
@@ -480,7 +484,7 @@ func (c *Core) finishReads() {
 	}
 }
 
-// sendAppends sends every host what it lacks.
+// sendAppends sends each host the entries that it lacks, heartbeats and reminders of its invitation.
 func (c *Core) sendAppends() {
 	a := &c.active
 	c.maybeCommit()
@@ -514,8 +518,8 @@ func (c *Core) sendAppends() {
 	}
 }
 
-// storeStalled reports whether this host's own store has held nothing new for so long that another host had better be active. It
-// falls silent, and is replaced like one that has died, unless its store wakes up first.
+// storeStalled reports whether this host's store has made no progress for so long that another host should be active. This
+// host then falls silent, and is replaced like a dead one unless its store recovers first.
 func (c *Core) storeStalled() bool {
 	a := &c.active
 	if c.durableIndex() >= c.log.last() {
@@ -528,7 +532,7 @@ func (c *Core) storeStalled() bool {
 	return c.now-a.stalledSince >= stallFactor*c.cfg.FailureTimeout
 }
 
-// stallFactor is how many times longer an active host waits for its own store than for a member.
+// stallFactor is how many times FailureTimeout an active host waits for its own store.
 const stallFactor = 4
 
 func (c *Core) sendEntries(p *peer) {
@@ -538,7 +542,7 @@ func (c *Core) sendEntries(p *peer) {
 		for to <= c.log.last() && p.inFlight < c.cfg.InflightBytes && (p.resentAt == 0 || p.sendDue) {
 			n := c.log.ents[to-c.log.base-1].Size()
 			if bytes += n; bytes > c.cfg.AppendBytes && to > from {
-				break // one entry alone may be larger
+				break // a single entry may be larger
 			}
 			p.inFlight += n
 			to++
@@ -552,8 +556,8 @@ func (c *Core) sendEntries(p *peer) {
 		}
 		c.send(p.host, Msg{
 			Type: MsgAppend, Prev: from - 1, PrevEpoch: prev, Entries: c.log.slice(from, to-1),
-			// What is committed and not applied here yet is not applied elsewhere: a command that kills this host kills
-			// no other, as long as none takes over.
+			// Standbys apply an entry only after this host has: a command that kills this host kills no other before a
+			// takeover.
 			Commit: c.applied, Round: c.active.round, Index: p.invitation,
 		})
 		p.next, p.sendDue = to, false
@@ -589,7 +593,7 @@ func (c *Core) deadlineActive(at func(time.Duration)) {
 	}
 }
 
-// Suspended reports whether the active host can commit nothing because a member is silent.
+// Suspended reports whether the active host commits nothing because a member does not keep up or members are missing.
 func (c *Core) Suspended() bool { return c.active.suspended }
 
 // Replicas is the number of hosts that hold a committed entry.

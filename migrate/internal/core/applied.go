@@ -12,6 +12,10 @@ import (
 
 // Applied notes that the service has applied everything up to index, all of which Ready has handed out.
 func (c *Core) Applied(now time.Duration, index uint64) {
+	if c.err != nil {
+		return
+	}
+	defer c.stop()
 	c.setNow(now)
 	if index <= c.applied {
 		return
@@ -26,6 +30,9 @@ func (c *Core) Applied(now time.Duration, index uint64) {
 // Switching reports whether Ready will make or end this host's time as the active one, or drop the copy: what is true of the core
 // now is not yet true of the copy.
 func (c *Core) Switching() bool { return c.out.Activated || c.out.Deposed || c.out.Drop }
+
+// AppliedIndex is the index of the last entry that the service has applied.
+func (c *Core) AppliedIndex() uint64 { return c.applied }
 
 // Unapplied is the number of entries in the log that the service has not applied.
 func (c *Core) Unapplied() uint64 { return c.log.last() - c.applied }

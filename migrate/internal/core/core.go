@@ -1,42 +1,43 @@
 package core
 
 import (
-	"fmt"
 	"slices"
 	"time"
 
 	"github.com/roam-go/roam/resolver"
 )
 
-// Config holds what does not change while a service is hosted. The zero values of the times and sizes stand for the defaults.
+// Config holds the settings of a [Core], which never change. Times and sizes that are 0 get the default named beside them.
 type Config struct {
 	Name string
 	Self resolver.Host
-	// Stable says that there is a store: what Ready.Save asks for is kept over a restart with the same incarnation.
+	// Durable: the host has a store, so that what Ready.Save holds survives a restart with the same incarnation.
 	Durable bool
-	// Nonce is where the nonces of proposals begin; each start must have its own, where it has not its own incarnation.
+	// Nonce is the first nonce for proposals. Starts with the same incarnation need different ones.
 	Nonce uint64
 
-	Heartbeat       time.Duration // active to members: 100 ms
-	FailureTimeout  time.Duration // a member that is silent for so long is removed, a silent active replaced: 500 ms
-	RankDelay       time.Duration // the second standby waits so much longer, the third twice as much: 50 ms
-	TransferTimeout time.Duration // a transfer that has not happened after so long has failed: 900 ms
-	RetryDelay      time.Duration // first pause before asking the resolver again: 50 ms, doubling up to 16 x
-	JoinTimeout     time.Duration // an invited host that is silent for so long is given up: 2 s
-	SeekInterval    time.Duration // pause between looking for standbys while there are too few: 500 ms
-	CopyRetention   time.Duration // a removed host keeps its copy for so long, to be taken back cheaply: 5 s
+	Heartbeat       time.Duration // interval of the active host's heartbeats: 100 ms
+	FailureTimeout  time.Duration // after this silence a member is removed and an active host is replaced: 500 ms
+	RankDelay       time.Duration // each standby waits this much longer than the one before it in rank: 50 ms
+	TransferTimeout time.Duration // a transfer fails after this time: 900 ms
+	RetryDelay      time.Duration // pause before the second request to the resolver: 50 ms; it doubles up to 16 times that
+	JoinTimeout     time.Duration // a joining host is dropped after this silence: 2 s
+	SeekInterval    time.Duration // interval between searches for standbys while there are too few: 500 ms
+	CopyRetention   time.Duration // how long a removed host keeps its copy, so that it can rejoin cheaply: 5 s
 
-	Standbys   int    // wanted beside the active
-	MinInSync  int    // with a value above 1 the in-sync set never shrinks below it, and commands wait until so many hold them
-	MaxJoinLag uint64 // a joining host this close to the end of the log is proposed for the in-sync set: 1,000 entries
+	Standbys   int    // wanted number of standbys
+	MinInSync  int    // above 1: the in-sync set never shrinks below it, and commands wait until so many hosts hold them
+	MaxJoinLag uint64 // a joining host is proposed for the in-sync set when it lacks fewer entries than this: 1,000
 
 	AppendBytes   int // entries in one message: 256 KiB
-	InflightBytes int // entries on their way to one host: 1 MiB
+	InflightBytes int // unacknowledged entries sent to one host: 1 MiB
 	KeepBytes     int // committed entries kept for hosts that come back: 4 MiB
-	LogBytes      int // the whole log; when it is full, a host that holds it up is dropped: 256 MiB
-	LagBytes      int // a member that is so far behind is removed: 32 MiB
+	LogBytes      int // the whole log; when it is full, joining hosts that keep it from being trimmed are dropped: 256 MiB
+	LagBytes      int // a member that lacks more than this is removed: 32 MiB
 
-	MaxUnapplied uint64 // entries that wait to be applied; the active host orders no more, a standby takes no more than four times as many: 16,384
+	// MaxUnapplied bounds the entries that wait to be applied: the active host orders no more, and a standby accepts no more
+	// than four times as many: 16,384.
+	MaxUnapplied uint64
 }
 
 func (c *Config) setDefaults() {
@@ -48,7 +49,7 @@ func (c *Config) setDefaults() {
 	def(&c.Heartbeat, 100*time.Millisecond)
 	def(&c.FailureTimeout, 500*time.Millisecond)
 	def(&c.RankDelay, 50*time.Millisecond)
-	def(&c.TransferTimeout, 900*time.Millisecond) // so that who waits for it knows within a second
+	def(&c.TransferTimeout, 900*time.Millisecond) // so that the caller gets an answer within a second
 	def(&c.RetryDelay, 50*time.Millisecond)
 	def(&c.JoinTimeout, 2*time.Second)
 	def(&c.SeekInterval, 500*time.Millisecond)
@@ -69,19 +70,19 @@ func (c *Config) setDefaults() {
 	if c.MaxUnapplied == 0 {
 		c.MaxUnapplied = 16384
 	}
-	// What is kept for others must leave room for what is not committed yet.
+	// Leave room for uncommitted entries.
 	c.KeepBytes = min(c.KeepBytes, c.LogBytes/2)
 }
 
-// Role is what a host is for a service.
+// Role is the role of a host for a service.
 type Role uint8
 
 // The roles.
 const (
-	Out        Role = iota // latent: holds no copy that counts
-	Joining                // fetches a copy, or catches up
+	Out        Role = iota // latent: its copy, if any, does not count
+	Joining                // fetches a copy or catches up
 	Standby                // in the in-sync set
-	Recovering             // active, but its epoch's first entry is not committed yet
+	Recovering             // active; its epoch's first entry is not committed yet
 	Serving                // active
 )
 
@@ -92,69 +93,64 @@ func (r Role) String() string {
 // Active reports whether the role orders commands.
 func (r Role) Active() bool { return r == Recovering || r == Serving }
 
-// Outgoing is a message to be sent.
+// Outgoing is a message to send.
 type Outgoing struct {
 	To  resolver.Host
 	Msg Msg
 }
 
-// CAS is a change to propose to the resolver. Its answer comes back as a [CASDone] with the same Nonce.
+// CAS is a change to propose to the resolver. The driver answers with a [CASDone] that has the same Nonce.
 type CAS struct {
 	Expect uint64
 	Next   resolver.Record
 }
 
-// Ready is what has to be done, in this order: send Msgs, apply Committed, then the rest in any order.
+// Ready is the work for the driver: send Msgs first, then apply Committed, then do the rest in any order.
 type Ready struct {
 	Msgs      []Outgoing
-	Save      *Save // give it to the store; [Persisted] says that the store holds it
+	Save      *Save // answer with [Persisted] when the store holds it
 	Committed []Entry
 	CAS       *CAS
-	Get       bool            // read the record; the answer comes back as [Got]
-	Seek      bool            // look for hosts that could join; the answer comes back as [Candidates]
-	Snapshots []resolver.Host // capture the state as of the last committed entry for these; answer with [Captured]
+	Get       bool            // read the record; answer with [Got]
+	Seek      bool            // look for hosts that could join; answer with [Candidates]
+	Snapshots []resolver.Host // capture the state as of the last committed entry for these hosts; answer with [Captured]
 	Fetch     *Fetch          // fetch and restore a snapshot; answer with [Restored]
-	Reads     []uint64        // these reads may be answered now
-	Resent    uint64          // entries that had been sent and are sent again
-	ReadsFail bool            // every other read that was asked must be asked again elsewhere
+	Reads     []uint64        // the reads to answer now
+	Resent    uint64          // number of entries sent again
+	ReadsFail bool            // all other pending reads fail here; their callers must ask another host
 	Drop      bool            // release the copy
-	Activated bool            // this host became active; Tail returns what it inherited
+	Activated bool            // this host became active; Tail returns the entries it inherited
 	Deposed   bool            // this host was active and is no longer
 	Changed   bool            // role, term or record changed
 	Moves     []MoveEvent     // progress of a handoff that this host began
-	Gained    *resolver.Host  // handoff that this host took over: from
+	Gained    *resolver.Host  // this host took over in a handoff from that one
 }
 
-// Fetch says which snapshot to fetch from whom.
+// Fetch identifies a snapshot and the host that has it.
 type Fetch struct {
 	From         resolver.Host
 	ID           uint64
 	Index, Epoch uint64
 }
 
-// MoveStage says how far a handoff is.
+// MoveStage is the progress of a handoff.
 type MoveStage uint8
 
 // The stages of a handoff.
 const (
-	MoveInSync MoveStage = iota + 1 // the target is in the in-sync set: tell the clients, then step [Transfer]
+	MoveInSync MoveStage = iota + 1 // the target is in the in-sync set: notify the clients, then step [Transfer]
 	MoveTaken                       // the target has taken over
-	MoveServed                      // the target serves; Won and Served are known
-	MoveFailed                      // it did not happen, for Reason; the service goes on here
+	MoveServed                      // the target serves; Won and Served are set
+	MoveFailed                      // the handoff failed for Reason; this host keeps serving
 )
 
-// MoveEvent reports on a handoff.
+// MoveEvent reports the progress of a handoff.
 type MoveEvent struct {
 	Stage       MoveStage
 	Reason      string
 	Won, Served time.Duration // from the request to the target's win, and from there to serving
 	Applying    time.Duration // the part of Served in which the target applied what was committed
 }
-
-// Violation is what a broken invariant panics with: a bug in this package, or a peer that breaks the protocol.
-type Violation string
-
-func (v Violation) Error() string { return "invariant broken: " + string(v) }
 
 // Core is the state of one service on one host. It is not safe for concurrent use.
 type Core struct {
@@ -166,36 +162,37 @@ type Core struct {
 	term          Term
 	rec           resolver.Record // the newest known
 	nonce         uint64
-	hasState      bool // log and commit mean something
-	loss          uint64
-	recoveredLast uint64 // the last entry that the store held when this host started
-	freshTerm     Term   // the term that may begin here with an empty copy
+	hasState      bool   // the host holds a copy; log and commit mean nothing without one
+	loss          uint64 // Term.Loss of that copy
+	recoveredLast uint64 // last entry that the store held when this host started
+	freshTerm     Term   // the term that this host may begin with an empty copy
 	log           log
 	commit        uint64
-	emitted       uint64 // the part of commit that Ready has handed out
-	applied       uint64 // the part of that which the service has applied
-	lastTime      int64  // of the last entry
+	emitted       uint64 // last committed entry that Ready has returned
+	applied       uint64 // last entry that the service has applied
+	lastTime      int64  // Time of the last entry
 
 	prop         *proposal
-	proposeAfter time.Duration // after a change that can't be made, none is proposed before
-	getAt        time.Duration // when to read the record; 0: no need
-	getAfter     time.Duration // not before
-	getting      bool
+	proposeAfter time.Duration // no proposal before this time, after one that failed
+	getAt        time.Duration // when to read the record; 0: not wanted
+	getAfter     time.Duration // no read of the record before this time
+	getting      bool          // a read of the record is in flight
 
 	active  activeState
 	standby standbyState
 	saving  saving
 
 	out Ready
+	err error // see Err
 }
 
-// New makes the core of a service on a host that holds nothing yet.
+// New returns the core of a service on a host that holds no copy.
 func New(cfg Config) *Core {
 	cfg.setDefaults()
 	return &Core{cfg: cfg, self: cfg.Self, nonce: cfg.Nonce}
 }
 
-// Role, Term, Record, Commit and Last describe the present state.
+// Role is the present role of this host.
 func (c *Core) Role() Role { return c.role }
 
 // Term is the highest term that this host has seen.
@@ -213,85 +210,84 @@ func (c *Core) Last() uint64 { return c.log.last() }
 // HasState reports whether this host holds a copy.
 func (c *Core) HasState() bool { return c.hasState }
 
-// Tail returns the entries after index, in order: what a service that has applied everything up to index is yet to apply.
+// Tail returns the entries after index, in order: those that a service has yet to apply if index is the last that it applied.
 func (c *Core) Tail(index uint64) []Entry {
-	c.assert(index >= c.log.base && index <= c.log.last(), "tail after entry %d of %d to %d", index, c.log.base, c.log.last())
 	return c.log.slice(index+1, c.log.last())
 }
 
-// Event is what Step takes: one of the types below.
+// Event is an input of [Core.Step]: one of the types below.
 type Event interface{ event() }
 
 // The events.
 type (
-	// Tick says only that time has passed.
+	// Tick reports that time has passed.
 	Tick struct{}
 	// Recv is a message from another host.
 	Recv struct{ Msg Msg }
-	// Create asks to make the record, with this host as the active one and an empty state.
+	// Create asks to create the record, with this host active and an empty state.
 	Create struct{}
 	// CASDone answers Ready.CAS.
 	CASDone struct {
 		Nonce   uint64
-		Record  resolver.Record // with CASOK and CASConflict
+		Record  resolver.Record // for CASOK and CASConflict
 		Outcome Outcome
 	}
-	// Got answers Ready.Get: the zero record if there is none; Err if the resolver did not answer.
+	// Got answers Ready.Get. Record is zero if there is none; Err is true if the resolver did not answer.
 	Got struct {
 		Record resolver.Record
 		Err    bool
 	}
 	// Candidates answers Ready.Seek, best first.
 	Candidates struct{ Hosts []resolver.Host }
-	// Captured answers Ready.Snapshots: snapshot ID of the state at Index can be fetched; ID 0: it failed.
+	// Captured answers Ready.Snapshots: host To can fetch snapshot ID, of the state at Index. ID 0 reports a failure.
 	Captured struct {
 		To           resolver.Host
 		ID           uint64
 		Index, Epoch uint64
 		Time         int64
 	}
-	// Restored answers Ready.Fetch with its ID and From: the state at Index is in place, or not.
+	// Restored answers Ready.Fetch with its ID and From. OK reports whether the fetched state is in place.
 	Restored struct {
 		ID   uint64
 		From resolver.Host
 		OK   bool
 		Time int64
 	}
-	// Handoff asks to move to Target.
+	// Handoff asks to hand the service over to Target.
 	Handoff struct{ Target resolver.Host }
-	// Transfer goes on with a handoff after MoveInSync.
+	// Transfer continues a handoff after MoveInSync.
 	Transfer struct{}
 	// Abandon gives up a handoff that has not reached Transfer.
 	Abandon struct{ Reason string }
 	// PeerDown hints that a host's process is gone: its address refuses connections.
 	PeerDown struct{ Host resolver.Host }
-	// PeerReset says that messages to a host may have been lost.
+	// PeerReset reports that messages to a host may have been lost.
 	PeerReset struct{ Host resolver.Host }
-	// Read asks for leave to answer a read: see Ready.Reads.
+	// Read asks for permission to answer a read: see Ready.Reads.
 	Read struct{ ID uint64 }
-	// Leave asks to be taken out of the in-sync set. Invitations are refused from now on.
+	// Leave asks to leave the in-sync set. From then on this host declines invitations.
 	Leave struct{}
-	// Doubt hints that a higher term may exist; it is worth a look at the record, no more.
+	// CheckRecord hints that a higher term may exist: the core reads the record.
 	CheckRecord struct{}
-	// Stay takes Leave back: the next invitation is followed.
+	// CancelLeave takes Leave back: this host accepts the next invitation.
 	CancelLeave struct{}
-	// Retire ends the service: for an active host with no one to hand over to.
+	// Retire ends the service, on an active host that is the only member.
 	Retire struct{}
-	// Reset makes this host active with the copy it has, or an empty one, at the price of a higher Loss, unless the record
-	// has changed since it was Record: the zero one if the resolver has lost it, which a Reset of the active host repairs. At
-	// is the time by the host's wall clock, which then tells it from other resets that this host does not know of.
+	// Reset makes this host active with the copy it has, or an empty one, and raises Loss. It has no effect if the record is
+	// no longer Record; the zero Record means that the resolver has lost it, which a Reset of the active host repairs. At is
+	// the host's wall-clock time, which then distinguishes this reset from others that this host does not know.
 	Reset struct {
 		Record resolver.Record
 		At     int64 // Unix milliseconds
 	}
-	// CancelReset gives up a Reset. It may have been made all the same.
+	// CancelReset gives up a Reset, which may have taken effect already.
 	CancelReset struct{}
-	// Recovered comes before all else on a host with a store that holds something. Time is the log's at State.Base.
+	// Recovered is the first event on a host whose store holds something. Time is the Time of the entry at State.Base.
 	Recovered struct {
 		State State
 		Time  int64
 	}
-	// Persisted says that the store holds everything up to a Save.
+	// Persisted reports that the store holds every Save up to Seq.
 	Persisted struct{ Seq uint64 }
 )
 
@@ -318,8 +314,12 @@ func (CancelReset) event() {}
 func (Recovered) event()   {}
 func (Persisted) event()   {}
 
-// Step takes an event at time now, which is counted from an arbitrary start and never goes back.
+// Step handles an event at time now, which counts from an arbitrary start and never goes back.
 func (c *Core) Step(now time.Duration, ev Event) {
+	if c.err != nil {
+		return
+	}
+	defer c.stop()
 	c.setNow(now)
 	switch ev := ev.(type) {
 	case Tick:
@@ -378,8 +378,12 @@ func (c *Core) setNow(now time.Duration) {
 	c.now = now
 }
 
-// Ready does what has become due, and returns and forgets what is to be done. Slices in it stay valid.
-func (c *Core) Ready() Ready {
+// Ready handles what has become due and returns the work since the last call. Its slices stay valid.
+func (c *Core) Ready() (r Ready) {
+	if c.err != nil {
+		return Ready{}
+	}
+	defer c.stop()
 	if c.role.Active() {
 		c.tickActive()
 	} else {
@@ -391,7 +395,7 @@ func (c *Core) Ready() Ready {
 	} else {
 		c.sendAck()
 	}
-	// What an active host applies its clients hear of, in a term that it must not forget.
+	// Clients see what an active host applies, so the store must hold its term first.
 	if c.emitted < c.commit && (c.role != Recovering || c.metaDurable()) {
 		if fresh := c.log.slice(c.emitted+1, c.commit); c.out.Committed == nil {
 			c.out.Committed = fresh
@@ -402,16 +406,18 @@ func (c *Core) Ready() Ready {
 	}
 	c.save()
 	c.trimLog()
-	r := c.out
-	c.out = Ready{}
+	r, c.out = c.out, Ready{}
 	return r
 }
 
-// Deadline is when Ready must be called next even if nothing happens; 0: never.
+// Deadline is the time of the next call of Ready if no event comes before; 0 means that none is needed.
 func (c *Core) Deadline() time.Duration {
+	if c.err != nil {
+		return 0
+	}
 	var d time.Duration
 	at := func(t time.Duration) {
-		// What was due has been done by Ready; what could not be done is looked at with the next heartbeat.
+		// Ready has done what was due. What it could not do waits for the next heartbeat.
 		if t > c.now && (d == 0 || t < d) {
 			d = t
 		}
@@ -464,19 +470,13 @@ func (c *Core) trimLog() {
 		hold = min(hold, p.trimLimit())
 	}
 	for c.log.base < hold && c.log.bytes > c.cfg.KeepBytes {
-		// Halve what is over, so that the cost of trimming is shared by many entries.
+		// Trim to half of KeepBytes, so that many entries share the cost of trimming.
 		n, bytes := c.log.base, c.log.bytes
 		for n < hold && bytes > c.cfg.KeepBytes/2 {
 			n++
 			bytes -= c.log.ents[n-c.log.base-1].Size()
 		}
 		c.log.trim(n)
-	}
-}
-
-func (c *Core) assert(ok bool, format string, args ...any) {
-	if !ok {
-		panic(Violation(fmt.Sprintf("%s: host %s, %s, %s: ", c.cfg.Name, c.self.ID, c.role, c.term) + fmt.Sprintf(format, args...)))
 	}
 }
 

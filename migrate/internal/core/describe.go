@@ -47,7 +47,7 @@ func (m Msg) String() string {
 	return s
 }
 
-// Describe describes a record in brackets.
+// Describe describes a record on one line, in brackets.
 func Describe(r resolver.Record) string {
 	if r.Epoch == 0 {
 		return "[no record]"

@@ -11,17 +11,17 @@ type moveStage uint8
 const (
 	_                moveStage = iota // the target joins
 	moveInSync                        // it is in the in-sync set
-	moveTransferring                  // it was told to take over
+	moveTransferring                  // this host has asked it to take over
 )
 
-// move is a handoff that this host began. It keeps serving until the target has won the record, so that there is nothing
-// to undo when it fails.
+// move is a handoff that this host began. This host keeps serving until the target has won the record, so that a failed
+// handoff needs no rollback.
 type move struct {
 	target      resolver.Host
 	stage       moveStage
 	deadline    time.Duration
-	begun       bool // false while it waits for the target to be out of the in-sync set, as it is about to be
-	transferDue bool // Transfer waits for the outcome of a proposal, or for the target to catch up in applying
+	begun       bool // false while a proposal to remove the target has no outcome
+	transferDue bool // Transfer waits for the outcome of another proposal, or for the target to catch up in applying
 }
 
 func (c *Core) handoff(target resolver.Host) {
@@ -29,7 +29,7 @@ func (c *Core) handoff(target resolver.Host) {
 	fail := func(reason string) { c.out.Moves = append(c.out.Moves, MoveEvent{Stage: MoveFailed, Reason: reason}) }
 	switch {
 	case c.role != Serving:
-		fail("this host does not serve")
+		fail("host " + c.self.ID + " does not serve")
 		return
 	case a.move != nil:
 		fail("another handoff is under way")
@@ -47,7 +47,7 @@ func (c *Core) beginMove() {
 	a := &c.active
 	target := a.move.target
 	if p := c.prop; p != nil && p.kind == propRemove && p.host.Same(target) {
-		return // and is called again when that has an outcome
+		return // tickActive calls again when that has an outcome
 	}
 	a.move.begun = true
 	p := c.peer(target)
@@ -55,7 +55,7 @@ func (c *Core) beginMove() {
 	case p == nil:
 		for _, q := range a.peers {
 			if q.host.ID == target.ID && !c.replaceable(q, target) {
-				c.failMove("an earlier start of host " + target.ID + " is still in the in-sync set")
+				c.failMove("an earlier incarnation of host " + target.ID + " is still in the in-sync set")
 				return
 			}
 		}
@@ -70,8 +70,7 @@ func (c *Core) moveInSync() {
 	c.out.Moves = append(c.out.Moves, MoveEvent{Stage: MoveInSync})
 }
 
-// transfer tells the target to take over. From here on until it has, or has failed to, this host changes nothing in the
-// record.
+// transfer asks the target to take over. Until that has succeeded or failed, this host proposes no change.
 func (c *Core) transfer() {
 	m := c.active.move
 	if m == nil || m.stage != moveInSync || c.role != Serving {
@@ -87,7 +86,7 @@ func (c *Core) transfer() {
 	c.sendRecord(m.target, MsgTransfer)
 }
 
-// recvTransfer is the request to take over.
+// recvTransfer handles a request to take over.
 func (c *Core) recvTransfer(m Msg) {
 	fail := func(reason string) { c.send(m.From, Msg{Type: MsgFailed, Reason: reason}) }
 	switch {
@@ -98,7 +97,7 @@ func (c *Core) recvTransfer(m Msg) {
 	case c.standby.leaving:
 		fail("host " + c.self.ID + " is about to leave")
 	case c.prop != nil:
-		// Asked twice, or already trying because the active host was silent for a while.
+		// Requested twice, or this host is already trying because the active one was silent for a while.
 	default:
 		c.proposePromote(m.From, true)
 	}
@@ -108,7 +107,7 @@ func (c *Core) recvFailed(m Msg) {
 	c.failMoveTo(m.From, m.Reason)
 }
 
-// failMoveTo ends a handoff to h, for whatever happened to it.
+// failMoveTo ends a handoff to h, if there is one, for the given reason.
 func (c *Core) failMoveTo(h resolver.Host, reason string) {
 	if mv := c.active.move; mv != nil && mv.begun && mv.target.Same(h) {
 		c.failMove(reason)
@@ -123,7 +122,7 @@ func (c *Core) failMove(reason string) {
 	c.out.Moves = append(c.out.Moves, MoveEvent{Stage: MoveFailed, Reason: reason})
 }
 
-// moveTaken is called when this host is deposed while it hands over.
+// moveTaken reports the outcome of a handoff when this host is deposed during it.
 func (c *Core) moveTaken() {
 	m := c.active.move
 	switch {
@@ -136,7 +135,7 @@ func (c *Core) moveTaken() {
 	}
 }
 
-// recvMoved comes from the new active host when it serves.
+// recvMoved handles the new active host's report that it serves.
 func (c *Core) recvMoved(m Msg) {
 	if mv := c.active.takenMove; mv != nil && mv.target.Same(m.From) {
 		c.active.takenMove = nil

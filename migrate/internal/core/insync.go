@@ -7,20 +7,22 @@ import (
 	"github.com/roam-go/roam/resolver"
 )
 
-// lagging reports whether a member does not keep up: it is not heard, or what it has not acknowledged is too old or too much.
+// lagging reports whether a member does not keep up: it is unreachable, or its unacknowledged entries are too old or too
+// large.
 func (c *Core) lagging(p *peer) bool {
 	return c.unreachable(p) || c.ackOverdue(p) || c.log.last()-p.match > 0 && c.overLagBytes(p)
 }
 
+// unreachable reports whether p seems to be gone or has been silent for FailureTimeout.
 func (c *Core) unreachable(p *peer) bool { return p.down || c.now-p.lastAck >= c.cfg.FailureTimeout }
 
-// ackOverdue reports whether the oldest entry that p has not acknowledged is older than FailureTimeout. That is found when it is twice
-// as old at the latest.
+// ackOverdue reports whether the oldest entry that p has not acknowledged is older than FailureTimeout. It detects this
+// when the entry is twice as old at the latest.
 func (c *Core) ackOverdue(p *peer) bool {
 	return p.lagMark > p.match && c.now-p.lagMarkAt >= c.cfg.FailureTimeout
 }
 
-// markLag notes since when p lacks something.
+// markLag records since when p lacks entries.
 func (c *Core) markLag(p *peer) {
 	switch last := c.log.last(); {
 	case !p.member || p.match >= last:
@@ -30,15 +32,15 @@ func (c *Core) markLag(p *peer) {
 	}
 }
 
-// slowHost is a host that was removed although it was heard.
+// slowHost is a host that was removed for being slow, although it was reachable.
 type slowHost struct {
 	id    string
 	pause time.Duration
-	until time.Duration // it is not invited before
+	until time.Duration // it gets no invitation before this time
 }
 
-// removeLagging proposes the removal of a member that does not keep up. One that is merely slow would soon catch up and fall behind
-// again: each time it is left alone for twice as long.
+// removeLagging proposes the removal of a member that does not keep up. A host that is merely slow would catch up and fall
+// behind again, so that the pause before its next invitation doubles each time.
 func (c *Core) removeLagging(p *peer) {
 	c.proposeRemove(p.host, false)
 	if c.unreachable(p) {
@@ -57,20 +59,20 @@ func (c *Core) removeLagging(p *peer) {
 	a.slowHosts = append(a.slowHosts, s)
 }
 
-// recentlySlow reports whether h was too slow a short while ago.
+// recentlySlow reports whether h was removed for being slow and its pause has not ended.
 func (c *Core) recentlySlow(h resolver.Host) bool {
 	return slices.ContainsFunc(c.active.slowHosts, func(s slowHost) bool { return s.id == h.ID && c.now < s.until })
 }
 
-// belowMinInSync reports whether fewer hosts are in sync than an acknowledged command is to be held by.
+// belowMinInSync reports whether the in-sync set is smaller than MinInSync.
 func (c *Core) belowMinInSync() bool { return len(c.rec.ISR) < c.cfg.MinInSync }
 
-// mayShrink reports whether the in-sync set may lose a member. Where it may not, what waits goes on when another host
-// has joined, the silent one is heard again, or its next incarnation has taken its place.
+// mayShrink reports whether the in-sync set may lose a member. If not, waiting commands commit once another host has
+// joined, the silent one is heard again, or its next incarnation has taken its place.
 func (c *Core) mayShrink() bool { return len(c.rec.ISR) > max(c.cfg.MinInSync, 1) }
 
-// mayJoin reports whether hosts are invited. Before the epoch's first entry is committed that is so only where its commit
-// may depend on it; whoever is proposed has acknowledged all of the log up to that entry in any case.
+// mayJoin reports whether this host invites others. Before the epoch's first entry is committed it does so only if that
+// commit may depend on it. In either case a host must have acknowledged the log up to that entry before it is proposed.
 func (c *Core) mayJoin() bool { return c.role == Serving || c.role == Recovering && c.active.blocked }
 
 // replaceable reports whether h may take the place of p, an earlier incarnation of the same host, in the in-sync set.
@@ -78,12 +80,12 @@ func (c *Core) replaceable(p *peer, h resolver.Host) bool {
 	return p.member && c.lagging(p) && !c.mayShrink() && p.host.ID == h.ID && !p.host.Same(h)
 }
 
-// leaving reports whether p wants to leave the in-sync set: it says so again and again.
+// leaving reports whether p wants to leave the in-sync set, which it repeats until it is removed.
 func (c *Core) leaving(p *peer) bool {
 	return p.leaveAskedAt > 0 && c.now-p.leaveAskedAt < c.cfg.FailureTimeout
 }
 
-// overLagBytes reports whether a member is further behind than LagBytes.
+// overLagBytes reports whether a member lacks more than LagBytes.
 func (c *Core) overLagBytes(p *peer) bool {
 	if c.log.bytes <= c.cfg.LagBytes {
 		return false
@@ -91,8 +93,8 @@ func (c *Core) overLagBytes(p *peer) bool {
 	return c.bytesBetween(p.match+1, c.log.last()+1) > c.cfg.LagBytes
 }
 
-// trimStandbys removes the hosts that hold a copy beyond the number that is wanted: first the one that handed over to this
-// one, then from the end.
+// trimStandbys removes surplus standbys: first those that are leaving, then the predecessor, then the last of the in-sync
+// set.
 func (c *Core) trimStandbys() {
 	if len(c.rec.ISR)-1 <= c.cfg.Standbys || !c.mayShrink() {
 		return
@@ -113,6 +115,7 @@ func (c *Core) trimStandbys() {
 	}
 }
 
+// recvLeave handles a host's request to be removed.
 func (c *Core) recvLeave(m Msg) {
 	p := c.peer(m.From)
 	switch {
@@ -126,7 +129,7 @@ func (c *Core) recvLeave(m Msg) {
 		c.dropPeer(p)
 	default:
 		p.leaveAskedAt = max(c.now, 1)
-		gone := m.Flag && m.Term == c.term // of an earlier term: it may have got a copy since
+		gone := m.Flag && m.Term == c.term // in an earlier term it may have had no copy yet
 		if c.mayPropose() && (c.mayShrink() || gone) && member(c.rec.ISR, p.host) {
 			c.proposeRemove(p.host, true)
 		}

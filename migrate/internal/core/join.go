@@ -7,6 +7,7 @@ import (
 	"github.com/roam-go/roam/resolver"
 )
 
+// candidates invites as many of the hosts as standbys are missing.
 func (c *Core) candidates(hosts []resolver.Host) {
 	a := &c.active
 	a.seeking = false
@@ -34,7 +35,7 @@ func (c *Core) invite(h resolver.Host) {
 	c.sendJoinRecord(h, MsgInvite, p.invitation)
 }
 
-// missing is the number of hosts that should be invited.
+// missing is the number of hosts to invite.
 func (c *Core) missing() int {
 	n := c.cfg.Standbys
 	for _, p := range c.active.peers {
@@ -46,7 +47,7 @@ func (c *Core) missing() int {
 	return n
 }
 
-// joinTimeout is how long a host that is no member yet may be silent.
+// joinTimeout is how long a host that is not yet a member may be silent.
 func (c *Core) joinTimeout(p *peer) time.Duration {
 	if p.stage == invited {
 		return c.cfg.TransferTimeout
@@ -54,27 +55,26 @@ func (c *Core) joinTimeout(p *peer) time.Duration {
 	return c.cfg.JoinTimeout
 }
 
-// mayPropose reports whether this host may propose a change of the in-sync set now. While its own store hangs it must not: whoever
-// takes over from it is in that set.
+// mayPropose reports whether this host may propose a change of the in-sync set now. It must not while its own store hangs:
+// the host that takes over from it is in that set.
 func (c *Core) mayPropose() bool {
 	m := c.active.move
 	return c.prop == nil && c.now >= c.proposeAfter && !c.storeStalled() &&
 		(m == nil || m.stage < moveTransferring && !m.transferDue)
 }
 
-// eligible reports whether p holds enough to be in the in-sync set: all that is committed, and this epoch's first entry.
+// eligible reports whether p may be proposed for the in-sync set: it holds all committed entries and the epoch's first one.
 func (c *Core) eligible(p *peer) bool {
 	return c.nearlyCaughtUp(p) && p.match >= max(c.commit, c.active.epochStart)
 }
 
-// nearlyCaughtUp reports whether p is about to catch up.
+// nearlyCaughtUp reports whether p lacks fewer entries than MaxJoinLag.
 func (c *Core) nearlyCaughtUp(p *peer) bool {
 	return c.mayJoin() && p.stage == streaming && p.round > 0 && c.log.last()-p.match < c.cfg.MaxJoinLag
 }
 
-// awaitJoiner lets p catch up. Where members acknowledge sooner than p, or there are none, and commands come all the time,
-// it would be a few entries behind what is committed for ever. So for a moment nothing is committed without it: one round
-// trip if all is well.
+// awaitJoiner lets p catch up. Under continuous load, with members that acknowledge sooner than p or with none, p would
+// stay a few entries behind the last committed one for ever. So commits wait for p for a moment: normally one round trip.
 func (c *Core) awaitJoiner(p *peer) {
 	switch {
 	case p.commitWaitSince > 0:
@@ -87,4 +87,5 @@ func (c *Core) awaitJoiner(p *peer) {
 	}
 }
 
+// commitWaitLimit is how long commits wait for a joining host.
 func (c *Core) commitWaitLimit() time.Duration { return c.cfg.FailureTimeout / 2 }

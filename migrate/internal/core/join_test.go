@@ -9,8 +9,8 @@ import (
 	"github.com/roam-go/roam/resolver"
 )
 
-// A host follows an invitation to itself, and none to an earlier start of it: what that one acknowledged under the same number
-// may count with the active host.
+// A host accepts an invitation to itself but not to an earlier incarnation: the active host may count what that one
+// acknowledged under the same number.
 func TestInvitationToAnotherIncarnation(t *testing.T) {
 	for _, stable := range []bool{false, true} {
 		c := New(Config{Name: "svc", Self: storedB, Durable: stable})
@@ -39,7 +39,7 @@ func TestInvitationToAnotherIncarnation(t *testing.T) {
 	}
 }
 
-// Who is invited, or catches up, has no lag: it is not waited for.
+// Invited and joining hosts have no lag: commits do not wait for them.
 func TestLagsOfMembers(t *testing.T) {
 	c := New(Config{Name: "svc", Self: storedA, Standbys: 1})
 	c.Step(0, Create{})
@@ -52,7 +52,7 @@ func TestLagsOfMembers(t *testing.T) {
 	require.Empty(t, c.Lags(nil))
 }
 
-// A host that had no copy in an earlier term may have got one since: where the in-sync set must not shrink, it stays.
+// A host without a copy in an earlier term may have got one since: it stays if the in-sync set must not shrink.
 func TestLeaveOfEarlierTerm(t *testing.T) {
 	c := New(Config{Name: "svc", Self: storedA, Standbys: 1, MinInSync: 2})
 	c.Step(0, Create{})
@@ -74,7 +74,7 @@ func TestLeaveOfEarlierTerm(t *testing.T) {
 	require.Len(t, c.Ready().CAS.Next.ISR, 1)
 }
 
-// A message has no more than AppendBytes, or one entry.
+// A message has at most AppendBytes of entries, or one entry.
 func TestSizeOfAppend(t *testing.T) {
 	c := New(Config{Name: "svc", Self: storedA, Standbys: 1, AppendBytes: 1000})
 	c.Step(0, Create{})

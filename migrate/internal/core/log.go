@@ -1,6 +1,6 @@
 package core
 
-// log is the part of a service's log that this host still has: the entries after base.
+// log is the part of a service's log that this host keeps: the entries after base.
 type log struct {
 	base, baseEpoch uint64 // index and epoch of the entry before the first one kept
 	ents            []Entry
@@ -25,7 +25,7 @@ func (l *log) append(e Entry) {
 	l.bytes += e.Size()
 }
 
-// slice returns the entries from..to, inclusive, as a view.
+// slice returns a view of the entries from..to, inclusive.
 func (l *log) slice(from, to uint64) []Entry {
 	if from > to {
 		return nil
@@ -38,11 +38,11 @@ func (l *log) truncate(i uint64) {
 	for j := i - l.base; j < uint64(len(l.ents)); j++ {
 		l.bytes -= l.ents[j].Size()
 	}
-	// A view handed out earlier must not see what is appended next.
+	// Copy, so that appending does not change earlier views.
 	l.ents = append([]Entry(nil), l.ents[:i-l.base]...)
 }
 
-// trim forgets the entries up to i.
+// trim drops the entries up to i.
 func (l *log) trim(i uint64) {
 	if i <= l.base {
 		return
@@ -52,9 +52,9 @@ func (l *log) trim(i uint64) {
 	for _, e := range l.ents[:n] {
 		l.bytes -= e.Size()
 	}
-	// A new array, because views of the old one may still be on their way; a log that was so long will be so again.
+	// A new array, because earlier views may still be in use; with the same capacity, because the log will grow again.
 	l.ents = append(make([]Entry, 0, len(l.ents)+16), l.ents[n:]...)
 }
 
-// reset makes the log empty, to go on after entry i of epoch e.
+// reset empties the log, which then continues after entry i of epoch e.
 func (l *log) reset(i, e uint64) { *l = log{base: i, baseEpoch: e} }

@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/roam-go/roam/migrate/internal/binenc"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
+	"github.com/roam-go/roam/transport/msgpack"
 )
 
-// Term is the fencing token: all that is said between hosts carries it.
+// Term is the fencing token. Every message between hosts carries it.
 type Term struct{ Loss, Epoch uint64 }
 
 // Compare orders terms: by Loss, then by Epoch.
@@ -30,27 +32,45 @@ func (t Term) String() string {
 // TermOf is the term of a record.
 func TermOf(r resolver.Record) Term { return Term{r.Loss, r.Epoch} }
 
-// Type says what a [Msg] is. Numbers are append-only.
+// Type is the type of a [Msg]. Numbers are append-only.
 type Type uint8
 
-// The messages, with the fields of Msg that each uses beside From and Term.
+// The types of messages, with the fields of Msg that each uses besides From and Term. "Invitation" is the number of the
+// invitation that the receiver, or the sender, accepted.
 const (
-	MsgAppend   Type = 1  // active to all: Prev, PrevEpoch, Entries, Commit, Round, Index (number of the invitation); without Entries it is a heartbeat
-	MsgAck      Type = 2  // to the active: Index (all up to it equals the active's log), Commit, Round, Prev (number of the invitation), PrevEpoch (1 and the index of the last entry applied; 0: holds no copy), Flag (resend from Commit)
-	MsgReject   Type = 3  // to the sender of a lower term: Record
-	MsgInvite   Type = 4  // active to a latent host: Record, Round (number of the invitation), Index (the host's incarnation); come and hold a copy
-	MsgJoin     Type = 5  // to the active: Round (of the invitation), Flag (holds a copy), Commit, Loss of it in Index; Reason, if it cannot join
-	MsgSnapshot Type = 6  // active to a joining host: Round (the snapshot's number), Index, PrevEpoch, Prev (number of the invitation)
-	MsgRecord   Type = 7  // active to members: Record, after a change, and first thing in an epoch
-	MsgRelease  Type = 8  // active to a host it no longer wants: Record, Round (number of the invitation); drop the copy
-	MsgTransfer Type = 9  // active to a member: Record; take over
-	MsgFailed   Type = 10 // to the active: Reason; the transfer did not happen
-	MsgMoved    Type = 11 // new active to the old: serving since the transfer; Won and Served say how long it took, Index the part of Served for applying, in ns
-	MsgLeave    Type = 12 // to the active: Round (of the invitation), Flag (holds no copy); remove me
+	// MsgAppend goes from the active host to all others: Prev, PrevEpoch, Entries, Commit, Round, Index (invitation).
+	// Without Entries it is a heartbeat.
+	MsgAppend Type = 1
+	// MsgAck goes to the active host: Index (the log equals the active host's up to here), Commit, Round, Prev (invitation),
+	// PrevEpoch (1 + the index of the last entry applied; 0: holds no copy), Flag (resend from Commit).
+	MsgAck Type = 2
+	// MsgReject goes to the sender of a lower term: Record.
+	MsgReject Type = 3
+	// MsgInvite asks a latent host to hold a copy: Record, Round (invitation), Index (the host's incarnation).
+	MsgInvite Type = 4
+	// MsgJoin answers MsgInvite: Round (invitation), Flag (holds a copy), Commit and, in Index, Loss of that copy; Reason if
+	// the host cannot join.
+	MsgJoin Type = 5
+	// MsgSnapshot offers a joining host a snapshot: Round (the snapshot's number), Index, PrevEpoch, Prev (invitation).
+	MsgSnapshot Type = 6
+	// MsgRecord goes from the active host to members after a change and at the beginning of an epoch: Record.
+	MsgRecord Type = 7
+	// MsgRelease asks a host that the active one no longer needs to drop its copy: Record, Round (invitation).
+	MsgRelease Type = 8
+	// MsgTransfer asks a member to take over: Record.
+	MsgTransfer Type = 9
+	// MsgFailed tells the active host that the transfer failed: Reason.
+	MsgFailed Type = 10
+	// MsgMoved tells the former active host that the new one serves: Won and Served, the durations of the two
+	// phases, and in Index the part of Served for applying, in ns.
+	MsgMoved Type = 11
+	// MsgLeave asks the active host to remove the sender: Round (invitation), Flag (holds no copy).
+	MsgLeave Type = 12
 )
 
 func (t Type) String() string {
-	names := [...]string{"", "append", "ack", "reject", "invite", "join", "snapshot", "record", "release", "transfer", "failed", "moved", "leave"}
+	names := [...]string{"", "append", "ack", "reject", "invite", "join", "snapshot", "record", "release", "transfer",
+		"failed", "moved", "leave"}
 	if int(t) < len(names) && t > 0 {
 		return names[t]
 	}
@@ -60,7 +80,7 @@ func (t Type) String() string {
 // Msg is a message between two hosts of a service.
 type Msg struct {
 	Type Type
-	From resolver.Host // on the wire only ID and Inc: the rest is known from the connection
+	From resolver.Host // only ID and Incarnation are on the wire; the connection supplies the rest
 	Term Term
 
 	Index, Commit, Round uint64
@@ -72,22 +92,20 @@ type Msg struct {
 	Won, Served          time.Duration
 }
 
-// Errors of [ReadMsg].
+// errMalformed is the error of [ReadMsg].
 var errMalformed = errors.New("malformed message between hosts")
 
-// AppendMsg appends m to b: type, flag, the sender's ID and Inc, uvarints, reason, record, entries.
+// AppendMsg appends m to b: type, flag, the sender's ID and incarnation, uvarints, reason, record, entries.
 func AppendMsg(b []byte, m Msg) ([]byte, error) {
 	flag := byte(0)
 	if m.Flag {
 		flag = 1
 	}
 	b = append(b, byte(m.Type), flag)
-	b = appendString(b, m.From.ID)
-	for _, v := range [...]uint64{m.From.Incarnation, m.Term.Loss, m.Term.Epoch, m.Index, m.Commit, m.Round, m.Prev, m.PrevEpoch,
-		uint64(m.Won), uint64(m.Served)} {
-		b = binary.AppendUvarint(b, v)
-	}
-	b = appendString(b, m.Reason)
+	b = binenc.AppendBytes(b, m.From.ID)
+	b = binenc.AppendUvarints(b, m.From.Incarnation, m.Term.Loss, m.Term.Epoch, m.Index, m.Commit, m.Round,
+		m.Prev, m.PrevEpoch, uint64(m.Won), uint64(m.Served))
+	b = binenc.AppendBytes(b, m.Reason)
 	if m.Record == nil {
 		b = append(b, 0)
 	} else {
@@ -95,8 +113,7 @@ func AppendMsg(b []byte, m Msg) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		b = binary.AppendUvarint(b, uint64(len(rec)))
-		b = append(b, rec...)
+		b = binenc.AppendBytes(b, rec)
 	}
 	b = binary.AppendUvarint(b, uint64(len(m.Entries)))
 	for _, e := range m.Entries {
@@ -105,48 +122,45 @@ func AppendMsg(b []byte, m Msg) ([]byte, error) {
 	return b, nil
 }
 
-// ReadMsg reads a message that fills b, and which then belongs to it.
+// ReadMsg reads the message that fills b. The message keeps references to b.
 func ReadMsg(b []byte) (m Msg, err error) {
 	if len(b) < 2 || b[1] > 1 {
 		return m, errMalformed
 	}
 	m.Type, m.Flag = Type(b[0]), b[1] == 1
 	b = b[2:]
-	id, b, ok := readBytes(b)
+	id, b, ok := binenc.Bytes(b)
 	if !ok || len(id) > 256 {
 		return m, errMalformed
 	}
 	m.From.ID = string(id)
 	var won, served uint64
-	for _, p := range [...]*uint64{&m.From.Incarnation, &m.Term.Loss, &m.Term.Epoch, &m.Index, &m.Commit, &m.Round, &m.Prev, &m.PrevEpoch,
-		&won, &served} {
-		v, n := binary.Uvarint(b)
-		if n <= 0 {
-			return m, errMalformed
-		}
-		*p, b = v, b[n:]
+	b, ok = binenc.Uvarints(b, &m.From.Incarnation, &m.Term.Loss, &m.Term.Epoch, &m.Index, &m.Commit, &m.Round,
+		&m.Prev, &m.PrevEpoch, &won, &served)
+	if !ok {
+		return m, errMalformed
 	}
 	m.Won, m.Served = time.Duration(won), time.Duration(served)
-	reason, b, ok := readBytes(b)
+	reason, b, ok := binenc.Bytes(b)
 	if !ok {
 		return m, errMalformed
 	}
 	m.Reason = string(reason)
-	rec, b, ok := readBytes(b)
+	rec, b, ok := binenc.Bytes(b)
 	if !ok {
 		return m, errMalformed
 	}
 	if len(rec) > 0 {
 		m.Record = new(resolver.Record)
-		if err := transport.UnmarshalSmall(rec, m.Record); err != nil {
+		if err := msgpack.UnmarshalSmall(rec, m.Record); err != nil {
 			return m, fmt.Errorf("%w: record: %w", errMalformed, err)
 		}
 	}
-	count, n := binary.Uvarint(b)
-	if n <= 0 || count > uint64(len(b)) {
+	var count uint64
+	n := len(b)
+	if b, ok = binenc.Uvarints(b, &count); !ok || count > uint64(n) {
 		return m, errMalformed
 	}
-	b = b[n:]
 	if count > 0 {
 		m.Entries = make([]Entry, 0, min(count, 4096))
 	}
@@ -156,7 +170,7 @@ func ReadMsg(b []byte) (m Msg, err error) {
 			return m, fmt.Errorf("%w: %w", errMalformed, err)
 		}
 		if count > 1 {
-			e.Body = bytes.Clone(e.Body) // or a small one that the service keeps would hold all of b
+			e.Body = bytes.Clone(e.Body) // so that a small body kept by the service does not retain all of b
 		}
 		m.Entries = append(m.Entries, e)
 	}
@@ -164,17 +178,4 @@ func ReadMsg(b []byte) (m Msg, err error) {
 		return m, fmt.Errorf("%w: %d bytes too many", errMalformed, len(b))
 	}
 	return m, nil
-}
-
-func appendString(b []byte, s string) []byte {
-	b = binary.AppendUvarint(b, uint64(len(s)))
-	return append(b, s...)
-}
-
-func readBytes(b []byte) (p, rest []byte, ok bool) {
-	size, n := binary.Uvarint(b)
-	if n <= 0 || uint64(len(b)-n) < size {
-		return nil, nil, false
-	}
-	return b[n : n+int(size)], b[n+int(size):], true
 }

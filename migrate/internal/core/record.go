@@ -8,15 +8,15 @@ import (
 	"github.com/roam-go/roam/resolver"
 )
 
-// Outcome is what is known about a proposal.
+// Outcome is the resolver's answer to a proposal.
 type Outcome uint8
 
 // The outcomes.
 const (
-	CASOK       Outcome = iota + 1 // it is the record now
-	CASConflict                    // the record has another version; or the resolver has lost its memory, and Record is zero
-	CASRefused                     // it is not legal, and never will be
-	CASUnknown                     // the resolver did not answer: it may have happened, or may yet
+	CASOK       Outcome = iota + 1 // accepted
+	CASConflict                    // the record has another version, or is zero because the resolver has lost its memory
+	CASRefused                     // the change is not legal
+	CASUnknown                     // no answer: the change may have happened, or may still happen
 )
 
 type propKind uint8
@@ -31,23 +31,24 @@ const (
 	propAddr
 )
 
-// proposal is a change of the record whose outcome is not known. There is one at a time. Until a record with a version
-// above expect is seen the host behaves safely under both outcomes; it ends the doubt by sending the identical change
-// again, which cannot apply twice.
+// proposal is a change of the record without a known outcome. There is one at a time. Until the host sees a record with a
+// version above expect, it behaves safely under both outcomes. It resolves the doubt by sending the identical change again,
+// which cannot apply twice.
 type proposal struct {
 	kind      propKind
 	expect    uint64
 	next      resolver.Record
-	host      resolver.Host // added or removed
-	drop      bool          // removed on purpose: tell it to release its copy
-	requester resolver.Host // promote: who asked for the transfer; zero: nobody did
-	replaced  *proposal     // reset: what it took the place of; nil: nothing
+	host      resolver.Host // the host to add or remove
+	drop      bool          // removed on purpose: it must release its copy
+	requester resolver.Host // promote: the host that requested the transfer; zero: none
+	replaced  *proposal     // reset: the proposal that it replaced; nil: none
 	began     time.Duration
 	inFlight  bool
 	tries     int
 	retryAt   time.Duration
 }
 
+// propose completes p and makes it the pending proposal; tickRecord sends it.
 func (c *Core) propose(p proposal) {
 	c.assert(c.prop == nil, "two proposals at a time")
 	c.nonce++
@@ -63,7 +64,7 @@ func (c *Core) proposeCreate() {
 		return
 	}
 	if c.rec.Version == 0 && c.term != (Term{}) {
-		return // there was such a service: it is the resolver that has lost it
+		return // the service exists; the resolver has lost it
 	}
 	next := resolver.Record{Epoch: 1, Active: c.self, ISR: []resolver.Host{c.self}}
 	if c.rec.Version > 0 {
@@ -73,13 +74,13 @@ func (c *Core) proposeCreate() {
 		next.Epoch, next.Loss = c.rec.Epoch+1, c.rec.Loss+1
 	}
 	if c.hasState {
-		c.release() // of the service that was retired
+		c.release() // the copy of the retired service
 	}
 	c.freshTerm = TermOf(next)
 	c.propose(proposal{kind: propCreate, expect: c.rec.Version, next: next})
 }
 
-// proposeReset makes this host active whatever others hold. rec is the resolver's record, which is the zero one if it has
+// proposeReset proposes this host as the active one whatever others hold. rec is the resolver's record, zero if it has
 // forgotten the service; at is as in [Reset].
 func (c *Core) proposeReset(rec resolver.Record, at int64) {
 	next := resolver.Record{
@@ -87,13 +88,13 @@ func (c *Core) proposeReset(rec resolver.Record, at int64) {
 		Active: c.self, ISR: []resolver.Host{c.self},
 	}
 	if rec.Version == 0 {
-		// The resolver has forgotten the service, so that nobody says whether others reset it after what this host knows: what
-		// they began must not be taken for what this begins, which is the later. Clocks tell them apart, or names, where those are
-		// wrong.
+		// The resolver has forgotten the service, so that other hosts may have reset it without this host's knowledge. Their
+		// terms must differ from this one, which must be the higher one if it is the later: by clock or, if clocks are
+		// wrong, by name.
 		next.Epoch, next.Loss = c.term.Epoch+1, max(c.term.Loss+1, uint64(max(at, 0)))+c.tieBreaker()
 	}
 	if TermOf(next).Compare(c.term) <= 0 {
-		return // the resolver has gone back to before an earlier loss: that term was another's
+		return // the resolver has gone back to before an earlier loss, whose term belonged to another host
 	}
 	c.freshTerm = TermOf(next)
 	doubt := c.prop // with a higher loss it does not matter, unless the reset is given up
@@ -104,14 +105,14 @@ func (c *Core) proposeReset(rec resolver.Record, at int64) {
 	c.propose(proposal{kind: propReset, expect: rec.Version, next: next, replaced: doubt})
 }
 
-// tieBreaker is a number below 2^10 that two hosts are unlikely to have in common.
+// tieBreaker is a number below 1024 that two hosts are unlikely to share.
 func (c *Core) tieBreaker() uint64 {
 	h := fnv.New64a()
 	h.Write([]byte(c.self.ID))
 	return h.Sum64() & (1<<10 - 1)
 }
 
-// cancelReset gives up a reset. What it took the place of is proposed again: its outcome is as unknown as before.
+// cancelReset gives up a reset. It proposes the replaced proposal again, whose outcome is still unknown.
 func (c *Core) cancelReset() {
 	if p := c.prop; p != nil && p.kind == propReset {
 		c.prop = p.replaced
@@ -127,8 +128,8 @@ func (c *Core) copyRec() resolver.Record {
 	return r
 }
 
-// nextRec returns the record as a base for a proposal, with the addresses that hosts have now: a host that starts again
-// with its store may have another.
+// nextRec returns the record as a base for a proposal, with the hosts' present addresses: a host that restarts with its
+// store may have a new one.
 func (c *Core) nextRec() resolver.Record {
 	r := c.copyRec()
 	for i, h := range r.ISR {
@@ -144,7 +145,7 @@ func (c *Core) nextRec() resolver.Record {
 	return r
 }
 
-// addressChanged reports whether a member has another address than the record says.
+// addressChanged reports whether a member's address differs from the record's.
 func (c *Core) addressChanged() bool {
 	for _, h := range c.rec.ISR {
 		if h.Same(c.self) && h != c.self {
@@ -161,7 +162,7 @@ func (c *Core) proposeAddr() {
 	c.propose(proposal{kind: propAddr, expect: c.rec.Version, next: c.nextRec()})
 }
 
-// proposeAdd puts a host into the in-sync set: in the place of its earlier incarnation, if that is still there.
+// proposeAdd proposes a host for the in-sync set. It replaces the host's earlier incarnation there, if any.
 func (c *Core) proposeAdd(p *peer) {
 	next := c.nextRec()
 	if i := slices.IndexFunc(next.ISR, func(h resolver.Host) bool { return h.ID == p.host.ID }); i >= 0 {
@@ -190,7 +191,7 @@ func (c *Core) proposePromote(from resolver.Host, keepOld bool) {
 	c.propose(proposal{kind: propPromote, expect: c.rec.Version, next: next, requester: from})
 }
 
-// Heirs returns the other hosts of the in-sync set, on the active host, but for those that are about to leave it.
+// Heirs returns, on the active host, the other hosts of the in-sync set except those that are about to leave it.
 func (c *Core) Heirs() (hosts []resolver.Host) {
 	for _, p := range c.active.peers {
 		if p.member && !c.leaving(p) {
@@ -200,7 +201,7 @@ func (c *Core) Heirs() (hosts []resolver.Host) {
 	return hosts
 }
 
-// proposeRetire ends the service, unless another host holds it.
+// proposeRetire proposes the end of the service, unless another host could take over.
 func (c *Core) proposeRetire() {
 	if c.role != Serving || c.prop != nil || len(c.Heirs()) > 0 {
 		return
@@ -210,6 +211,7 @@ func (c *Core) proposeRetire() {
 	c.propose(proposal{kind: propRetire, expect: c.rec.Version, next: next})
 }
 
+// tickRecord sends the pending proposal and reads the record, when due.
 func (c *Core) tickRecord() {
 	if p := c.prop; p != nil && !p.inFlight && c.now >= p.retryAt && c.metaDurable() {
 		p.inFlight = true
@@ -237,8 +239,8 @@ func (c *Core) casDone(ev CASDone) {
 	case CASOK, CASConflict:
 		c.learn(ev.Record)
 		if mine && c.prop == p && ev.Outcome == CASConflict {
-			// The resolver shows no version above ours: it has forgotten. Nothing can be proposed, and whether this
-			// was made, and what followed from it, will never be known; what is established goes on.
+			// The resolver shows no version above ours, so it has lost the record. Nothing can be proposed, and whether
+			// this change was made, and what followed it, will never be known. The established state stays.
 			c.dropProp("the resolver has lost its memory of the service", false)
 		}
 	case CASRefused:
@@ -249,8 +251,8 @@ func (c *Core) casDone(ev CASDone) {
 	}
 }
 
-// dropProp gives up a proposal. A host that was proposed stays in M unless it is sure that the change was not made: it
-// could have become active since.
+// dropProp gives up a proposal. A proposed host stays in M unless sure tells that the change was not made: it could have
+// become active since.
 func (c *Core) dropProp(reason string, sure bool) {
 	p := c.prop
 	c.prop = nil
@@ -288,15 +290,14 @@ func (c *Core) got(ev Got) {
 // get asks for the record as soon as possible.
 func (c *Core) get() { c.getAt = max(c.now, c.getAfter, 1) }
 
-// learn takes notice of a record, from whatever source. The version decides what is newer; it is the truth about every
-// proposal that expected a lower one.
+// learn handles a record from any source. The higher version is the newer record. It decides the outcome of every proposal
+// that expected a lower version.
 func (c *Core) learn(r resolver.Record) {
 	if r.Version == 0 {
 		return
 	}
 	t := TermOf(r)
-	// A resolver that has lost its memory counts versions anew. From then on a record is the truth again only if it was
-	// made by a reset, which raises the loss.
+	// A resolver that has lost its memory restarts its versions. Its records count again once a reset has raised the loss.
 	forgot := c.rec.Generation != 0 && r.Generation != c.rec.Generation
 	if !forgot && r.Version <= c.rec.Version || forgot && t.Loss <= c.term.Loss {
 		return
@@ -314,7 +315,7 @@ func (c *Core) learn(r resolver.Record) {
 	switch d := t.Compare(c.term); {
 	case d > 0 && mine && (c.hasState || t == c.freshTerm):
 		if c.role.Active() {
-			c.stepDown() // reset by itself
+			c.stepDown() // this host reset itself
 		}
 		c.activate(done)
 	case d > 0:
@@ -336,14 +337,14 @@ func (c *Core) learn(r resolver.Record) {
 	}
 }
 
-// follow adopts a higher term, in which leader (zero if not known) is active.
+// follow adopts a higher term. leader is its active host, zero if unknown.
 func (c *Core) follow(t Term, leader resolver.Host) {
 	c.assert(t.Compare(c.term) > 0, "term goes back to %s", t)
 	if c.role.Active() {
 		c.stepDown()
 	}
 	if c.prop != nil && TermOf(c.prop.next).Compare(t) <= 0 {
-		c.prop = nil // whether it won or not, the record has moved past it
+		c.prop = nil // whether it won or not, the record has moved on
 	}
 	c.term = t
 	c.out.Changed = true
@@ -351,11 +352,11 @@ func (c *Core) follow(t Term, leader resolver.Host) {
 		c.release()
 	}
 	s := &c.standby
-	s.down = false // that was another
+	s.down = false // that was the former leader
 	s.leader, s.invitation, s.matched, s.ackedIndex, s.round = leader, 0, 0, 0, 0
 	s.heard, s.ackDue, s.ackNow, s.fetch = c.now, false, false, nil
 	if leader.Same(c.self) {
-		s.leader = resolver.Host{} // it was this host, but its copy is gone
+		s.leader = resolver.Host{} // this host itself, which has lost its copy
 	}
 	c.setHalted(false)
 	if !c.hasState {
@@ -378,29 +379,29 @@ func (c *Core) stepDown() {
 	c.out.Reads, c.out.Snapshots, c.out.Seek = nil, nil, false
 	*a = activeState{takenMove: keep}
 	if c.prop != nil && c.prop.kind != propPromote {
-		c.prop = nil // the record has moved on, or will: a lower epoch's change can only conflict from now on
+		c.prop = nil // the record has moved on, or will: a change of a lower epoch can only conflict
 	}
 	c.out.Deposed, c.out.Activated, c.out.Gained = true, false, nil
 	c.standby = standbyState{heard: c.now}
 	c.setRole(Standby)
 }
 
-// checkMember compares the record with what this host believes to be.
+// checkMember adapts the role of a host that is not active to the record.
 func (c *Core) checkMember() {
 	if c.role.Active() || TermOf(c.rec).Compare(c.term) < 0 {
 		return
 	}
 	s := &c.standby
-	again := s.leader.ID == "" && !c.rec.Active.Same(c.self) // this host has started again
+	again := s.leader.ID == "" && !c.rec.Active.Same(c.self) // this host has restarted
 	if again || s.leader.Same(c.rec.Active) {
-		s.leader = c.rec.Active // it may have started again elsewhere
+		s.leader = c.rec.Active // it may have restarted at another address
 	}
 	switch in := member(c.rec.ISR, c.self); {
 	case in && c.hasState:
 		s.removedAt = 0
 		c.setRole(Standby)
 		if again || s.leader.ID != "" && !slices.Contains(c.rec.ISR, c.self) {
-			s.ackDue, s.ackNow = true, true // the active host must hear of it, and of its address
+			s.ackDue, s.ackNow = true, true // the active host must learn this host's state and address
 		}
 	case !in && c.hasState && (c.role == Standby || c.role == Joining && s.invitation == 0):
 		c.setRole(Out)

@@ -17,10 +17,9 @@ import (
 	"github.com/roam-go/roam/resolver"
 )
 
-var update = flag.Bool("update", false, "TestScenarios: write what happens into the files of testdata")
+var update = flag.Bool("update", false, "TestScenarios: write the output into the files of testdata")
 
-// TestScenarios plays the files of testdata: commands, then "----", then what the hosts did. See scenario.exec for the
-// commands.
+// TestScenarios plays the files of testdata: commands, then "----", then their output. See scenario.exec for the commands.
 func TestScenarios(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
 	require.NoError(t, err)
@@ -39,9 +38,12 @@ func TestScenarios(t *testing.T) {
 	}
 }
 
-// playScenario returns text with the output of each command as it is now.
+// playScenario returns text with the present output of each block of commands.
 func playScenario(t *testing.T, text string) string {
-	s := &scenario{t: t, lat: time.Millisecond, hosts: make(map[string]*scenarioHost), cut: make(map[string]bool), slow: make(map[string]time.Duration), committed: make(map[uint64][]Entry)}
+	s := &scenario{
+		t: t, lat: time.Millisecond, hosts: make(map[string]*scenarioHost), cut: make(map[string]bool),
+		slow: make(map[string]time.Duration), committed: make(map[uint64][]Entry),
+	}
 	var out strings.Builder
 	for block := range strings.SplitSeq(strings.TrimRight(text, "\n"), "\n\n") {
 		commands, _, _ := strings.Cut(block, "\n----")
@@ -72,7 +74,7 @@ func cmpOr(a, b string) string {
 	return b
 }
 
-// scenario is a small world without chance: each message takes a millisecond, a snapshot ten.
+// scenario is a small deterministic world: each message takes a millisecond, a snapshot ten.
 type scenario struct {
 	t     *testing.T
 	out   strings.Builder
@@ -85,10 +87,10 @@ type scenario struct {
 	n     int
 
 	rec       resolver.Record
-	cut       map[string]bool // "a b": nothing gets from a to b
+	cut       map[string]bool // "a b": messages from a to b are lost
 	slow      map[string]time.Duration
-	loseReply string // the next answer to a change of this host is lost
-	loseCAS   string // its next change is lost
+	loseReply string // the next answer to a change of this host will be lost
+	loseCAS   string // the next change of this host will be lost
 	dieOn     map[string]string
 	quiet     bool
 
@@ -112,7 +114,7 @@ type scenarioHost struct {
 	snaps map[uint64]Captured
 	reads uint64
 	disk  State // with stores
-	held  bool  // it holds something
+	held  bool  // disk holds something
 
 	halted, suspended bool
 
@@ -131,22 +133,22 @@ func (s *scenario) after(d time.Duration, fn func()) {
 
 // exec executes a command:
 //
-//	hosts a b c standbys=1 …    start hosts; store=1: what they save is kept over a crash, a millisecond later
+//	hosts a b c standbys=1 …    start hosts; store=1: their stores survive a crash and take a millisecond to write
 //	create a                    create the service
-//	propose a 3                 order so many commands
-//	poison a                    order one that kills whoever applies it
-//	read a                      ask for leave to answer a read
+//	propose a 3                 order this many commands
+//	poison a                    order a command that kills each host that applies it
+//	read a                      request a read
 //	run 500ms                   let time pass
-//	state                       say what every host is
-//	handoff a b                 begin a handoff; the rest goes by itself
+//	state                       print the state of each host
+//	handoff a b                 begin a handoff, which then runs to its end
 //	leave b | retire a | reset b
 //	crash a | start a           end and start a process
 //	cut a b | cut a resolver    stop messages, both ways; also: cut a > b
-//	slow a b 2s                 what has entries takes so long from a to b; heartbeats do not
-//	heal                        undo all that
-//	lose-answer a | lose-change a   of the next change that it proposes
-//	die b on transfer | taken       crash when told to take over, or when its change was made but it was not told yet
-//	quiet | loud                leave out, or show, messages without news
+//	slow a b 2s                 messages with entries take this long from a to b; heartbeats do not
+//	heal                        end all cuts and delays
+//	lose-answer a | lose-change a   lose the next change that the host proposes, or its answer
+//	die b on transfer | taken       crash at the request to take over, or after the change and before its answer
+//	quiet | loud                omit, or show, messages without news
 func (s *scenario) exec(args []string) {
 	host := func(i int) *scenarioHost {
 		h := s.hosts[args[i]]
@@ -217,7 +219,8 @@ func (s *scenario) exec(args []string) {
 				s.printf("%s: down", a)
 				continue
 			}
-			s.printf("%s: %s %s, commit %d of %d, knows %s", a, h.core.Role(), h.core.Term(), h.core.Commit(), h.core.Last(), Describe(h.core.Record()))
+			s.printf("%s: %s %s, commit %d of %d, knows %s",
+				a, h.core.Role(), h.core.Term(), h.core.Commit(), h.core.Last(), Describe(h.core.Record()))
 		}
 		s.printf("resolver: %s", Describe(s.rec))
 	case "handoff":
@@ -262,7 +265,7 @@ func (s *scenario) exec(args []string) {
 	}
 }
 
-// run lets things happen until a time.
+// run lets the world run until end.
 func (s *scenario) run(end time.Duration) {
 	for {
 		next := scenarioEvent{at: end + 1}
@@ -300,7 +303,8 @@ func (s *scenario) start(a string) {
 	if h.inc == 0 || !s.cfg.Durable {
 		h.inc++
 	}
-	h.self = resolver.Host{ID: a, Incarnation: uint64(slices.Index(s.names, a)+1)*1000 + h.inc, Addr: a} // no two hosts have the same
+	inc := uint64(slices.Index(s.names, a)+1)*1000 + h.inc // differs between hosts
+	h.self = resolver.Host{ID: a, Incarnation: inc, Addr: a}
 	cfg := s.cfg
 	cfg.Name, cfg.Self = "svc", h.self
 	h.core, h.up, h.role, h.term, h.snaps = New(cfg), true, Out, Term{}, make(map[uint64]Captured)
@@ -314,7 +318,7 @@ func (s *scenario) start(a string) {
 	h.ready()
 }
 
-// save has the store hold v a little later, if the process lives.
+// save makes the store hold v a little later, if the process lives until then.
 func (h *scenarioHost) save(v Save) {
 	c := h.core
 	h.s.after(h.s.lat, func() {
@@ -344,7 +348,7 @@ func (h *scenarioHost) step(ev Event) {
 	h.ready()
 }
 
-// reach calls fn at the host's process of now, if it is still there and not cut off.
+// reach calls fn after d unless messages from one to the other are cut then.
 func (s *scenario) reach(from, to string, d time.Duration, fn func()) {
 	s.after(d, func() {
 		if !s.cut[from+" "+to] {
@@ -356,6 +360,7 @@ func (s *scenario) reach(from, to string, d time.Duration, fn func()) {
 func (h *scenarioHost) ready() {
 	s, id := h.s, h.self.ID
 	r := h.core.Ready()
+	require.NoError(s.t, h.core.Err())
 	if r.Drop {
 		s.printf("%s: drops its copy", id)
 	}
@@ -478,8 +483,8 @@ func (h *scenarioHost) applied(index uint64) {
 
 func (s *scenario) send(h *scenarioHost, m Outgoing) {
 	from, to := h.self.ID, m.To
-	quiet := s.quiet && (m.Msg.Type == MsgAppend && len(m.Msg.Entries) == 0 || m.Msg.Type == MsgAck && !m.Msg.Flag && s.known(h, m.Msg))
-	if !quiet {
+	beat := m.Msg.Type == MsgAppend && len(m.Msg.Entries) == 0
+	if !s.quiet || !beat && (m.Msg.Type != MsgAck || m.Msg.Flag || !s.known(h, m.Msg)) {
 		lost := ""
 		if s.cut[from+" "+to.ID] {
 			lost = "  (lost)"
@@ -511,7 +516,7 @@ func (s *scenario) send(h *scenarioHost, m Outgoing) {
 	})
 }
 
-// known reports whether an acknowledgement has nothing new for the active host.
+// known reports whether an acknowledgement is not new to the active host.
 func (s *scenario) known(h *scenarioHost, m Msg) bool {
 	for _, o := range s.hosts {
 		if o.up && o.core.Role().Active() && o.core.Term() == m.Term {
@@ -522,7 +527,7 @@ func (s *scenario) known(h *scenarioHost, m Msg) bool {
 	return false
 }
 
-// ask carries a request to the resolver and back; without an answer it fails after 500 ms.
+// ask sends a request to the resolver and the answer back. Without an answer it fails after 500 ms.
 func (s *scenario) ask(h *scenarioHost, exec func() resolver.Record, done func(resolver.Record, bool)) {
 	id, self := h.self.ID, h.self
 	answered := false
@@ -588,7 +593,7 @@ func (s *scenario) propose(h *scenarioHost, c CAS) {
 	})
 }
 
-// commit: all hosts apply the same log.
+// commit checks that all hosts apply the same log.
 func (s *scenario) commit(h *scenarioHost, e Entry) {
 	loss := h.core.Term().Loss
 	log := s.committed[loss]
@@ -598,15 +603,16 @@ func (s *scenario) commit(h *scenarioHost, e Entry) {
 	switch {
 	case e.Index <= uint64(len(log)):
 		have := log[e.Index-1]
-		require.True(s.t, have.Epoch == e.Epoch && have.Kind == e.Kind && bytes.Equal(have.Body, e.Body), "%s applies another entry %d", h.self.ID, e.Index)
+		same := have.Epoch == e.Epoch && have.Kind == e.Kind && bytes.Equal(have.Body, e.Body)
+		require.True(s.t, same, "%s applies another entry %d", h.self.ID, e.Index)
 	default:
 		require.Equal(s.t, uint64(len(log))+1, e.Index, "%s applies with a gap", h.self.ID)
 		s.committed[loss] = append(log, e)
 	}
 }
 
-// check: one host is active a term, it needs whoever is in its record, and who is in the in-sync set holds all that is
-// committed.
+// check checks that each term has one active host, that its commits need all members of its record, and that the members of
+// the in-sync set hold all committed entries.
 func (s *scenario) check() {
 	active := make(map[Term]string)
 	for _, a := range s.names {

@@ -7,34 +7,34 @@ import (
 	"github.com/roam-go/roam/resolver"
 )
 
-// standbyState is what a host has that is not active.
+// standbyState is the state of a host that is not active.
 type standbyState struct {
-	leader         resolver.Host // whom it follows in this term; zero if not known
+	leader         resolver.Host // the active host of this term; zero: not known
 	heard          time.Duration // when the leader was last heard
-	down           bool          // the leader's process is gone, as far as is known
-	invitation     uint64        // number of the invitation that is followed; 0: none in this term
-	matched        uint64        // the log equals the leader's up to here, as the leader is told once the store holds it
-	ackedIndex     uint64        // what the leader was told
-	round          uint64
+	down           bool          // the leader's process seems to be gone
+	invitation     uint64        // number of the accepted invitation; 0: none in this term
+	matched        uint64        // the log equals the leader's up to here; acknowledged once the store holds it
+	ackedIndex     uint64        // last acknowledged index
+	round          uint64        // last heartbeat round received
 	ackDue         bool
-	ackNow         bool // whether the store holds more or not
-	resend         bool
+	ackNow         bool // acknowledge even if the store holds nothing new
+	resend         bool // ask the leader to resend
 	fetch          *Fetch
-	checkingActive bool          // the record was asked for because the leader is silent
-	removedAt      time.Duration // when it was taken out of the in-sync set
+	checkingActive bool          // a read of the record is pending because the leader is silent
+	removedAt      time.Duration // when this host was removed from the in-sync set; 0: it was not
 	leaving        bool
-	nextLeave      time.Duration // when to ask next to be taken out
-	halted         bool          // it does not take over
+	nextLeave      time.Duration // when to ask again to be removed
+	halted         bool          // see Halted
 }
 
-// recv takes a message. What an active host of a lower term says is refused with the record that deposed it.
+// recv handles a message. It answers an active host of a lower term with the record that deposed it.
 func (c *Core) recv(m Msg) {
 	if m.From.Same(c.self) {
 		return
 	}
 	d := m.Term.Compare(c.term)
 	if p := c.peer(m.From); p != nil && p.host.Key == m.From.Key && m.From.Addr != "" {
-		p.host.Addr = m.From.Addr // it may have started again elsewhere
+		p.host.Addr = m.From.Addr // it may have restarted at another address
 	}
 	switch m.Type {
 	case MsgAppend, MsgInvite, MsgSnapshot, MsgRecord, MsgTransfer, MsgRelease:
@@ -81,7 +81,7 @@ func (c *Core) recv(m Msg) {
 	}
 }
 
-// recvActive takes a message from the active host of this term.
+// recvActive handles a message from the active host of this term.
 func (c *Core) recvActive(m Msg) {
 	if c.role.Active() {
 		c.assert(false, "host %s is active in the same term", m.From.ID)
@@ -114,19 +114,19 @@ func (c *Core) recvActive(m Msg) {
 func (c *Core) recvAppend(m Msg) {
 	s := &c.standby
 	if !c.hasState && s.invitation == 0 {
-		// The active host counts on a copy that is not there: it was released, or its store is gone.
+		// The active host counts on a copy that this host has released or whose store is gone.
 		c.send(s.leader, Msg{Type: MsgLeave, Round: m.Index, Flag: true})
 		return
 	}
 	if m.Index != s.invitation {
-		return // Of an earlier invitation.
+		return // of an earlier invitation
 	}
 	s.ackDue, s.ackNow = true, s.ackNow || len(m.Entries) == 0 || m.Round > s.round
 	s.round = max(s.round, m.Round)
 	if !c.hasState || m.Prev == ^uint64(0) {
 		return
 	}
-	// What is committed here is the same everywhere: entries up to commit need no look.
+	// Committed entries are the same everywhere: skip them.
 	if skip := c.commit; m.Prev < skip {
 		n := min(skip-m.Prev, uint64(len(m.Entries)))
 		m.Prev += n
@@ -172,7 +172,7 @@ func (c *Core) sendAck() {
 	if !s.ackDue || s.leader.ID == "" {
 		return
 	}
-	// A host that has nothing and fetches nothing has missed what it was to fetch.
+	// A host without entries that fetches nothing has missed the snapshot message.
 	resend := s.resend || s.fetch == nil && s.matched == 0
 	index := min(s.matched, c.durableIndex())
 	if index < s.matched && index <= s.ackedIndex && !s.ackNow && !resend {
@@ -186,7 +186,7 @@ func (c *Core) sendAck() {
 	s.ackDue, s.ackNow, s.resend, s.ackedIndex = false, false, false, index
 }
 
-// recvInvite answers the active host that wants a copy here.
+// recvInvite handles an invitation to hold a copy.
 func (c *Core) recvInvite(m Msg) {
 	s := &c.standby
 	if c.role == Standby || m.Round < s.invitation || m.Index != c.self.Incarnation {
@@ -197,7 +197,7 @@ func (c *Core) recvInvite(m Msg) {
 		return
 	}
 	if m.Round > s.invitation {
-		// What was acknowledged under an earlier invitation does not count any more.
+		// Acknowledgements under an earlier invitation do not count any more.
 		s.invitation, s.matched, s.ackedIndex, s.fetch = m.Round, 0, 0, nil
 		c.out.Fetch = nil
 	}
@@ -208,7 +208,7 @@ func (c *Core) recvInvite(m Msg) {
 	})
 }
 
-// recvSnapshot begins to fetch a snapshot, in the place of the copy that is here, unless the active host counts on that.
+// recvSnapshot begins to fetch a snapshot that replaces the copy here, unless the active host counts on that copy.
 func (c *Core) recvSnapshot(m Msg) {
 	s := &c.standby
 	if m.Prev != s.invitation || s.matched > 0 || c.role != Joining || s.leaving ||
@@ -244,7 +244,7 @@ func (c *Core) restored(ev Restored) {
 	c.checkMember()
 }
 
-// takeOverIfSilent goes on after the record was read because the active host is silent.
+// takeOverIfSilent continues after the record, at version before until then, was read because the active host is silent.
 func (c *Core) takeOverIfSilent(before uint64) {
 	s := &c.standby
 	if c.role.Active() || !s.checkingActive {
@@ -256,12 +256,12 @@ func (c *Core) takeOverIfSilent(before uint64) {
 	}
 	if TermOf(c.rec).Compare(c.term) < 0 {
 		c.proposeAfter = c.now + c.cfg.Heartbeat
-		return // the resolver has forgotten
+		return // the resolver has lost the record
 	}
 	if !member(c.rec.ISR, c.self) {
 		if c.role == Joining {
-			// Without an invitation in this term nobody counts on the copy here. With one, the active host may have
-			// proposed this host before it fell silent: the copy stays until it, or a new term, says otherwise.
+			// Without an invitation in this term no host counts on the copy here. With one, the active host may have
+			// proposed this host before it fell silent: the copy stays until that host or a new term releases it.
 			c.setRole(Out)
 			if s.invitation == 0 {
 				s.removedAt = c.now
@@ -276,8 +276,8 @@ func (c *Core) takeOverIfSilent(before uint64) {
 			c.proposeAfter = c.now + c.cfg.JoinTimeout
 			return
 		}
-		// Where the in-sync set must not become smaller, the silent host stays in it: it, or its next incarnation, or
-		// another one beside it, is waited for.
+		// If the in-sync set must not shrink, the silent host stays in it. Commits then wait for it, its next incarnation
+		// or another host.
 		c.proposePromote(resolver.Host{}, !c.mayShrink())
 		return
 	}
@@ -286,7 +286,7 @@ func (c *Core) takeOverIfSilent(before uint64) {
 
 func (c *Core) leaderSilent() bool {
 	if c.rec.Active.Same(c.self) && TermOf(c.rec) == c.term {
-		return true // it was this host itself, before it started again
+		return true // this host itself, before it restarted
 	}
 	rank := time.Duration(0)
 	for _, h := range c.rec.ISR {
@@ -299,7 +299,7 @@ func (c *Core) leaderSilent() bool {
 	}
 	wait := rank * c.cfg.RankDelay
 	if !c.standby.down {
-		// A host that could commit nothing when it was active, and was deposed, is perhaps the one that is cut off.
+		// A host that could not commit while it was active may be the one that is cut off.
 		_, own := c.failedTakeovers()
 		wait += c.cfg.FailureTimeout << min(own, 5)
 	}
@@ -309,13 +309,13 @@ func (c *Core) leaderSilent() bool {
 	return c.now-c.standby.heard >= wait
 }
 
-// maxFailedTakeovers is the number of hosts that may take over in vain, one after the other.
+// maxFailedTakeovers is the number of consecutive hosts that may take over without progress.
 const maxFailedTakeovers = 3
 
-// failedTakeovers counts the hosts that took over while the same entry was waiting to be committed, and were not heard to have
-// committed it, which they say only when they have applied it: an entry that kills whoever applies it leaves this behind.
-// Handoffs do not count, nor does what happens while nothing waits, nor what a store held when this host started, for it may
-// not know what was committed last. own is how often this host was among them: it lives.
+// failedTakeovers counts the hosts that took over while the same entry was uncommitted, and never reported it committed,
+// which they do after they have applied it. An entry that kills every host that applies it leaves this trace. Handoffs,
+// takeovers with no uncommitted entries, and entries that the store held when this host started are not counted; the store
+// may not know the last commit. own is how often this host, which is alive, took over.
 func (c *Core) failedTakeovers() (others, own int) {
 	waits := false
 	var dead []uint64
@@ -333,19 +333,20 @@ func (c *Core) failedTakeovers() (others, own int) {
 	return len(dead), own
 }
 
-// setHalted sets whether this host has given up taking over.
+// setHalted sets whether this host refrains from taking over.
 func (c *Core) setHalted(halted bool) {
 	if c.standby.halted != halted {
 		c.standby.halted, c.out.Changed = halted, true
 	}
 }
 
-// Halted reports whether this host, with the active one silent, does not take over because three others have in vain, one
-// after the other: the entry that waits to be committed seems to kill whoever applies it. It keeps its copy. Reset makes it
-// active without what is not committed; and should the active host be heard again, it is a standby as before.
+// Halted reports whether this host refrains from replacing a silent active host, because three other hosts have taken over
+// one after the other without progress: the uncommitted entry seems to kill every host that applies it. This host keeps its
+// copy. Reset makes it active without the uncommitted entries. If the active host is heard again, this host is a standby as
+// before.
 func (c *Core) Halted() bool { return c.standby.halted }
 
-// tickStandby does what is due.
+// tickStandby handles what is due on a host that is not active.
 func (c *Core) tickStandby() {
 	s := &c.standby
 	switch {
@@ -384,7 +385,7 @@ func (c *Core) deadlineStandby(at func(time.Duration)) {
 	case (c.role == Standby || c.role == Joining) && c.now < c.proposeAfter:
 		at(c.proposeAfter)
 	case (c.role == Standby || c.role == Joining) && c.prop == nil && !s.checkingActive:
-		// Look again at each step of the ranks: cheap, and exact.
+		// Check again at each step of the ranks.
 		for d := c.cfg.FailureTimeout; ; d += c.cfg.RankDelay {
 			if s.heard+d > c.now {
 				at(s.heard + d)
@@ -401,7 +402,7 @@ func (c *Core) deadlineStandby(at func(time.Duration)) {
 	}
 }
 
-// leave asks the active host to be taken out of the in-sync set, again and again until it is.
+// leave asks the active host to remove this host from the in-sync set. It repeats until that has happened.
 func (c *Core) leave() {
 	s := &c.standby
 	if c.role.Active() {

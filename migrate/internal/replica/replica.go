@@ -107,7 +107,7 @@ func (r *Replica) Touch() { r.dirty = true }
 // copy that belongs to it.
 func (r *Replica) Align() error {
 	if !r.core.Switching() {
-		return nil
+		return r.core.Err()
 	}
 	r.dirty = true
 	return r.Settle()
@@ -118,6 +118,9 @@ func (r *Replica) Settle() error {
 	for r.dirty {
 		r.dirty = false
 		if err := r.do(r.core.Ready()); err != nil {
+			return err
+		}
+		if err := r.core.Err(); err != nil {
 			return err
 		}
 	}

@@ -8,25 +8,23 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"io/fs"
 	"path/filepath"
 	"strings"
 	"sync"
 
+	"github.com/roam-go/roam/migrate/internal/binenc"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
 )
 
-// The file "host" of a directory says whose it is: "roam-id1", the length of the host's ID (1 byte) and the ID, its
-// incarnation (8 bytes, little-endian), its key (32 bytes), and the CRC-32C of all that (4 bytes, little-endian). The last
-// character of the magic is the version of the format: 1 is the first.
+// identityMagic begins the file "host" of a directory, which names the owner: "roam-id1", the length of the host's ID (1
+// byte) and the ID, its incarnation (8 bytes, little-endian), its key (32 bytes), and the CRC-32C of everything before it (4
+// bytes, little-endian). The last character of the magic is the version of the format.
 const identityMagic = "roam-id1"
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-// Owner is the host that a directory belongs to. Its incarnation stays the same as long as the directory does.
+// Owner is the host that owns a directory. Its incarnation does not change while the directory exists.
 type Owner struct {
 	ID  string
 	Inc uint64
@@ -40,22 +38,22 @@ type Dir struct {
 	path string
 	lock io.Closer
 
-	mu     sync.Mutex        // guards what follows
-	stores map[string]*Store // by service: those that are open, or closed and still writing
+	mu     sync.Mutex        // guards stores
+	stores map[string]*Store // by service: open, or closed and still writing
 }
 
-// OpenDir locks a directory, which it makes if there is none. fresh is who owns it from now on if nobody does: its ID may be
-// "" where that is left to a directory that has an owner.
+// OpenDir locks a directory and creates it if it does not exist. A directory without an owner gets the owner fresh. wantID,
+// unless empty, must be the ID of the owner.
 func OpenDir(fsys FS, path string, fresh Owner, wantID string) (*Dir, error) {
-	if n := len(fresh.ID); n > resolver.MaxHostID { // its length has one byte in the file
-		return nil, fmt.Errorf("a host's ID of %d bytes is over the limit of %d", n, resolver.MaxHostID)
+	if n := len(fresh.ID); n > resolver.MaxHostID { // the file has one byte for its length
+		return nil, fmt.Errorf("host ID has %d bytes, over the limit of %d", n, resolver.MaxHostID)
 	}
 	if err := fsys.MkdirAll(path); err != nil {
 		return nil, err
 	}
 	lock, err := fsys.Lock(filepath.Join(path, "lock"))
 	if err != nil {
-		return nil, fmt.Errorf("%s is in use by another node, or can't be locked: %w", path, err)
+		return nil, fmt.Errorf("%s is in use by another node or cannot be locked: %w", path, err)
 	}
 	d := &Dir{fs: fsys, path: path, lock: lock, stores: make(map[string]*Store)}
 	if err := d.identify(fresh, wantID); err != nil {
@@ -75,7 +73,8 @@ func (d *Dir) identify(fresh Owner, wantID string) error {
 		}
 		for _, n := range names {
 			if n != "lock" && n != "host.tmp" {
-				return fmt.Errorf("%s holds %s, but not the file \"host\", which says whose it is: restore that file, or empty the directory", d.path, n)
+				return fmt.Errorf("%s holds %s, but not the file \"host\" with its owner: restore that file, or empty the directory",
+					d.path, n)
 			}
 		}
 		d.Owner = fresh
@@ -91,7 +90,7 @@ func (d *Dir) identify(fresh Owner, wantID string) error {
 		return fmt.Errorf("%s belongs to host %s, not to host %s", d.path, d.ID, wantID)
 	}
 	if d.Key != fresh.Key {
-		return fmt.Errorf("%s belongs to host %s with the key %s, not to one with the key %s", d.path, d.ID, d.Key, fresh.Key)
+		return fmt.Errorf("%s belongs to host %s with key %s, not with key %s", d.path, d.ID, d.Key, fresh.Key)
 	}
 	return nil
 }
@@ -101,7 +100,7 @@ func encodeIdentity(o Owner) []byte {
 	b = append(b, o.ID...)
 	b = binary.LittleEndian.AppendUint64(b, o.Inc)
 	b = append(b, o.Key[:]...)
-	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	return binary.LittleEndian.AppendUint32(b, binenc.CRC(b))
 }
 
 func decodeIdentity(b []byte) (o Owner, err error) {
@@ -112,7 +111,7 @@ func decodeIdentity(b []byte) (o Owner, err error) {
 	if len(b) <= n || len(b) != n+1+int(b[n])+8+len(o.Key)+4 {
 		return o, fmt.Errorf("it has %d bytes", len(b))
 	}
-	if sum := len(b) - 4; crc32.Checksum(b[:sum], castagnoli) != binary.LittleEndian.Uint32(b[sum:]) {
+	if sum := len(b) - 4; binenc.CRC(b[:sum]) != binary.LittleEndian.Uint32(b[sum:]) {
 		return o, errors.New("its checksum is wrong")
 	}
 	p := b[n+1:]
@@ -126,8 +125,8 @@ func decodeIdentity(b []byte) (o Owner, err error) {
 // Service is the directory of a service.
 func (d *Dir) Service(name string) string { return filepath.Join(d.path, escape(name)) }
 
-// enter gives a service's directory to s once the store before it has let go of it: what that still has under way would
-// otherwise take the place of what s writes.
+// enter waits until the previous store of the service has finished, and then registers s. Otherwise writes of the previous
+// store could replace those of s.
 func (d *Dir) enter(ctx context.Context, s *Store) error {
 	for {
 		d.mu.Lock()
@@ -142,12 +141,12 @@ func (d *Dir) enter(ctx context.Context, s *Store) error {
 		select {
 		case <-old.done:
 		case <-ctx.Done():
-			return fmt.Errorf("%s is still in use: a write that was begun there has not ended", s.dir)
+			return fmt.Errorf("%s is still in use: an earlier write has not finished", s.dir)
 		}
 	}
 }
 
-// exit is called when s does nothing any more; a second time does nothing.
+// exit unregisters s, which has finished. A second call does nothing.
 func (d *Dir) exit(s *Store) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -157,8 +156,8 @@ func (d *Dir) exit(s *Store) {
 	}
 }
 
-// escape makes the name of a file of any service's: other bytes than small letters, digits and "-" are percent-encoded, as
-// file systems differ in what they tell apart, and a long name ends with its hash.
+// escape makes a file name of a service's name. Since file systems differ in which names they distinguish, it encodes
+// all bytes but lower-case letters, digits, "-" and "." by their percent codes. A long name ends with its hash.
 func escape(name string) string {
 	var b strings.Builder
 	b.WriteString("service-")

@@ -10,8 +10,7 @@ import (
 	"github.com/roam-go/roam/migrate/internal/core"
 )
 
-// A fetch that was given up for another is slow to reach the disk: its copy does not take the place of the later one, which
-// is what the log goes on from.
+// A cancelled fetch is slow to reach the disk. Its copy must not replace the later one, which the log continues from.
 func TestCopyOfEarlierFetch(t *testing.T) {
 	for name, order := range map[string][]int{"kept after the later": {1, 0}, "kept before the later": {0, 1}} {
 		t.Run(name, func(t *testing.T) {
@@ -27,8 +26,8 @@ func TestCopyOfEarlierFetch(t *testing.T) {
 				copies = append(copies, c)
 			}
 			for _, i := range order {
-				if err := s.Kept(copies[i]); i == 0 {
-					require.ErrorContains(t, err, "a later copy was begun")
+				if err := s.Keep(copies[i]); i == 0 {
+					require.ErrorContains(t, err, "a later copy has begun")
 				} else {
 					require.NoError(t, err)
 				}

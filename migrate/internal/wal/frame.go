@@ -4,9 +4,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"math"
 
+	"github.com/roam-go/roam/migrate/internal/binenc"
 	"github.com/roam-go/roam/migrate/internal/core"
 )
 
@@ -16,18 +16,17 @@ const (
 	frameHead = 12
 )
 
-// log is the reader's and the writer's place in a file of frames.
+// log is a position in a file of frames, for reading or writing.
 type log struct {
 	salt   [saltSize]byte
-	frames uint32 // so far
+	frames uint32 // number of frames before the position
 }
 
 func (l *log) sum(head, body []byte) uint32 {
-	c := crc32.Checksum(l.salt[:], castagnoli)
-	return crc32.Update(crc32.Update(c, castagnoli, head), castagnoli, body)
+	return binenc.CRC(l.salt[:], head, body)
 }
 
-// seal fills in the head of the frame b, whose first bytes were left for it.
+// seal writes the head of frame b into its first bytes, which the caller has reserved.
 func (l *log) seal(b []byte) error {
 	if len(b)-frameHead > math.MaxUint32 || l.frames == math.MaxUint32 {
 		return errors.New("the log is too large")
@@ -39,7 +38,7 @@ func (l *log) seal(b []byte) error {
 	return nil
 }
 
-var errFrame = errors.New("a frame is cut off or has a wrong checksum")
+var errFrame = errors.New("frame is cut off or has a wrong checksum")
 
 // next reads the frame at the front of b.
 func (l *log) next(b []byte) (body, rest []byte, err error) {
@@ -63,9 +62,9 @@ func (l *log) frame(b []byte) (body, rest []byte, ok bool) {
 	return body, rest, l.sum(b[:8], body) == binary.LittleEndian.Uint32(b[8:])
 }
 
-// follows reports whether there is a later frame somewhere in b, which begins with a bad one. The salt keeps what clients
-// send from looking like one.
-func (l *log) follows(b []byte) bool {
+// laterFrame reports whether b, which begins with a bad frame, contains a later good one. Because of the salt, data from
+// clients cannot look like a frame.
+func (l *log) laterFrame(b []byte) bool {
 	for i := 1; i+frameHead <= len(b); i++ {
 		if n := binary.LittleEndian.Uint32(b[i:]); n > l.frames && n-l.frames < 1<<20 {
 			if _, _, ok := l.frame(b[i:]); ok {
@@ -90,17 +89,15 @@ func appendState(b []byte, s *core.State) []byte {
 		flags |= flagCounted
 	}
 	b = append(b, flags)
-	for _, v := range [...]uint64{s.Term.Loss, s.Term.Epoch, s.Invitation, s.Fresh.Loss, s.Fresh.Epoch, s.Gen, s.Commit, s.Matched,
-		s.Base.Index, s.Base.Epoch, uint64(len(s.Entries))} {
-		b = binary.AppendUvarint(b, v)
-	}
+	b = binenc.AppendUvarints(b, s.Term.Loss, s.Term.Epoch, s.Invitation, s.Fresh.Loss, s.Fresh.Epoch, s.Gen,
+		s.Commit, s.Matched, s.Base.Index, s.Base.Epoch, uint64(len(s.Entries)))
 	for _, e := range s.Entries {
 		b = core.AppendEntry(b, e)
 	}
 	return b
 }
 
-var errBody = errors.New("a frame is malformed")
+var errBody = errors.New("frame is malformed")
 
 func readState(b []byte) (s core.State, rest []byte, err error) {
 	if len(b) == 0 || b[0] > flagCopy|flagCounted {
@@ -109,15 +106,9 @@ func readState(b []byte) (s core.State, rest []byte, err error) {
 	s.Copy, s.Counted = b[0]&flagCopy != 0, b[0]&flagCounted != 0
 	b = b[1:]
 	var count uint64
-	for _, p := range [...]*uint64{&s.Term.Loss, &s.Term.Epoch, &s.Invitation, &s.Fresh.Loss, &s.Fresh.Epoch, &s.Gen, &s.Commit, &s.Matched,
-		&s.Base.Index, &s.Base.Epoch, &count} {
-		v, n := binary.Uvarint(b)
-		if n <= 0 {
-			return s, nil, errBody
-		}
-		*p, b = v, b[n:]
-	}
-	if count > uint64(len(b)) {
+	b, ok := binenc.Uvarints(b, &s.Term.Loss, &s.Term.Epoch, &s.Invitation, &s.Fresh.Loss, &s.Fresh.Epoch, &s.Gen,
+		&s.Commit, &s.Matched, &s.Base.Index, &s.Base.Epoch, &count)
+	if !ok || count > uint64(len(b)) {
 		return s, nil, errBody
 	}
 	if count > 0 {
@@ -141,29 +132,23 @@ type header struct {
 }
 
 func appendHeader(b []byte, h *header) []byte {
-	for _, s := range [...]string{h.service, h.host} {
-		b = binary.AppendUvarint(b, uint64(len(s)))
-		b = append(b, s...)
-	}
-	b = binary.AppendUvarint(b, h.inc)
-	b = binary.AppendUvarint(b, h.number)
+	b = binenc.AppendBytes(b, h.service)
+	b = binenc.AppendBytes(b, h.host)
+	b = binenc.AppendUvarints(b, h.inc, h.number)
 	return appendState(b, &h.state)
 }
 
 func readHeader(b []byte) (h header, err error) {
 	for _, p := range [...]*string{&h.service, &h.host} {
-		v, n := binary.Uvarint(b)
-		if n <= 0 || v > uint64(len(b)-n) {
+		v, rest, ok := binenc.Bytes(b)
+		if !ok {
 			return h, errBody
 		}
-		*p, b = string(b[n:n+int(v)]), b[n+int(v):]
+		*p, b = string(v), rest
 	}
-	for _, p := range [...]*uint64{&h.inc, &h.number} {
-		v, n := binary.Uvarint(b)
-		if n <= 0 {
-			return h, errBody
-		}
-		*p, b = v, b[n:]
+	b, ok := binenc.Uvarints(b, &h.inc, &h.number)
+	if !ok {
+		return h, errBody
 	}
 	var whole core.State
 	if h.state, b, err = readState(b); err != nil {
@@ -175,8 +160,8 @@ func readHeader(b []byte) (h header, err error) {
 	return h, whole.Apply(core.Save{Rebase: true, State: h.state})
 }
 
-// readLog reads a file. Without an error, good is the length of what counts: less than all if the last frame is unfinished.
-// With one, good is where it is.
+// readLog reads a log. It calls first with the header and change with each state after it. good is the length of the valid
+// frames, less than all if the last one is incomplete; with an error it is the position of the error.
 func readLog(data []byte, first func(header) error, change func(core.State) error) (l *log, good int, err error) {
 	l = new(log)
 	if len(data) < len(logMagic)+saltSize || string(data[:len(logMagic)]) != logMagic {
@@ -191,7 +176,7 @@ func readLog(data []byte, first func(header) error, change func(core.State) erro
 		}
 		var body []byte
 		if body, rest, err = l.next(rest); err != nil {
-			if l.frames == 0 || l.follows(rest) {
+			if l.frames == 0 || l.laterFrame(rest) {
 				return nil, good, err
 			}
 			return l, good, nil

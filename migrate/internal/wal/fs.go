@@ -5,13 +5,13 @@ import (
 	"os"
 )
 
-// FS is what is asked of the operating system; tests put failures and crashes behind it.
+// FS is the interface to the file system. Tests implement it with failures and crashes.
 type FS interface {
 	MkdirAll(dir string) error
 	ReadDir(dir string) ([]string, error) // names, sorted
 	ReadFile(name string) ([]byte, error)
 	Open(name string) (io.ReadCloser, error)
-	Create(name string) (File, error) // empties a file that exists
+	Create(name string) (File, error) // truncates an existing file
 	Append(name string) (File, error) // writes go to the end
 	Rename(from, to string) error
 	Remove(name string) error
@@ -20,7 +20,7 @@ type FS interface {
 	Lock(name string) (io.Closer, error)
 }
 
-// File is a file that is written.
+// File is a file open for writing.
 type File interface {
 	io.WriteCloser
 	Sync() error
@@ -67,7 +67,7 @@ func (OS) SyncDir(dir string) error {
 	return err
 }
 
-// replace puts data into a file's place, so that a crash at any moment leaves the old file or the new one.
+// replace replaces a file's content atomically: a crash leaves the old file or the new one.
 func replace(fs FS, dir, name string, data []byte) error {
 	temp := name + ".tmp"
 	w, err := fs.Create(temp)
@@ -87,7 +87,7 @@ func replace(fs FS, dir, name string, data []byte) error {
 	return err
 }
 
-// write writes data and forces it to the disk.
+// write writes data and syncs the file.
 func write(w File, data []byte) error {
 	n, err := w.Write(data)
 	if err == nil && n < len(data) {

@@ -8,8 +8,8 @@ import (
 	"runtime"
 )
 
-// Windows has no way to force a directory to the disk, and renames are in its journal.
+// Windows cannot sync a directory; its file system journals renames.
 const canSyncDir = runtime.GOOS != "windows"
 
-// lockFile has no lock to take here: nothing keeps two nodes from using one directory.
+// lockFile takes no lock on this platform: it does not prevent two nodes from using one directory.
 func lockFile(name string) (io.Closer, error) { return os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600) }

@@ -11,8 +11,8 @@ import (
 
 const canSyncDir = true
 
-// lockFile takes a lock that ends with the process at the latest. The file stays: removing it would let two processes hold
-// locks on two files of the same name.
+// lockFile takes a lock that ends with the process at the latest. Nothing removes the file: otherwise two processes could
+// hold locks on two files of the same name.
 func lockFile(name string) (io.Closer, error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {

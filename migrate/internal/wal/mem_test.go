@@ -13,18 +13,18 @@ import (
 	"syscall"
 )
 
-// memFS is a disk in memory that crashes and fails as told. What was written and not synced is lost in a crash, or a part
-// of it; so are renames and new files whose directory was not synced.
+// memFS is an in-memory disk with crashes and errors. A crash loses all or part of the data that was not synced, and renames
+// and new files whose directory was not synced.
 type memFS struct {
 	mu      sync.Mutex
 	files   map[string]*memFile // as the process sees them
-	disk    map[string]*memFile // as the directories on the disk name them
+	disk    map[string]*memFile // as a crash leaves them
 	locked  map[string]bool
 	fail    func(op, name string) error // nil: nothing fails
 	ops     int
 	syncs   int
 	handles int           // files that are open for writing
-	hold    chan struct{} // syncs of logs wait for it, if it is set
+	hold    chan struct{} // if set, syncs of logs wait for it
 }
 
 type memFile struct {
@@ -44,7 +44,7 @@ func (m *memFS) check(op, name string) error {
 	return nil
 }
 
-// crash is the end of all processes: keep says how many bytes of a file remain, of which some are not synced.
+// crash ends all processes. keep returns how many bytes of a file survive, at least the synced ones.
 func (m *memFS) crash(keep func(name string, synced, size int) int) *memFS {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -11,18 +11,18 @@ import (
 	"github.com/roam-go/roam/migrate/internal/core"
 )
 
-// Recovered is what a store held when it was opened.
+// Recovered is the content of a store when it was opened.
 type Recovered struct {
 	State core.State
-	// Copy is the copy of the state as of State.Base, to be read to io.EOF, which it reaches only if it is undamaged, and
-	// closed; nil if that is the empty state.
+	// Copy is the snapshot of the state at State.Base, nil if that is the empty state. The caller must read it to io.EOF,
+	// which only an undamaged snapshot reaches, and close it.
 	Copy io.ReadCloser
-	// Cut is how many bytes were cut off because they were not written to their end.
+	// Cut is the number of bytes of an incomplete last frame, which Open removed.
 	Cut int
 }
 
-// Open opens the store of a service, which it makes if there is none. ctx bounds how long it waits for what a store of the
-// service that was open before has under way.
+// Open opens the store of a service and creates it if it does not exist. ctx bounds the wait for the work of the service's
+// previous store.
 func (d *Dir) Open(ctx context.Context, o Options) (*Store, Recovered, error) {
 	if o.Grow == 0 {
 		o.Grow = 64 << 20
@@ -69,7 +69,7 @@ func (s *Store) open(parent string) (r Recovered, err error) {
 		}
 	}
 	for _, n := range snaps {
-		// One of a higher number than any log was to be the beginning of one.
+		// A snapshot without its log yet has a higher number than all logs.
 		if n < s.anchor || n > s.number {
 			s.fs.Remove(s.snapName(n))
 		}
@@ -84,7 +84,7 @@ func (s *Store) open(parent string) (r Recovered, err error) {
 	return r, nil
 }
 
-// list returns the numbers of the logs and copies, and removes what was not finished.
+// list returns the numbers of the logs and snapshots, and removes unfinished files.
 func (s *Store) list() (logs, snaps []uint64, err error) {
 	names, err := s.fs.ReadDir(s.dir)
 	if err != nil {
@@ -108,7 +108,7 @@ func (s *Store) list() (logs, snaps []uint64, err error) {
 	return logs, snaps, nil
 }
 
-// findAnchor finds the log with which the store begins.
+// findAnchor finds the last log that begins with the empty state or whose snapshot is there.
 func (s *Store) findAnchor(logs, snaps []uint64) error {
 	for _, n := range slices.Backward(logs) {
 		h, err := s.header(n)
@@ -133,24 +133,24 @@ func (s *Store) header(n uint64) (h header, err error) {
 	if err != stop {
 		return h, s.damaged(n, at, len(data), err)
 	}
-	return h, s.mine(n, h)
+	return h, s.checkOwner(n, h)
 }
 
-func (s *Store) mine(n uint64, h header) error {
+func (s *Store) checkOwner(n uint64, h header) error {
 	if h.service != s.o.Service || h.host != s.owner.ID || h.inc != s.owner.Inc || h.number != n {
-		return fmt.Errorf("%s is log %d of service %q on host %s, incarnation %d, and does not belong here, to host %s, incarnation %d",
+		return fmt.Errorf("%s is log %d of service %q on host %s, incarnation %d; it does not belong to host %s, incarnation %d",
 			s.logName(n), h.number, h.service, h.host, h.inc, s.owner.ID, s.owner.Inc)
 	}
 	return nil
 }
 
 func (s *Store) damaged(n uint64, at, size int, err error) error {
-	return fmt.Errorf("%s is damaged at byte %d of %d: %w. The service does not start from it, because what was acknowledged "+
-		"could be missing: restore the directory as it last was, or remove it for the service to be copied from another host",
+	return fmt.Errorf("%s is damaged at byte %d of %d: %w. The service does not start from it, because acknowledged commands "+
+		"could be missing: restore the directory, or remove it so that the service is copied from another host",
 		s.logName(n), at, size, err)
 }
 
-// replay reads the logs from the anchor on, and makes the last one ready to be written.
+// replay reads the logs from the anchor on, and opens the last one for writing.
 func (s *Store) replay(logs []uint64, r *Recovered) error {
 	i := slices.Index(logs, s.anchor)
 	st := &r.State
@@ -168,7 +168,7 @@ func (s *Store) replay(logs []uint64, r *Recovered) error {
 				*st = h.state
 				return nil
 			}
-			return continues(st, &h.state)
+			return checkContinues(st, &h.state)
 		}, func(v core.State) error { return st.Apply(core.Save{State: v}) })
 		if err == nil && good < len(data) && !last {
 			err = errFrame
@@ -180,8 +180,8 @@ func (s *Store) replay(logs []uint64, r *Recovered) error {
 		if !last {
 			continue
 		}
-		// What was read may not be on the disk, and after an error never get there from the operating system's cache: only what
-		// is written again and forced to the disk is.
+		// The data may be in the operating system's cache only and, after an error, never reach the disk. So write it again
+		// and sync it.
 		r.Cut = len(data) - good
 		if err := replace(s.fs, s.dir, s.logName(n), data[:good]); err != nil {
 			return fmt.Errorf("%s: %w", s.logName(n), err)
@@ -195,8 +195,8 @@ func (s *Store) replay(logs []uint64, r *Recovered) error {
 	return s.fs.SyncDir(s.dir)
 }
 
-// continues reports whether a log that begins with h goes on where st ends.
-func continues(st, h *core.State) error {
+// checkContinues returns an error unless a log that begins with h continues where st ends.
+func checkContinues(st, h *core.State) error {
 	ok := st.Meta == h.Meta && st.Last() == h.Last() && h.Base.Index >= st.Base.Index
 	for i := h.Base.Index; ok && i <= h.Last(); i++ {
 		a, _ := st.At(i)
@@ -204,7 +204,7 @@ func continues(st, h *core.State) error {
 		ok = a == b
 	}
 	if !ok {
-		return fmt.Errorf("it does not go on where the log before it ends")
+		return fmt.Errorf("it does not continue where the previous log ends")
 	}
 	st.Commit = max(st.Commit, h.Commit)
 	return nil

@@ -14,7 +14,7 @@ import (
 	"github.com/roam-go/roam/migrate/internal/core"
 )
 
-// stallFS makes no file of some name until it may.
+// stallFS delays the creation of files with certain names.
 type stallFS struct {
 	*memFS
 	suffix string
@@ -28,8 +28,8 @@ func (f stallFS) Create(name string) (File, error) {
 	return f.memFS.Create(name)
 }
 
-// A store that was closed has a write or a copy under way, on a disk that is slow: it is not opened again before that has
-// ended, or what it does would take the place of what is acknowledged then.
+// A closed store has a write or a snapshot in progress on a slow disk. The store must not open again before that has ended,
+// or the old data would replace data acknowledged since.
 func TestOpenWaitsForTheStoreBefore(t *testing.T) {
 	begin := core.Save{Seq: 1, Rebase: true, State: core.State{Meta: core.Meta{Copy: true, Term: core.Term{Epoch: 1}}}}
 	for suffix, work := range map[string]func(*subject){
@@ -78,7 +78,7 @@ func TestOpenWaitsForTheStoreBefore(t *testing.T) {
 	}
 }
 
-// Whatever fails while a store is opened, no file stays open, and the store opens when nothing fails any more.
+// If an operation fails during Open, no file stays open, and the store opens once nothing fails.
 func TestOpenFailsWithoutLeftovers(t *testing.T) {
 	built, _, _, _ := build(t)
 	for name, from := range map[string]*memFS{"new": newMemFS(), "built": built} {
@@ -110,8 +110,7 @@ func TestOpenFailsWithoutLeftovers(t *testing.T) {
 	}
 }
 
-// The node is closed, and with it the store, while it is asked for a goroutine: who waits for the store learns that it has
-// none.
+// The node and the store close during a request for a goroutine. Wait must return although the goroutine never runs.
 func TestWaitWithoutGoroutines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := mustOpen(t, newMemFS(), 0)

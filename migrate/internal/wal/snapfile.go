@@ -13,7 +13,7 @@ import (
 
 const snapMagic = "roam-ws1"
 
-// Copy is a copy of a service's state on its way to the disk. Its methods are for one goroutine.
+// Copy is a snapshot of a service's state that is being written. It is not safe for concurrent use.
 type Copy struct {
 	s     *Store
 	name  string
@@ -21,11 +21,11 @@ type Copy struct {
 	buf   *bufio.Writer
 	sum   hash.Hash
 	bytes int64
-	fetch uint64 // its number, if it was fetched
+	fetch uint64 // number of its Fetch, if it was fetched
 }
 
 func (s *Store) create() (*Copy, error) {
-	// No other store of the directory has the name: one that was removed may still discard what it had begun.
+	// The name is unique, because a removed store may still discard its own copies.
 	name := s.path("copy-" + rand.Text() + ".tmp")
 	f, err := s.fs.Create(name)
 	if err != nil {
@@ -50,7 +50,7 @@ func (c *Copy) failed() bool {
 	return err != nil
 }
 
-// finish makes the copy last; it has its name yet to get.
+// finish completes and syncs the copy, which keeps its temporary name.
 func (c *Copy) finish() error {
 	_, err := c.buf.Write(c.sum.Sum(nil))
 	if err == nil {
@@ -66,7 +66,7 @@ func (c *Copy) finish() error {
 	return err
 }
 
-// Discard removes a copy that is not wanted.
+// Discard removes the copy.
 func (c *Copy) Discard() {
 	if c.file != nil {
 		c.file.Close()
@@ -75,7 +75,7 @@ func (c *Copy) Discard() {
 	c.s.fs.Remove(c.name)
 }
 
-// snapReader reads a copy and holds back its checksum: it ends with io.EOF only if that was right.
+// snapReader reads a snapshot without its checksum. It returns io.EOF only if the checksum is right.
 type snapReader struct {
 	f    io.ReadCloser
 	r    *bufio.Reader

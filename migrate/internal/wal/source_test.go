@@ -12,7 +12,7 @@ import (
 	"github.com/roam-go/roam/migrate/internal/core"
 )
 
-// ownSource writes n bytes, and what is told of that becomes its result by way of end.
+// ownSource writes n bytes; end maps the error of that to its result.
 type ownSource struct {
 	n        int
 	end      func(error) error
@@ -36,7 +36,7 @@ func tempsOf(t *testing.T, fsys *memFS) (temps []string) {
 	return temps
 }
 
-// A service can't write its state: its store goes on, with a longer log, and tries again when that has grown further.
+// A service cannot write its state. Its store continues with a longer log and tries again when that has grown.
 func TestSourceFails(t *testing.T) {
 	own := errors.New("the service's own")
 	for _, size := range []int{0, 1 << 20} { // within the buffer, and beyond it
@@ -84,7 +84,7 @@ func TestSourceFails(t *testing.T) {
 	}
 }
 
-// The disk fails while a service writes its state: that is no error of the service's, whatever it makes of it.
+// The disk fails while a service writes its state. That is an error of the disk, whatever error the service returns.
 func TestDiskFailsUnderSource(t *testing.T) {
 	for name, end := range map[string]func(error) error{
 		"returned":   func(err error) error { return err },
@@ -112,7 +112,7 @@ func TestDiskFailsUnderSource(t *testing.T) {
 	}
 }
 
-// One that can't be captured is put off until the log has grown by as much again.
+// After a failed capture the next one waits until the log has grown by the same amount again.
 func TestLater(t *testing.T) {
 	s := mustOpen(t, newMemFS(), 300)
 	c := newScript(1, core.State{})
@@ -122,7 +122,7 @@ func TestLater(t *testing.T) {
 		s.wg.Wait()
 		if s.Due() {
 			at = append(at, c.seq)
-			s.Later()
+			s.Postpone()
 			require.False(t, s.Due())
 		}
 	}

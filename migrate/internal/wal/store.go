@@ -15,53 +15,53 @@ import (
 // Options of a [Store].
 type Options struct {
 	Service string
-	// Stable is called with the number of the last Save that is on the disk, and Failed, at most once, when nothing is
-	// written any more: what is on the disk then is uncertain, and only a new start finds out. Both are called on
-	// goroutines of Go's, and a higher number may come before a lower one.
+	// Stable is called with the number of the last Save that is on the disk. Failed is called at most once, when the store
+	// stops after an error: the content of the disk is then uncertain until the next start. Both run on goroutines of Go,
+	// and a higher number may come before a lower one.
 	Stable func(seq uint64)
 	Failed func(err error)
-	// NoCopy is called, on such a goroutine, when a Source has failed by itself: the store goes on without its copy.
+	// NoCopy is called, on such a goroutine, when a Source fails. The store continues without that snapshot.
 	NoCopy func(err error)
-	// Go runs f on a goroutine; false if it can't any more.
+	// Go runs f on a goroutine; false if it no longer can.
 	Go func(f func()) bool
-	// Grow is how far the log grows before Due, at least; 0 stands for 64 MiB.
+	// Grow is the growth of the log before the store is Due, at least. It defaults to 64 MiB.
 	Grow int64
 }
 
-// Store is a service's part of a directory. It is safe for concurrent use.
+// Store is the part of a directory that belongs to one service. It is safe for concurrent use.
 type Store struct {
 	home  *Dir
 	fs    FS
 	dir   string
 	owner Owner
 	o     Options
-	done  chan struct{} // closed when a store that is closed does nothing any more
+	done  chan struct{} // closed when the store is closed and has finished its work
 
-	mu     sync.Mutex // guards what follows; nothing is written under it
-	queue  []op
-	busy   bool
-	closed bool
-	err    error
-	fetch  uint64 // number of the last Fetch
-	copied *Copy  // was fetched, and waits for the Save that takes it into use
-	taking bool   // a copy of the state is being written
-	size   int64  // of the log since the last copy was begun
-	snap   int64  // of the last copy
+	mu           sync.Mutex // guards the fields up to snap; not held while writing
+	queue        []op
+	busy         bool
+	closed       bool
+	err          error
+	fetch        uint64 // number of the last Fetch
+	fetched      *Copy  // fetched copy that waits for the Save that uses it
+	snapshotting bool   // a snapshot is being written
+	size         int64  // bytes logged since the last snapshot was begun
+	snap         int64  // bytes of the last snapshot
 
-	// What follows belongs to the writer.
+	// The remaining fields belong to the writer.
 	number uint64 // of the present log
-	anchor uint64 // the store begins with this one
+	anchor uint64 // number of the first log
 	log    log
 	file   File
 	buf    []byte
 }
 
-// op is something for the writer to do: one of these.
+// op is a task of the writer: one of these.
 type op struct {
-	save  *core.Save
-	copy  *Copy       // with save: the copy at its Base
-	begin *checkpoint // begin another log
-	place *checkpoint // its copy is written
+	save    *core.Save
+	copy    *Copy       // with save: the copy at its Base
+	begin   *checkpoint // begin a new log
+	install *checkpoint // install its snapshot, which is written
 }
 
 type checkpoint struct {
@@ -70,7 +70,7 @@ type checkpoint struct {
 	copy   *Copy
 }
 
-// maxBatch bounds what is written at once, roughly.
+// maxBatch is an approximate bound for one write.
 const maxBatch = 8 << 20
 
 func (s *Store) path(name string) string { return filepath.Join(s.dir, name) }
@@ -78,13 +78,13 @@ func (s *Store) path(name string) string { return filepath.Join(s.dir, name) }
 func (s *Store) logName(n uint64) string  { return s.path(fmt.Sprintf("%016x.log", n)) }
 func (s *Store) snapName(n uint64) string { return s.path(fmt.Sprintf("%016x.snap", n)) }
 
-// Save writes a change, beside the caller: Stable tells when it is on the disk. Changes that come while the disk is busy
-// are forced to it together.
+// Save writes a change in the background and reports it by Stable once it is on the disk. Changes that come while the disk
+// is busy share a sync.
 func (s *Store) Save(v core.Save) {
 	s.mu.Lock()
 	o := op{save: &v}
 	if v.Rebase {
-		o.copy, s.copied = s.copied, nil
+		o.copy, s.fetched = s.fetched, nil
 	}
 	s.push(o)
 	s.mu.Unlock()
@@ -101,8 +101,8 @@ func (s *Store) push(o op) {
 	}
 }
 
-// Fetch begins a copy that comes from another host, the only one that is wanted from now on: the ctx of the one before has
-// ended. Kept makes it last; the next Save with Rebase takes it into use.
+// Fetch begins a copy from another host, which replaces an earlier one: the ctx of that one must have ended. Keep completes
+// it; the next Save with Rebase uses it.
 func (s *Store) Fetch(ctx context.Context) (*Copy, error) {
 	s.mu.Lock()
 	if ctx.Err() != nil { // a later one may have its number already
@@ -119,40 +119,40 @@ func (s *Store) Fetch(ctx context.Context) (*Copy, error) {
 	return c, err
 }
 
-// Kept makes a fetched copy last, in the place of one that was never used. It fails if a later one was begun meanwhile. A
-// store that is closed wants none.
-func (s *Store) Kept(c *Copy) error {
+// Keep completes a fetched copy, and discards an earlier one that was never used. It fails if a later Fetch has begun. A
+// closed store discards the copy.
+func (s *Store) Keep(c *Copy) error {
 	if err := c.finish(); err != nil {
 		c.Discard()
 		return err
 	}
 	s.mu.Lock()
 	late := c.fetch != s.fetch
-	old := s.copied
+	old := s.fetched
 	if late || s.closed {
 		old = c
 	} else {
-		s.copied = c
+		s.fetched = c
 	}
 	s.mu.Unlock()
 	if old != nil {
 		old.Discard()
 	}
 	if late {
-		return errors.New("a later copy was begun meanwhile")
+		return errors.New("a later copy has begun")
 	}
 	return nil
 }
 
-// Due reports whether the log has grown so much that it is time for a [Store.Snapshot].
+// Due reports whether the log has grown enough for a [Store.Snapshot].
 func (s *Store) Due() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return !s.taking && s.err == nil && !s.closed && s.size > max(s.o.Grow, s.snap)
+	return !s.snapshotting && s.err == nil && !s.closed && s.size > max(s.o.Grow, s.snap)
 }
 
-// Snapshot begins another log with the state as it has been given to the store, and has writeTo write the copy that belongs to
-// it, on a goroutine of Go's. src is released, whatever happens.
+// Snapshot begins a new log with the given state, which must be the content of the store, and writes the snapshot src that
+// belongs to it on a goroutine of Go. It releases src in any case.
 func (s *Store) Snapshot(state core.State, src Source) {
 	c := &checkpoint{state: state}
 	s.mu.Lock()
@@ -161,21 +161,21 @@ func (s *Store) Snapshot(state core.State, src Source) {
 		src.Release()
 		return
 	}
-	s.taking, s.size = true, 0
+	s.snapshotting, s.size = true, 0
 	s.push(op{begin: c})
 	s.mu.Unlock()
-	if !s.o.Go(func() { s.take(c, src) }) {
+	if !s.o.Go(func() { s.writeSnapshot(c, src) }) {
 		src.Release()
 		s.mu.Lock()
-		s.taking = false
-		s.settle()
+		s.snapshotting = false
+		s.releaseIfIdle()
 		s.mu.Unlock()
 	}
 }
 
-// take writes the copy of a checkpoint. Without it the store still begins where it did, with one log more.
-func (s *Store) take(c *checkpoint, src Source) {
-	var fault error // of src, which is none of the disk's
+// writeSnapshot writes the snapshot of a checkpoint. If that fails, the store keeps its beginning and has one log more.
+func (s *Store) writeSnapshot(c *checkpoint, src Source) {
+	var fault error // of src, not of the disk
 	copy, err := s.create()
 	if err == nil {
 		if _, fault = src.WriteTo(copy); fault == nil || copy.failed() {
@@ -187,27 +187,27 @@ func (s *Store) take(c *checkpoint, src Source) {
 	}
 	src.Release()
 	s.mu.Lock()
-	s.taking = false
+	s.snapshotting = false
 	closed := s.closed
 	switch {
 	case closed || fault != nil:
 	case err != nil:
-		s.push(op{place: &checkpoint{}}) // let the writer fail
+		s.push(op{install: &checkpoint{}}) // wakes the writer, which then fails
 		s.err = errors.Join(s.err, fmt.Errorf("copy of the state: %w", err))
 	default:
 		s.snap = copy.bytes
 		c.copy = copy
-		s.push(op{place: c})
+		s.push(op{install: c})
 	}
-	s.settle()
+	s.releaseIfIdle()
 	s.mu.Unlock()
 	if fault != nil && !closed {
 		s.o.NoCopy(fault)
 	}
 }
 
-// Later puts the next Snapshot off until the log has grown by as much again.
-func (s *Store) Later() {
+// Postpone delays the next Snapshot until the log has grown by the same amount again.
+func (s *Store) Postpone() {
 	s.mu.Lock()
 	s.size = 0
 	s.mu.Unlock()
@@ -219,16 +219,16 @@ type Source interface {
 	Release()
 }
 
-// Close stops writing as a crash would. It does not wait.
+// Close stops writing, like a crash. It does not wait.
 func (s *Store) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed, s.queue = true, nil
-	s.settle()
+	s.releaseIfIdle()
 }
 
-// settle lets go of what a store that is closed does not need any more; s.mu is held.
-func (s *Store) settle() {
+// releaseIfIdle releases the resources of a closed store that is not writing; s.mu is held.
+func (s *Store) releaseIfIdle() {
 	if !s.closed || s.busy {
 		return
 	}
@@ -236,21 +236,21 @@ func (s *Store) settle() {
 		s.file.Close()
 		s.file = nil
 	}
-	if !s.taking {
+	if !s.snapshotting {
 		s.home.exit(s)
 	}
 }
 
-// Wait waits until a store that is closed does nothing any more.
+// Wait waits until a closed store has finished its work.
 func (s *Store) Wait() { <-s.done }
 
-// Remove removes all that a store holds that is closed.
+// Remove removes the files of a closed store.
 func (s *Store) Remove() error {
 	s.Wait()
 	return s.fs.RemoveAll(s.dir)
 }
 
-// work writes what is queued until there is nothing left.
+// work is the writer: it runs until the queue is empty.
 func (s *Store) work() {
 	for {
 		s.mu.Lock()
@@ -258,7 +258,7 @@ func (s *Store) work() {
 			err := s.err
 			failed := err != nil && !s.closed
 			s.busy, s.queue = false, nil
-			s.settle()
+			s.releaseIfIdle()
 			s.mu.Unlock()
 			if failed {
 				s.o.Failed(err)
@@ -296,17 +296,17 @@ func (s *Store) work() {
 			continue
 		}
 		if idle {
-			s.o.Stable(seq) // may come back with the next Save, for another goroutine to write
+			s.o.Stable(seq) // may call Save, whose write is then for another goroutine
 			return
 		}
 		s.o.Go(func() { s.o.Stable(seq) })
 	}
 }
 
-// plain reports whether o is a change that goes to the end of the present log.
+// plain reports whether o is a change to append to the present log.
 func (o *op) plain() bool { return o.save != nil && !o.save.Rebase }
 
-// write carries out a batch: changes for the present log, or one thing of another kind. seq is that of the last Save.
+// write executes a batch: changes to append to the present log, or one op of another kind. seq is that of the last Save.
 func (s *Store) write(batch []op) (seq uint64, size int64, err error) {
 	o := &batch[0]
 	switch {
@@ -332,15 +332,15 @@ func (s *Store) write(batch []op) (seq uint64, size int64, err error) {
 		o.begin.number = s.number + 1
 		return 0, 0, s.begin(o.begin.number, o.begin.state)
 	}
-	return 0, 0, s.place(o.place)
+	return 0, 0, s.install(o.install)
 }
 
-// rebase begins the store anew, with a copy that is on the disk, or none.
+// rebase replaces the content of the store, with a fetched copy or none.
 func (s *Store) rebase(v *core.Save, c *Copy) error {
 	n := s.number + 1
 	if v.Base.Index > 0 {
 		if c == nil {
-			return fmt.Errorf("the log is to begin after entry %d, of which there is no copy", v.Base.Index)
+			return fmt.Errorf("the log begins after entry %d, but there is no copy of the state there", v.Base.Index)
 		}
 		err := s.fs.Rename(c.name, s.snapName(n))
 		if err == nil {
@@ -358,7 +358,7 @@ func (s *Store) rebase(v *core.Save, c *Copy) error {
 	if err := s.begin(n, v.State); err != nil {
 		return err
 	}
-	s.clear(n)
+	s.removeBefore(n)
 	return nil
 }
 
@@ -386,13 +386,13 @@ func (s *Store) begin(n uint64, state core.State) error {
 	return nil
 }
 
-// place puts the copy of a checkpoint into its place: the store begins there from now on.
-func (s *Store) place(c *checkpoint) error {
+// install gives a checkpoint's snapshot its name: the store begins there from now on.
+func (s *Store) install(c *checkpoint) error {
 	if c.copy == nil {
 		return nil
 	}
 	if c.number < s.anchor {
-		c.copy.Discard() // the store has begun anew since
+		c.copy.Discard() // a rebase has replaced the content since
 		return nil
 	}
 	err := s.fs.Rename(c.copy.name, s.snapName(c.number))
@@ -402,12 +402,12 @@ func (s *Store) place(c *checkpoint) error {
 	if err != nil {
 		return err
 	}
-	s.clear(c.number)
+	s.removeBefore(c.number)
 	return nil
 }
 
-// clear removes what is older than the log with which the store begins. What can't be removed does no harm.
-func (s *Store) clear(n uint64) {
+// removeBefore removes the files before log n, which becomes the first. A file that cannot be removed does no harm.
+func (s *Store) removeBefore(n uint64) {
 	for i := s.anchor; i < n; i++ {
 		s.fs.Remove(s.logName(i))
 		s.fs.Remove(s.snapName(i))

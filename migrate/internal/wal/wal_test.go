@@ -24,7 +24,7 @@ import (
 
 var owner = Owner{ID: "host-a", Inc: 7}
 
-// subject is a store under test with what it has told.
+// subject is a store under test and its reports.
 type subject struct {
 	*Store
 	rec Recovered
@@ -41,7 +41,7 @@ func openStore(fsys FS, grow int64) (*subject, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer d.Close() // tests open it again while a crashed one is still there
+	defer d.Close() // tests open it again while a crashed one still exists
 	return openIn(context.Background(), d, grow)
 }
 
@@ -70,12 +70,12 @@ func (s *subject) told() (uint64, error) {
 	return s.stable, s.failed
 }
 
-// script makes changes as a core would, and knows what the store must hold after each.
+// script makes changes like a core, and tracks the expected content of the store after each.
 type script struct {
 	rng    *rand.Rand
 	seq    uint64
 	state  core.State   // after the last Save
-	states []core.State // after each, by Seq; the first is what was there
+	states []core.State // after each Save, by Seq; the first is the initial one
 }
 
 func newScript(seed uint64, from core.State) *script {
@@ -118,7 +118,7 @@ func (c *script) next(t require.TestingT) core.Save {
 	return v
 }
 
-// same reports whether a store recovered got where want was, perhaps with a later beginning.
+// same checks that a store recovered the state want, perhaps with a later Base.
 func same(got, want core.State) bool {
 	if got.Meta != want.Meta || got.Last() != want.Last() || got.Commit < want.Commit || got.Base.Index < want.Base.Index {
 		return false
@@ -150,7 +150,7 @@ func (b bytesSource) WriteTo(w io.Writer) (int64, error) {
 }
 func (b bytesSource) Release() { *b.released++ }
 
-// checkpoint takes a copy of the state as of what is committed.
+// checkpoint takes a snapshot of the state at the last committed entry.
 func (c *script) checkpoint(s *subject, released *int) {
 	st := snapshotOf(c.state)
 	st.Trim(st.Commit)
@@ -168,8 +168,8 @@ func checkCopy(t require.TestingT, r Recovered) {
 	require.Equal(t, fmt.Sprintf("state at %d of epoch %d", r.State.Base.Index, r.State.Base.Epoch), string(b))
 }
 
-// A store is crashed at a random moment, with a random part of what was not synced, and opened again, many times over. It
-// holds everything that it said it holds, and what came after that in order.
+// A store crashes at random moments, with random parts of the unsynced data, and is opened again. It must hold all saves
+// that it has reported, and any later ones in order.
 func TestCrashes(t *testing.T) {
 	for seed := range uint64(300) {
 		synctest.Test(t, func(t *testing.T) {
@@ -208,7 +208,7 @@ func TestCrashes(t *testing.T) {
 							c.seq--
 							break
 						}
-						require.NoError(t, s.Kept(copied))
+						require.NoError(t, s.Keep(copied))
 						require.NoError(t, c.state.Apply(v))
 						c.states = append(c.states, snapshotOf(c.state))
 						s.Save(v)
@@ -246,8 +246,8 @@ func TestCrashes(t *testing.T) {
 	}
 }
 
-// build makes a store with some content, all of it on the disk, and returns what it holds and how long its last log was
-// before the last change.
+// build makes a store whose content is all on the disk. It returns the content and the length of the last log before the
+// last change.
 func build(t *testing.T) (fsys *memFS, before, after core.State, sealed int) {
 	fsys = newMemFS()
 	s := mustOpen(t, fsys, 300)
@@ -279,11 +279,11 @@ func build(t *testing.T) (fsys *memFS, before, after core.State, sealed int) {
 	s.Save(v)
 	s.wg.Wait()
 	s.Close()
-	fsys.SyncDir("dir/service-svc") // so that what was removed stays so
+	fsys.SyncDir("dir/service-svc") // so that removals are permanent
 	return fsys, before, snapshotOf(c.state), sealed
 }
 
-// However much of the last write is there, the store opens with all that was before it.
+// However much of the last write is there, the store opens with everything before it.
 func TestTornTail(t *testing.T) {
 	fsys, before, after, sealed := build(t)
 	names, _ := fsys.ReadDir("dir/service-svc")
@@ -291,7 +291,7 @@ func TestTornTail(t *testing.T) {
 	name := "dir/service-svc/0000000000000002.log"
 	size := len(fsys.files[name].data)
 	for n := sealed; n <= size; n++ {
-		for _, junk := range []int{0, 1, 100} { // and what else the disk made of it
+		for _, junk := range []int{0, 1, 100} { // arbitrary bytes after it
 			torn := fsys.clone()
 			f := torn.files[name]
 			f.data = append(f.data[:n:n], bytes.Repeat([]byte{0}, junk)...)
@@ -302,7 +302,7 @@ func TestTornTail(t *testing.T) {
 			}
 			require.True(t, same(s.rec.State, want), "%d of %d bytes, %d of junk", n, size, junk)
 			checkCopy(t, s.rec)
-			// It goes on from there.
+			// It continues from there.
 			s.Save(core.Save{Seq: 1, State: core.State{Meta: want.Meta, Commit: want.Commit, Base: core.Place{Index: want.Last(), Epoch: want.Entries[len(want.Entries)-1].Epoch}}})
 			s.wg.Wait()
 			s.Close()
@@ -312,7 +312,7 @@ func TestTornTail(t *testing.T) {
 			again.Close()
 		}
 	}
-	// A log that ends before it was ever begun is no torn one.
+	// A log without a complete first frame is damaged, not torn.
 	for n := range sealed {
 		torn := fsys.clone()
 		torn.files[name].data = torn.files[name].data[:n]
@@ -328,7 +328,7 @@ func TestTornTail(t *testing.T) {
 	}
 }
 
-// With any bit flipped, of any file, the store does not open; in the last write, it opens with all that was before.
+// With any bit of any file flipped, the store does not open; if it is in the last write, it opens with everything before.
 func TestBitFlips(t *testing.T) {
 	fsys, before, after, sealed := build(t)
 	for _, name := range []string{"dir/service-svc/0000000000000002.log", "dir/service-svc/0000000000000002.snap", "dir/host"} {
@@ -361,10 +361,10 @@ func TestBitFlips(t *testing.T) {
 	gone := fsys.clone()
 	delete(gone.files, "dir/host")
 	_, err := openStore(gone, 300)
-	require.ErrorContains(t, err, "says whose it is")
+	require.ErrorContains(t, err, "but not the file")
 }
 
-// After an error nothing is said to be on the disk any more, whatever the disk says later; another start finds what was.
+// After an error the store reports no further saves, even if the disk recovers. The next Open finds what is there.
 func TestDiskErrors(t *testing.T) {
 	for _, op := range []string{"write", "sync", "rename", "syncdir", "create"} {
 		for _, cause := range []error{syscall.ENOSPC, syscall.EIO, errShort} {
@@ -416,7 +416,7 @@ func TestDiskErrors(t *testing.T) {
 	}
 }
 
-// What comes while the disk is busy shares the next write.
+// Saves that come while the disk is busy share the next write.
 func TestGroupCommit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fsys := newMemFS()
@@ -461,22 +461,22 @@ func TestDirBelongsToOne(t *testing.T) {
 	other := owner
 	other.Key[0] = 1
 	_, err = OpenDir(fsys, "dir", other, "")
-	require.ErrorContains(t, err, "not to one with the key")
+	require.ErrorContains(t, err, "not with key")
 
-	// Another host's store in it is refused.
+	// The store of another host is refused.
 	fsys, _, _, _ = build(t)
 	d, err = OpenDir(fsys, "dir", owner, "")
 	require.NoError(t, err)
 	d.Inc = 8
 	_, _, err = d.Open(t.Context(), Options{Service: "svc"})
-	require.ErrorContains(t, err, "does not belong here")
+	require.ErrorContains(t, err, "does not belong to host")
 }
 
 func TestDirLongID(t *testing.T) {
 	for _, n := range []int{resolver.MaxHostID, resolver.MaxHostID + 1, 256} {
 		fsys := newMemFS()
 		o := Owner{ID: strings.Repeat("x", n), Inc: 1}
-		for range 2 { // the second time from what is on the disk
+		for range 2 { // the second time from the disk
 			d, err := OpenDir(fsys, "dir", o, o.ID)
 			if n > resolver.MaxHostID {
 				require.ErrorContains(t, err, "over the limit of 128")
@@ -498,11 +498,11 @@ func TestEscape(t *testing.T) {
 	require.NotEqual(t, escape(long), escape(other))
 }
 
-// What a store that was removed does with the copy that it had begun to fetch is nothing to the one in its place.
+// A removed store that still discards a fetched copy does not disturb its successor.
 func TestRemovedStoreLetsGoOfItsCopies(t *testing.T) {
 	for name, end := range map[string]func(*Store, *Copy) error{
 		"discarded": func(_ *Store, c *Copy) error { c.Discard(); return nil },
-		"kept":      func(s *Store, c *Copy) error { return s.Kept(c) },
+		"kept":      func(s *Store, c *Copy) error { return s.Keep(c) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			fsys := newMemFS()
@@ -517,7 +517,7 @@ func TestRemovedStoreLetsGoOfItsCopies(t *testing.T) {
 			_, err = io.WriteString(c, "state at 5 of epoch 1")
 			require.NoError(t, err)
 			require.NoError(t, end(old.Store, late))
-			require.NoError(t, s.Kept(c))
+			require.NoError(t, s.Keep(c))
 			s.Save(core.Save{Seq: 1, Rebase: true, State: core.State{Meta: core.Meta{Term: core.Term{Epoch: 1}, Copy: true},
 				Commit: 5, Base: core.Place{Index: 5, Epoch: 1}}})
 			s.wg.Wait()
@@ -531,7 +531,7 @@ func TestRemovedStoreLetsGoOfItsCopies(t *testing.T) {
 	}
 }
 
-// A full disk, where one can be made.
+// A full disk, on systems where the test can make one.
 func TestFullDisk(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
@@ -574,7 +574,7 @@ func TestFullDisk(t *testing.T) {
 	require.ErrorIs(t, failed, syscall.ENOSPC)
 	require.Less(t, stable, uint64(30))
 	s.Close()
-	// With room again it opens, and holds what it said.
+	// With room again it opens, and holds what it has reported.
 	require.NoError(t, mountTmpfs(dir, "remount,size=2m"))
 	_, rec, err := d.Open(t.Context(), o)
 	require.NoError(t, err)
@@ -604,7 +604,7 @@ func FuzzLog(f *testing.F) {
 		if err != nil {
 			return
 		}
-		// What counts is whole by itself.
+		// The valid part can be read on its own.
 		first := st
 		if again, err := read(data[:good]); err != nil || again != good || !same(st, first) {
 			t.Fatalf("%d bytes, then %d, %v", good, again, err)

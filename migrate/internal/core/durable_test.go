@@ -9,7 +9,7 @@ import (
 	"github.com/roam-go/roam/resolver"
 )
 
-// stored is a host with a store that holds a copy: entries 1 to 4 of epoch 1, of which 1 is committed.
+// stored returns a host whose store holds entries 1 to 4 of epoch 1; entry 1 is committed.
 func stored(t *testing.T, self resolver.Host) *Core {
 	c := New(Config{Name: "svc", Self: self, Durable: true})
 	st := State{Meta: Meta{Term: Term{0, 1}, Copy: true}, Commit: 1}
@@ -25,7 +25,7 @@ func stored(t *testing.T, self resolver.Host) *Core {
 	return c
 }
 
-// acks are the indexes that are acknowledged in ms.
+// acks returns the acknowledged indexes in ms.
 func acks(ms []Outgoing) (list []uint64) {
 	for _, m := range ms {
 		if m.Msg.Type == MsgAck {
@@ -41,10 +41,12 @@ var (
 )
 
 func storedRecord(ver, epoch uint64, active resolver.Host) resolver.Record {
-	return resolver.Record{Name: "svc", Generation: 1, Version: ver, Epoch: epoch, Active: active, ISR: []resolver.Host{storedA, storedB}}
+	return resolver.Record{
+		Name: "svc", Generation: 1, Version: ver, Epoch: epoch, Active: active, ISR: []resolver.Host{storedA, storedB},
+	}
 }
 
-// What the store held of an end of the log that was cut off does not count for what takes its place.
+// Entries that the store held before the log was truncated do not count for those that replace them.
 func TestStoredStandby(t *testing.T) {
 	now := time.Second
 	c := stored(t, storedB)
@@ -76,7 +78,7 @@ func TestStoredStandby(t *testing.T) {
 	require.Equal(t, []uint64{3}, acks(c.Ready().Msgs))
 }
 
-// A host that was active begins a new epoch, at the address that it has now.
+// A host that was active begins a new epoch, at its present address.
 func TestStoredActive(t *testing.T) {
 	moved := storedA
 	moved.Addr = "a:2"
@@ -108,7 +110,7 @@ func TestStoredActive(t *testing.T) {
 	r = c.Ready()
 	require.Equal(t, Recovering, c.Role())
 	require.Empty(t, r.Msgs)
-	require.Equal(t, []Lag{{Host: "b", Entries: 4, Heard: now}}, c.Lags(nil), "of what is committed it lacks nothing")
+	require.Equal(t, []Lag{{Host: "b", Entries: 4, Unapplied: 1, Heard: now}}, c.Lags(nil), "of what is committed it lacks nothing; what it has applied it has yet to tell")
 	c.Step(now, Recv{Msg{Type: MsgAck, From: storedB, Term: Term{0, 2}, Index: 4, Round: 1}})
 	r2 := c.Ready()
 	require.EqualValues(t, 1, c.Commit(), "what it inherited is committed with the first entry of its own")
@@ -127,7 +129,7 @@ func TestStoredActive(t *testing.T) {
 	require.Equal(t, elsewhere, r.CAS.Next.ISR[1])
 }
 
-// A host that the record names, but that holds nothing, is not active and does not count.
+// A host that the record names but that has no copy does not become active and does not count.
 func TestStoreIsGone(t *testing.T) {
 	c := New(Config{Name: "svc", Self: storedA, Durable: true})
 	c.Step(time.Second, Got{Record: storedRecord(1, 1, storedA)})
@@ -171,52 +173,8 @@ func TestStateApply(t *testing.T) {
 	require.Equal(t, State{Commit: 2, Base: Place{2, 1}, Entries: []Entry{e(3, 2)}}, s)
 }
 
-// A reset that comes to nothing, asked for while the host wonders whether the active one is still there, does not keep it
-// from taking over later.
-func TestResetWhileWondering(t *testing.T) {
-	now := time.Second
-	c := stored(t, storedB)
-	rec := storedRecord(2, 2, storedA)
-	// step returns what the event, and the store's answer to it, lead to.
-	step := func(ev Event) (get bool, cas *CAS) {
-		for ev != nil {
-			c.Step(now, ev)
-			r := c.Ready()
-			ev, get = nil, get || r.Get
-			if r.CAS != nil {
-				cas = r.CAS
-			}
-			if r.Save != nil {
-				ev = Persisted{r.Save.Seq}
-			}
-		}
-		return get, cas
-	}
-	step(Got{Record: rec})
-	now += time.Second
-	get, _ := step(Tick{})
-	require.True(t, get, "it wonders")
-	_, cas := step(Reset{Record: rec})
-	require.NotNil(t, cas)
-	require.Equal(t, uint64(1), cas.Next.Loss)
-	step(CASDone{Nonce: cas.Next.Nonce, Outcome: CASRefused})
-	for range 20 {
-		if get {
-			if get, cas = step(Got{Record: rec}); cas != nil {
-				require.Equal(t, uint64(3), cas.Next.Epoch)
-				require.Zero(t, cas.Next.Loss)
-				return
-			}
-			continue
-		}
-		now += time.Second
-		get, _ = step(Tick{})
-	}
-	t.Fatal("it never takes over")
-}
-
-// What is committed already when a host becomes active is applied, and so heard of by its clients, only when its store
-// holds the new term.
+// A new active host applies already committed entries, whose results its clients see, only when its store holds the new
+// term.
 func TestStoredActiveAppliesInItsTerm(t *testing.T) {
 	now := time.Second
 	c := stored(t, storedB)
@@ -238,7 +196,7 @@ func TestStoredActiveAppliesInItsTerm(t *testing.T) {
 	require.Empty(t, c.Tail(c.applied))
 }
 
-// A host that nobody hears speaks to the active one at the address that the record shows, though it knew another.
+// A host without contact sends to the active host at the address in the record, even if it knew another one.
 func TestLeaderMoved(t *testing.T) {
 	now := time.Second
 	c := stored(t, storedB)
@@ -262,7 +220,7 @@ func TestLeaderMoved(t *testing.T) {
 	require.Equal(t, "a:2", to[len(to)-1])
 }
 
-// turn gives c an event, and what its store and the resolver, which shows rec, answer to that. It returns what c proposes.
+// turn steps c with an event and answers its saves and reads of the record, which is rec. It returns the proposal of c.
 func turn(c *Core, now time.Duration, rec resolver.Record, ev Event) (cas *CAS) {
 	for ev != nil {
 		c.Step(now, ev)
@@ -281,7 +239,7 @@ func turn(c *Core, now time.Duration, rec resolver.Record, ev Event) (cas *CAS) 
 	return cas
 }
 
-// That the process of an earlier active host is gone says nothing about the one that took over.
+// A report that an earlier active host's process is gone does not affect the host that took over.
 func TestDownInEarlierTerm(t *testing.T) {
 	now := time.Second
 	third := resolver.Host{ID: "c", Incarnation: 1, Addr: "c:1"}
@@ -305,7 +263,7 @@ func TestDownInEarlierTerm(t *testing.T) {
 	require.NotNil(t, turn(c, now, rec, Tick{}), "which was silent for too long")
 }
 
-// That nothing listens where the active host was says nothing about where it is.
+// A refused connection at an earlier address of the active host does not affect the present one.
 func TestDownAtOldAddress(t *testing.T) {
 	now := time.Second
 	c := stored(t, storedB)
@@ -318,76 +276,4 @@ func TestDownAtOldAddress(t *testing.T) {
 	now += 60 * time.Millisecond
 	require.Nil(t, turn(c, now, rec, PeerDown{storedA}))
 	require.NotNil(t, turn(c, now, rec, PeerDown{moved}))
-}
-
-// A reset that is given up is not asked for again.
-func TestCancelReset(t *testing.T) {
-	now := time.Second
-	c := stored(t, storedB)
-	rec := storedRecord(1, 1, storedA)
-	turn(c, now, rec, Got{Record: rec})
-	cas := turn(c, now, rec, Reset{Record: rec})
-	require.NotNil(t, cas)
-	require.EqualValues(t, 1, cas.Next.Loss)
-	turn(c, now, rec, CancelReset{})
-	turn(c, now, rec, CASDone{Nonce: cas.Next.Nonce, Outcome: CASUnknown})
-	for range 100 {
-		now += 100 * time.Millisecond
-		require.Nil(t, turn(c, now, rec, Recv{Msg{Type: MsgAppend, From: storedA, Term: Term{0, 1}, Prev: 1, PrevEpoch: 1, Commit: 1, Round: 1}}))
-	}
-	// It had been made all the same.
-	rec = cas.Next
-	rec.Generation, rec.Version = 1, 2
-	turn(c, now, rec, Got{Record: rec})
-	require.True(t, c.Role().Active())
-}
-
-// A reset that is given up leaves the doubt about what was proposed before: that is proposed again until it has an outcome.
-func TestCancelResetInDoubt(t *testing.T) {
-	now := time.Second
-	c := stored(t, storedB)
-	rec := storedRecord(1, 1, storedA)
-	turn(c, now, rec, Got{Record: rec})
-	turn(c, now, rec, Recv{Msg{Type: MsgAppend, From: storedA, Term: Term{0, 1}, Prev: 1, PrevEpoch: 1, Commit: 1, Round: 1}})
-	now += 60 * time.Millisecond
-	promote := turn(c, now, rec, PeerDown{storedA})
-	require.NotNil(t, promote)
-	for range 2 {
-		reset := turn(c, now, rec, Reset{Record: rec})
-		require.NotNil(t, reset)
-		require.NotEqual(t, promote.Next.Nonce, reset.Next.Nonce)
-	}
-	again := turn(c, now, rec, CancelReset{})
-	require.NotNil(t, again)
-	require.Equal(t, *promote, *again)
-	require.Nil(t, turn(c, now, rec, CancelReset{}))
-}
-
-// Where the resolver has forgotten the service, hosts that know the same of it do not begin the same when they reset it, and the
-// later reset counts for more.
-func TestResetsOfForgottenDiffer(t *testing.T) {
-	reset := func(self resolver.Host, at int64) uint64 {
-		c := stored(t, self)
-		turn(c, time.Second, resolver.Record{}, Got{Record: storedRecord(1, 1, storedA)})
-		cas := turn(c, time.Second, resolver.Record{}, Reset{At: at})
-		require.NotNil(t, cas)
-		return cas.Next.Loss
-	}
-	storedC := resolver.Host{ID: "c", Incarnation: storedB.Incarnation, Addr: "c:1"}
-	const now = 1_700_000_000_000
-	require.Less(t, reset(storedB, now), reset(storedC, now+2000))
-	require.Less(t, reset(storedC, now), reset(storedB, now+2000))
-	require.NotEqual(t, reset(storedB, now), reset(storedC, now))
-	require.NotEqual(t, reset(storedB, -5), reset(storedC, -5)) // whose clocks are wrong
-	require.Positive(t, reset(storedB, -5))
-}
-
-// A record that has changed since a reset was thought of is not reset.
-func TestResetOfAnotherRecord(t *testing.T) {
-	c := stored(t, storedB)
-	old := storedRecord(1, 1, storedA)
-	rec := storedRecord(2, 2, storedA)
-	turn(c, time.Second, rec, Got{Record: rec})
-	cas := turn(c, time.Second, rec, Reset{Record: old})
-	require.EqualValues(t, 1, cas.Expect)
 }

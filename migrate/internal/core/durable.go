@@ -7,38 +7,38 @@ import (
 	"github.com/roam-go/roam/resolver"
 )
 
-// Meta is what a host that has a store must not forget besides its log, for all that it says to others rests on it: no
-// message and no proposal leaves before the store holds the Meta of that moment.
+// Meta is the state besides the log that a host with a store must not forget. No message and no proposal leaves before the
+// store holds the Meta of that moment.
 //
-// So a host that starts again with its store has never spoken in a higher term than it remembers. It may begin such a term
-// if the record gives it to this host; the term that it remembers it never takes up again, since others may hold entries of
-// it that are lost here.
+// So a host that restarts with its store has never sent a message in a higher term than the stored one. It may begin a
+// higher term if the record gives it to this host. It never resumes the stored term, since other hosts may hold entries of
+// it that this host has lost.
 type Meta struct {
 	Term       Term
-	Copy       bool   // it holds a copy: the log means something
-	Invitation uint64 // number of the invitation under which it holds the copy; 0: it was a member when the term began
+	Copy       bool   // it holds a copy; the log means nothing without one
+	Invitation uint64 // number of the invitation for which it holds the copy; 0: it was a member when the term began
 	Counted    bool   // the active host may count on the log
 	Fresh      Term   // the term that this host may begin with an empty copy
-	Gen        uint64 // of the resolver, as far as is known
+	Gen        uint64 // last known generation of the resolver
 }
 
-// Place is that of an entry in the log.
+// Place identifies an entry of the log.
 type Place struct{ Index, Epoch uint64 }
 
-// State is all that a store keeps.
+// State is the content of a store.
 type State struct {
 	Meta
-	Commit  uint64 // at least so much was committed
-	Matched uint64 // the log equals that of the active host of Term at least up to here
-	Base    Place  // the log begins after this entry; what is up to it is in the copy
+	Commit  uint64 // the entries up to here are committed, possibly more
+	Matched uint64 // the log equals that of Term's active host up to here, possibly further
+	Base    Place  // the log begins after this entry; the copy includes the entries up to it
 	Entries []Entry
 }
 
-// Save is a change of what the store keeps; it is made as a whole or not at all, and after those with lower numbers.
+// Save is a change of the store's content. The store makes changes atomically and in the order of Seq.
 type Save struct {
 	Seq uint64
-	// Rebase makes the log begin anew after Base: that of the copy that was restored last, or of an empty one. Otherwise
-	// the entries after Base are replaced.
+	// Rebase replaces the whole log by one that begins after Base: that of the last restored copy, or of an empty one.
+	// Otherwise Entries replace the entries after Base.
 	Rebase bool
 	State
 }
@@ -46,7 +46,7 @@ type Save struct {
 // Last is the index of the last entry.
 func (s *State) Last() uint64 { return s.Base.Index + uint64(len(s.Entries)) }
 
-// At returns the epoch of the entry at i; false if i is not from Base to the last.
+// At returns the epoch of the entry at i; false if i is before Base or after the last entry.
 func (s *State) At(i uint64) (uint64, bool) {
 	switch {
 	case i == s.Base.Index:
@@ -57,7 +57,7 @@ func (s *State) At(i uint64) (uint64, bool) {
 	return s.Entries[i-s.Base.Index-1].Epoch, true
 }
 
-// Apply makes the change v. An error means that v does not belong to s.
+// Apply makes the change v. It returns an error if v does not fit s.
 func (s *State) Apply(v Save) error {
 	for i, e := range v.Entries {
 		if e.Index != v.Base.Index+uint64(i)+1 {
@@ -69,19 +69,19 @@ func (s *State) Apply(v Save) error {
 		base, entries = v.Base, slices.Clone(v.Entries)
 	} else {
 		if epoch, ok := s.At(v.Base.Index); !ok || epoch != v.Base.Epoch {
-			return fmt.Errorf("a change after entry %d of epoch %d, of a log with the entries %d to %d",
+			return fmt.Errorf("change after entry %d of epoch %d does not fit a log with entries %d to %d",
 				v.Base.Index, v.Base.Epoch, s.Base.Index+1, s.Last())
 		}
 		entries = append(entries[:v.Base.Index-base.Index], v.Entries...)
 	}
 	if last := base.Index + uint64(len(entries)); v.Commit > last || v.Matched > last {
-		return fmt.Errorf("entry %d is committed and %d matched, but %d is the last", v.Commit, v.Matched, last)
+		return fmt.Errorf("entry %d committed and %d matched, but the last is %d", v.Commit, v.Matched, last)
 	}
 	s.Meta, s.Commit, s.Matched, s.Base, s.Entries = v.Meta, v.Commit, v.Matched, base, entries
 	return nil
 }
 
-// Trim moves Base up to i, whose state the copy holds from now on.
+// Trim moves Base up to i. The copy must include the entries up to i.
 func (s *State) Trim(i uint64) {
 	if i > s.Base.Index {
 		epoch, _ := s.At(i)
@@ -90,22 +90,22 @@ func (s *State) Trim(i uint64) {
 	}
 }
 
-// saving is what the store has been given, and what of that it holds.
+// saving tracks what the core has passed to the store and how much of it the store holds.
 type saving struct {
-	seq        uint64 // of the last Save
-	meta       Meta   // in it
-	metaSeq    uint64 // of the Save in which Meta changed last
-	givenIndex uint64 // the log up to here was in a Save
-	truncated  bool   // given went down since
-	rebased    bool   // the log was begun anew since
+	seq        uint64 // Seq of the last Save
+	meta       Meta   // Meta of the last Save
+	metaSeq    uint64 // Seq of the last Save that changed Meta
+	givenIndex uint64 // the saves include the log up to here
+	truncated  bool   // givenIndex went down since the last Save
+	rebased    bool   // the log was replaced since the last Save
 
-	durableSeq uint64        // the store holds all up to this Save,
-	durable    uint64        // and with it the log up to here
-	queue      []pendingSave // of the Saves after done
+	durableSeq uint64        // the store holds every Save up to this one
+	durable    uint64        // the store holds the log up to here
+	queue      []pendingSave // the saves after durableSeq
 	held       []heldMsg
 }
 
-// pendingSave is how far the log goes with a Save, or how much is left of that.
+// pendingSave is the last index of the log with a Save, lower if the log was truncated since.
 type pendingSave struct{ seq, index uint64 }
 
 // heldMsg is a message that waits until the store holds a Save.
@@ -114,7 +114,7 @@ type heldMsg struct {
 	out Outgoing
 }
 
-// maxHeld bounds the messages that wait for the store; all are sent again when they are lost.
+// maxHeld bounds the messages that wait for the store. The protocol resends those that are lost.
 const maxHeld = 4096
 
 func (c *Core) meta() Meta {
@@ -125,7 +125,7 @@ func (c *Core) meta() Meta {
 	return m
 }
 
-// durableIndex is the index up to which the store holds the log: what this host may count for.
+// durableIndex is the index up to which the store holds the log, and up to which this host may count as holding it.
 func (c *Core) durableIndex() uint64 {
 	if !c.cfg.Durable {
 		return ^uint64(0)
@@ -133,7 +133,7 @@ func (c *Core) durableIndex() uint64 {
 	return c.saving.durable
 }
 
-// metaDurable reports whether the store holds what this host must not forget.
+// metaDurable reports whether the store holds the present Meta.
 func (c *Core) metaDurable() bool {
 	v := &c.saving
 	return !c.cfg.Durable || v.meta == c.meta() && v.metaSeq <= v.durableSeq
@@ -152,7 +152,7 @@ func (c *Core) truncate(i uint64) {
 	}
 }
 
-// rebase makes the log empty, to go on after entry i of epoch e.
+// rebase empties the log, which then continues after entry i of epoch e.
 func (c *Core) rebase(i, e uint64) {
 	c.log.reset(i, e)
 	v := &c.saving
@@ -162,7 +162,7 @@ func (c *Core) rebase(i, e uint64) {
 	}
 }
 
-// save gives the store what is new, and holds back what rests on it.
+// save passes what is new to the store, and holds back messages until the store has the Meta that they depend on.
 func (c *Core) save() {
 	if !c.cfg.Durable {
 		return
@@ -197,10 +197,10 @@ func (c *Core) save() {
 	}
 }
 
-// persisted notes that the store holds everything up to a Save.
+// persisted records that the store holds every Save up to seq.
 func (c *Core) persisted(seq uint64) {
 	v := &c.saving
-	c.assert(seq <= v.seq, "the store holds save %d, the last was %d", seq, v.seq)
+	c.assert(seq <= v.seq, "the store reports save %d, the last was %d", seq, v.seq)
 	if seq <= v.durableSeq {
 		return
 	}
@@ -221,8 +221,8 @@ func (c *Core) persisted(seq uint64) {
 	}
 }
 
-// Checkpoint is the state as the store has been given it, with a copy that was captured at index; false if the log does not
-// go back to there any more, or the copy was released.
+// Checkpoint is the state passed to the store so far, for a copy captured at index; false if the log no longer reaches back to
+// there, or the copy was released.
 func (c *Core) Checkpoint(index uint64) (State, bool) {
 	epoch, ok := c.log.epochAt(index)
 	if !ok || !c.hasState || index > c.applied {
@@ -234,9 +234,9 @@ func (c *Core) Checkpoint(index uint64) (State, bool) {
 	}, true
 }
 
-// recovered takes up what the store held.
+// recovered adopts the content of the store.
 func (c *Core) recovered(ev Recovered) {
-	c.assert(c.cfg.Durable && c.saving.seq == 0 && c.term == Term{}, "recovers too late")
+	c.assert(c.cfg.Durable && c.saving.seq == 0 && c.term == Term{}, "recovered is not the first event")
 	st := ev.State
 	c.term, c.freshTerm = st.Term, st.Fresh
 	c.rec = resolver.Record{Generation: st.Gen}

@@ -1,0 +1,228 @@
+package migrate
+
+import (
+	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/migrate/internal/serve"
+	"github.com/roam-go/roam/migrate/internal/transfer"
+	"github.com/roam-go/roam/migrate/internal/wire"
+	"github.com/roam-go/roam/resolver"
+	"github.com/roam-go/roam/transport"
+	"github.com/roam-go/roam/transport/msgpack"
+)
+
+// accept returns the handler of a connection that another host or a client has made, or nil if the node is closed.
+func (n *Node) accept(c transport.Conn) transport.Handler {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return nil
+	}
+	s := &inbound{node: n, conn: serve.Conn{Conn: c}}
+	n.inbound[s] = struct{}{}
+	return s
+}
+
+// inbound is a connection that was made to this node. Only the reading goroutine uses its fields, except conn.
+type inbound struct {
+	node *Node
+	conn serve.Conn
+	host resolver.Host // the host that calls; zero for a client
+	used map[string]*Service
+	todo *Service // has items of this connection in its inbox, and starts at the end of the burst
+
+	asked *Service // the service of the client's last request
+	last  *Service // the service of the host's last message
+
+	upload transfer.Upload // the snapshot that the host fetches on this connection
+}
+
+// Handle implements [transport.Handler].
+func (c *inbound) Handle(conn transport.Conn, r *transport.Request) {
+	if !r.More {
+		defer c.lend(conn)
+	}
+	switch r.Method {
+	case wire.MethodMsg:
+		c.handleMsg(r)
+	case wire.MethodHello:
+		r.Reply(c.handleHello(r))
+	case wire.MethodOpen, wire.MethodDo, wire.MethodQuery, wire.MethodListen, wire.MethodLeave, wire.MethodReady, wire.MethodPark:
+		c.handleClient(r)
+	default:
+		if !c.node.offers.Handle(&c.upload, c.host, r) && r.IsCall() {
+			r.Reply(nil, transport.Errorf(transport.CodeNoMethod, "migrate: no method %s", r.Method))
+		}
+	}
+}
+
+// post gives an item to a service, whose loop starts when the burst, or its part for this service, has been read.
+func (c *inbound) post(s *Service, it item) {
+	if c.todo != s {
+		c.work()
+		c.todo = s
+	}
+	s.loop.Put(it)
+}
+
+// work starts the loop of the service that post gave items to.
+func (c *inbound) work() {
+	if s := c.todo; s != nil {
+		c.todo = nil
+		s.work(nil)
+	}
+}
+
+// lend is the last thing that Handle does: work on the reading goroutine, whose place another one may take meanwhile.
+func (c *inbound) lend(conn transport.Conn) {
+	if s := c.todo; s != nil {
+		c.todo = nil
+		lender, _ := conn.(transport.Lender)
+		s.work(lender)
+	}
+}
+
+// Closed implements [transport.Handler].
+func (c *inbound) Closed(_ transport.Conn, err error) {
+	c.conn.Ended()
+	c.upload.Closed(err)
+	c.work()
+	n := c.node
+	n.mu.Lock()
+	delete(n.inbound, c)
+	n.mu.Unlock()
+	for _, s := range c.used {
+		s.post(item{kind: itemGone, from: c})
+	}
+	if c.host.ID != "" {
+		// This node's own connection to that host shows whether it has died.
+		n.links.Probe(c.host)
+	}
+}
+
+// handleHello answers a host that introduces itself. The host must have proved the key that it names.
+func (c *inbound) handleHello(r *transport.Request) ([]byte, error) {
+	var h wire.HostHello
+	if err := msgpack.UnmarshalSmall(r.Params, &h); err != nil {
+		return nil, transport.Errorf(transport.CodeBadMessage, "migrate: hello of a host: %v", err)
+	}
+	if h.Host.ID == "" || h.Host.Key != c.conn.Peer().Key {
+		return nil, transport.Errorf(CodeForbidden, "migrate: host %q has not proved the key that it names", h.Host.ID)
+	}
+	c.host = h.Host
+	return transport.Marshal(wire.HostHello{Host: c.node.self})
+}
+
+// handleMsg gives a host's message to the service's loop.
+func (c *inbound) handleMsg(r *transport.Request) {
+	name, msg, err := wire.UnmarshalMsgParams(r.Params)
+	if err != nil || c.host.ID == "" {
+		c.node.log.Warn("message from a host refused", "addr", c.conn.Peer().Addr, "err", err)
+		c.conn.Close()
+		return
+	}
+	s := c.last
+	if s == nil || s.name != string(name) || s.over.Load() {
+		if s = c.node.service(string(name)); s == nil {
+			return
+		}
+		c.last = s
+	}
+	m, err := core.ReadMsg(msg)
+	if err != nil || m.From.ID != c.host.ID || m.From.Incarnation != c.host.Incarnation {
+		c.node.log.Warn("message from a host refused", "service", s.name, "from", c.host.ID, "err", err)
+		c.conn.Close()
+		return
+	}
+	m.From = c.host
+	c.enter(len(msg))
+	c.post(s, item{kind: itemEvent, from: c, size: len(msg), ev: core.Recv{Msg: m}})
+}
+
+// handleClient reads a client's request and gives it to the service's loop.
+func (c *inbound) handleClient(r *transport.Request) {
+	var (
+		p    any
+		name *string
+	)
+	q := serve.NewRequest(&c.conn, r)
+	latest := ""
+	if c.asked != nil {
+		latest = c.asked.name
+	}
+	switch r.Method {
+	case wire.MethodOpen:
+		v := new(wire.OpenParams)
+		p, name = v, &v.Service
+	case wire.MethodDo:
+		if err := q.Do.Unmarshal(r.Params, latest); err != nil {
+			c.malformed(r, err)
+			return
+		}
+		p, name = &q.Do, &q.Do.Service
+	case wire.MethodQuery:
+		v := new(wire.QueryParams)
+		p, name = v, &v.Service
+	case wire.MethodListen:
+		v := new(wire.ListenParams)
+		p, name = v, &v.Service
+	case wire.MethodLeave:
+		v := new(wire.LeaveParams)
+		p, name = v, &v.Service
+	case wire.MethodReady:
+		v := new(wire.ReadyParams)
+		p, name = v, &v.Service
+	case wire.MethodPark:
+		v := new(wire.ParkParams)
+		p, name = v, &v.Service
+	}
+	if r.Method != wire.MethodDo {
+		if err := msgpack.UnmarshalSmall(r.Params, p); err != nil {
+			c.malformed(r, err)
+			return
+		}
+	}
+	s := c.asked
+	if *name != latest {
+		s = c.used[*name]
+	}
+	if s == nil || s.over.Load() {
+		if s = c.node.service(*name); s == nil {
+			r.Reply(nil, transport.Errorf(CodeNotActive, "migrate: host %s does not host service %s", c.node.self.ID, *name))
+			return
+		}
+		if c.used == nil {
+			c.used = make(map[string]*Service)
+		}
+		c.used[*name] = s
+	}
+	c.asked = s
+	c.take(q)
+	c.post(s, item{kind: itemClient, req: q, params: p})
+}
+
+// malformed refuses a request whose params can't be read.
+func (c *inbound) malformed(r *transport.Request, err error) {
+	r.Reply(nil, transport.Errorf(transport.CodeBadMessage, "migrate: %s: %v", r.Method, err))
+}
+
+// take admits a request, whose params have been decoded and are dropped.
+func (c *inbound) take(q *serve.Request) {
+	q.Params = nil
+	c.enter(q.Size())
+}
+
+// enter waits until the intake has room, or the connection has ended. Before it waits, it starts the loop, so that items already
+// admitted do not wait with it.
+func (c *inbound) enter(size int) {
+	if !c.conn.TryEnter(size) {
+		c.work()
+		c.conn.Enter(size)
+	}
+}
+
+// eachService gives an event to all services.
+func (n *Node) eachService(ev core.Event) {
+	for _, s := range n.Services() {
+		s.post(item{kind: itemEvent, ev: ev})
+	}
+}
