@@ -107,7 +107,7 @@ func (r *Replica) Touch() { r.dirty = true }
 // copy that belongs to it.
 func (r *Replica) Align() error {
 	if !r.core.Switching() {
-		return nil
+		return r.core.Err()
 	}
 	r.dirty = true
 	return r.Settle()

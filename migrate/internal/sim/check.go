@@ -179,6 +179,9 @@ func sameEntry(a, b core.Entry) bool {
 
 // stepped notes what a step of p's core has changed: whether it is active, and what is committed.
 func (k *checker) stepped(p *proc) {
+	if err := p.core.Err(); err != nil {
+		panic(err)
+	}
 	if t := p.core.Term(); p.core.Role().Active() && p.watch.activeIn != t {
 		p.watch.activeIn = t
 		k.activated(p)

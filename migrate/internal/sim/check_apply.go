@@ -64,7 +64,7 @@ func (k *checker) poisoned(p *proc, e core.Entry) {
 		return // A host that starts again with its disk goes on where it died: its operator is told by that.
 	}
 	if !p.core.Role().Active() {
-		if k.w.prof.batch == 0 && k.w.prof.load.kind == loadNone { // else it was active when the entry was pushed
+		if p.watch.activeIn == (core.Term{}) { // else it may have been active when it committed the entry
 			k.failf("%s applies %s, which no host has survived", p, entry(e))
 		}
 		return

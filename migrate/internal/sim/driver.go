@@ -18,7 +18,7 @@ func (p *proc) align() { p.check(p.replica.Align()) }
 
 // check fails the run if the replica would halt.
 func (p *proc) check(err error) {
-	if err != nil {
+	if err != nil && p.core.Err() == nil {
 		p.w.failf("%s halts: %v", p, err)
 	}
 	p.w.chk.stepped(p)
