@@ -30,7 +30,7 @@ func (h *clientHost) Post(f func())  { (*Service)(h).call(f) }
 func (h *clientHost) Go(f func())    { h.node.wg.Go(f) }
 func (h *clientHost) Spawn(f func()) { h.node.appliers.Spawn(f) }
 
-func (h *clientHost) NotActive(rec resolver.Record) error       { return (*Service)(h).notActive(rec) }
-func (h *clientHost) Validates() bool                           { return validates(h.replica.Machine()) }
-func (h *clientHost) ConcurrentQueries(m *machine.Machine) bool { return concurrentQueries(m) }
-func (h *clientHost) Ready(gone bool)                           { (*Service)(h).clientReady(gone) }
+func (h *clientHost) NotActive(rec resolver.Record) error { return (*Service)(h).notActive(rec) }
+func (h *clientHost) Validates() bool                     { return validates(h.replica.Machine()) }
+func (h *clientHost) ConcurrentQueries() bool             { return concurrentQueries(h.replica.Machine()) }
+func (h *clientHost) Ready(gone bool)                     { (*Service)(h).clientReady(gone) }

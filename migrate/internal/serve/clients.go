@@ -9,7 +9,8 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// Clients serves the clients of one service on one host. Its methods, except Init, are called on the service's loop.
+// Clients serves the clients of one service on one host. Its methods, except Init, are called on the service's loop. Every idle
+// service has one, so that it must stay small.
 type Clients struct {
 	host     Host
 	registry registry
@@ -19,8 +20,7 @@ type Clients struct {
 	expiry   expiry
 	stats    commandStats
 
-	result     []byte // buffer for the replies of commands
-	connClosed bool   // a connection with requests in flight is closed, and they are still kept
+	connClosed bool // a connection with requests in flight is closed, and they are still kept
 }
 
 // Init initializes c. The host need not be complete yet: Init does not call it.

@@ -2,6 +2,7 @@ package serve
 
 import (
 	"bytes"
+	"sync"
 
 	"github.com/roam-go/roam/migrate/internal/core"
 	"github.com/roam-go/roam/migrate/internal/machine"
@@ -71,16 +72,24 @@ func (c *Clients) order(r *Request, p *wire.DoParams, body []byte, refusal error
 	}
 }
 
+// replyBuffers holds buffers for encoded replies.
+var replyBuffers = sync.Pool{New: func() any { return new([]byte) }}
+
+// maxPooled is the size up to which a buffer is used again.
+const maxPooled = 64 << 10
+
 // reply answers a command that is applied.
 func (c *Clients) reply(r *Request, a *machine.Result) {
 	c.stats.answered++
 	replicas := uint32(c.host.Core().Replicas())
 	if a.Err == nil {
 		res := wire.DoResult{Index: a.Index, Epoch: a.Epoch, Replicas: replicas, Reply: a.Reply}
-		c.result = wire.AppendDoResult(c.result[:0], &res)
-		r.Reply(c.result, nil)
-		if cap(c.result) > 64<<10 {
-			c.result = nil
+		buf := replyBuffers.Get().(*[]byte)
+		result := wire.AppendDoResult((*buf)[:0], &res)
+		r.Reply(result, nil)
+		if cap(result) <= maxPooled {
+			*buf = result
+			replyBuffers.Put(buf)
 		}
 		return
 	}
@@ -108,7 +117,7 @@ func (c *Clients) Read(id uint64) {
 		return
 	}
 	c.stats.queries++
-	ask := func(m *machine.Machine) {
+	answer := func(m *machine.Machine) {
 		index, epoch := m.Applied()
 		reply, err := m.Query(q.body)
 		c.host.Post(func() {
@@ -122,12 +131,14 @@ func (c *Clients) Read(id uint64) {
 			}
 		})
 	}
-	if m := c.host.Machine(); c.host.ConcurrentQueries(m) && c.host.Core().CaughtUp() {
-		// Everything acknowledged is applied: by this host before it was acknowledged, or before this host's epoch began.
-		c.host.Spawn(func() { ask(m) })
+	if c.host.ConcurrentQueries() && c.host.Core().CaughtUp() {
+		// All acknowledged entries are applied: this host applies an entry before it acknowledges it, and has applied the entries
+		// of earlier epochs.
+		m := c.host.Machine()
+		c.host.Spawn(func() { answer(m) })
 		return
 	}
-	c.host.Later(ask)
+	c.host.Later(answer)
 }
 
 // ReadsFailed refuses all queries: the client must ask another host, or again.

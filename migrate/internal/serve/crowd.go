@@ -36,7 +36,7 @@ type crowd struct {
 	queue  []*Conn            // those of them to be notified that this host is active; some may not be parked any more
 
 	next      *resolver.Host // the host that clients were asked to connect to
-	announced int            // the number of clients when the spread was last announced
+	announced int32          // the number of clients when the spread was last announced
 	pending   bool           // the spread is to be announced; survives reset because its timer does
 }
 
@@ -74,7 +74,7 @@ func (w *crowd) take(n int) (conns []transport.Conn) {
 // doubled reports whether there are twice as many clients as when the spread was last announced. It returns false while parked
 // clients are being notified: that is more urgent.
 func (w *crowd) doubled(clients int) bool {
-	return clients >= 2*max(w.announced, SpreadFrom) && len(w.queue) == 0
+	return clients >= 2*max(int(w.announced), SpreadFrom) && len(w.queue) == 0
 }
 
 // spread returns the time over which clients without a waiting request should reconnect if they lose this host.
@@ -170,7 +170,7 @@ func (c *Clients) announceSpread() {
 			if !c.crowd.doubled(n) {
 				return
 			}
-			c.crowd.announced = n
+			c.crowd.announced = int32(n)
 			c.notifyAll(wire.MethodSpread, wire.SpreadParams{Service: c.host.Config().Service, SpreadMS: spread(n).Milliseconds()})
 		})
 	})

@@ -38,8 +38,8 @@ type Host interface {
 	NotActive(rec resolver.Record) error
 	// Validates reports whether the service validates commands before they are ordered.
 	Validates() bool
-	// ConcurrentQueries reports whether the service of m allows queries during Apply. The applier calls it.
-	ConcurrentQueries(m *machine.Machine) bool
+	// ConcurrentQueries reports whether the service allows queries during Apply.
+	ConcurrentQueries() bool
 	// Ready is called during a move, once for each client that [Clients.Prepare] counted: when it is connected to the next host,
 	// or with gone set when it has disconnected from this one instead.
 	Ready(gone bool)

@@ -11,7 +11,8 @@ import (
 func (c *Clients) open(r *Request, p *wire.OpenParams) {
 	key := r.conn.Peer().Key
 	if c.registry.find(r.conn, p.Session) == nil && c.registry.onConn(r.conn) >= MaxSessionsPerConn {
-		r.Reply(nil, transport.Errorf(wire.CodeTooLarge, "migrate: service %s: %d sessions are open on the connection, and no more are allowed",
+		r.Reply(nil, transport.Errorf(wire.CodeTooLarge,
+			"migrate: service %s: %d sessions are open on the connection, and no more are allowed",
 			c.host.Config().Service, MaxSessionsPerConn))
 		return
 	}
