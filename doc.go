@@ -1,184 +1,181 @@
-// Package roam is about services that move from host to host while they run, and whose clients do not notice. It
-// holds no code; the parts are packages of their own:
+// Package roam documents a library for stateful services that move between hosts while they run, without interrupting their
+// clients. It contains no code. The library consists of these packages:
 //
-//   - [github.com/roam-go/roam/migrate]: hosts a service (Node), follows one (Client), and moves it. A service is a
-//     migrate.Migratable.
-//   - [github.com/roam-go/roam/resolver]: maps the name of a service to the record of who serves it, changed by
-//     compare-and-swap alone.
-//   - [github.com/roam-go/roam/transport]: calls and notifications between processes: MessagePack-RPC over TLS 1.3,
-//     or a network in memory.
-//   - [github.com/roam-go/roam/chatcore]: a chat room that roams, and a client for it.
+//   - [github.com/roam-go/roam/migrate] hosts a service (Node), moves it, and connects clients to it (Client). A service
+//     implements migrate.Migratable.
+//   - [github.com/roam-go/roam/resolver] maps the name of a service to a record of its hosts, which changes only by
+//     compare-and-swap.
+//   - [github.com/roam-go/roam/transport] carries calls and notifications between processes: MessagePack-RPC over TLS 1.3,
+//     or an in-memory network.
+//   - [github.com/roam-go/roam/chatcore] is a chat room built on migrate, and its client.
 //
-// # Use
+// # Usage
 //
-// A service is a deterministic state machine with three methods, Apply, Snapshot and Restore. Any process may host
-// it:
+// A service is a deterministic state machine with three methods: Apply, Snapshot and Restore. Any process can host it:
 //
 //	tr, err := transport.NewTCP(transport.TCPConfig{})
 //	res, err := resolver.NewClient(resolver.ClientConfig{Transport: tr, Server: transport.Peer{Addr: "10.0.0.1:8000"}})
 //	node, err := migrate.NewNode(migrate.NodeConfig{Resolver: res, Transport: tr, Advertise: "10.0.0.2"})
 //	svc, err := node.Host(ctx, "counter.example", newCounter, migrate.Policy{Every: 30 * time.Second})
-//	report, err := svc.Handoff(ctx, "") // now, to a host of the policy's choice; or leave it to the policy
-//	err = node.Shutdown(ctx)            // hands everything over, then leaves
+//	report, err := svc.Handoff(ctx, "") // move now, to a host chosen by the policy; otherwise the policy's timer moves it
+//	err = node.Shutdown(ctx)            // hand over all services, then leave
 //
-// and a client dials its name:
+// A client dials the name:
 //
 //	c, err := migrate.Dial(ctx, "counter.example", migrate.ClientConfig{Resolver: res, Transport: tr})
-//	reply, err := c.Do(ctx, []byte("+1"))          // executed exactly once, whatever moved or died meanwhile
-//	for ev, err := range c.Events(ctx, 0) { ... } // what the service publishes; goes on after a move
+//	reply, err := c.Do(ctx, []byte("+1"))          // takes effect exactly once, across moves and failovers
+//	for ev, err := range c.Events(ctx, 0) { ... } // events of the service; continues after a move
 //
-// The package's example is a whole program.
+// The package example is a complete program.
 //
-// # What a caller must do
+// # Duties of the caller
 //
-//  1. Write a service that depends on its commands alone: no clock, no random numbers, no order of a map. Hosts
-//     compare hashes of what they did, and a host that differs takes a fresh copy; nobody can repair a service that
-//     differs anew each time. Package migratetest tests it.
-//  2. Make Snapshot cheap whatever the size of the state, for instance by copying on write: nothing is applied
-//     meanwhile.
-//  3. Give every process the same policy for a service, and a name of its own (migrate.NodeConfig) if it is to be
-//     told from others in records and logs. The default is made from its key. Where no acknowledged command may ever
-//     depend on one host alone, set Policy.MinInSync to 2.
-//  4. Run one resolver for all, with a file (resolver.ServerConfig): records must outlive it. resolver.Memory serves
-//     a single process.
-//  5. Keep the keys of the resolver and of hosts with a directory in files (transport.LoadIdentity): without one a
-//     process has a new key each time it starts. Pin keys where they are known: hosts and clients pin one another by
-//     the record, so that it is the resolver's key that has to be pinned (resolver.ClientConfig), and who may change a
-//     record that has to be said (resolver.ServerConfig).
-//  6. Leave with Shutdown. Close is what a crash looks like to the others.
-//  7. Look at errors that end a client, migrate.ErrSessionExpired and migrate.ErrStateLost: only the program knows
-//     whether to go on with a new session.
+//  1. Write a deterministic service. Its behavior must depend only on its commands, not on the clock, random numbers or map
+//     iteration order. Hosts compare hashes of their execution, and a host that diverges fetches a fresh copy. A service that
+//     diverges again and again cannot be repaired. Package migratetest tests a service.
+//  2. Make Snapshot fast for any size of the state, for example by copy-on-write. No command is applied while it runs.
+//  3. Use the same policy for a service in every process. If hosts should be identifiable in records and logs, give each a
+//     name (migrate.NodeConfig.ID); it defaults to one derived from the key. If an acknowledged command must never depend on a
+//     single host, set Policy.MinInSync to 2.
+//  4. Run one resolver for all processes, with a file (resolver.ServerConfig), because records must survive a restart.
+//     resolver.Memory serves a single process.
+//  5. Keep the keys of the resolver, and of hosts with a directory, in files (transport.LoadIdentity). Otherwise a process has
+//     a new key after each start. Pin the resolver's key (resolver.ClientConfig); hosts and clients then pin one another by
+//     the record. Configure who may change a record (resolver.ServerConfig).
+//  6. Leave with Shutdown. To the other hosts, Close looks like a crash.
+//  7. Handle the errors that end a client, migrate.ErrSessionExpired and migrate.ErrStateLost. Only the application can decide
+//     whether to continue with a new session.
 //
 // # Roles
 //
-// For each service a host is in one of these roles, and moves on to the next ones by what the others and the record
-// say:
+// For each service, a host has one of these roles. Messages from other hosts and the record determine its transitions:
 //
-//   - latent: present, without a copy. It could take one.
-//   - joining: fetches a copy and catches up.
-//   - standby: in the in-sync set: it holds every acknowledged command, and may become active.
-//   - recovering: has become active, and waits until all members of the in-sync set have heard it.
-//   - active: orders commands, answers clients, pushes events. There is one at a time.
-//   - halted: has stopped itself because something was wrong that going on would have made worse.
+//   - latent: present, without a copy. It can fetch one.
+//   - joining: fetching a copy and catching up.
+//   - standby: a member of the in-sync set. It holds every acknowledged command and can become active.
+//   - recovering: has become active and waits until all members of the in-sync set have acknowledged its term.
+//   - active: the leader. It orders commands, answers clients and pushes events. Each term has at most one active host, and
+//     only that of the highest term can commit.
+//   - halted: has stopped the service on this host, because continuing could violate its guarantees.
 //
-// The resolver decides nothing. It keeps one record for each name: who is active, who is in sync, and the term, a
-// pair (Loss, Epoch) that never goes back. It accepts a change only of the version that the proposer has seen, and
-// only if the rules allow it (resolver.Check): only the active changes the in-sync set, and only a member of it
-// becomes active.
+// The resolver makes no decisions of its own. It keeps one record per name: the active host, the in-sync set, and the term,
+// a pair (Loss, Epoch) that never decreases. It accepts a change only if the proposer has seen the current version and the
+// rules allow it (resolver.Check): only the active host changes the in-sync set, and only a member of the set becomes active.
 //
-// # A command
+// # Commands
 //
-// The active appends it to the log and sends it to the members of the in-sync set. When all of them hold it, it is
-// committed: only then it is applied, here and there, and only then the client has its reply. Nothing is ever rolled
-// back. Sessions with the replies that a client may ask for again are part of the replicated state, so that a command
-// that a client sends twice, to whatever host, is executed once.
+// The active host appends a command to the log and sends it to the members of the in-sync set. When all of them hold it, the
+// command is committed. Hosts apply it and the client receives its reply only after that, so nothing is ever rolled back.
+// Sessions, with the replies that a client may request again, are part of the replicated state. A command that a client sends
+// twice, to any host, is therefore executed once.
 //
 // # A move, step by step
 //
-//  1. The active invites the target, if that holds no copy yet. It goes on serving until step 7.
-//  2. It captures a snapshot. The target fetches it on a connection of its own, in checked chunks, and restores it.
-//  3. It streams the log since the snapshot. When the target has all that is committed and is close behind, it
-//     counts: from now on nothing is committed without it.
+//  1. The active host invites the target if the target holds no copy yet. It continues to serve until step 7.
+//  2. It captures a snapshot. The target fetches it over a separate connection, in chunks with checksums, and restores it.
+//  3. It streams the log since the snapshot. When the target holds all committed entries and is nearly caught up, the target
+//     counts as a member: from then on, no entry is committed without it.
 //  4. It proposes to the resolver to add the target to the in-sync set.
-//  5. It tells its clients where the service will be next; they connect there ahead, each at a random moment, and
-//     park the connection.
-//  6. It tells the target to take over, and still serves.
-//  7. The target makes itself active in the record: one compare-and-swap, which decides. Whatever was on its way to
-//     the old host can no longer be committed there, because the target no longer acknowledges it.
-//  8. The target sends the rest of the log again in its own epoch, with one entry of its own. When all members have
-//     acknowledged that, it serves. The time from 7 to here is the pause.
-//  9. Clients hear of it from both, go on with their session on the parked connection, and send again what has no
+//  5. It announces the next host to its clients. Each connects to it at a random time within a window and parks the
+//     connection.
+//  6. It asks the target to take over, and still serves.
+//  7. The target makes itself active in the record. This compare-and-swap decides the move. The old host can no longer commit
+//     entries in flight, because the target no longer acknowledges them.
+//  8. The target sends the rest of the log again in its own epoch, plus one entry of its own. When all members have
+//     acknowledged them, it serves. The pause lasts from step 7 to this point.
+//  9. Both hosts notify the clients, which resume their sessions on the parked connections and resend commands without a
 //     reply.
-//  10. Hosts beyond the number of standbys wanted leave the in-sync set and release their copies.
+//  10. Hosts in excess of the configured number of copies leave the in-sync set and release their copies.
 //
-// When a step fails the service stays where it is, and there is nothing to undo: until step 7 the old host has not
-// stopped. migrate.Report tells how long each step took.
+// If a step fails, the service stays where it is. Nothing has to be undone, because the old host serves until step 7.
+// migrate.Report contains the duration of each step.
 //
-// A failover begins at step 7: a standby that has not heard the active for migrate.NodeConfig.FailureTimeout, or finds that
-// nothing listens at its address any more, takes over by the same compare-and-swap, and leaves the old one out.
+// A failover starts at step 7. A standby that has not heard from the active host for migrate.NodeConfig.FailureTimeout, or that
+// detects that no process listens at the active host's address, takes over by the same compare-and-swap and excludes the
+// old host.
 //
 // # Fencing
 //
-// No safety rests on time: clocks and timeouts only decide when to try. What keeps an old active host from doing harm
-// is the term. Every message between hosts carries it, and whoever knows a higher one refuses what is said in a lower
-// one; a record's version keeps a late proposal from being accepted; a client takes nothing from a lower term than it
-// has seen; and a query is answered only after all members have confirmed that their active host is still this one. A
-// service that acts on something outside passes migrate.Command.Epoch along, for that to refuse lower ones.
+// Safety never depends on time: clocks and timeouts only determine when to try. The term fences a deposed active host. Every
+// message between hosts carries the term, and a host rejects messages of a lower term than it knows. The record's version
+// rejects late proposals. A client ignores hosts of a lower term than it has seen. The active host answers a query only after
+// all members have confirmed that it is still active. A service that acts on an external system should pass
+// migrate.Command.Epoch as a fencing token, so that the system can reject lower epochs.
 //
 // # Trust
 //
-// Every process has an Ed25519 key, and TLS 1.3 proves it. The record names the key of each host: clients and hosts take
-// a connection for that host's only if it proved that key. A host heeds what another one says about a service only if
-// the record, or the resolver when it was asked for hosts, has named that other one with its key; what a stranger says is no
-// more than a reason to read the record. A session belongs to the key that opened it. So it is the resolver that
-// decides who may take part: see resolver.ServerConfig for who may announce itself and change a record.
+// Every process has an Ed25519 key, proven by TLS 1.3. The record contains the key of each host. Clients and hosts accept a
+// connection as that host's only if it proves that key. A host accepts messages about a service only from hosts that the
+// record, or the resolver's list of present hosts, names with their key; a message from any other host only causes it to read
+// the record. A session belongs to the key that opened it. The resolver therefore decides who may participate:
+// resolver.ServerConfig sets who may announce a host and change a record. By default everyone may; see SECURITY.md.
 //
 // # Guarantees
 //
-// For a client's acknowledged commands, with one standby in sync unless said otherwise:
+// These hold for acknowledged commands of a client, with one standby in sync unless stated otherwise:
 //
 //	                      loss       duplicates   order   pause
-//	planned move          none       none         kept    one round trip among the hosts, and the client's way
-//	                                                      to the new one
-//	crash of the active,  none       none         kept    until it is noticed: at once where its address refuses
-//	a standby in sync                                     connections, otherwise after 500 ms of silence; then two
-//	                                                      calls to the resolver, and as in a planned move
-//	crash of a standby    none       none         kept    until it is noticed, and one call to the resolver
-//	crash of the active,  all of     -            -       until a person starts the service anew (Node.Reset);
-//	none in sync          the state                       every client is told (ErrStateLost)
-//	the same, with a      none       none         kept    until one of the hosts that were in sync has started again
-//	directory                                             with its directory
-//	disk of a host fails  none       none         kept    that host halts: as after its crash
-//	fewer hosts in sync   none       none         kept    until another host has joined: the service stands still
+//	planned move          none       none         kept    one round trip between the hosts, plus the client's latency to the
+//	                                                      new one
+//	crash of the active,  none       none         kept    detection (immediate if its address refuses connections, otherwise
+//	a standby in sync                                     500 ms without a message), two calls to the resolver, and then as
+//	                                                      in a planned move
+//	crash of a standby    none       none         kept    detection, and one call to the resolver
+//	crash of the active,  the state  -            -       until an operator resets the service (Node.Reset); all clients
+//	none in sync                                          receive ErrStateLost
+//	the same, with a      none       none         kept    until one of the hosts in sync restarts with its directory
+//	directory
+//	disk of a host fails  none       none         kept    the host halts: as in a crash of that host
+//	fewer hosts in sync   none       none         kept    until another host has joined; meanwhile commands and queries wait
 //	than Policy.MinInSync
-//	partition             none       none         kept    as after a crash, on the side that wins the record; the
-//	                                                      other side commits nothing and answers no query
-//	resolver unreachable  none       none         kept    none. Moves, failovers and new standbys wait for it
-//	client away           none       none         kept    sessions end after Policy.SessionTimeout (1 h); the
-//	                                                      client then gets ErrSessionExpired, and never a new
-//	                                                      session in silence
+//	partition             none       none         kept    as in a crash, on the side that wins the record; the other side
+//	                                                      commits nothing and answers no query
+//	resolver unreachable  none       none         kept    none, but moves, failovers and new standbys wait
+//	client disconnected   none       none         kept    none; a session expires after Policy.SessionTimeout (1 h), and the
+//	                                                      client then receives ErrSessionExpired, never a new session
+//	                                                      silently
 //
-// Order means that the commands of one client take effect in the order of its calls, and that a command which was
-// acknowledged before another was sent takes effect before it. Commands without an acknowledgement are executed once
-// at most. Queries reflect every command acknowledged before they were asked. Events arrive once each, in order;
-// where a reader was away for longer than they are kept, the gap is told.
+// Order means: the commands of one client take effect in the order of its calls, and a command that was acknowledged before
+// another one was sent takes effect before it. An unacknowledged command is executed at most once. A query reflects every
+// command acknowledged before the query was sent. Each event arrives once and in order. If a reader was disconnected for
+// longer than events are kept, the stream reports the gap.
 //
-// Durability is memory, unless a directory is given: an acknowledged command survives while at least one host of the
-// in-sync set, which by default is 2 hosts, the active and 1 standby, keeps its memory or its directory
-// (migrate.NodeConfig.Dir). A host without one loses its copy with its process, so that a power cut of all of them loses
-// the state. A host with one acknowledges a command only when it is forced to the disk, and goes on from there when it
-// starts again: after a power cut of all, the service is back with its sessions and events when one of the hosts that were
-// in sync is. Hosts of both kinds may serve together. When fewer hosts are present than the policy wants, the
-// service goes on with fewer copies, unless Policy.MinInSync says that it must rather wait: with MinInSync n an acknowledged
-// command is lost only if n hosts of the in-sync set lose what they hold.
+// By default, durability means memory. An acknowledged command survives while at least one host of the in-sync set keeps its
+// memory or its directory; the set has 2 hosts by default, the active one and a standby. A host without a directory
+// (migrate.NodeConfig.Dir) loses its copy with its process, so a power failure of all hosts loses the state. A host with a
+// directory forces a command to disk before it acknowledges it, and recovers its copy on restart: after a power failure of all
+// hosts, the service resumes with its sessions and events as soon as one of the hosts in sync restarts. Hosts of both kinds can
+// serve together. If fewer hosts are present than the policy requests, the service continues with fewer copies, unless
+// Policy.MinInSync requires it to wait. With MinInSync n, an acknowledged command is lost only if n hosts of the in-sync set
+// lose their copies.
 //
 // # Limits
 //
 //	command, query               512 KiB
 //	reply, answer, error, event  1 MiB less 4 KiB
 //	message between processes    1 MiB (transport.TCPConfig)
-//	unsent bytes per connection  4 MiB, then it is closed (transport.TCPConfig)
-//	connections of a process     65,536; of them 2,048 that are still shaking hands (transport.TCPConfig)
-//	under way per connection     256 requests, 4 MiB; then the host reads no more from it until it has answered some
+//	unsent bytes per connection  4 MiB, then the connection is closed (transport.TCPConfig)
+//	connections of a process     65,536, of which 2,048 in the handshake (transport.TCPConfig)
+//	in flight per connection     256 requests, 4 MiB; then the host stops reading until it has answered some
 //	unacknowledged per client    1,024 commands, 8 MiB (migrate.ClientConfig)
-//	sessions of a service        65,536; one more ends the one unused for longest whose client is not connected, or is
-//	                             refused if all are; 1,024 on one connection
-//	replies kept                 1,024 and 8 MiB a session, 64 MiB a service
-//	events kept                  16 MiB a service (migrate.Policy)
+//	sessions of a service        65,536; a new one then evicts the longest-disconnected one, or is rejected if all clients
+//	                             are connected; 1,024 per connection
+//	replies kept                 1,024 and 8 MiB per session, 64 MiB per service
+//	events kept                  16 MiB per service (migrate.Policy)
 //	copies of a service          1 to 16 (migrate.Policy)
-//	log of a service in memory   256 MiB; a standby more than 32 MiB behind is left out
-//	log of a service on disk     64 MiB, or as much as a copy of the state takes, and what comes while the next copy is
+//	log of a service in memory   256 MiB; a standby that lags by more than 32 MiB is removed
+//	log of a service on disk     64 MiB, or the size of a snapshot if larger, plus what arrives while the next snapshot is
 //	                             written (migrate.NodeConfig.Dir)
-//	records, hosts present       65,536 and 1,024 a resolver (resolver.ServerConfig)
+//	records, hosts present       65,536 and 1,024 per resolver (resolver.ServerConfig)
 //
-// The state itself has no limit but memory: it is sent as a stream.
+// The size of the state is limited only by memory. It is transferred as a stream.
 //
-// # What it is not
+// # Non-goals
 //
-//   - No database: the state lives in memory, and has to fit there. A directory is what it comes back from, not what it is
-//     read from.
-//   - No horizontal scaling of one service: one host is active. Many services on many hosts are the way to grow.
-//   - No protection from hosts that lie: a host that may serve a name may do with the service as it likes.
-//   - No consensus of its own: the resolver is one place that decides, and while it is away nothing changes hands.
-//   - No choice of consistency: every command is ordered, every query is current.
+//   - It is not a database: the state must fit in memory. A directory serves recovery, not reads.
+//   - It does not scale one service horizontally: one host is active. To scale, run many services on many hosts.
+//   - It does not protect against malicious hosts: a host that may serve a name controls that service.
+//   - It has no consensus of its own: the resolver is a single point of decision. While it is unavailable, no service changes
+//     hands.
+//   - It offers no choice of consistency: all commands are ordered, and all queries are linearizable.
 package roam

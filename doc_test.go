@@ -12,7 +12,7 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// counter is the service: three methods, and it roams.
+// counter is the service. It implements migrate.Migratable.
 type counter int64
 
 func (c *counter) Apply(migrate.Command) ([]byte, error) {
@@ -30,7 +30,7 @@ func (c *counter) Restore(r io.Reader) error {
 	return err
 }
 
-// A counter is its own snapshot: a copy at one point in time.
+// A counter is its own snapshot, because it is a value.
 func (c counter) WriteTo(w io.Writer) (int64, error) {
 	n, err := fmt.Fprint(w, int64(c))
 	return int64(n), err
@@ -47,8 +47,8 @@ func must[T any](v T, err error) T {
 
 func Example() {
 	ctx := context.Background()
-	names := resolver.NewMemory()    // between machines: resolver.NewClient
-	network := transport.NewMemory() // between machines: transport.NewTCP
+	names := resolver.NewMemory()    // on a real network: resolver.NewClient
+	network := transport.NewMemory() // on a real network: transport.NewTCP
 	policy := migrate.Policy{Every: 100 * time.Millisecond}
 	empty := func() migrate.Migratable { return new(counter) }
 

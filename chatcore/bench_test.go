@@ -28,21 +28,21 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// What one participant says reaches all others. The limit beside it is what net alone can do: a few goroutines that write the
-// same bytes to as many connections, a block of messages at a time, and one for each connection that takes them apart: four
-// bytes of length and the message, of which its reader gets a copy of its own. It is written by hand for this alone: no log,
-// no standby, no names, no numbers, and what it reads it reads in the goroutine that has it from the connection.
+// The benchmark measures the fan-out of one participant's messages to all others. It is compared with a limit: a minimal
+// program on package net, in which a few goroutines write the same blocks of messages to as many connections, and one
+// goroutine per connection reads them as a four-byte length and a freshly allocated message. The limit has no log, no standby,
+// no names and no sequence numbers, and reads in the goroutine that owns the connection.
 const (
 	benchText  = 128  // bytes of a message
 	benchBlock = 256  // messages in a block
-	benchAhead = 16   // blocks that the publisher may be ahead of the slowest subscriber
-	benchSlack = 1024 // messages beyond those that a subscriber has room for
+	benchAhead = 16   // blocks by which the publisher may lead the slowest subscriber
+	benchSlack = 1024 // extra buffer of a subscriber, in messages
 )
 
-// pace lets a publisher be benchAhead blocks ahead of the slowest of its subscribers.
+// pace limits a publisher to benchAhead blocks ahead of its slowest subscriber.
 type pace struct {
 	subscribers int64
-	done        []atomic.Int64 // subscribers that have all of a block
+	done        []atomic.Int64 // subscribers that have received the whole block
 	tokens      chan struct{}
 }
 
@@ -54,21 +54,21 @@ func newPace(subscribers, blocks int) *pace {
 	return p
 }
 
-// got is called by each subscriber when it has all of a block.
+// got is called by each subscriber when it has received a block.
 func (p *pace) got(block int) {
 	if p.done[block].Add(1) == p.subscribers {
 		p.tokens <- struct{}{}
 	}
 }
 
-// finish waits until everybody has everything.
+// finish waits until all subscribers have received everything.
 func (p *pace) finish() {
 	for range benchAhead {
 		<-p.tokens
 	}
 }
 
-// BenchmarkFanOut is one publisher who speaks as fast as the subscribers hear: an operation is a message that all of them got.
+// BenchmarkFanOut has one publisher send as fast as the subscribers receive. An operation is one message received by all.
 func BenchmarkFanOut(b *testing.B) {
 	for _, subscribers := range []int{100, 1000} {
 		b.Run(fmt.Sprintf("subscribers=%d", subscribers), func(b *testing.B) {
@@ -80,21 +80,21 @@ func BenchmarkFanOut(b *testing.B) {
 	}
 }
 
-// reportDeliveries also says how much of the processors each one took since began, which depends less on what else they do.
+// reportDeliveries reports deliveries and their CPU time, which depends less on the load of the machine.
 func reportDeliveries(b *testing.B, messages, subscribers int, began time.Duration) {
 	n := float64(messages) * float64(subscribers)
 	b.ReportMetric(n/b.Elapsed().Seconds(), "deliveries/s")
 	b.ReportMetric(float64((cpuTime()-began).Nanoseconds())/n, "cpu-ns/delivery")
 }
 
-// cpuTime is what this process has used of the processors.
+// cpuTime returns the CPU time used by this process.
 func cpuTime() time.Duration {
 	var u syscall.Rusage
 	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u)
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// benchTLS is a configuration for both ends: TLS 1.3 and a certificate with an Ed25519 key, as transport has them.
+// benchTLS returns a configuration for both sides, with TLS 1.3 and an Ed25519 certificate as in package transport.
 func benchTLS(b *testing.B) *tls.Config {
 	pub, key, err := ed25519.GenerateKey(nil)
 	require.NoError(b, err)
@@ -108,7 +108,7 @@ func benchTLS(b *testing.B) *tls.Config {
 	}
 }
 
-// benchWriters writes over TLS if secure is not nil. All connections are greeted before the clock starts.
+// benchWriters measures the limit, over TLS if secure is not nil. All handshakes complete before the timer starts.
 func benchWriters(b *testing.B, subscribers int, secure *tls.Config) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(b, err)
@@ -137,7 +137,7 @@ func benchWriters(b *testing.B, subscribers int, secure *tls.Config) {
 						b.Error(err)
 						return
 					}
-					last = make([]byte, 4+binary.BigEndian.Uint32(head)) // of its own, as any receiver needs
+					last = make([]byte, 4+binary.BigEndian.Uint32(head)) // a copy, as any receiver needs
 					if _, err := io.ReadFull(r, last); err != nil {
 						b.Error(err)
 						return
@@ -236,7 +236,7 @@ func benchChat(b *testing.B, subscribers int, secure bool) {
 	var wg sync.WaitGroup
 	clients := make([]*Client, subscribers)
 	var joining sync.WaitGroup
-	const side = 50 // by side: they hear of one another's joining, too
+	const side = 50 // concurrent joins; each also receives the others' join events
 	for k := range side {
 		joining.Go(func() {
 			for i := k; i < subscribers; i += side {
@@ -259,7 +259,7 @@ func benchChat(b *testing.B, subscribers int, secure bool) {
 					}
 					return
 				case m.Kind == KindGap:
-					b.Error("messages were lost on the way: ", m.Lost)
+					b.Error("messages were dropped: ", m.Lost)
 					return
 				case m.Kind == KindMessage:
 					if n++; n%benchBlock == 0 {

@@ -17,30 +17,30 @@ import (
 
 // ClientConfig configures a [Client]. Name, Resolver and Transport are required.
 type ClientConfig struct {
-	// Name is the name to join with. It is trimmed, and stands for the key that Transport proves: while somebody with that
-	// name is in the room, nobody with another key can have it, or one that looks like it.
+	// Name is the name to join with. Surrounding whitespace is trimmed. While this client is in the room, the name belongs to
+	// the key of Transport: no other key can join with it or with a confusable name.
 	Name string
 
-	// Resolver knows where the room is; Transport leads to it, and to the other participants.
+	// Resolver finds the host of the room. Transport connects to it and to the other participants.
 	Resolver  resolver.Resolver
 	Transport transport.Transport
 
-	// Listen is the address at which this client takes private messages from the others, in the form that Transport wants;
-	// "" for none: then nobody can send it any, and it can still send.
+	// Listen is the address at which this client receives private messages, as [transport.Transport] takes it. If it is empty,
+	// the client can send private messages but receives none.
 	Listen string
 
-	// Advertise is the address that the others are told. "" stands for the address of the listener, with the address of
-	// this machine as it is seen from the room's host where the listener has none of its own.
+	// Advertise is the address that other participants connect to. It defaults to the listener's address; if that names no
+	// host, its host part is the local address used to reach the room's host.
 	Advertise string
 
-	// InsecurePrivate allows private messages over a transport that proves no keys, where nobody can tell who sent them and
-	// who reads them. They arrive with [Message.Unverified] set. Otherwise they are refused with [ErrUnverified].
+	// InsecurePrivate allows private messages over a transport that proves no keys, where neither sender nor receiver is
+	// authenticated. They arrive with [Message.Unverified] set. By default they are rejected with [ErrUnverified].
 	InsecurePrivate bool
 
-	// Buffer is how many messages are kept for a reader of Messages that is slow. 0 stands for 1,024.
+	// Buffer is the number of messages buffered for a slow reader of Messages. It defaults to 1,024.
 	Buffer int
 
-	// Logger is told what the client does to stay connected, and which private messages it refused; nil discards.
+	// Logger logs reconnects and rejected private messages. If it is nil, nothing is logged.
 	Logger *slog.Logger
 }
 
@@ -61,14 +61,14 @@ func (c ClientConfig) withDefaults() (ClientConfig, error) {
 	case c.Buffer < 0:
 		return c, transport.Errorf(CodeConfig, "chat: ClientConfig.Buffer is %d, want 0 or more", c.Buffer)
 	case c.Advertise != "" && c.Listen == "":
-		return c, transport.Errorf(CodeConfig, "chat: ClientConfig.Advertise is set, and Listen is empty")
+		return c, transport.Errorf(CodeConfig, "chat: ClientConfig.Advertise is set but Listen is empty")
 	case len(c.Advertise) > maxAddr || !printable(c.Advertise):
 		return c, transport.Errorf(CodeConfig, "chat: ClientConfig.Advertise is longer than %d bytes or not printable", maxAddr)
 	}
 	return c, nil
 }
 
-// session is what a Client needs of a [migrate.Client].
+// session is the subset of [migrate.Client] that a Client uses.
 type session interface {
 	Do(ctx context.Context, command []byte) ([]byte, error)
 	Go(command []byte) (*migrate.Call, error)
@@ -82,34 +82,34 @@ type session interface {
 
 // Client is one participant of a chat. It is safe for concurrent use.
 //
-// It follows the room wherever that goes. What it is told comes out of Messages; if nobody reads there, the oldest messages
-// are dropped and nothing else waits.
+// A Client follows the room from host to host. Messages yields everything that it receives. If the application does not read
+// Messages, the client drops the oldest messages and is otherwise not affected.
 type Client struct {
 	service string
 	cfg     ClientConfig
 	session session
 	inbox   *inbox
 	private *private
-	name    string // as the room has accepted it
+	name    string // as accepted by the room
 
-	ctx    context.Context // ends with Close
-	cancel context.CancelFunc
-	wg     sync.WaitGroup // every goroutine of the client
-	close  func() error
+	ctx       context.Context // canceled by Close
+	cancel    context.CancelFunc
+	wg        sync.WaitGroup // all goroutines of the client
+	closeOnce func() error
 }
 
-// Join joins the chat that is registered under the service's name. It waits until the room has accepted the name; ctx is
-// for that alone.
+// Join joins the chat with the given service name and waits until the room has accepted the participant's name. Canceling
+// ctx later has no effect on the client.
 //
-// Errors: [ErrNameTaken] and [ErrBadName] where another name would help, [ErrFull], [ErrConfig] with the field that is
-// invalid, and those of [migrate.Dial].
+// Errors: [ErrNameTaken] and [ErrBadName], after which another name may succeed; [ErrFull]; [ErrConfig], which names the
+// invalid field; and the errors of [migrate.Dial].
 func Join(ctx context.Context, service string, cfg ClientConfig) (*Client, error) {
 	c, err := newClient(service, cfg)
 	if err != nil {
 		return nil, err
 	}
 	s, err := migrate.Dial(ctx, service, migrate.ClientConfig{
-		Resolver: c.cfg.Resolver, Transport: c.cfg.Transport, OnMove: c.moved, Logger: c.cfg.Logger,
+		Resolver: c.cfg.Resolver, Transport: c.cfg.Transport, OnMove: c.onMove, Logger: c.cfg.Logger,
 	})
 	if err != nil {
 		c.cancel()
@@ -129,16 +129,16 @@ func newClient(service string, cfg ClientConfig) (*Client, error) {
 	c := &Client{service: service, cfg: cfg, inbox: newInbox(cfg.Buffer)}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.private = newPrivate(c)
-	c.close = sync.OnceValue(c.shut)
+	c.closeOnce = sync.OnceValue(c.closeNow)
 	return c, nil
 }
 
-// start joins the room through s, which belongs to the client from now on. After an error the client is closed.
+// start joins the room through s and takes ownership of s. On an error it closes the client.
 func (c *Client) start(ctx context.Context, s session) (err error) {
 	c.session = s
 	defer func() {
 		if err != nil {
-			// The session ends now and not when it runs out, so that a name that was bound to it is free again.
+			// End the session now instead of letting it expire, so that the name is free again.
 			bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 			_ = s.Shutdown(bye)
 			cancel()
@@ -154,36 +154,35 @@ func (c *Client) start(ctx context.Context, s session) (err error) {
 	if err != nil {
 		return err
 	}
-	var j joined
+	var j joinReply
 	if err := transport.Unmarshal(reply, &j); err != nil {
 		return err
 	}
-	// What was said before Next is asked for; from Next on, events come by themselves. So nothing is missing and nothing
-	// comes twice.
-	answer, err := s.Query(ctx, mustMarshal(&query{Op: askHistory, After: j.Next}))
+	// The query returns the messages before Next, and the events start at Next: no gap and no duplicate.
+	answer, err := s.Query(ctx, mustMarshal(&query{Op: queryHistory, After: j.Next}))
 	if err != nil {
 		return err
 	}
-	var history []said
+	var history []storedMessage
 	if err := transport.Unmarshal(answer, &history); err != nil {
 		return err
 	}
-	c.inbox.allow(len(history))
-	letters := make([]letter, 0, len(history))
+	c.inbox.raiseLimit(len(history))
+	entries := make([]entry, 0, len(history))
 	for _, m := range history {
-		letters = append(letters, letter{kind: KindMessage, history: true, from: m.From, text: m.Text, time: m.Time, seq: m.Seq})
+		entries = append(entries, entry{kind: KindMessage, history: true, from: m.From, text: m.Text, time: m.Time, seq: m.Seq})
 	}
-	c.inbox.put(letters)
+	c.inbox.put(entries)
 	c.name = j.Name
 	c.wg.Go(func() {
 		c.inbox.end(c.follow(j.Next))
-		c.private.close() // what arrives now would be seen by nobody
+		c.private.close() // nobody would read further private messages
 	})
 	c.private.open()
 	return nil
 }
 
-// follow passes on what the room publishes, until the session ends, and returns why: nil for Close.
+// follow puts the room's events into the inbox until the session ends. It returns the reason, which is nil after Close.
 func (c *Client) follow(from uint64) error {
 	var e event
 	var texts strings.Builder
@@ -200,14 +199,14 @@ func (c *Client) follow(from uint64) error {
 			return fmt.Errorf("chat: %q: %w", c.service, err)
 		}
 		if ev.Gap != 0 {
-			batch = append(batch, letter{other: &Message{Kind: KindGap, Lost: ev.Seq - ev.Gap, Time: time.Now()}})
+			batch = append(batch, entry{other: &Message{Kind: KindGap, Lost: ev.Seq - ev.Gap, Time: time.Now()}})
 		}
 		if err := e.decode(ev.Body, &texts); err != nil || e.Kind >= KindPrivate {
-			c.cfg.Logger.Warn("chat: event of a kind that this version does not know", "service", c.service, "seq", ev.Seq)
+			c.cfg.Logger.Warn("chat: skipping event of unknown kind", "service", c.service, "seq", ev.Seq)
 		} else {
-			batch = append(batch, letter{kind: e.Kind, from: e.From, text: e.Text, time: e.Time, seq: ev.Seq, missing: int32(e.Missing)})
+			batch = append(batch, entry{kind: e.Kind, from: e.From, text: e.Text, time: e.Time, seq: ev.Seq, missing: int32(e.Missing)})
 		}
-		if !ev.More || len(batch) > atOnce-2 {
+		if !ev.More || len(batch) > batchSize-2 {
 			c.inbox.put(batch)
 			batch = newBatch()
 		}
@@ -215,29 +214,28 @@ func (c *Client) follow(from uint64) error {
 	return nil
 }
 
-func (c *Client) moved(m migrate.Move) {
+func (c *Client) onMove(m migrate.Move) {
 	c.inbox.push(Message{Kind: KindMoved, Epoch: m.Epoch, Host: m.Host, Pause: m.Pause, Planned: m.Planned, Time: time.Now()})
 }
 
-// Name is the name under which the room knows this client.
+// Name returns the participant's name as accepted by the room.
 func (c *Client) Name() string { return c.name }
 
-// Where is the host on which the room lives now; the zero Host while there is none.
+// Where returns the host that serves the room, or the zero Host if none is known.
 func (c *Client) Where() resolver.Host { return c.session.Where() }
 
-// Say says text to everybody, this client included, and waits until the room has taken it: then it is published to all,
-// or waits for the chat to begin. It is said once, whatever moves or dies meanwhile. If ctx ends first, it may still be
-// said.
+// Say sends text to all participants, this client included, and waits until the room has accepted it. The room then publishes
+// it, or holds it until the chat begins. It is published exactly once, across moves and failovers. If ctx ends first, it may
+// still be published.
 //
-// Errors: [ErrBadText], [ErrHeldFull], [ErrNotJoined] when the name was taken over by a newer session of the same key.
+// Errors: [ErrBadText], [ErrHeldFull], and [ErrNotJoined] if a newer session with the same key has taken over the name.
 func (c *Client) Say(ctx context.Context, text string) error {
 	_, err := c.session.Do(ctx, command{Op: opSay, Text: text}.encode())
 	return err
 }
 
-// Send is Say for a stream of input: it does not wait for the room but only, while too much is on its way, for a place in
-// the queue. What is sent is said in the order of the Send and Say calls. The call tells what became of it, and need not be
-// looked at.
+// Send is like Say but does not wait for the room's reply. It blocks only while the queue of unacknowledged messages is full.
+// Messages are published in the order of the Send and Say calls. The returned call reports the outcome and can be ignored.
 func (c *Client) Send(ctx context.Context, text string) (*migrate.Call, error) {
 	cmd := command{Op: opSay, Text: text}.encode()
 	for {
@@ -251,32 +249,32 @@ func (c *Client) Send(ctx context.Context, text string) (*migrate.Call, error) {
 	}
 }
 
-// Flush waits until the room has taken, or refused, everything that was sent before.
+// Flush waits until the room has accepted or rejected all messages sent before.
 func (c *Client) Flush(ctx context.Context) error { return c.session.Flush(ctx) }
 
-// Participant is somebody in the room.
+// Participant describes a participant in the room.
 type Participant struct {
-	// Name is how they joined.
+	// Name is the participant's name.
 	Name string
-	// Addr is where they take private messages; "" if they take none.
+	// Addr is the address for private messages; empty if the participant accepts none.
 	Addr string
-	// Key is what they prove; zero where the transport proves no keys.
+	// Key is the participant's public key; zero if the transport proves no keys.
 	Key transport.Key
-	// Since is when they joined, by the clock of the room's host.
+	// Since is the joining time by the clock of the room's host.
 	Since time.Time
 }
 
-func (p person) participant() Participant {
+func (p participantInfo) participant() Participant {
 	out := Participant{Name: p.Name, Addr: p.Addr, Since: time.UnixMilli(p.Time)}
 	copy(out.Key[:], p.Key)
 	return out
 }
 
-// Who lists those who are in the room, in the order in which they joined.
+// Who returns the participants in the room in joining order.
 func (c *Client) Who(ctx context.Context) ([]Participant, error) {
 	var all []Participant
 	for after := uint64(0); ; {
-		answer, err := c.session.Query(ctx, mustMarshal(&query{Op: askWho, After: after, Limit: maxPage}))
+		answer, err := c.session.Query(ctx, mustMarshal(&query{Op: queryWho, After: after, Limit: maxPage}))
 		if err != nil {
 			return nil, err
 		}
@@ -286,7 +284,7 @@ func (c *Client) Who(ctx context.Context) ([]Participant, error) {
 		}
 		for _, p := range page.List {
 			if p.Number <= after {
-				return nil, transport.Errorf(transport.CodeBadMessage, "chat: %q lists its participants out of order", c.service)
+				return nil, transport.Errorf(transport.CodeBadMessage, "chat: %q returned participants out of order", c.service)
 			}
 			all = append(all, p.participant())
 			after = p.Number
@@ -297,13 +295,13 @@ func (c *Client) Who(ctx context.Context) ([]Participant, error) {
 	}
 }
 
-// Messages yields what this client is told, oldest first: what was said before it joined, then everything as it happens,
-// private messages and moves in between. It ends in silence after Close or Leave; otherwise the last pair holds the error:
-// ctx's, or what ended the session ([migrate.ErrSessionExpired], [migrate.ErrStateLost]), after which the user may Join
-// again.
+// Messages yields the messages that this client receives, oldest first: the history, then new messages, private messages and
+// moves as they arrive. After Close or Leave the sequence ends without an error. Otherwise the last pair contains the error:
+// that of ctx, or the error that ended the session ([migrate.ErrSessionExpired], [migrate.ErrStateLost]), after which the
+// application may Join again.
 //
-// Each message is yielded once: of several readers at one time each gets a part. A reader that falls behind by more than
-// [ClientConfig.Buffer] loses the oldest messages, and finds a [KindGap] in their place.
+// Each message is yielded once; concurrent readers share the messages. When a reader falls behind by more than
+// [ClientConfig.Buffer] messages, the oldest are dropped and replaced by one [KindGap].
 func (c *Client) Messages(ctx context.Context) iter.Seq2[Message, error] {
 	return func(yield func(Message, error) bool) {
 		for {
@@ -317,7 +315,7 @@ func (c *Client) Messages(ctx context.Context) iter.Seq2[Message, error] {
 			}
 			for i := range batch {
 				if !yield(batch[i].message(), nil) {
-					c.inbox.giveBack(batch[i+1:])
+					c.inbox.putBack(batch[i+1:])
 					return
 				}
 			}
@@ -326,19 +324,19 @@ func (c *Client) Messages(ctx context.Context) iter.Seq2[Message, error] {
 	}
 }
 
-// Leave waits until what was sent before is taken, leaves the room so that the others are told at once, and closes the
-// client.
+// Leave waits until the room has processed all messages sent before, leaves the room, which notifies the other participants at
+// once, and closes the client.
 func (c *Client) Leave(ctx context.Context) error {
 	err := c.session.Shutdown(ctx)
 	return errors.Join(err, c.Close())
 }
 
-// Close ends the client at once. The room finds out when the session has run out; until then the name stays bound to this
-// client's key. What was sent and not taken yet may or may not be said. Close waits for the client's goroutines, and
-// is safe to call twice and from many of them.
-func (c *Client) Close() error { return c.close() }
+// Close closes the client without leaving the room. The participant remains in the room, and the name remains bound to this
+// client's key, until the session expires. Messages not yet acknowledged may or may not be published. Close waits for the
+// client's goroutines. It can be called several times and concurrently.
+func (c *Client) Close() error { return c.closeOnce() }
 
-func (c *Client) shut() error {
+func (c *Client) closeNow() error {
 	c.cancel()
 	c.inbox.end(nil)
 	c.private.close()

@@ -16,7 +16,7 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// enter joins as a host of its own name.
+// enter joins the hub's room from a network host with the participant's name.
 func enter(t testing.TB, h *hub, net *transport.Memory, name string) *Client {
 	t.Helper()
 	c, err := h.enter(t.Context(), ClientConfig{Name: name, Transport: net.Host(name), Listen: name + ":0"})
@@ -24,7 +24,7 @@ func enter(t testing.TB, h *hub, net *transport.Memory, name string) *Client {
 	return c
 }
 
-// bubble runs f in a bubble with a hub and a network, and ends what is left of the network.
+// bubble runs f in a synctest bubble with a hub and an in-memory network.
 func bubble(t *testing.T, f func(t *testing.T, h *hub, net *transport.Memory)) {
 	synctest.Test(t, func(t *testing.T) {
 		net := transport.NewMemory()
@@ -40,7 +40,7 @@ func texts(list []Message) string {
 	return b.String()
 }
 
-func TestClientHearsHistoryThenAllThatHappens(t *testing.T) {
+func TestClientReceivesHistoryThenEvents(t *testing.T) {
 	bubble(t, func(t *testing.T, h *hub, net *transport.Memory) {
 		ann := enter(t, h, net, "ann")
 		require.NoError(t, ann.Say(t.Context(), "one"))
@@ -51,13 +51,13 @@ func TestClientHearsHistoryThenAllThatHappens(t *testing.T) {
 		bob := enter(t, h, net, "bob")
 		require.Equal(t, "bob", bob.Name())
 		require.Equal(t, "hub", bob.Where().ID)
-		told := read(bob)
+		msgs := read(bob)
 		require.NoError(t, bob.Say(t.Context(), "three"))
 		require.NoError(t, ann.Leave(t.Context()))
 		synctest.Wait()
-		bob.moved(migrate.Move{Epoch: 2, Pause: time.Second})
+		bob.onMove(migrate.Move{Epoch: 2, Pause: time.Second})
 		synctest.Wait()
-		list := told.take()
+		list := msgs.take()
 		require.Equal(t, "message ann one\nmessage ann two\njoined bob\nmessage bob three\nleft ann\nmoved\n", texts(list))
 		require.True(t, list[1].History)
 		require.False(t, list[3].History)
@@ -76,12 +76,12 @@ func TestClientHearsHistoryThenAllThatHappens(t *testing.T) {
 		require.NoError(t, bob.Close())
 		require.NoError(t, bob.Close())
 		synctest.Wait()
-		require.NoError(t, told.err)
+		require.NoError(t, msgs.err)
 	})
 }
 
-// Everybody talks while others come: each hears everything since some moment, in one order, once.
-func TestNobodyMissesAndNobodyHearsTwice(t *testing.T) {
+// Participants send while others join. Each receives all events since its own joining once, in the same order.
+func TestEventsArriveOnceInOrder(t *testing.T) {
 	bubble(t, func(t *testing.T, h *hub, net *transport.Memory) {
 		const clients, messages = 20, 50
 		var all []*reader
@@ -92,7 +92,7 @@ func TestNobodyMissesAndNobodyHearsTwice(t *testing.T) {
 			go func() {
 				for j := range messages {
 					if c.Say(t.Context(), fmt.Sprintf("%d", j)) != nil {
-						t.Error("not taken")
+						t.Error("Say failed")
 					}
 				}
 			}()
@@ -118,12 +118,12 @@ func TestSlowReaderIsToldOfTheGap(t *testing.T) {
 		slow, err := h.enter(t.Context(), ClientConfig{Name: "slow", Transport: net.Host("slow"), Buffer: 4})
 		require.NoError(t, err)
 		ann := enter(t, h, net, "ann")
-		told := read(ann)
+		msgs := read(ann)
 		for i := range 100 {
 			require.NoError(t, ann.Say(t.Context(), fmt.Sprint(i)))
 		}
 		synctest.Wait()
-		require.Len(t, told.take(KindJoined), 100)
+		require.Len(t, msgs.take(KindJoined), 100)
 		list := read(slow)
 		synctest.Wait()
 		got := list.take()
@@ -134,7 +134,7 @@ func TestSlowReaderIsToldOfTheGap(t *testing.T) {
 	})
 }
 
-func TestLostGapsCountForWhatIsMissingInThem(t *testing.T) {
+func TestDroppedGapKeepsItsCount(t *testing.T) {
 	b := newInbox(1)
 	b.push(Message{Kind: KindGap, Lost: 5})
 	b.push(Message{Kind: KindMessage})
@@ -144,8 +144,8 @@ func TestLostGapsCountForWhatIsMissingInThem(t *testing.T) {
 	require.False(t, m.Time.IsZero())
 }
 
-func TestMemoryForgetsTheOldest(t *testing.T) {
-	m := memory[int, string]{limit: 3}
+func TestFIFOCacheEvictsTheOldest(t *testing.T) {
+	m := fifoCache[int, string]{limit: 3}
 	for i := range 10 {
 		m.put(i, "old")
 		m.put(i, "new")
@@ -155,13 +155,13 @@ func TestMemoryForgetsTheOldest(t *testing.T) {
 			require.Equal(t, ok, v == "new")
 		}
 	}
-	m.drop(9)
+	m.remove(9)
 	_, ok := m.get(9)
 	require.False(t, ok)
 	require.Len(t, m.m, 2)
 }
 
-// The history is no reason for a gap, however long it is.
+// A history longer than the buffer must not cause a gap.
 func TestHistoryLongerThanTheBuffer(t *testing.T) {
 	bubble(t, func(t *testing.T, h *hub, net *transport.Memory) {
 		ann := enter(t, h, net, "ann")
@@ -170,62 +170,62 @@ func TestHistoryLongerThanTheBuffer(t *testing.T) {
 		}
 		bob, err := h.enter(t.Context(), ClientConfig{Name: "bob", Transport: net.Host("bob"), Buffer: 1})
 		require.NoError(t, err)
-		told := read(bob)
+		msgs := read(bob)
 		synctest.Wait()
-		require.Equal(t, strings.Repeat("message ann hello\n", 20)+"joined bob\n", texts(told.take()))
+		require.Equal(t, strings.Repeat("message ann hello\n", 20)+"joined bob\n", texts(msgs.take()))
 		require.NoError(t, ann.Close())
 		require.NoError(t, bob.Close())
 	})
 }
 
-// What is said between joining and asking for the history comes once, and in its place.
-func TestWhatIsSaidWhileJoiningComesOnce(t *testing.T) {
+// A message sent between join and the history query arrives once and in order.
+func TestMessageDuringJoinArrivesOnce(t *testing.T) {
 	bubble(t, func(t *testing.T, h *hub, net *transport.Memory) {
 		ann := enter(t, h, net, "ann")
 		require.NoError(t, ann.Say(t.Context(), "before"))
 		bob, err := newClient("chat.example", ClientConfig{Name: "bob", Transport: net.Host("bob"), Resolver: noResolver{}})
 		require.NoError(t, err)
-		require.NoError(t, bob.start(t.Context(), lateSession{h.session(net.Host("bob").Key()), ann}))
-		told := read(bob)
+		require.NoError(t, bob.start(t.Context(), interruptedSession{h.session(net.Host("bob").Key()), ann}))
+		msgs := read(bob)
 		synctest.Wait()
-		require.Equal(t, "message ann before\njoined bob\nmessage ann meanwhile\n", texts(told.take()))
+		require.Equal(t, "message ann before\njoined bob\nmessage ann meanwhile\n", texts(msgs.take()))
 		require.NoError(t, ann.Close())
 		require.NoError(t, bob.Close())
 	})
 }
 
-// lateSession lets somebody speak before each query.
-type lateSession struct {
+// interruptedSession lets another client send a message before each query.
+type interruptedSession struct {
 	*hubSession
 	other *Client
 }
 
-func (s lateSession) Query(ctx context.Context, q []byte) ([]byte, error) {
+func (s interruptedSession) Query(ctx context.Context, q []byte) ([]byte, error) {
 	if err := s.other.Say(ctx, "meanwhile"); err != nil {
 		return nil, err
 	}
 	return s.hubSession.Query(ctx, q)
 }
 
-// pop takes one message, as a reader does that stops after it.
+// pop takes one message, like a reader that stops after it.
 func pop(t *testing.T, b *inbox) (m Message, more bool) {
 	batch, err := b.take(t.Context())
 	require.NoError(t, err)
 	if len(batch) == 0 {
 		return m, false
 	}
-	b.giveBack(batch[1:])
+	b.putBack(batch[1:])
 	return batch[0].message(), true
 }
 
-func TestInboxHoldsAnyNumber(t *testing.T) {
+func TestInboxKeepsOrder(t *testing.T) {
 	for limit := 1; limit < 40; limit++ {
 		for pushed := range 90 {
 			b := newInbox(limit)
 			next := 0
 			for i := range pushed {
 				b.push(Message{Kind: KindMessage, Seq: uint64(i)})
-				if i%3 == 0 && i < limit { // read along for a while, so that the ring turns
+				if i%3 == 0 && i < limit { // read some messages in between
 					m, more := pop(t, b)
 					require.True(t, more)
 					require.EqualValues(t, next, m.Seq)
@@ -250,15 +250,15 @@ func TestInboxHoldsAnyNumber(t *testing.T) {
 	}
 }
 
-// What a reader gives back has the place that is left beside what came meanwhile; the oldest of it is lost, and that is told.
-func TestInboxTakesBack(t *testing.T) {
+// putBack drops the oldest returned messages if the inbox has filled up, and reports a gap.
+func TestInboxPutBack(t *testing.T) {
 	b := newInbox(3)
-	b.put([]letter{{seq: 1}, {seq: 2}, {seq: 3}})
+	b.put([]entry{{seq: 1}, {seq: 2}, {seq: 3}})
 	batch, err := b.take(t.Context())
 	require.NoError(t, err)
 	require.Len(t, batch, 3)
-	b.put([]letter{{seq: 4}, {seq: 5}})
-	b.giveBack(batch[1:])
+	b.put([]entry{{seq: 4}, {seq: 5}})
+	b.putBack(batch[1:])
 	m, _ := pop(t, b)
 	require.Equal(t, Message{Kind: KindGap, Lost: 1, Time: m.Time}, m)
 	for seq := range uint64(3) {
@@ -267,7 +267,7 @@ func TestInboxTakesBack(t *testing.T) {
 	}
 }
 
-func TestMessagesEnds(t *testing.T) {
+func TestMessagesEnd(t *testing.T) {
 	for _, tc := range []struct {
 		what string
 		end  func(c *Client, s *hubSession, cancel func())
@@ -302,7 +302,7 @@ func TestMessagesEnds(t *testing.T) {
 				tc.end(ann, ann.session.(*hubSession), cancel)
 				<-done
 				require.ErrorIs(t, last, tc.want)
-				if heard := texts(list); heard != tc.last { // whether the own leaving is heard is a matter of luck
+				if heard := texts(list); heard != tc.last { // the event of its own leaving may or may not arrive
 					require.Equal(t, tc.last, heard+"left ann\n")
 				}
 				require.NoError(t, ann.Close())
@@ -341,30 +341,30 @@ func TestJoinErrors(t *testing.T) {
 		_, err = newClient("x", ClientConfig{Name: "bob", Resolver: noResolver{}})
 		require.ErrorContains(t, err, "ClientConfig.Transport")
 
-		// Whoever did not get in has left nothing behind.
+		// Failed joins leave nothing behind.
 		bob := enter(t, h, net, "bob")
 		require.NoError(t, bob.Close())
 		require.NoError(t, ann.Close())
 	})
 }
 
-// A client that cannot get what was said before is not left in the room.
-func TestJoinThatFailsHalfwayLeaves(t *testing.T) {
+// A client that cannot query the history does not stay in the room.
+func TestFailedJoinLeavesTheRoom(t *testing.T) {
 	bubble(t, func(t *testing.T, h *hub, net *transport.Memory) {
 		c, err := newClient("chat.example", ClientConfig{Name: "ann", Transport: net.Host("ann"), Resolver: noResolver{}})
 		require.NoError(t, err)
-		err = c.start(t.Context(), deaf{h.session(net.Host("ann").Key())})
+		err = c.start(t.Context(), noQuerySession{h.session(net.Host("ann").Key())})
 		require.ErrorIs(t, err, migrate.ErrNoQuery)
 		require.Empty(t, h.room.(*room).list)
 	})
 }
 
-type deaf struct{ *hubSession }
+type noQuerySession struct{ *hubSession }
 
-func (deaf) Query(context.Context, []byte) ([]byte, error) { return nil, migrate.ErrNoQuery }
+func (noQuerySession) Query(context.Context, []byte) ([]byte, error) { return nil, migrate.ErrNoQuery }
 
-// The address of a listener at all addresses depends on where the room is: who joins while it is nowhere waits.
-func TestJoinWhileTheRoomIsNowhere(t *testing.T) {
+// The address of a wildcard listener depends on the route to the room's host, so Join waits until the room has a host.
+func TestJoinWaitsForAHost(t *testing.T) {
 	tr, err := transport.NewTCP(transport.TCPConfig{})
 	require.NoError(t, err)
 	h := newHub(t, Config{})
@@ -378,7 +378,7 @@ func TestJoinWhileTheRoomIsNowhere(t *testing.T) {
 	require.NoError(t, tr.Close())
 }
 
-// awaySession has no host until it is asked something.
+// awaySession has no host until the first query.
 type awaySession struct {
 	*hubSession
 	back atomic.Bool
@@ -396,7 +396,7 @@ func (s *awaySession) Query(ctx context.Context, q []byte) ([]byte, error) {
 	return s.hubSession.Query(ctx, q)
 }
 
-func TestSendWaitsWhileTheQueueIsFull(t *testing.T) {
+func TestSendWaitsForTheQueue(t *testing.T) {
 	bubble(t, func(t *testing.T, h *hub, net *transport.Memory) {
 		c, err := newClient("chat.example", ClientConfig{Name: "ann", Transport: net.Host("ann"), Resolver: noResolver{}})
 		require.NoError(t, err)
@@ -427,7 +427,7 @@ func (s *fullSession) Flush(context.Context) error {
 	return nil
 }
 
-func TestWhoTurnsThePages(t *testing.T) {
+func TestWhoReadsAllPages(t *testing.T) {
 	bubble(t, func(t *testing.T, h *hub, net *transport.Memory) {
 		ann := enter(t, h, net, "ann")
 		for i := range 2 * maxPage {
@@ -442,11 +442,11 @@ func TestWhoTurnsThePages(t *testing.T) {
 	})
 }
 
-// Events of a later version are skipped, and a gap in the stream is passed on.
+// Events of a later version are skipped, and gaps in the event stream are reported.
 func TestGapsAndUnknownEvents(t *testing.T) {
 	bubble(t, func(t *testing.T, h *hub, net *transport.Memory) {
 		ann := enter(t, h, net, "ann")
-		told := read(ann)
+		msgs := read(ann)
 		h.change(func() {
 			seq := uint64(len(h.events))
 			h.events = append(h.events,
@@ -456,25 +456,25 @@ func TestGapsAndUnknownEvents(t *testing.T) {
 			)
 		})
 		synctest.Wait()
-		list := told.take()
+		list := msgs.take()
 		require.Equal(t, "joined ann\ngap\nleft bob\n", texts(list))
 		require.EqualValues(t, 6, list[1].Lost)
 		require.NoError(t, ann.Close())
 	})
 }
 
-func TestMessagesReadWell(t *testing.T) {
+func TestMessageString(t *testing.T) {
 	for want, m := range map[string]Message{
-		"ann: hi":                             {Kind: KindMessage, From: "ann", Text: "hi"},
-		"ann joined":                          {Kind: KindJoined, From: "ann"},
-		"ann left; the chat waits for 2 more": {Kind: KindLeft, From: "ann", Missing: 2},
-		"the chat has begun":                  {Kind: KindBegun},
-		"ann (private): hi":                   {Kind: KindPrivate, From: "ann", Text: "hi"},
-		"ann (private, unverified): hi":       {Kind: KindPrivate, From: "ann", Text: "hi", Unverified: true},
-		"the chat has moved to h2, in a pause of 12ms": {
+		"ann: hi":                               {Kind: KindMessage, From: "ann", Text: "hi"},
+		"ann joined":                            {Kind: KindJoined, From: "ann"},
+		"ann left; waiting for 2 more to begin": {Kind: KindLeft, From: "ann", Missing: 2},
+		"the chat has begun":                    {Kind: KindBegun},
+		"ann (private): hi":                     {Kind: KindPrivate, From: "ann", Text: "hi"},
+		"ann (private, unverified): hi":         {Kind: KindPrivate, From: "ann", Text: "hi", Unverified: true},
+		"the chat moved to h2, pause 12ms": {
 			Kind: KindMoved, Host: resolver.Host{ID: "h2"}, Pause: 12*time.Millisecond + time.Microsecond},
-		"3 messages are missing here":                         {Kind: KindGap, Lost: 3},
-		"the chat was started anew, and what it knew is lost": {Kind: KindStateLost},
+		"3 messages were dropped here":             {Kind: KindGap, Lost: 3},
+		"the chat was reset and its state is lost": {Kind: KindStateLost},
 		"unknown": {},
 	} {
 		require.Equal(t, want, m.String())

@@ -5,42 +5,42 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// Config sets the limits of a room. They are part of the room's state: a room that moves keeps the limits it was created
-// with, whatever the Config of the host that it moves to.
+// Config sets the limits of a room. The limits are part of the room's state: a room that moves to another host keeps them
+// and ignores that host's Config.
 type Config struct {
-	// MinParticipants is how many different participants must have joined before the chat begins: what is said before
-	// then waits. Participants are counted over time and by key (by name where the transport proves no keys), so that
-	// leaving does not lower the count and joining again does not raise it. 0: the chat has begun from the start. At most
-	// 10,000.
+	// MinParticipants is the number of distinct participants that must join before the chat begins. Until then the room
+	// holds messages. Each key (each name if the transport proves no keys) counts once: leaving does not lower the count,
+	// and joining again does not raise it. It defaults to 0, which begins the chat at once. The maximum is 10,000.
 	MinParticipants int
 
-	// HistoryCount and HistoryBytes bound the latest messages kept for those who join, by number and by size: the bytes of
-	// sender and text, and 32 more for each message. 0 stands for 100 and 64 KiB, at most 10,000 and 512 KiB; [NoHistory]
-	// as HistoryCount keeps none.
+	// HistoryCount and HistoryBytes bound the recent messages kept for new participants. The size of a message is the length
+	// of sender and text plus 32 bytes. They default to 100 and 64 KiB; the maximum is 10,000 and 512 KiB. Set HistoryCount
+	// to [NoHistory] to keep none.
 	HistoryCount, HistoryBytes int
 
-	// HeldCount and HeldBytes bound the messages that wait for the chat to begin, measured like the history. 0 stands for
-	// 1,000 and 256 KiB, at most 10,000 and 16 MiB.
+	// HeldCount and HeldBytes bound the messages held until the chat begins, with sizes as in the history. They default to
+	// 1,000 and 256 KiB; the maximum is 10,000 and 16 MiB.
 	HeldCount, HeldBytes int
 
-	// MaxName bounds a name, in characters. 0 stands for 32, at most 64.
+	// MaxName is the maximum length of a name in characters. It defaults to 32; the maximum is 64.
 	MaxName int
 
-	// MaxText bounds the text of a message, in bytes. 0 stands for 4 KiB, at most 64 KiB.
+	// MaxText is the maximum size of a message text in bytes. It defaults to 4 KiB; the maximum is 64 KiB.
 	MaxText int
 
-	// MaxParticipants bounds those who are in the room at one time. 0 stands for 10,000, at most 100,000.
+	// MaxParticipants is the maximum number of participants in the room at a time. It defaults to 10,000; the maximum is
+	// 100,000.
 	MaxParticipants int
 }
 
-// NoHistory is the value of [Config.HistoryCount] for a room that shows newcomers nothing of what was said before.
+// NoHistory disables the history when used as [Config.HistoryCount]: new participants see no earlier messages.
 const NoHistory = -1
 
-// maxAddr bounds the address of a participant's own listener, in bytes.
+// maxAddr is the maximum size in bytes of the address of a participant's listener.
 const maxAddr = 256
 
-// New makes the factory of a chat room for a host: each instance it makes is empty until it is restored from a snapshot.
-// The error, if any, is an [ErrConfig] that names the field of cfg.
+// New returns a factory of chat rooms for a host. Each room it creates is empty until it is restored from a snapshot.
+// If a field of cfg is invalid, New returns an [ErrConfig] that names the field.
 func New(cfg Config) (func() migrate.Migratable, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
@@ -49,7 +49,7 @@ func New(cfg Config) (func() migrate.Migratable, error) {
 	return func() migrate.Migratable { return newRoom(cfg) }, nil
 }
 
-// withDefaults fills the zero fields and checks all.
+// withDefaults sets the defaults of zero fields and validates all fields.
 func (c Config) withDefaults() (Config, error) {
 	for _, f := range []struct {
 		name          string

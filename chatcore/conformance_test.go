@@ -30,7 +30,7 @@ func TestRoomIsMigratable(t *testing.T) {
 			for i := range 6 {
 				do(3, command{Op: opSay, Text: fmt.Sprint("line ", i)})
 			}
-			for _, q := range []query{{Op: askHistory, After: 1 << 40}, {Op: askWho}, {Op: askFind, Name: "name3"}} {
+			for _, q := range []query{{Op: queryHistory, After: 1 << 40}, {Op: queryWho}, {Op: queryFind, Name: "name3"}} {
 				s.Queries = append(s.Queries, mustMarshal(&q))
 			}
 			migratetest.Run(t, s)

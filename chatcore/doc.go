@@ -1,7 +1,7 @@
-// Package chatcore is a chat room that roams, and a client for it.
+// Package chatcore provides a chat room that moves between hosts, and a client for it.
 //
-// The room is a [migrate.Migratable]: it knows who is there and what was said, and nothing of hosts, epochs or connections.
-// [New] makes it for a host; [Join] enters it from anywhere:
+// The room is a [migrate.Migratable]. It holds the participants and the messages, and knows nothing about hosts, epochs
+// or connections. [New] returns a factory of rooms for a host; [Join] enters a room from anywhere:
 //
 //	factory, err := chatcore.New(chatcore.Config{MinParticipants: 2})
 //	svc, err := node.Host(ctx, "backend.com", factory, migrate.Policy{Every: 30 * time.Second})
@@ -17,54 +17,56 @@
 //		fmt.Println(m)
 //	}
 //
-// # What the room promises
+// # Guarantees
 //
-//   - What Say has returned for is said, once, to all; all hear the same in the same order, whatever moved meanwhile. How
-//     much can be lost when hosts die is told in package migrate.
-//   - The sender of a message is the name of the session that sent it, whatever the message claims.
-//   - A name belongs to the key that joined with it for as long as it is in the room. A new session with the same key takes
-//     it over, which is how somebody comes back whose client died. Where the transport proves no keys nobody can be told
-//     from another: then a name is free again only when its session has run out.
-//   - The chat begins when [Config.MinParticipants] different participants have joined. What is said before that waits, moves
-//     with the room, and is then published in the order in which it was said.
-//   - Everything is bounded, by the fields of [Config].
+//   - When Say returns without an error, the message is published exactly once. All participants receive all messages in the
+//     same order, across moves and failovers. Package migrate describes what can be lost when hosts fail.
+//   - The room sets the sender of a message from the session that sent it, and ignores any sender in the payload.
+//   - While a participant is in the room, its name belongs to the key that joined with it. A new session with the same key
+//     takes the name over, so a user whose client crashed can return at once. If the transport proves no keys, the
+//     name becomes free only when the old session expires.
+//   - The chat begins when [Config.MinParticipants] distinct participants have joined. The room holds earlier messages, keeps
+//     them across moves, and then publishes them in the order in which they were sent.
+//   - The fields of [Config] bound all state.
 //
 // # Names and texts
 //
-// A name is letters and digits, and - _ . after the first character; spaces around it are cut off. Its letters are of one
-// script: Latin, Greek, Cyrillic, Armenian, Hebrew, Arabic, Georgian, Hangul, or Chinese and Japanese together; the digits
-// are 0 to 9. There are no combining marks, so that a name is written in one way only, and scripts that cannot do without
-// them are not offered. Two names are the same when they differ only in case, or in letters that are easily taken for one
-// another: 0 and O; 1, l and I; and the letters of different scripts that share a shape, such as the Cyrillic and the
-// Latin a. This is a guard and not a proof: accents (jose, josé) and pairs of letters (rn, m) are told apart.
+// A name consists of letters and digits; after the first character, "-", "_" and "." are allowed as well. Surrounding
+// whitespace is trimmed. All letters of a name belong to one script: Latin, Greek, Cyrillic, Armenian, Hebrew, Arabic,
+// Georgian, Hangul, or Chinese and Japanese together. Digits are 0 to 9. Combining marks are not allowed, so each name has
+// only one spelling; scripts that require combining marks are not supported. Two names are equal if they differ only in
+// case or in confusable letters: 0 and O; 1, l and I; and letters of different scripts with the same shape, such as Cyrillic
+// and Latin a. This check makes impersonation harder but cannot exclude it: names that differ in an accent (jose, josé) or
+// in a pair of letters (rn, m) are different names.
 //
-// A text is one line of UTF-8 without control characters other than the tab, and without those that change the direction
-// of writing. So a program may show names and texts as they come.
+// A text is one line of UTF-8. Control characters other than tab, and characters that change the writing direction, are not
+// allowed. A program can therefore display names and texts as they are.
 //
 // # Private messages
 //
-// They go from client to client. The sender asks the room for the other's address and key, connects, and requires that key;
-// the receiver requires that the connection's key is the one that the room knows for the sender's name. The room sees
-// nothing of it, and its host could at most name a wrong key to somebody who has never had the right one: the first key of
-// each name is remembered, and another one refused ([Client.Forget]). Compare [Participant.Key] by other means to be sure.
+// Private messages go directly from client to client. The sender asks the room for the receiver's address and key, connects,
+// and requires that key. The receiver requires that the connection proves the key that the room has for the sender's name.
+// The room never sees private messages. A malicious host of the room could give a wrong key only to a client that has not yet
+// seen the right one: each client pins the first key of each name and rejects any other ([Client.Forget] removes the pin).
+// To exclude this attack, compare [Participant.Key] over another channel.
 //
-// While the room moves, the last answer about a participant stands in for it.
+// While the room moves, a client uses its last answer about a participant.
 //
 // # Wire format, version 1
 //
-// For clients in other languages. All values are MessagePack. Commands, replies, queries, answers and events travel inside
-// the calls of package migrate, as opaque bytes. Each is an array; fields at its end may be left out, and are 0 or "" then.
-// Times are Unix milliseconds.
+// This section is for clients in other languages. All values are MessagePack. Commands, replies, queries, answers and events
+// are opaque bytes inside the calls of package migrate. Each is an array; trailing fields may be omitted and default to 0 or
+// "". Times are Unix milliseconds.
 //
 // A command is [operation, text, address]:
 //
-//	join   [1, name, address]   address: where this client takes private messages, "" for nowhere
+//	join   [1, name, address]   address: where this client receives private messages; "" for none
 //	say    [2, text]
 //	leave  [3]
 //
-// join is answered with [name, next, missing, present]: the name as it was accepted, the number of the event from which to
-// listen, how many more participants the chat waits for, and how many are in the room. Next is the newcomer's own joining.
-// The reply to the others is nil. To end the session is to leave.
+// The reply to join is [name, next, missing, present]: the accepted name, the number of the first event to listen from, the
+// number of participants still missing for the chat to begin, and the number of participants in the room. Event next is the
+// newcomer's own KindJoined event. The reply to other commands is nil. Ending the session also leaves the room.
 //
 // A query is [operation, name, after, limit]:
 //
@@ -72,19 +74,20 @@
 //	who      [2, "", after, limit] -> [present, [participant, ...]], numbers above after, at most 500 and limit
 //	find     [3, name]             -> participant
 //
-// A participant is [number, name, address, key, time]: number grows with each who joins; key is 32 bytes or empty.
-// Who asks for the history before the next of its join and listens from there on misses nothing and hears nothing twice.
+// A participant is [number, name, address, key, time]. The number increases with each participant that joins; key is 32
+// bytes or empty. To receive every message exactly once, a client queries the history before next and listens from next.
 //
-// An event is [kind, from, text, time, missing], with the kinds [KindMessage], [KindJoined], [KindLeft] and [KindBegun].
+// An event is [kind, from, text, time, missing]; kind is [KindMessage], [KindJoined], [KindLeft] or [KindBegun].
 //
-// Between clients, on a connection to the address that find gave:
+// Between clients, on a connection to the address returned by find:
 //
 //	chat.hello    []                            -> [token], 16 bytes
 //	chat.private  [to, from, text, id, token]   -> nil
 //
-// Token is that of the connection. Id is a random number below 2^53, the same when a message is sent again on another
-// connection: the receiver answers [CodeReplay] for one that it has delivered.
+// The token belongs to the connection. The id is a random number below 2^53. A client that sends a message again on another
+// connection uses the same id; the receiver answers [CodeReplay] if it has already delivered that message.
 //
-// A snapshot is a sequence of records, each its length as an unsigned varint and then an array: a header with the limits
-// and counters, then who was counted towards the beginning, the participants, the messages that wait, and the history.
+// A snapshot is a sequence of records. Each record is a length (unsigned varint) followed by an array: first a header with the
+// limits and counters, then the participants counted towards MinParticipants, the participants in the room, the held messages
+// and the history.
 package chatcore

@@ -11,7 +11,7 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// host starts a host for the chat on a network in memory.
+// host starts a host for the chat on an in-memory network.
 func host(ctx context.Context, net *transport.Memory, res resolver.Resolver, cfg chatcore.Config) *migrate.Node {
 	node, err := migrate.NewNode(migrate.NodeConfig{Resolver: res, Transport: net.Host("host"), Listen: "host:1"})
 	if err != nil {
@@ -37,7 +37,7 @@ func join(ctx context.Context, net *transport.Memory, res resolver.Resolver, nam
 	return c
 }
 
-// A room for a host, that waits with the first message until two are there.
+// The room holds messages until two participants have joined.
 func ExampleNew() {
 	ctx := context.Background()
 	net, res := transport.NewMemory(), resolver.NewMemory()
@@ -59,7 +59,7 @@ func ExampleNew() {
 	_, err := chatcore.New(chatcore.Config{MaxName: 1000})
 	fmt.Println(err)
 	// Output:
-	// ann joined; the chat waits for 1 more
+	// ann joined; waiting for 1 more to begin
 	// bob joined
 	// the chat has begun
 	// ann: anybody here?
@@ -98,7 +98,7 @@ func ExampleJoin() {
 	// bob joined
 	// bob: hello, all
 	// 2 are here
-	// chat: join "backend.com" as "ANN": chat: the name "ANN" is taken: "ann", which looks like it, belongs to somebody who is in the room
+	// chat: join "backend.com" as "ANN": chat: the name "ANN" is taken: "ann", a confusable name, belongs to a participant in the room
 }
 
 func ExampleClient_Private() {
@@ -123,5 +123,5 @@ func ExampleClient_Private() {
 	fmt.Println(ann.Private(ctx, "bob", "still there?"))
 	// Output:
 	// ann (private): between us
-	// chat: nobody called "bob" is in the room
+	// chat: no participant is called "bob"
 }

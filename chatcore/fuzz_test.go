@@ -10,7 +10,7 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// What the room publishes is read, or refused, whoever wrote it.
+// FuzzEvent decodes arbitrary bytes as an event of the room.
 func FuzzEvent(f *testing.F) {
 	f.Add(event{Kind: KindMessage, From: "ann", Text: "hello", Time: 1e12}.encode())
 	f.Add(event{Kind: KindJoined, From: "bob", Missing: 2}.encode())
@@ -28,7 +28,7 @@ func FuzzEvent(f *testing.F) {
 	})
 }
 
-// Another client may send what it likes: nothing is delivered in a name that is not its own.
+// FuzzPrivate lets a client send arbitrary private messages: none is delivered under another name.
 func FuzzPrivate(f *testing.F) {
 	f.Add(mustMarshal(&privateParams{To: "bob", From: "ann", Text: "hi", ID: 1}), []byte{1})
 	f.Add(mustMarshal(&privateParams{To: "bob", From: "BOB", Text: "\x1b[2J", ID: 1, Token: make([]byte, 16)}), []byte{})
@@ -36,21 +36,21 @@ func FuzzPrivate(f *testing.F) {
 	f.Fuzz(func(t *testing.T, first, second []byte) {
 		bubble(t, func(t *testing.T, h *hub, net *transport.Memory) {
 			ann, bob, mallory := enter(t, h, net, "ann"), enter(t, h, net, "bob"), enter(t, h, net, "mallory")
-			told := read(bob)
+			msgs := read(bob)
 			conn, err := net.Host("mallory").Dial(t.Context(), transport.Peer{Addr: bob.private.listener.Addr()}, nil)
 			require.NoError(t, err)
 			for _, p := range [][]byte{first, second, first} {
 				for _, method := range []string{methodPrivate, methodHello} {
 					conn.Go(method, p, func([]byte, error) {})
 				}
-				// The same with the right token, where the params can be read at all.
+				// Also with the right token, if the params can be decoded.
 				var m privateParams
 				if transport.Unmarshal(p, &m) == nil {
 					_ = callOn(t, conn, m, true)
 				}
 			}
 			synctest.Wait()
-			for _, m := range told.take(KindJoined) {
+			for _, m := range msgs.take(KindJoined) {
 				require.Equal(t, "mallory", m.From)
 			}
 			require.NoError(t, conn.Close())

@@ -14,7 +14,7 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// hub is a room that everybody reaches at once and that goes nowhere: what package migrate does, without its protocol.
+// hub stands in for package migrate: it applies commands to a room directly, without a protocol or moves.
 type hub struct {
 	mu     sync.Mutex
 	room   migrate.Migratable
@@ -22,7 +22,7 @@ type hub struct {
 	last   uint64 // session
 	events []migrate.Event
 	news   chan struct{} // closed and replaced at each change
-	stuck  bool          // as while the room is on the move
+	stuck  bool          // the room does not answer, as during a move
 }
 
 func newHub(t testing.TB, cfg Config) *hub {
@@ -40,10 +40,10 @@ func (h *hub) change(f func()) {
 	h.news = make(chan struct{})
 }
 
-// stall makes the room answer nothing until it is called with false.
+// stall stops the room from answering until it is called with false.
 func (h *hub) stall(stuck bool) { h.change(func() { h.stuck = stuck }) }
 
-// do runs f, as soon as the room answers, with a command to be applied.
+// do waits until the room answers and then calls f with a command.
 func (h *hub) do(ctx context.Context, s *hubSession, body []byte, f func(migrate.Command)) error {
 	for {
 		h.mu.Lock()
@@ -68,7 +68,7 @@ func (h *hub) do(ctx context.Context, s *hubSession, body []byte, f func(migrate
 	return nil
 }
 
-// session opens a session for the owner of a key.
+// session opens a session for a key.
 func (h *hub) session(key transport.Key) *hubSession {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -82,7 +82,7 @@ type hubSession struct {
 	hub    *hub
 	number uint64
 	key    transport.Key
-	fail   chan error // what Events ends with
+	fail   chan error // makes Events end with the error
 	ctx    context.Context
 	cancel context.CancelFunc
 }
@@ -155,10 +155,10 @@ func (h *hub) enter(ctx context.Context, cfg ClientConfig) (*Client, error) {
 	return c, c.start(ctx, h.session(cfg.Transport.Key()))
 }
 
-// noResolver stands where one is required and not used.
+// noResolver is a placeholder where a Resolver is required but not used.
 type noResolver struct{ resolver.Resolver }
 
-// reader collects what a client is told.
+// reader collects the messages of a client.
 type reader struct {
 	mu   sync.Mutex
 	list []Message
@@ -179,7 +179,7 @@ func read(c *Client) *reader {
 	return r
 }
 
-// take returns what has come since, without the messages of the given kinds.
+// take returns the messages since the last call, except those of the given kinds.
 func (r *reader) take(without ...Kind) (list []Message) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -7,38 +7,38 @@ import (
 	"time"
 )
 
-// inbox holds messages for readers, at most limit. Readers that are slow lose the oldest, and are told how many.
+// inbox buffers at most limit messages for readers. On overflow it drops the oldest and reports their number in a KindGap.
 //
-// Messages come and go in batches, which change hands and are not copied.
+// Messages are passed in batches; the ownership of a batch changes, its content is not copied.
 type inbox struct {
-	mu    sync.Mutex // guards all below; nothing slow runs under it
+	mu    sync.Mutex // guards the fields below; never held while blocking
 	limit int
-	queue [][]letter // none is empty
-	n     int        // letters in the queue
+	queue [][]entry // contains no empty batch
+	n     int       // entries in the queue
 	lost  uint64
 	ended bool
 	err   error
-	news  chan struct{} // 1 deep: there may be something to read
+	ready chan struct{} // capacity 1: wakes a reader
 }
 
-// atOnce is how many messages there are in a batch, most often.
-const atOnce = 64
+// batchSize is the usual capacity of a batch.
+const batchSize = 64
 
-// batches are used again by all clients; there are many only where many messages wait.
-var batches = sync.Pool{New: func() any { return new([atOnce]letter) }}
+// batches recycles batches among all clients.
+var batches = sync.Pool{New: func() any { return new([batchSize]entry) }}
 
-func newBatch() []letter { return batches.Get().(*[atOnce]letter)[:0] }
+func newBatch() []entry { return batches.Get().(*[batchSize]entry)[:0] }
 
-// freeBatch forgets the letters of a batch that nobody else has.
-func freeBatch(batch []letter) {
+// freeBatch recycles a batch owned by the caller.
+func freeBatch(batch []entry) {
 	clear(batch)
-	if cap(batch) == atOnce { // and not cut at the front
-		batches.Put((*[atOnce]letter)(batch[:atOnce]))
+	if cap(batch) == batchSize { // not sliced at the front
+		batches.Put((*[batchSize]entry)(batch[:batchSize]))
 	}
 }
 
-// letter is a message as it is kept. What the room publishes comes in great numbers and needs few of a Message's fields.
-type letter struct {
+// entry is the compact form of a message in the inbox: events of the room are frequent and need few of Message's fields.
+type entry struct {
 	kind    Kind
 	history bool
 	missing int32
@@ -46,41 +46,41 @@ type letter struct {
 	time    int64 // Unix milliseconds
 	from    string
 	text    string
-	other   *Message // all of it, if the room did not publish it
+	other   *Message // the complete message if it is not an event of the room
 }
 
-func (l *letter) message() Message {
-	if l.other != nil {
-		return *l.other
+func (e *entry) message() Message {
+	if e.other != nil {
+		return *e.other
 	}
-	return Message{Kind: l.kind, From: l.from, Text: l.text, Time: time.UnixMilli(l.time), Seq: l.seq,
-		History: l.history, Missing: int(l.missing)}
+	return Message{Kind: e.kind, From: e.from, Text: e.text, Time: time.UnixMilli(e.time), Seq: e.seq,
+		History: e.history, Missing: int(e.missing)}
 }
 
-// count is how many messages are missing if the letter is: a gap stands for all that are missing in it.
-func (l *letter) count() uint64 {
-	if l.other != nil {
-		return max(l.other.Lost, 1)
+// count returns the number of messages lost when the entry is dropped. A gap counts for all messages lost in it.
+func (e *entry) count() uint64 {
+	if e.other != nil {
+		return max(e.other.Lost, 1)
 	}
 	return 1
 }
 
 func newInbox(limit int) *inbox {
-	return &inbox{limit: limit, news: make(chan struct{}, 1)}
+	return &inbox{limit: limit, ready: make(chan struct{}, 1)}
 }
 
-// allow raises the limit for good, for messages that come all at once.
-func (b *inbox) allow(more int) {
+// raiseLimit raises the limit permanently, to make room for the history.
+func (b *inbox) raiseLimit(more int) {
 	b.mu.Lock()
 	b.limit += more
 	b.mu.Unlock()
 }
 
-// push reports whether readers will find the message: not after the end.
-func (b *inbox) push(m Message) bool { return b.put([]letter{{other: &m}}) }
+// push adds a message. It reports false after end.
+func (b *inbox) push(m Message) bool { return b.put([]entry{{other: &m}}) }
 
-// put takes a batch of letters over, and reports whether the inbox still took any.
-func (b *inbox) put(batch []letter) (open bool) {
+// put adds a batch and takes ownership of it. It reports false after end.
+func (b *inbox) put(batch []entry) (open bool) {
 	b.mu.Lock()
 	open = !b.ended
 	kept := open && len(batch) > 0 && b.add(batch)
@@ -91,10 +91,10 @@ func (b *inbox) put(batch []letter) (open bool) {
 	return open
 }
 
-// add queues letters, and reports whether their memory belongs to the inbox now. b.mu is held, and the inbox has not ended.
-func (b *inbox) add(batch []letter) (kept bool) {
+// add adds a batch and reports whether the inbox now owns its memory. The caller holds b.mu; the inbox has not ended.
+func (b *inbox) add(batch []entry) (kept bool) {
 	if b.n == 0 {
-		b.wake() // a reader that leaves some wakes the next
+		b.wake() // a reader that leaves messages wakes the next reader
 	}
 	b.n += len(batch)
 	if last := len(b.queue) - 1; last >= 0 && cap(b.queue[last])-len(b.queue[last]) >= len(batch) {
@@ -106,7 +106,7 @@ func (b *inbox) add(batch []letter) (kept bool) {
 	for ; b.n > b.limit; b.n-- {
 		oldest := b.queue[0]
 		b.lost += oldest[0].count()
-		oldest[0] = letter{}
+		oldest[0] = entry{}
 		if b.queue[0] = oldest[1:]; len(oldest) == 1 {
 			b.pop()
 		}
@@ -122,7 +122,7 @@ func (b *inbox) pop() {
 	}
 }
 
-// end lets readers have what is there, and then err; nil ends in silence. Only the first call counts.
+// end lets readers take the buffered messages and then returns err to them. Only the first call has an effect.
 func (b *inbox) end(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -134,19 +134,19 @@ func (b *inbox) end(err error) {
 
 func (b *inbox) wake() {
 	select {
-	case b.news <- struct{}{}:
+	case b.ready <- struct{}{}:
 	default:
 	}
 }
 
-// take waits for messages; none means that there will be none. The batch is the caller's.
-func (b *inbox) take(ctx context.Context) ([]letter, error) {
+// take waits for messages and returns a batch owned by the caller. An empty batch without an error means the end.
+func (b *inbox) take(ctx context.Context) ([]entry, error) {
 	for {
 		b.mu.Lock()
-		var batch []letter
+		var batch []entry
 		switch {
 		case b.lost > 0:
-			batch = []letter{{other: &Message{Kind: KindGap, Lost: b.lost, Time: time.Now()}}}
+			batch = []entry{{other: &Message{Kind: KindGap, Lost: b.lost, Time: time.Now()}}}
 			b.lost = 0
 		case b.n > 0:
 			batch = b.queue[0]
@@ -154,7 +154,7 @@ func (b *inbox) take(ctx context.Context) ([]letter, error) {
 			b.n -= len(batch)
 		}
 		if b.n > 0 || b.ended {
-			b.wake() // for the other readers
+			b.wake() // wake the other readers
 		}
 		ended, err := b.ended, b.err
 		b.mu.Unlock()
@@ -165,16 +165,16 @@ func (b *inbox) take(ctx context.Context) ([]letter, error) {
 			return nil, err
 		}
 		select {
-		case <-b.news:
+		case <-b.ready:
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
 	}
 }
 
-// giveBack takes back the messages that a reader took and did not want, for another one. Those for which there is no room
-// any more are lost.
-func (b *inbox) giveBack(rest []letter) {
+// putBack returns unread messages of a batch to the front of the queue. The oldest are dropped if the inbox has since filled
+// up.
+func (b *inbox) putBack(rest []entry) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for ; len(rest) > 0 && b.n+len(rest) > b.limit; rest = rest[1:] {

@@ -9,14 +9,14 @@ import (
 	"time"
 )
 
-// TestMain fails the package when a test leaves a goroutine behind.
+// TestMain fails if a test leaks a goroutine.
 func TestMain(m *testing.M) {
 	before := runtime.NumGoroutine()
 	code := m.Run()
 	if f := flag.Lookup("test.fuzz"); f != nil && f.Value.String() != "" {
-		os.Exit(code) // the fuzzing engine keeps goroutines of its own
+		os.Exit(code) // the fuzzing engine has goroutines of its own
 	}
-	for range 100 { // goroutines of the last test may be about to end
+	for range 100 { // goroutines may still be exiting
 		if runtime.NumGoroutine() <= before {
 			break
 		}
@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 	}
 	if n := runtime.NumGoroutine(); n > before && code == 0 {
 		buf := make([]byte, 1<<20)
-		fmt.Fprintf(os.Stderr, "%d goroutines are left, %d were here before:\n%s\n", n, before, buf[:runtime.Stack(buf, true)])
+		fmt.Fprintf(os.Stderr, "leaked goroutines: %d at the end, %d at the start:\n%s\n", n, before, buf[:runtime.Stack(buf, true)])
 		code = 1
 	}
 	os.Exit(code)

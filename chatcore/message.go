@@ -7,23 +7,22 @@ import (
 	"github.com/roam-go/roam/resolver"
 )
 
-// Kind says what a [Message] tells.
+// Kind is the kind of a [Message].
 type Kind uint8
 
-// The kinds below 16 are published by the room, and their numbers are part of its wire format; the others arise in the
-// client.
+// The room publishes the kinds below 16; their numbers are part of its wire format. The client creates the other kinds.
 const (
-	KindMessage   Kind = 1  // somebody said something to all
-	KindJoined    Kind = 2  // somebody joined, or is back with a new session
-	KindLeft      Kind = 3  // somebody left, or was away for too long
-	KindBegun     Kind = 4  // enough participants have been here: the messages that waited for it follow
-	KindPrivate   Kind = 16 // somebody said something to this client alone
-	KindMoved     Kind = 17 // the room has moved to another host
-	KindGap       Kind = 18 // messages are missing here
-	KindStateLost Kind = 19 // the room was started anew on another host, without what it knew
+	KindMessage   Kind = 1  // a message to all
+	KindJoined    Kind = 2  // a participant joined, or returned with a new session
+	KindLeft      Kind = 3  // a participant left, or its session expired
+	KindBegun     Kind = 4  // enough participants have joined; the held messages follow
+	KindPrivate   Kind = 16 // a private message to this client
+	KindMoved     Kind = 17 // the room moved to another host
+	KindGap       Kind = 18 // messages were dropped at this point
+	KindStateLost Kind = 19 // the room was reset and lost its state
 )
 
-// String is a short name in lower case.
+// String returns a short lower-case name.
 func (k Kind) String() string {
 	switch k {
 	case KindMessage:
@@ -47,49 +46,49 @@ func (k Kind) String() string {
 	}
 }
 
-// Message is one thing that a [Client] tells its user. Which fields are set depends on Kind.
+// Message is an item of [Client.Messages]. Kind determines which of the other fields are set.
 type Message struct {
 	// Kind is always set.
 	Kind Kind
 
-	// From is who spoke, joined or left. For a message the room set it from the speaker's session; for a private one this
-	// client has checked it against the key that the speaker proved, unless Unverified is set.
+	// From is the name of the participant that sent the message, joined or left. For KindMessage the room sets it from the
+	// sender's session. For KindPrivate this client has checked it against the sender's key, unless Unverified is set.
 	From string
-	// Text is what was said.
+	// Text is the text of the message.
 	Text string
-	// Time is when it was said, by the clock of the room's host; for a private message and what arises in the client, when
-	// it arrived, by this machine's clock.
+	// Time is the time at which the room received the message, by the clock of its host. For private messages and for
+	// messages created by the client, it is the time of arrival by the local clock.
 	Time time.Time
 
-	// Seq numbers what the room publishes, from 1; 0 for what arises in the client.
+	// Seq is the sequence number of the room's event, from 1. It is 0 for messages that the room did not publish.
 	Seq uint64
-	// History is set for what was said before this client joined.
+	// History is set for messages sent before this client joined.
 	History bool
-	// Missing, when somebody joined or left, is how many more participants the chat waits for.
+	// Missing is, for KindJoined and KindLeft, the number of participants still missing for the chat to begin.
 	Missing int
 
-	// Unverified is set for a private message over a transport that proves no keys: From is what the sender claims.
+	// Unverified is set for a private message over a transport that proves no keys: the sender's name is not authenticated.
 	Unverified bool
 
-	// Epoch, Host and Pause say, for KindMoved, in which epoch and where the room lives now, and how long it was not there
-	// for this client. Planned is false when this client lost the host without being told to move.
+	// Epoch and Host are, for KindMoved, the epoch and the host of the room after the move; Pause is how long the room was
+	// unavailable to this client. Planned is false if this client lost the host without prior notice of a move.
 	Epoch   uint64
 	Host    resolver.Host
 	Pause   time.Duration
 	Planned bool
 
-	// Lost is, for KindGap, how many messages are missing.
+	// Lost is, for KindGap, the number of dropped messages.
 	Lost uint64
 }
 
-// String is the message as one line for a person.
+// String formats the message as one line for display.
 func (m Message) String() string {
 	switch m.Kind {
 	case KindMessage:
 		return m.From + ": " + m.Text
 	case KindJoined, KindLeft:
 		if m.Missing > 0 {
-			return fmt.Sprintf("%s %v; the chat waits for %d more", m.From, m.Kind, m.Missing)
+			return fmt.Sprintf("%s %v; waiting for %d more to begin", m.From, m.Kind, m.Missing)
 		}
 		return m.From + " " + m.Kind.String()
 	case KindBegun:
@@ -100,11 +99,11 @@ func (m Message) String() string {
 		}
 		return m.From + " (private): " + m.Text
 	case KindMoved:
-		return fmt.Sprintf("the chat has moved to %s, in a pause of %v", m.Host.ID, m.Pause.Round(time.Millisecond))
+		return fmt.Sprintf("the chat moved to %s, pause %v", m.Host.ID, m.Pause.Round(time.Millisecond))
 	case KindGap:
-		return fmt.Sprintf("%d messages are missing here", m.Lost)
+		return fmt.Sprintf("%d messages were dropped here", m.Lost)
 	case KindStateLost:
-		return "the chat was started anew, and what it knew is lost"
+		return "the chat was reset and its state is lost"
 	default:
 		return m.Kind.String()
 	}

@@ -8,16 +8,16 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// The alphabet of names is written out here, instead of being asked of package unicode, because every host of a room must
-// come to the same verdict: hosts built with different versions of Go know different versions of Unicode. All of these
-// letters have long been assigned, are in Unicode's composed form (NFC), and combine with nothing.
+// alphabet lists the letters allowed in names. It does not use the tables of package unicode, because hosts built with
+// different Go versions have different Unicode versions, and all hosts of a room must accept the same names. All these
+// letters have been assigned for long, are in composed form (NFC), and do not combine.
 var alphabet = []struct {
 	lo, hi rune
 	script script
 }{
 	{'A', 'Z', latin}, {'a', 'z', latin},
 	{0x00c0, 0x00d6, latin}, {0x00d8, 0x00f6, latin}, {0x00f8, 0x0131, latin},
-	{0x0134, 0x013e, latin}, {0x0141, 0x0148, latin}, {0x014a, 0x017f, latin}, // without letters that look like two
+	{0x0134, 0x013e, latin}, {0x0141, 0x0148, latin}, {0x014a, 0x017f, latin}, // without ligatures and digraphs
 	{0x01a0, 0x01a1, latin}, {0x01af, 0x01b0, latin}, {0x01cd, 0x01dc, latin}, {0x0218, 0x021b, latin},
 	{0x1ea0, 0x1ef9, latin},
 	{0x0386, 0x0386, greek}, {0x0388, 0x038a, greek}, {0x038c, 0x038c, greek}, {0x038e, 0x03a1, greek}, {0x03a3, 0x03ce, greek},
@@ -30,7 +30,7 @@ var alphabet = []struct {
 	{0xac00, 0xd7a3, hangul},
 }
 
-// script is a group of letters that may stand together in a name.
+// script is a group of letters that can occur together in a name.
 type script uint8
 
 const (
@@ -42,14 +42,14 @@ const (
 	hebrew
 	arabic
 	georgian
-	eastAsian // Chinese characters and both Japanese syllabaries
+	eastAsian // Chinese characters, hiragana and katakana
 	hangul
 )
 
-// lookalikes maps folded letters to the folded letter for which they are easily taken.
+// lookalikes maps a case-folded letter to the case-folded letter that it is confusable with.
 var lookalikes = map[rune]rune{
 	'0': 'O', '1': 'L', 'I': 'L', 0x0131: 'L',
-	0xb5: 'M', 0x0345: 'L', // what the Greek mu and iota fold to
+	0xb5: 'M', 0x0345: 'L', // case folds of Greek mu and iota
 	// Greek
 	'Α': 'A', 'Β': 'B', 'Ε': 'E', 'Ζ': 'Z', 'Η': 'H', 'Κ': 'K', 'Ν': 'N', 'Ο': 'O', 'Ρ': 'P', 'Τ': 'T',
 	'Υ': 'Y', 'Χ': 'X', 'Ω': 'W',
@@ -64,7 +64,7 @@ var lookalikes = map[rune]rune{
 	'リ': 'り',
 }
 
-// scriptOf is the script of a letter, noScript for what is no letter of a name.
+// scriptOf returns the script of r, or noScript if r is not a letter allowed in names.
 func scriptOf(r rune) script {
 	for _, s := range alphabet {
 		if s.lo <= r && r <= s.hi {
@@ -74,7 +74,7 @@ func scriptOf(r rune) script {
 	return noScript
 }
 
-// checkName trims a name and checks it. id is what tells it from others: names with equal ids are the same to the eye.
+// checkName trims and validates a name. Names with equal ids are equal or confusable.
 func checkName(name string, maxName int) (trimmed, id string, err error) {
 	name = strings.Trim(name, " \t\r\n")
 	switch {
@@ -87,23 +87,23 @@ func checkName(name string, maxName int) (trimmed, id string, err error) {
 	for i, r := range name {
 		switch s := scriptOf(r); {
 		case s != noScript && found != noScript && s != found:
-			return "", "", transport.Errorf(CodeBadName, "chat: the name %q mixes letters of two scripts", name)
+			return "", "", transport.Errorf(CodeBadName, "chat: the name %q mixes two scripts", name)
 		case s != noScript:
 			found = s
 		case '0' <= r && r <= '9':
 		case i > 0 && strings.ContainsRune("-_.", r):
 		default:
-			return "", "", transport.Errorf(CodeBadName, "chat: the name %q has %q in it: a name is made of letters and digits, "+
-				"and - _ . after the first", name, r)
+			return "", "", transport.Errorf(CodeBadName, "chat: the name %q contains %q: only letters and digits are allowed, "+
+				"and - _ . after the first character", name, r)
 		}
 	}
 	return name, nameID(name), nil
 }
 
-// nameID folds case and lookalikes.
+// nameID folds case and confusable letters.
 func nameID(name string) string {
 	return strings.Map(func(r rune) rune {
-		low := r // the smallest of the letters that differ only in case
+		low := r // the smallest letter of the case-folding orbit
 		for f := unicode.SimpleFold(r); f != r; f = unicode.SimpleFold(f) {
 			low = min(low, f)
 		}
@@ -114,13 +114,13 @@ func nameID(name string) string {
 	}, name)
 }
 
-// checkText checks the text of a message.
+// checkText validates the text of a message.
 func checkText(text string, maxText int) error {
 	switch {
 	case strings.Trim(text, " \t") == "":
 		return transport.Errorf(CodeBadText, "chat: the text is empty")
 	case len(text) > maxText:
-		return transport.Errorf(CodeBadText, "chat: the text has %d bytes, and %d are allowed", len(text), maxText)
+		return transport.Errorf(CodeBadText, "chat: the text has %d bytes; the maximum is %d", len(text), maxText)
 	case !utf8.ValidString(text):
 		return transport.Errorf(CodeBadText, "chat: the text is not UTF-8")
 	}
@@ -128,9 +128,9 @@ func checkText(text string, maxText int) error {
 		switch {
 		case r == '\t':
 		case r < ' ', 0x7f <= r && r < 0xa0, // control characters
-			r == 0x2028, r == 0x2029, // would break the line
-			0x202a <= r && r <= 0x202e, 0x2066 <= r && r <= 0x2069: // would turn around what a screen shows beside the text
-			return transport.Errorf(CodeBadText, "chat: the text has the control character %U in it", r)
+			r == 0x2028, r == 0x2029, // line separators
+			0x202a <= r && r <= 0x202e, 0x2066 <= r && r <= 0x2069: // change the writing direction
+			return transport.Errorf(CodeBadText, "chat: the text contains the control character %U", r)
 		}
 	}
 	return nil

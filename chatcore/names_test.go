@@ -9,7 +9,7 @@ import (
 )
 
 func TestNames(t *testing.T) {
-	for _, tc := range []struct{ name, want string }{ // want "" is a refusal
+	for _, tc := range []struct{ name, want string }{ // want "": rejected
 		{"ann", "ann"},
 		{"  ann \n", "ann"},
 		{"Ann-Marie_2.0", "Ann-Marie_2.0"},
@@ -36,15 +36,15 @@ func TestNames(t *testing.T) {
 		{".", ""},
 		{"a\x00nn", ""},
 		{"a\x1b[31mnn", ""},
-		{"a\u202enn", ""},     // turns the writing around
-		{"a\u200bnn", ""},     // no width
+		{"a\u202enn", ""},     // changes the writing direction
+		{"a\u200bnn", ""},     // zero width
 		{"Jose\u0301", ""},    // a combining accent
 		{"a\xffnn", ""},       // not UTF-8
 		{"\u0430nn", ""},      // Cyrillic a, Latin nn
 		{"ann\u0660", ""},     // a digit of another script
-		{"ann\U0001f600", ""}, // a picture
-		{"ａｎｎ", ""},           // full width
-		{"\ufb01nn", ""},      // one letter that looks like two
+		{"ann\U0001f600", ""}, // an emoji
+		{"ａｎｎ", ""},           // fullwidth letters
+		{"\ufb01nn", ""},      // a ligature
 		{"@ann", ""},
 		{"a/b", ""},
 		{"a\nb", ""},
@@ -85,20 +85,20 @@ func TestNamesThatLookAlike(t *testing.T) {
 	}
 }
 
-// Each entry of the tables must be reachable: a name is folded before it is looked up.
+// Each table entry must be reachable: names are case-folded before the lookup.
 func TestLookalikesAreFolded(t *testing.T) {
 	for from, to := range lookalikes {
 		for _, r := range []rune{from, unicode.ToLower(from), unicode.ToUpper(from)} {
 			require.Equal(t, string(to), nameID(string(r)), "%q", r)
 		}
-		require.NotContains(t, lookalikes, to, "%q is mapped to a letter that is itself mapped", from)
+		require.NotContains(t, lookalikes, to, "%q maps to a letter that is itself mapped", from)
 		require.Equal(t, string(to), nameID(string(to)), "%q is not folded", to)
 	}
 	for i, s := range alphabet {
 		require.LessOrEqual(t, s.lo, s.hi)
 		require.NotEqual(t, noScript, s.script)
 		for r := s.lo; r <= s.hi; r++ {
-			require.True(t, unicode.IsLetter(r), "%U is no letter", r)
+			require.True(t, unicode.IsLetter(r), "%U is not a letter", r)
 			require.False(t, unicode.IsMark(r))
 		}
 		for _, o := range alphabet[:i] {

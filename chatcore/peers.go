@@ -10,15 +10,15 @@ import (
 )
 
 const (
-	maxLinks = 16               // connections to others
-	idleTime = time.Minute      // after which one is closed
-	dialTime = 10 * time.Second // for making one
+	maxLinks    = 16               // outbound connections
+	idleTimeout = time.Minute      // before an outbound connection is closed
+	dialTimeout = 10 * time.Second // for dial and hello
 )
 
-// link is a connection to another client. It is kept for the next message.
+// link is an outbound connection to another client. It stays open for further messages.
 type link struct {
-	slots chan struct{} // as many as messages may be under way: the other side refuses more
-	ready chan struct{} // closed when conn or err is set, for good
+	slots chan struct{} // limits messages in flight; the receiver rejects more
+	ready chan struct{} // closed once conn or err is set
 	conn  transport.Conn
 	token []byte
 	err   error
@@ -28,21 +28,20 @@ type link struct {
 	used  time.Time
 }
 
-// Private says text to one participant, straight from this client to theirs, and waits until it has arrived. The connection
-// is pinned to the key that the room knows for the name. Whether the room is on the move meanwhile does not matter for
-// somebody whom it was asked about before. Of many calls at once for one participant only a few are sent at a time; the
-// others wait.
+// Private sends text directly to one participant's client and waits until it has arrived. The connection is pinned to the key
+// that the room has for the name. While the room moves, Private works for participants that this client has looked up before.
+// Of concurrent calls for one participant, only a few are in flight at a time; the others wait.
 //
-// The first key of each name is remembered, as long as the client lives: when the name has another one later, messages to
-// and from it are refused until [Client.Forget].
+// The client pins the first key of each name for its lifetime. If the name later has another key, messages to and from it are
+// rejected until [Client.Forget].
 //
-// Errors: [ErrNoSuchName] when nobody of that name is in the room, [ErrNoPrivate] when they take no private messages,
-// [ErrPeerUnreachable], [ErrPeerKey] when whoever answers is not them or their key has changed, [ErrPeerRefused] with
-// their client's reason, [ErrUnverified], [ErrBadText]: then it has not arrived. After [ErrPeerLost], when the connection
-// broke before the answer and the message could not be sent again to find out, and after ctx's error, it may have.
+// After these errors the message has not arrived: [ErrNoSuchName]; [ErrNoPrivate] if the participant accepts no private
+// messages; [ErrPeerUnreachable]; [ErrPeerKey] if the peer proves another key or the key has changed; [ErrPeerRefused] with
+// the reason given by the participant's client; [ErrUnverified]; [ErrBadText]. It may have arrived after [ErrPeerLost], which
+// means that the connection broke before the answer and resending failed, and after the error of ctx.
 func (c *Client) Private(ctx context.Context, to, text string) error {
 	p := c.private
-	if err := p.allowed(); err != nil {
+	if err := p.requireKeys(); err != nil {
 		return err
 	}
 	if err := checkText(text, maxPrivate); err != nil {
@@ -58,26 +57,26 @@ func (c *Client) Private(ctx context.Context, to, text string) error {
 	who := found.participant()
 	switch {
 	case who.Addr == "":
-		return transport.Errorf(CodeNoPrivate, "chat: %q takes no private messages", who.Name)
+		return transport.Errorf(CodeNoPrivate, "chat: %q accepts no private messages", who.Name)
 	case who.Key.IsZero() && !c.cfg.InsecurePrivate:
-		return transport.Errorf(CodeUnverified, "chat: %q has no key, so it could not be told who reads the message", who.Name)
+		return transport.Errorf(CodeUnverified, "chat: %q has no key, so the receiver cannot be authenticated", who.Name)
 	}
-	if err := p.trust(who); err != nil {
+	if err := p.checkKey(who); err != nil {
 		return err
 	}
 	m := privateParams{To: who.Name, From: c.name, Text: text, ID: rand.Uint64N(1<<53-1) + 1}
 	for lost := false; ; lost = true {
 		broke, err := p.send(ctx, who, m)
 		switch {
-		case err == nil, lost && errors.Is(err, ErrReplay): // it had arrived, only the reply was lost
+		case err == nil, lost && errors.Is(err, ErrReplay): // it had arrived; only the reply was lost
 			return nil
 		case broke && !lost:
-			// It may have arrived, or the connection has ended long ago: the same message on a new one decides.
+			// It may have arrived, or the idle connection was dead. Resend it on a new connection with the same id.
 		case lost && ctx.Err() != nil:
 			return ctx.Err()
 		case lost:
-			return transport.Errorf(CodePeerLost, "chat: %q may have got the message or not: the connection broke before the "+
-				"answer, and sending it again failed: %v", who.Name, err)
+			return transport.Errorf(CodePeerLost, "chat: %q may have received the message: the connection broke before the "+
+				"answer, and resending failed: %v", who.Name, err)
 		case errors.Is(err, ErrReplay):
 			return transport.Errorf(CodePeerRefused, "%v", err)
 		default:
@@ -86,10 +85,10 @@ func (c *Client) Private(ctx context.Context, to, text string) error {
 	}
 }
 
-// send makes one attempt; broke tells that the connection broke with the message on its way.
+// send makes one attempt. broke reports that the connection broke while the message was in flight.
 func (p *private) send(ctx context.Context, who Participant, m privateParams) (broke bool, err error) {
 	peer := transport.Peer{Addr: who.Addr, Key: who.Key}
-	l, err := p.take(peer, who.Name)
+	l, err := p.acquire(peer, who.Name)
 	if err != nil {
 		return false, err
 	}
@@ -110,7 +109,7 @@ func (p *private) send(ctx context.Context, who Participant, m privateParams) (b
 	}
 	done := make(chan error, 1)
 	l.conn.Go(methodPrivate, mustMarshal(&m), func(_ []byte, err error) {
-		<-l.slots // only now: if ctx ends before, the message is still under way
+		<-l.slots // not when ctx ends: the message is still in flight then
 		done <- err
 	})
 	select {
@@ -122,30 +121,30 @@ func (p *private) send(ctx context.Context, who Participant, m privateParams) (b
 		return false, nil
 	}
 	if e, ok := errors.AsType[*transport.Error](err); ok && e.Remote {
-		// The words are the peer's: they are quoted, and not too many.
+		// The peer's text is untrusted: quote and truncate it.
 		code := CodePeerRefused
 		if e.Code == CodeReplay {
 			code = CodeReplay
 		}
-		return false, transport.Errorf(code, "chat: %q refused the message: %.200q", who.Name, e.Message)
+		return false, transport.Errorf(code, "chat: %q rejected the message: %.200q", who.Name, e.Message)
 	}
-	p.forget(peer, l)
+	p.removeLink(peer, l)
 	_ = l.conn.Close()
 	return true, unreachable(who, err)
 }
 
 func unreachable(who Participant, err error) error {
 	if errors.Is(err, transport.ErrWrongKey) {
-		return transport.Errorf(CodePeerKey, "chat: whoever answers at %s is not %q, nothing was sent: %v", who.Addr, who.Name, err)
+		return transport.Errorf(CodePeerKey, "chat: the peer at %s is not %q; nothing was sent: %v", who.Addr, who.Name, err)
 	}
-	return transport.Errorf(CodePeerUnreachable, "chat: %q cannot be reached at %s: %v; their client may have ended, or a firewall "+
-		"is between: ask them to join again, or say it to all", who.Name, who.Addr, err)
+	return transport.Errorf(CodePeerUnreachable, "chat: %q is unreachable at %s: %v; the client may have exited, or a firewall "+
+		"blocks the connection", who.Name, who.Addr, err)
 }
 
-// take returns the connection to a peer, which may still be in the making, for use until release.
-func (p *private) take(peer transport.Peer, name string) (l *link, err error) {
+// acquire returns the link to a peer, which may still be dialing. The caller must release it.
+func (p *private) acquire(peer transport.Peer, name string) (l *link, err error) {
 	var oldest transport.Conn
-	defer func() { // after p.mu is free again
+	defer func() { // runs after p.mu is unlocked
 		if oldest != nil {
 			_ = oldest.Close()
 		}
@@ -160,17 +159,17 @@ func (p *private) take(peer transport.Peer, name string) (l *link, err error) {
 		return l, nil
 	}
 	if len(p.links) >= maxLinks {
-		oldest = p.dropOldest()
+		oldest = p.evictIdle()
 	}
 	if len(p.links) >= maxLinks {
-		return nil, transport.Errorf(CodePeerUnreachable, "chat: %q cannot be reached now: %d private messages to others are "+
-			"under way", name, maxLinks)
+		return nil, transport.Errorf(CodePeerUnreachable, "chat: no connection to %q is available: private messages to %d others "+
+			"are in flight", name, maxLinks)
 	}
-	l = &link{slots: make(chan struct{}, maxUnanswered), ready: make(chan struct{}), users: 1}
+	l = &link{slots: make(chan struct{}, maxInFlight), ready: make(chan struct{}), users: 1}
 	p.links[peer] = l
 	p.c.wg.Go(func() { p.dial(peer, l) })
-	if p.sweeper == nil {
-		p.sweeper = time.AfterFunc(idleTime, p.sweep)
+	if p.idleTimer == nil {
+		p.idleTimer = time.AfterFunc(idleTimeout, p.sweep)
 	}
 	return l, nil
 }
@@ -182,9 +181,9 @@ func (p *private) release(l *link) {
 	p.mu.Unlock()
 }
 
-// dial makes a connection for all who wait for it: none of them can cancel it for the others.
+// dial connects a link on behalf of all callers that wait for it, so none of them can cancel it for the others.
 func (p *private) dial(peer transport.Peer, l *link) {
-	ctx, cancel := context.WithTimeout(p.c.ctx, dialTime)
+	ctx, cancel := context.WithTimeout(p.c.ctx, dialTimeout)
 	defer cancel()
 	conn, token, err := p.connect(ctx, peer, l)
 	p.mu.Lock()
@@ -219,7 +218,7 @@ func (p *private) connect(ctx context.Context, peer transport.Peer, l *link) (tr
 	return conn, hello.Token, err
 }
 
-// linkHandler notices the end of a link. Nothing is ever asked on one.
+// linkHandler removes a link when its connection ends. It serves no methods.
 type linkHandler struct {
 	p    *private
 	peer transport.Peer
@@ -230,9 +229,9 @@ func (h linkHandler) Handle(_ transport.Conn, r *transport.Request) {
 	r.Reply(nil, transport.ErrNoMethod)
 }
 
-func (h linkHandler) Closed(transport.Conn, error) { h.p.forget(h.peer, h.l) }
+func (h linkHandler) Closed(transport.Conn, error) { h.p.removeLink(h.peer, h.l) }
 
-func (p *private) forget(peer transport.Peer, l *link) {
+func (p *private) removeLink(peer transport.Peer, l *link) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.links[peer] == l {
@@ -240,8 +239,8 @@ func (p *private) forget(peer transport.Peer, l *link) {
 	}
 }
 
-// dropOldest makes a place among the links, if one is unused, and returns the connection to close. p.mu is held.
-func (p *private) dropOldest() transport.Conn {
+// evictIdle removes the least recently used idle link, if any, and returns its connection for closing. The caller holds p.mu.
+func (p *private) evictIdle() transport.Conn {
 	var oldest *link
 	var at transport.Peer
 	for peer, l := range p.links {
@@ -256,12 +255,12 @@ func (p *private) dropOldest() transport.Conn {
 	return oldest.conn
 }
 
-// sweep closes the links that nobody has used for a while.
+// sweep closes idle links.
 func (p *private) sweep() {
 	var idle []transport.Conn
 	p.mu.Lock()
 	for peer, l := range p.links {
-		if l.users == 0 && l.conn != nil && time.Since(l.used) >= idleTime {
+		if l.users == 0 && l.conn != nil && time.Since(l.used) >= idleTimeout {
 			idle = append(idle, l.conn)
 			delete(p.links, peer)
 		}
@@ -269,9 +268,9 @@ func (p *private) sweep() {
 	switch {
 	case p.closed:
 	case len(p.links) > 0:
-		p.sweeper.Reset(idleTime)
+		p.idleTimer.Reset(idleTimeout)
 	default:
-		p.sweeper = nil
+		p.idleTimer = nil
 	}
 	p.mu.Unlock()
 	for _, conn := range idle {

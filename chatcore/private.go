@@ -11,7 +11,7 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// What the clients of a room call with one another; doc.go describes it.
+// The methods between clients; see doc.go.
 const (
 	methodHello   = "chat.hello"
 	methodPrivate = "chat.private"
@@ -24,63 +24,63 @@ type privateParams struct {
 	To    string
 	From  string
 	Text  string
-	ID    uint64 // drawn by the sender, below 2^53: the same for the same message sent again
-	Token []byte // what methodHello answered on this connection
+	ID    uint64 // random, below 2^53; unchanged when the message is resent
+	Token []byte // the answer to methodHello on this connection
 }
 
 const (
 	maxPrivate    = 64 << 10 // bytes of text
-	maxCallers    = 64       // connections from others
-	maxUnanswered = 4        // private messages under way on one of these
-	maxPeople     = 1024     // answers of the room that are kept
-	maxKeys       = 10_000   // keys of others that are remembered
-	maxReceived   = 1024     // messages that are remembered
-	lookupTime    = 500 * time.Millisecond
-	verifyTime    = 10 * time.Second
+	maxInbound    = 64       // inbound connections
+	maxInFlight   = 4        // private messages in flight per connection
+	maxLookups    = 1024     // cached answers of the room
+	maxPinnedKeys = 10_000   // pinned keys
+	maxDelivered  = 1024     // message ids kept for duplicate detection
+	lookupTimeout = 500 * time.Millisecond
+	verifyTimeout = 10 * time.Second
 )
 
-// private is the part of a Client that speaks with the other clients. The room is only asked who they are.
+// private sends and receives a Client's private messages. It uses the room only to look up other participants.
 type private struct {
 	c        *Client
-	listener transport.Listener // nil for none
-	joined   chan struct{}      // closed when the client has its name
+	listener transport.Listener // nil if not listening
+	joined   chan struct{}      // closed once the client has joined
 
-	mu       sync.Mutex // guards all below; never held over a call of the transport or the room
-	closed   bool
-	callers  map[transport.Conn]*caller
-	links    map[transport.Peer]*link
-	sweeper  *time.Timer                   // closes idle links; nil before the first
-	people   memory[string, person]        // what the room answered, by nameID
-	keys     memory[string, transport.Key] // the first key of each nameID
-	received memory[received, struct{}]    // what was delivered
+	mu        sync.Mutex // guards the fields below; never held during calls of the transport or the room
+	closed    bool
+	inbound   map[transport.Conn]*inboundConn
+	links     map[transport.Peer]*link
+	idleTimer *time.Timer                        // closes idle links; nil if there are none
+	lookups   fifoCache[string, participantInfo] // the room's answers, by nameID
+	pinned    fifoCache[string, transport.Key]   // first key of each nameID
+	delivered fifoCache[messageID, struct{}]     // delivered messages
 }
 
-// received identifies a private message.
-type received struct {
+// messageID identifies a private message.
+type messageID struct {
 	from string // nameID
 	id   uint64
 }
 
 func newPrivate(c *Client) *private {
 	return &private{
-		c:        c,
-		joined:   make(chan struct{}),
-		callers:  make(map[transport.Conn]*caller),
-		links:    make(map[transport.Peer]*link),
-		people:   memory[string, person]{limit: maxPeople},
-		keys:     memory[string, transport.Key]{limit: maxKeys},
-		received: memory[received, struct{}]{limit: maxReceived},
+		c:         c,
+		joined:    make(chan struct{}),
+		inbound:   make(map[transport.Conn]*inboundConn),
+		links:     make(map[transport.Peer]*link),
+		lookups:   fifoCache[string, participantInfo]{limit: maxLookups},
+		pinned:    fifoCache[string, transport.Key]{limit: maxPinnedKeys},
+		delivered: fifoCache[messageID, struct{}]{limit: maxDelivered},
 	}
 }
 
-// listen begins to take private messages, and returns the address that the others are to be told. It waits for the room to
-// have a host where the address depends on that.
+// listen starts the listener and returns the address to advertise. If the address depends on the route to the room, listen
+// waits until the room has a host.
 func (p *private) listen(ctx context.Context) (addr string, err error) {
 	cfg := p.c.cfg
 	if cfg.Listen == "" {
 		return "", nil
 	}
-	if err := p.allowed(); err != nil {
+	if err := p.requireKeys(); err != nil {
 		return "", err
 	}
 	if p.listener, err = cfg.Transport.Listen(cfg.Listen, p.accept); err != nil {
@@ -93,34 +93,34 @@ func (p *private) listen(ctx context.Context) (addr string, err error) {
 		if host := p.c.session.Where(); host.Addr != "" {
 			return transport.AdvertiseAddr(p.listener.Addr(), host.Addr)
 		}
-		// The room is on the move. Once it answers it is somewhere.
-		if _, err := p.c.session.Query(ctx, mustMarshal(&query{Op: askWho, Limit: 1})); err != nil {
+		// The room is moving. A query returns once it has a host.
+		if _, err := p.c.session.Query(ctx, mustMarshal(&query{Op: queryWho, Limit: 1})); err != nil {
 			return "", err
 		}
 	}
 }
 
-// allowed refuses private messages where they would be neither private nor from anybody.
-func (p *private) allowed() error {
+// requireKeys rejects private messages over a transport that cannot authenticate them, unless InsecurePrivate is set.
+func (p *private) requireKeys() error {
 	if p.c.cfg.Transport.Key().IsZero() && !p.c.cfg.InsecurePrivate {
-		return transport.Errorf(CodeUnverified, "chat: the transport proves no keys, so nobody could tell who sends and who reads "+
-			"a private message: use a transport with keys, or set ClientConfig.InsecurePrivate")
+		return transport.Errorf(CodeUnverified, "chat: the transport proves no keys, so private messages cannot be "+
+			"authenticated: use a transport with keys, or set ClientConfig.InsecurePrivate")
 	}
 	return nil
 }
 
-// open is called when the client has its name.
+// open starts delivery. It is called once the client has joined.
 func (p *private) open() { close(p.joined) }
 
-// close ends all connections and takes no more. It is safe to call twice.
+// close closes the listener and all connections. It can be called several times.
 func (p *private) close() {
 	p.mu.Lock()
 	p.closed = true
-	if p.sweeper != nil {
-		p.sweeper.Stop()
+	if p.idleTimer != nil {
+		p.idleTimer.Stop()
 	}
 	var conns []transport.Conn
-	for conn := range p.callers {
+	for conn := range p.inbound {
 		conns = append(conns, conn)
 	}
 	for _, l := range p.links {
@@ -137,7 +137,7 @@ func (p *private) close() {
 	}
 }
 
-// start runs f on a goroutine for which Close waits; false when it is too late.
+// start runs f on a goroutine that Close waits for. It reports false after close.
 func (p *private) start(f func()) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -148,42 +148,43 @@ func (p *private) start(f func()) bool {
 	return true
 }
 
-// lookup asks the room who somebody is. While the room does not answer, because it is on the move, the last answer does.
-func (p *private) lookup(ctx context.Context, name string) (person, error) {
+// lookup queries the room for a participant. If the room does not answer, for instance because it is moving, lookup returns
+// the last answer.
+func (p *private) lookup(ctx context.Context, name string) (participantInfo, error) {
 	id := nameID(name)
 	p.mu.Lock()
-	last, known := p.people.get(id)
+	last, known := p.lookups.get(id)
 	p.mu.Unlock()
 	asking := ctx
 	if known {
 		var cancel context.CancelFunc
-		asking, cancel = context.WithTimeout(ctx, lookupTime)
+		asking, cancel = context.WithTimeout(ctx, lookupTimeout)
 		defer cancel()
 	}
 	who, err := p.ask(asking, name)
 	switch {
 	case err == nil:
 		p.mu.Lock()
-		p.people.put(id, who)
+		p.lookups.put(id, who)
 		p.mu.Unlock()
 		return who, nil
-	case known && ctx.Err() == nil && !answered(err) && strings.EqualFold(last.Name, name):
-		p.c.cfg.Logger.Info("chat: the room does not answer, its last answer is used", "service", p.c.service, "name", name, "err", err)
+	case known && ctx.Err() == nil && !isRoomError(err) && strings.EqualFold(last.Name, name):
+		p.c.cfg.Logger.Info("chat: room does not answer; using its last answer", "service", p.c.service, "name", name, "err", err)
 		return last, nil
 	default:
-		return person{}, err
+		return participantInfo{}, err
 	}
 }
 
-// answered tells an error that the room answered from one that kept it from answering.
-func answered(err error) bool {
+// isRoomError reports whether err is an answer of the room, as opposed to a failure to reach it.
+func isRoomError(err error) bool {
 	code := transport.CodeOf(err)
 	return 300 <= code && code < 400
 }
 
-func (p *private) ask(ctx context.Context, name string) (person, error) {
-	var who person
-	answer, err := p.c.session.Query(ctx, mustMarshal(&query{Op: askFind, Name: name}))
+func (p *private) ask(ctx context.Context, name string) (participantInfo, error) {
+	var who participantInfo
+	answer, err := p.c.session.Query(ctx, mustMarshal(&query{Op: queryFind, Name: name}))
 	if err != nil {
 		return who, err
 	}
@@ -196,58 +197,58 @@ func (p *private) ask(ctx context.Context, name string) (person, error) {
 	return who, nil
 }
 
-// trust compares a key with the first one that belonged to the name, and remembers the first.
-func (p *private) trust(who Participant) error {
+// checkKey compares a participant's key with the pinned key of the name. It pins the first key of each name.
+func (p *private) checkKey(who Participant) error {
 	id := nameID(who.Name)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	first, ok := p.keys.get(id)
+	first, ok := p.pinned.get(id)
 	switch {
 	case !ok && !who.Key.IsZero():
-		p.keys.put(id, who.Key)
+		p.pinned.put(id, who.Key)
 	case ok && first != who.Key:
-		return transport.Errorf(CodePeerKey, "chat: the key of %q has changed from %v to %v: it may be somebody else who uses the "+
-			"name now; if the change is expected, forget the old key", who.Name, first, who.Key)
+		return transport.Errorf(CodePeerKey, "chat: the key of %q has changed from %v to %v: another user may have taken the "+
+			"name; if the change is expected, forget the old key", who.Name, first, who.Key)
 	}
 	return nil
 }
 
-// Forget forgets the key that belonged to a name when the first private message was exchanged with it: whoever has the name
-// in the room at the next one is trusted.
+// Forget removes the pinned key of a name. The next private message to or from the name pins the key that the room has for it
+// then.
 func (c *Client) Forget(name string) {
 	id := nameID(name)
 	c.private.mu.Lock()
 	defer c.private.mu.Unlock()
-	c.private.keys.drop(id)
-	c.private.people.drop(id)
+	c.private.pinned.remove(id)
+	c.private.lookups.remove(id)
 }
 
-// caller is a connection from another client.
-type caller struct {
+// inboundConn is a connection from another client.
+type inboundConn struct {
 	p     *private
-	token []byte // must come with every message, so that one recorded on another connection is worthless
+	token []byte // required in every message, so that messages cannot be replayed from another connection
 
 	// Guarded by p.mu.
-	unanswered int
-	used       time.Time
+	inFlight int
+	used     time.Time
 }
 
 func (p *private) accept(conn transport.Conn) transport.Handler {
-	c := &caller{p: p, token: make([]byte, 16), used: time.Now()}
+	c := &inboundConn{p: p, token: make([]byte, 16), used: time.Now()}
 	rand.Read(c.token) // never fails
 	var oldest transport.Conn
 	p.mu.Lock()
-	if !p.closed && len(p.callers) >= maxCallers {
-		for other, o := range p.callers {
-			if o.unanswered == 0 && (oldest == nil || o.used.Before(p.callers[oldest].used)) {
+	if !p.closed && len(p.inbound) >= maxInbound {
+		for other, o := range p.inbound {
+			if o.inFlight == 0 && (oldest == nil || o.used.Before(p.inbound[oldest].used)) {
 				oldest = other
 			}
 		}
 	}
-	refuse := p.closed || len(p.callers) >= maxCallers && oldest == nil
+	refuse := p.closed || len(p.inbound) >= maxInbound && oldest == nil
 	if !refuse {
-		delete(p.callers, oldest)
-		p.callers[conn] = c
+		delete(p.inbound, oldest)
+		p.inbound[conn] = c
 	}
 	p.mu.Unlock()
 	if refuse {
@@ -259,31 +260,31 @@ func (p *private) accept(conn transport.Conn) transport.Handler {
 	return c
 }
 
-func (c *caller) Closed(conn transport.Conn, _ error) {
+func (c *inboundConn) Closed(conn transport.Conn, _ error) {
 	c.p.mu.Lock()
-	delete(c.p.callers, conn)
+	delete(c.p.inbound, conn)
 	c.p.mu.Unlock()
 }
 
-func (c *caller) Handle(conn transport.Conn, r *transport.Request) {
+func (c *inboundConn) Handle(conn transport.Conn, r *transport.Request) {
 	switch {
 	case !r.IsCall():
 	case r.Method == methodHello:
 		r.Reply(transport.Marshal([]any{c.token}))
 	case r.Method == methodPrivate:
-		c.take(conn, r)
+		c.handlePrivate(conn, r)
 	default:
 		r.Reply(nil, transport.ErrNoMethod)
 	}
 }
 
-// take answers on another goroutine, because the room may have to be asked.
-func (c *caller) take(conn transport.Conn, r *transport.Request) {
+// handlePrivate answers on another goroutine, because it may have to query the room.
+func (c *inboundConn) handlePrivate(conn transport.Conn, r *transport.Request) {
 	p := c.p
 	p.mu.Lock()
-	busy := c.unanswered == maxUnanswered
+	busy := c.inFlight == maxInFlight
 	if !busy {
-		c.unanswered++
+		c.inFlight++
 		c.used = time.Now()
 	}
 	p.mu.Unlock()
@@ -292,14 +293,14 @@ func (c *caller) take(conn transport.Conn, r *transport.Request) {
 		return
 	}
 	if !p.start(func() {
-		ctx, cancel := context.WithTimeout(p.c.ctx, verifyTime)
+		ctx, cancel := context.WithTimeout(p.c.ctx, verifyTimeout)
 		defer cancel()
 		err := p.receive(ctx, r.Params, c.token, conn.Peer())
 		if err != nil {
-			p.c.cfg.Logger.Warn("chat: private message refused", "service", p.c.service, "addr", conn.Peer().Addr, "err", err)
+			p.c.cfg.Logger.Warn("chat: private message rejected", "service", p.c.service, "addr", conn.Peer().Addr, "err", err)
 		}
 		p.mu.Lock()
-		c.unanswered--
+		c.inFlight--
 		p.mu.Unlock()
 		r.Reply(nil, err)
 	}) {
@@ -307,7 +308,7 @@ func (c *caller) take(conn transport.Conn, r *transport.Request) {
 	}
 }
 
-// receive checks a private message and delivers it. Who sent it is decided by the key that the connection proved.
+// receive validates a private message and delivers it. The sender's name must belong to the key of the connection.
 func (p *private) receive(ctx context.Context, params, token []byte, from transport.Peer) error {
 	var m privateParams
 	if err := transport.Unmarshal(params, &m); err != nil {
@@ -320,15 +321,15 @@ func (p *private) receive(ctx context.Context, params, token []byte, from transp
 	}
 	self := p.c.name
 	if !strings.EqualFold(m.To, self) {
-		return transport.Errorf(CodeNoSuchName, "chat: this is %q, and the message is for somebody else", self)
+		return transport.Errorf(CodeNoSuchName, "chat: this is %q, not the receiver of the message", self)
 	}
 	if !bytes.Equal(m.Token, token) {
-		return transport.Errorf(CodeReplay, "chat: the message was made for another connection")
+		return transport.Errorf(CodeReplay, "chat: the message has the token of another connection")
 	}
 	if err := checkText(m.Text, maxPrivate); err != nil {
 		return err
 	}
-	if err := p.allowed(); err != nil {
+	if err := p.requireKeys(); err != nil {
 		return err
 	}
 	if _, _, err := checkName(m.From, 64); err != nil {
@@ -336,30 +337,30 @@ func (p *private) receive(ctx context.Context, params, token []byte, from transp
 	}
 	sender, err := p.lookup(ctx, m.From)
 	if err != nil {
-		if answered(err) {
+		if isRoomError(err) {
 			return err
 		}
-		return transport.Errorf(CodePeerRefused, "chat: the room does not answer, so it cannot be checked who you are: try again")
+		return transport.Errorf(CodePeerRefused, "chat: the room does not answer, so the sender cannot be verified: try again")
 	}
 	who := sender.participant()
 	if who.Key != from.Key {
-		return transport.Errorf(CodePeerKey, "chat: the name %q belongs to another key than yours", who.Name)
+		return transport.Errorf(CodePeerKey, "chat: the name %q belongs to another key", who.Name)
 	}
-	if err := p.trust(who); err != nil {
+	if err := p.checkKey(who); err != nil {
 		return err
 	}
 
-	once := received{nameID(who.Name), m.ID}
+	id := messageID{nameID(who.Name), m.ID}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if _, again := p.received.get(once); again {
-		return transport.Errorf(CodeReplay, "chat: the message was delivered before")
+	if _, again := p.delivered.get(id); again {
+		return transport.Errorf(CodeReplay, "chat: the message was already delivered")
 	}
 	if !p.c.inbox.push(Message{
 		Kind: KindPrivate, From: who.Name, Text: m.Text, Time: time.Now(), Unverified: who.Key.IsZero(),
 	}) {
-		return transport.Errorf(CodePeerRefused, "chat: the client has ended")
+		return transport.Errorf(CodePeerRefused, "chat: the client is closed")
 	}
-	p.received.put(once, struct{}{})
+	p.delivered.put(id, struct{}{})
 	return nil
 }

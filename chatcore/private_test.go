@@ -22,7 +22,7 @@ func TestPrivate(t *testing.T) {
 		for i := range 10 {
 			require.NoError(t, ann.Private(t.Context(), "BOB", fmt.Sprint(i)))
 		}
-		require.EqualValues(t, 1, net.Stats().Dials-before, "one connection for all")
+		require.EqualValues(t, 1, net.Stats().Dials-before, "all messages use one connection")
 		require.NoError(t, bob.Private(t.Context(), "ann", "hi"))
 		synctest.Wait()
 		list := toBob.take(KindJoined)
@@ -37,11 +37,11 @@ func TestPrivate(t *testing.T) {
 		require.Equal(t, "private bob hi\n", texts(toAnn.take(KindJoined)))
 		require.Empty(t, toCid.take(KindJoined), "not through the room")
 
-		// Idle connections are closed, and made again when they are wanted.
-		time.Sleep(3 * idleTime)
+		// Idle connections are closed and reopened on demand.
+		time.Sleep(3 * idleTimeout)
 		synctest.Wait()
 		require.Empty(t, ann.private.links)
-		require.Empty(t, bob.private.callers)
+		require.Empty(t, bob.private.inbound)
 		require.NoError(t, ann.Private(t.Context(), "bob", "again"))
 		for _, c := range []*Client{ann, bob, cid} {
 			require.NoError(t, c.Close())
@@ -65,9 +65,9 @@ func TestPrivateErrors(t *testing.T) {
 		net.Crash("bob")
 		err = ann.Private(t.Context(), "bob", "hi")
 		require.ErrorIs(t, err, ErrPeerUnreachable)
-		require.ErrorContains(t, err, `"bob" cannot be reached at bob:`)
+		require.ErrorContains(t, err, `"bob" is unreachable at bob:`)
 
-		// Nobody else can have bob's place in the room: whoever listens at his address has another key.
+		// Another process that listens at bob's address has another key.
 		l, err := net.Host("mallory").Listen("mallory:1", func(transport.Conn) transport.Handler { return nil })
 		require.NoError(t, err)
 		h.change(func() {
@@ -78,7 +78,7 @@ func TestPrivateErrors(t *testing.T) {
 		})
 		err = ann.Private(t.Context(), "bob", "hi")
 		require.ErrorIs(t, err, ErrPeerKey)
-		require.ErrorContains(t, err, `whoever answers at mallory:1 is not "bob"`)
+		require.ErrorContains(t, err, `the peer at mallory:1 is not "bob"`)
 		require.NoError(t, l.Close())
 		for _, c := range []*Client{ann, bob, mute} {
 			require.NoError(t, c.Close())
@@ -87,7 +87,7 @@ func TestPrivateErrors(t *testing.T) {
 	})
 }
 
-// A host that speaks to the clients directly.
+// call sends a private message over a new connection from a network host.
 func call(t testing.TB, net *transport.Memory, host string, to *Client, m privateParams) error {
 	t.Helper()
 	conn, err := net.Host(host).Dial(t.Context(), transport.Peer{Addr: to.private.listener.Addr()}, nil)
@@ -112,7 +112,7 @@ func callOn(t testing.TB, conn transport.Conn, m privateParams, hello bool) erro
 func TestForgedPrivateMessagesAreRefused(t *testing.T) {
 	bubble(t, func(t *testing.T, h *hub, net *transport.Memory) {
 		ann, bob, mallory := enter(t, h, net, "ann"), enter(t, h, net, "bob"), enter(t, h, net, "mallory")
-		told := read(bob)
+		msgs := read(bob)
 		good := privateParams{To: "bob", From: "ann", Text: "hi", ID: 1}
 		require.NoError(t, call(t, net, "ann", bob, good))
 
@@ -127,17 +127,17 @@ func TestForgedPrivateMessagesAreRefused(t *testing.T) {
 			m          privateParams
 			want       error
 		}{
-			{"another's name", "mallory", with(func(m *privateParams) {}), ErrPeerKey},
-			{"another's name, other case", "mallory", with(func(m *privateParams) { m.From = "ANN" }), ErrPeerKey},
-			{"a name that nobody has", "mallory", with(func(m *privateParams) { m.From = "ghost" }), ErrNoSuchName},
-			{"not in the room", "stranger", with(func(m *privateParams) { m.From = "stranger" }), ErrNoSuchName},
-			{"for somebody else", "ann", with(func(m *privateParams) { m.To = "mallory" }), ErrNoSuchName},
+			{"another participant's name", "mallory", with(func(m *privateParams) {}), ErrPeerKey},
+			{"another participant's name in upper case", "mallory", with(func(m *privateParams) { m.From = "ANN" }), ErrPeerKey},
+			{"a name not in the room", "mallory", with(func(m *privateParams) { m.From = "ghost" }), ErrNoSuchName},
+			{"sender not in the room", "stranger", with(func(m *privateParams) { m.From = "stranger" }), ErrNoSuchName},
+			{"another receiver", "ann", with(func(m *privateParams) { m.To = "mallory" }), ErrNoSuchName},
 			{"no token", "ann", with(func(m *privateParams) { m.Token = []byte{} }), ErrReplay},
-			{"a name with a trick", "ann", with(func(m *privateParams) { m.From = "ann\x1b[2J" }), ErrBadName},
-			{"a text with a trick", "ann", with(func(m *privateParams) { m.Text = "\x1b[2J" }), ErrBadText},
-			{"a text without end", "ann", with(func(m *privateParams) { m.Text = strings.Repeat("x", maxPrivate+1) }), ErrBadText},
-			{"delivered before", "ann", good, ErrReplay},
-			{"well made", "mallory", with(func(m *privateParams) { m.From = "mallory" }), nil},
+			{"control characters in the name", "ann", with(func(m *privateParams) { m.From = "ann\x1b[2J" }), ErrBadName},
+			{"control characters in the text", "ann", with(func(m *privateParams) { m.Text = "\x1b[2J" }), ErrBadText},
+			{"a text over the limit", "ann", with(func(m *privateParams) { m.Text = strings.Repeat("x", maxPrivate+1) }), ErrBadText},
+			{"already delivered", "ann", good, ErrReplay},
+			{"valid", "mallory", with(func(m *privateParams) { m.From = "mallory" }), nil},
 		} {
 			err := call(t, net, tc.host, bob, tc.m)
 			if tc.want == nil {
@@ -158,7 +158,7 @@ func TestForgedPrivateMessagesAreRefused(t *testing.T) {
 		require.ErrorIs(t, err, transport.ErrNoMethod)
 		require.NoError(t, conn.Notify(methodPrivate, mustMarshal(&good)))
 		synctest.Wait()
-		require.Equal(t, "private ann hi\nprivate mallory hi\n", texts(told.take(KindJoined)))
+		require.Equal(t, "private ann hi\nprivate mallory hi\n", texts(msgs.take(KindJoined)))
 		require.NoError(t, conn.Close())
 		for _, c := range []*Client{ann, bob, mallory} {
 			require.NoError(t, c.Close())
@@ -167,11 +167,11 @@ func TestForgedPrivateMessagesAreRefused(t *testing.T) {
 	})
 }
 
-// What was recorded on one connection is worthless on another.
+// A message recorded on one connection is rejected on another.
 func TestReplayOnAnotherConnectionIsRefused(t *testing.T) {
 	bubble(t, func(t *testing.T, h *hub, net *transport.Memory) {
 		ann, bob := enter(t, h, net, "ann"), enter(t, h, net, "bob")
-		told := read(bob)
+		msgs := read(bob)
 		first, err := net.Host("ann").Dial(t.Context(), transport.Peer{Addr: bob.private.listener.Addr()}, nil)
 		require.NoError(t, err)
 		reply, err := first.Call(t.Context(), methodHello, nil)
@@ -181,50 +181,50 @@ func TestReplayOnAnotherConnectionIsRefused(t *testing.T) {
 		m := privateParams{To: "bob", From: "ann", Text: "hi", ID: 1, Token: tokens[0]}
 		require.NoError(t, callOn(t, first, m, false))
 
-		for id := range uint64(2 * maxReceived) { // so many that the first is forgotten
+		for id := range uint64(2 * maxDelivered) { // evicts the first message id
 			require.NoError(t, callOn(t, first, privateParams{To: "bob", From: "ann", Text: "x", ID: id + 2, Token: m.Token}, false))
 		}
 		synctest.Wait()
-		told.take()
+		msgs.take()
 		require.ErrorIs(t, call(t, net, "ann", bob, m), ErrReplay)
 		synctest.Wait()
-		require.Empty(t, told.take())
+		require.Empty(t, msgs.take())
 		require.NoError(t, first.Close())
 		require.NoError(t, ann.Close())
 		require.NoError(t, bob.Close())
 	})
 }
 
-func TestPrivateGoesOnWhileTheRoomMoves(t *testing.T) {
+func TestPrivateDuringMove(t *testing.T) {
 	bubble(t, func(t *testing.T, h *hub, net *transport.Memory) {
 		ann, bob, cid := enter(t, h, net, "ann"), enter(t, h, net, "bob"), enter(t, h, net, "cid")
-		told := read(bob)
+		msgs := read(bob)
 		require.NoError(t, ann.Private(t.Context(), "bob", "before"))
 
 		h.stall(true)
 		start := time.Now()
 		require.NoError(t, ann.Private(t.Context(), "bob", "meanwhile"))
-		require.LessOrEqual(t, time.Since(start), 2*lookupTime)
+		require.LessOrEqual(t, time.Since(start), 2*lookupTimeout)
 
-		// Who was never asked about has to wait for the room, as long as the caller likes.
+		// Without an earlier lookup, Private waits for the room until ctx ends.
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		require.ErrorIs(t, cid.Private(ctx, "bob", "too long"), context.DeadlineExceeded)
 		cancel()
 		time.AfterFunc(4*time.Second, func() { h.stall(false) })
 		require.NoError(t, cid.Private(t.Context(), "bob", "after"))
 		synctest.Wait()
-		require.Equal(t, "private ann before\nprivate ann meanwhile\nprivate cid after\n", texts(told.take(KindJoined)))
+		require.Equal(t, "private ann before\nprivate ann meanwhile\nprivate cid after\n", texts(msgs.take(KindJoined)))
 		for _, c := range []*Client{ann, bob, cid} {
 			require.NoError(t, c.Close())
 		}
 	})
 }
 
-// A receiver that cannot find out who is calling says so, instead of leaving the caller without an answer.
-func TestReceiverThatCannotAskTheRoomRefuses(t *testing.T) {
+// A receiver that cannot verify the sender answers with an error instead of not answering.
+func TestReceiverRejectsUnverifiableSender(t *testing.T) {
 	bubble(t, func(t *testing.T, h *hub, net *transport.Memory) {
 		ann, bob := enter(t, h, net, "ann"), enter(t, h, net, "bob")
-		_, err := ann.private.lookup(t.Context(), "bob") // ann knows bob, bob does not know ann
+		_, err := ann.private.lookup(t.Context(), "bob") // ann has looked up bob, but bob has not looked up ann
 		require.NoError(t, err)
 		h.stall(true)
 		err = ann.Private(t.Context(), "bob", "hi")
@@ -246,14 +246,14 @@ func TestChangedKeyIsRefusedUntilForgotten(t *testing.T) {
 
 		bob2, err := h.enter(t.Context(), ClientConfig{Name: "Bob", Transport: net.Host("mallory"), Listen: "mallory:0"})
 		require.NoError(t, err)
-		told := read(ann)
+		msgs := read(ann)
 		err = ann.Private(t.Context(), "bob", "secret")
 		require.ErrorIs(t, err, ErrPeerKey)
 		require.ErrorContains(t, err, net.Host("mallory").Key().String())
 		err = bob2.Private(t.Context(), "ann", "it's me")
 		require.ErrorIs(t, err, ErrPeerRefused)
 		synctest.Wait()
-		require.Empty(t, told.take(KindJoined, KindLeft))
+		require.Empty(t, msgs.take(KindJoined, KindLeft))
 
 		ann.Forget("bob")
 		require.NoError(t, ann.Private(t.Context(), "bob", "hello, new one"))
@@ -279,10 +279,10 @@ func TestPrivateWithoutKeys(t *testing.T) {
 		require.ErrorIs(t, bob.Private(t.Context(), "ann", "hi"), ErrUnverified)
 		cid, err := h.enter(t.Context(), ClientConfig{Name: "cid", Transport: plain("cid"), InsecurePrivate: true})
 		require.NoError(t, err)
-		told := read(ann)
+		msgs := read(ann)
 		require.NoError(t, cid.Private(t.Context(), "ann", "hi"))
 		synctest.Wait()
-		list := told.take(KindJoined)
+		list := msgs.take(KindJoined)
 		require.Equal(t, "private cid hi\n", texts(list))
 		require.True(t, list[0].Unverified)
 		for _, c := range []*Client{ann, bob, cid} {
@@ -291,54 +291,54 @@ func TestPrivateWithoutKeys(t *testing.T) {
 	})
 }
 
-// A connection that has ended unnoticed is no reason to fail.
-func TestPrivateSurvivesABrokenConnection(t *testing.T) {
+// A connection that broke unnoticed does not make Private fail.
+func TestPrivateReconnects(t *testing.T) {
 	bubble(t, func(t *testing.T, h *hub, net *transport.Memory) {
 		ann, bob := enter(t, h, net, "ann"), enter(t, h, net, "bob")
-		told := read(bob)
+		msgs := read(bob)
 		require.NoError(t, ann.Private(t.Context(), "bob", "one"))
 		net.Cut("ann", "bob")
 		require.NoError(t, ann.Private(t.Context(), "bob", "two"))
-		// The message arrives, the reply does not: the second attempt finds that out.
+		// The message arrives but the reply is lost: the second attempt detects the duplicate.
 		net.CutAfter("bob", "ann", 1)
 		require.NoError(t, ann.Private(t.Context(), "bob", "three"))
 		synctest.Wait()
-		require.Equal(t, "private ann one\nprivate ann two\nprivate ann three\n", texts(told.take(KindJoined)))
+		require.Equal(t, "private ann one\nprivate ann two\nprivate ann three\n", texts(msgs.take(KindJoined)))
 		require.NoError(t, ann.Close())
 		require.NoError(t, bob.Close())
 	})
 }
 
-// Who can be shown no more messages takes none: nobody is told that one has arrived which is thrown away.
-func TestNothingArrivesAfterTheEnd(t *testing.T) {
+// A client whose session has ended accepts no private messages, because nobody would read them.
+func TestPrivateRejectedAfterSessionEnd(t *testing.T) {
 	bubble(t, func(t *testing.T, h *hub, net *transport.Memory) {
 		ann, bob := enter(t, h, net, "ann"), enter(t, h, net, "bob")
-		told := read(bob)
+		msgs := read(bob)
 		require.NoError(t, ann.Private(t.Context(), "bob", "before"))
 		bob.session.(*hubSession).fail <- migrate.ErrSessionExpired
 		synctest.Wait()
 		require.ErrorIs(t, ann.Private(t.Context(), "bob", "after"), ErrPeerUnreachable)
-		require.Equal(t, "private ann before\n", texts(told.take(KindJoined)))
-		require.ErrorIs(t, told.err, migrate.ErrSessionExpired)
+		require.Equal(t, "private ann before\n", texts(msgs.take(KindJoined)))
+		require.ErrorIs(t, msgs.err, migrate.ErrSessionExpired)
 		require.NoError(t, ann.Close())
 		require.NoError(t, bob.Close())
 	})
 }
 
-func TestNothingArrivesWhileClosing(t *testing.T) {
+func TestPrivateRejectedDuringClose(t *testing.T) {
 	bubble(t, func(t *testing.T, h *hub, net *transport.Memory) {
 		ann, bob := enter(t, h, net, "ann"), enter(t, h, net, "bob")
-		bob.inbox.end(nil) // as at the beginning of Close
+		bob.inbox.end(nil) // the first step of Close
 		err := ann.Private(t.Context(), "bob", "between")
 		require.ErrorIs(t, err, ErrPeerRefused)
-		require.ErrorContains(t, err, "has ended")
-		require.Empty(t, bob.private.received.m)
+		require.ErrorContains(t, err, "is closed")
+		require.Empty(t, bob.private.delivered.m)
 		require.NoError(t, ann.Close())
 		require.NoError(t, bob.Close())
 	})
 }
 
-func TestConnectionsToOthersAreBounded(t *testing.T) {
+func TestOutboundConnectionsAreBounded(t *testing.T) {
 	bubble(t, func(t *testing.T, h *hub, net *transport.Memory) {
 		ann := enter(t, h, net, "ann")
 		var all []*Client
@@ -350,8 +350,8 @@ func TestConnectionsToOthersAreBounded(t *testing.T) {
 		}
 		synctest.Wait()
 		require.Len(t, ann.private.links, maxLinks)
-		require.Empty(t, all[0].private.callers, "the oldest was closed")
-		require.Len(t, all[maxLinks+4].private.callers, 1)
+		require.Empty(t, all[0].private.inbound, "the oldest was closed")
+		require.Len(t, all[maxLinks+4].private.inbound, 1)
 		require.NoError(t, ann.Close())
 		for _, c := range all {
 			require.NoError(t, c.Close())
@@ -359,21 +359,21 @@ func TestConnectionsToOthersAreBounded(t *testing.T) {
 	})
 }
 
-func TestConnectionsFromOthersAreBounded(t *testing.T) {
+func TestInboundConnectionsAreBounded(t *testing.T) {
 	bubble(t, func(t *testing.T, h *hub, net *transport.Memory) {
 		ann, bob := enter(t, h, net, "ann"), enter(t, h, net, "bob")
 		var conns []transport.Conn
-		for range maxCallers + 3 {
+		for range maxInbound + 3 {
 			conn, err := net.Host("mallory").Dial(t.Context(), transport.Peer{Addr: ann.private.listener.Addr()}, nil)
 			require.NoError(t, err)
 			conns = append(conns, conn)
 			time.Sleep(time.Millisecond)
 		}
 		synctest.Wait()
-		require.Len(t, ann.private.callers, maxCallers)
+		require.Len(t, ann.private.inbound, maxInbound)
 		for i, conn := range conns {
 			_, err := conn.Call(t.Context(), methodHello, nil)
-			require.Equal(t, i < 3, err != nil, "the three that were idle for longest are closed")
+			require.Equal(t, i < 3, err != nil, "the three connections idle for longest are closed")
 		}
 		require.NoError(t, bob.Private(t.Context(), "ann", "still possible"))
 
@@ -386,11 +386,11 @@ func TestConnectionsFromOthersAreBounded(t *testing.T) {
 	})
 }
 
-// One connection cannot keep the client busy without end.
-func TestMessagesUnderWayAreBounded(t *testing.T) {
+// The number of messages in flight per inbound connection is bounded.
+func TestInFlightMessagesAreBounded(t *testing.T) {
 	bubble(t, func(t *testing.T, h *hub, net *transport.Memory) {
 		ann, bob := enter(t, h, net, "ann"), enter(t, h, net, "bob")
-		told := read(ann)
+		msgs := read(ann)
 		conn, err := net.Host("bob").Dial(t.Context(), transport.Peer{Addr: ann.private.listener.Addr()}, nil)
 		require.NoError(t, err)
 		reply, err := conn.Call(t.Context(), methodHello, nil)
@@ -398,22 +398,22 @@ func TestMessagesUnderWayAreBounded(t *testing.T) {
 		var tokens [][]byte
 		require.NoError(t, transport.Unmarshal(reply, &tokens))
 		h.stall(true)
-		errs := make(chan error, 3*maxUnanswered)
-		for id := range uint64(3 * maxUnanswered) {
+		errs := make(chan error, 3*maxInFlight)
+		for id := range uint64(3 * maxInFlight) {
 			m := privateParams{To: "ann", From: "bob", Text: "hi", ID: id, Token: tokens[0]}
 			conn.Go(methodPrivate, mustMarshal(&m), func(_ []byte, err error) { errs <- err })
 		}
 		synctest.Wait()
-		require.Len(t, errs, 2*maxUnanswered)
-		for range 2 * maxUnanswered {
+		require.Len(t, errs, 2*maxInFlight)
+		for range 2 * maxInFlight {
 			require.ErrorContains(t, <-errs, "too many private messages")
 		}
 		h.stall(false)
-		for range maxUnanswered {
+		for range maxInFlight {
 			require.NoError(t, <-errs)
 		}
 		synctest.Wait()
-		require.Len(t, told.take(KindJoined), maxUnanswered)
+		require.Len(t, msgs.take(KindJoined), maxInFlight)
 		require.NoError(t, conn.Close())
 		require.NoError(t, ann.Close())
 		require.NoError(t, bob.Close())

@@ -19,7 +19,7 @@ import (
 
 const service = "chat.example"
 
-// world is a chat on some hosts of a network in memory.
+// world is a chat on several hosts of an in-memory network.
 type world struct {
 	t        *testing.T
 	net      *transport.Memory
@@ -29,7 +29,7 @@ type world struct {
 	services map[string]*migrate.Service
 }
 
-// newWorld starts the chat on the first host; the others stand by.
+// newWorld starts the chat on the first host, with the other hosts as standbys.
 func newWorld(t *testing.T, cfg Config, hosts ...string) *world {
 	w := &world{
 		t: t, net: transport.NewMemory(), res: resolver.NewMemory(), log: slog.New(slog.DiscardHandler),
@@ -53,7 +53,7 @@ func newWorld(t *testing.T, cfg Config, hosts ...string) *world {
 		w.services[id], err = host(t.Context(), service, factory, migrate.Policy{SessionTimeout: time.Minute})
 		require.NoError(t, err)
 	}
-	time.Sleep(2 * time.Second) // for a standby to get its copy
+	time.Sleep(2 * time.Second) // let a standby join the in-sync set
 	return w
 }
 
@@ -66,26 +66,26 @@ func (w *world) join(name string) *Client {
 	return c
 }
 
-// active is the ID of the host that serves.
+// active returns the ID of the active host.
 func (w *world) active() string {
 	rec, err := w.res.Get(w.t.Context(), service)
 	require.NoError(w.t, err)
 	return rec.Active.ID
 }
 
-// handoff moves the chat to another host, whichever it is now.
+// handoff moves the chat to a host, unless it is already there.
 func (w *world) handoff(to string) {
 	w.t.Helper()
 	for range 100 {
 		if from := w.active(); from != to {
 			if _, err := w.services[from].Handoff(w.t.Context(), to); err != nil {
-				time.Sleep(100 * time.Millisecond) // it may have just arrived there
+				time.Sleep(100 * time.Millisecond) // it may have moved there meanwhile
 				continue
 			}
 		}
 		return
 	}
-	w.t.Fatalf("the chat does not move to %s", to)
+	w.t.Fatalf("the chat did not move to %s", to)
 }
 
 func (w *world) close(clients ...*Client) {
@@ -97,9 +97,9 @@ func (w *world) close(clients ...*Client) {
 	}
 }
 
-// checkHeard checks that everybody has heard the same since they joined, once each and in one order, and everything of
-// what was acknowledged.
-func checkHeard(t *testing.T, all []*reader, said []string) {
+// checkReceived checks that all clients have received the same events since they joined, each once and in the same order,
+// and that these include all acknowledged messages.
+func checkReceived(t *testing.T, all []*reader, said []string) {
 	t.Helper()
 	bySeq := map[uint64]Message{}
 	for i, r := range all {
@@ -123,21 +123,21 @@ func checkHeard(t *testing.T, all []*reader, said []string) {
 			m := list[len(list)-1]
 			m.History = false
 			return m
-		}(), "client %d has heard the last", i)
+		}(), "client %d has received the last event", i)
 	}
-	heard := map[string]int{}
+	received := map[string]int{}
 	for _, m := range bySeq {
 		if m.Kind == KindMessage {
-			heard[m.From+" "+m.Text]++
+			received[m.From+" "+m.Text]++
 		}
 	}
 	for _, s := range said {
-		require.Equal(t, 1, heard[s], "%q", s)
+		require.Equal(t, 1, received[s], "%q", s)
 	}
-	require.Len(t, heard, len(said))
+	require.Len(t, received, len(said))
 }
 
-func TestChatGoesOnWhileTheRoomMoves(t *testing.T) {
+func TestChatDuringMoves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, Config{}, "h1", "h2", "h3")
 		const clients, messages = 12, 100
@@ -182,12 +182,12 @@ func TestChatGoesOnWhileTheRoomMoves(t *testing.T) {
 		}
 		all[0].mu.Unlock()
 		require.GreaterOrEqual(t, moves, 4)
-		checkHeard(t, all, said)
+		checkReceived(t, all, said)
 		w.close(cs...)
 	})
 }
 
-func TestChatSurvivesTheDeathOfItsHost(t *testing.T) {
+func TestChatSurvivesHostCrash(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, Config{}, "h1", "h2", "h3")
 		ann, bob := w.join("ann"), w.join("bob")
@@ -207,7 +207,7 @@ func TestChatSurvivesTheDeathOfItsHost(t *testing.T) {
 		}
 		require.NoError(t, bob.Flush(t.Context()))
 		time.Sleep(time.Second)
-		checkHeard(t, all, said)
+		checkReceived(t, all, said)
 		who, err := ann.Who(t.Context())
 		require.NoError(t, err)
 		require.Len(t, who, 2)
@@ -219,34 +219,34 @@ func TestChatSurvivesTheDeathOfItsHost(t *testing.T) {
 	})
 }
 
-func TestWaitingMessagesMoveWithTheRoom(t *testing.T) {
+func TestHeldMessagesMoveWithTheRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, Config{MinParticipants: 2}, "h1", "h2")
 		ann := w.join("ann")
-		told := read(ann)
+		msgs := read(ann)
 		require.NoError(t, ann.Say(t.Context(), "anybody?"))
 		w.handoff("h2")
 		require.NoError(t, ann.Say(t.Context(), "hello?"))
 		time.Sleep(time.Second)
-		list := told.take(KindMoved)
+		list := msgs.take(KindMoved)
 		require.Equal(t, "joined ann\n", texts(list))
 		require.Equal(t, 1, list[0].Missing)
 		bob := w.join("bob")
 		toBob := read(bob)
 		time.Sleep(time.Second)
 		const begun = "joined bob\nbegun\nmessage ann anybody?\nmessage ann hello?\n"
-		require.Equal(t, begun, texts(told.take(KindMoved)))
+		require.Equal(t, begun, texts(msgs.take(KindMoved)))
 		require.Equal(t, begun, texts(toBob.take(KindMoved)))
 		w.close(ann, bob)
 	})
 }
 
-// Private messages do not need the room, once its clients know one another.
-func TestPrivateWhileNoHostIsThere(t *testing.T) {
+// Once clients have looked each other up, private messages do not need the room.
+func TestPrivateWithoutHosts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, Config{}, "h1", "h2")
 		ann, bob := w.join("ann"), w.join("bob")
-		told := read(bob)
+		msgs := read(bob)
 		require.NoError(t, ann.Private(t.Context(), "bob", "before"))
 		w.handoff("h2")
 		require.NoError(t, ann.Private(t.Context(), "bob", "after a move"))
@@ -254,23 +254,23 @@ func TestPrivateWhileNoHostIsThere(t *testing.T) {
 		w.net.Isolate("h2")
 		start := time.Now()
 		require.NoError(t, ann.Private(t.Context(), "bob", "without a room"))
-		require.LessOrEqual(t, time.Since(start), 2*lookupTime)
+		require.LessOrEqual(t, time.Since(start), 2*lookupTimeout)
 		w.net.HealAll()
 		time.Sleep(10 * time.Second)
 		require.NoError(t, ann.Private(t.Context(), "bob", "with a room again"))
 		synctest.Wait()
 		require.Equal(t, "private ann before\nprivate ann after a move\nprivate ann without a room\n"+
-			"private ann with a room again\n", texts(told.take(KindMoved, KindJoined)))
+			"private ann with a room again\n", texts(msgs.take(KindMoved, KindJoined)))
 		w.close(ann, bob)
 	})
 }
 
-// When nobody is left who held the state, everybody is told.
-func TestLostRoomIsSaid(t *testing.T) {
+// When no host with a copy is left and the room is reset, all clients report the loss.
+func TestClientsReportLostRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, Config{}, "h1")
 		ann := w.join("ann")
-		told := read(ann)
+		msgs := read(ann)
 		synctest.Wait()
 		require.NoError(t, w.nodes["h1"].Close())
 		w.net.Crash("h1")
@@ -282,20 +282,20 @@ func TestLostRoomIsSaid(t *testing.T) {
 		_, err = n.Reset(t.Context(), service, factory, migrate.Policy{})
 		require.NoError(t, err)
 		time.Sleep(time.Minute)
-		require.Equal(t, "joined ann\nstate lost\n", texts(told.take(KindMoved)))
-		told.mu.Lock()
-		require.ErrorIs(t, told.err, migrate.ErrStateLost)
-		told.mu.Unlock()
+		require.Equal(t, "joined ann\nstate lost\n", texts(msgs.take(KindMoved)))
+		msgs.mu.Lock()
+		require.ErrorIs(t, msgs.err, migrate.ErrStateLost)
+		msgs.mu.Unlock()
 		require.ErrorIs(t, ann.Say(t.Context(), "hello?"), migrate.ErrStateLost)
 
-		again := w.join("ann") // the new room knows nothing of the old one
+		again := w.join("ann") // the new room is empty
 		require.NoError(t, again.Say(t.Context(), "hello"))
 		w.close(ann, again)
 	})
 }
 
-// A client that goes without a word is gone when its session has run out; its owner need not wait for that.
-func TestNameOfADeadClient(t *testing.T) {
+// A crashed client leaves when its session expires. A client with the same key can take over its name at once.
+func TestNameOfCrashedClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, Config{}, "h1", "h2")
 		ann, bob := w.join("ann"), w.join("bob")
@@ -318,7 +318,7 @@ func TestNameOfADeadClient(t *testing.T) {
 	})
 }
 
-// The same over real connections, with TLS.
+// TestOverTCP uses TCP connections with TLS.
 func TestOverTCP(t *testing.T) {
 	res := resolver.NewMemory()
 	tcp := func() *transport.TCP {
@@ -346,20 +346,20 @@ func TestOverTCP(t *testing.T) {
 	}
 	require.NoError(t, cs[0].Say(ctx, "hello"))
 	require.NoError(t, cs[0].Private(ctx, "bob", "psst"))
-	var heard []Kind
+	var received []Kind
 	for m, err := range cs[1].Messages(ctx) {
 		require.NoError(t, err)
 		if m.From == "ann" && m.Text != "" {
-			if heard = append(heard, m.Kind); len(heard) == 2 {
+			if received = append(received, m.Kind); len(received) == 2 {
 				break
 			}
 		}
 	}
-	require.ElementsMatch(t, []Kind{KindMessage, KindPrivate}, heard)
+	require.ElementsMatch(t, []Kind{KindMessage, KindPrivate}, received)
 	who, err := cs[1].Who(ctx)
 	require.NoError(t, err)
 	require.Regexp(t, `^127\.0\.0\.1:\d+$`, who[0].Addr)
 	require.NoError(t, cs[1].Close())
-	require.Error(t, cs[0].Private(ctx, "bob", "gone?"), "which of two depends on when the end of the connection is noticed")
+	require.Error(t, cs[0].Private(ctx, "bob", "gone?"), "the error depends on when the end of the connection is detected")
 	require.ErrorIs(t, cs[0].Private(ctx, "bob", "gone!"), ErrPeerUnreachable)
 }

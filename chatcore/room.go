@@ -9,30 +9,30 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// room is the chat as a state machine. It holds no epoch, host or connection: who calls it, and where, it cannot tell.
+// room is the chat's state machine. It is independent of epochs, hosts and connections.
 type room struct {
 	cfg Config
 
-	events uint64 // published so far, which is the number of the latest
-	last   uint64 // the number given to the latest participant
+	events uint64 // number of the latest published event
+	last   uint64 // number of the latest participant that joined
 
-	// A participant is never changed after it was made, only replaced, so that snapshots can share them.
+	// Participants are immutable and are replaced on change, so that snapshots can share them.
 	list      []*participant // by number
 	bySession map[uint64]*participant
 	byID      map[string]*participant
 
-	// Until the chat begins: who has been here, each once, in order, and what they said.
+	// Used until the chat begins: the distinct participants that have joined, in order, and their messages.
 	begun    bool
 	seen     []string
 	seenSet  map[string]bool
-	held     []said
-	heldSize int // the sum of the costs, as historySize
+	held     []storedMessage
+	heldSize int // sum of the costs; historySize likewise
 
-	history     []said
+	history     []storedMessage
 	historySize int
 }
 
-// participant is somebody in the room.
+// participant is a participant in the room.
 type participant struct {
 	number  uint64
 	name    string
@@ -43,14 +43,14 @@ type participant struct {
 	session uint64
 }
 
-// The room's optional abilities.
+// Optional interfaces of a Migratable.
 var (
 	_ migrate.Querier       = (*room)(nil)
 	_ migrate.Validator     = (*room)(nil)
 	_ migrate.SessionCloser = (*room)(nil)
 )
 
-// newRoom takes a Config with its defaults filled in.
+// newRoom creates an empty room. The defaults of cfg must have been set.
 func newRoom(cfg Config) *room {
 	return &room{
 		cfg:       cfg,
@@ -61,7 +61,7 @@ func newRoom(cfg Config) *room {
 	}
 }
 
-// Validate refuses what Apply would refuse whatever the state is when the command's turn comes.
+// Validate rejects commands that Apply rejects in any state.
 func (r *room) Validate(cmd migrate.Command) error {
 	c, err := decodeCommand(cmd.Body)
 	if err != nil {
@@ -74,7 +74,7 @@ func (r *room) Validate(cmd migrate.Command) error {
 		err = checkText(c.Text, r.cfg.MaxText)
 	case opLeave:
 	default:
-		err = transport.Errorf(CodeBadCommand, "chat: no command has the number %d", c.Op)
+		err = transport.Errorf(CodeBadCommand, "chat: unknown command %d", c.Op)
 	}
 	return err
 }
@@ -87,8 +87,8 @@ func (r *room) checkJoin(c command) (name, id string, err error) {
 	return checkName(c.Text, r.cfg.MaxName)
 }
 
-// Apply executes a command. It checks again what Validate has checked: Validate is for the active host alone, and the
-// limits may have come with a snapshot since.
+// Apply executes a command. It repeats the checks of Validate, because Validate runs only on the active host and the
+// limits change when a snapshot is restored.
 func (r *room) Apply(cmd migrate.Command) ([]byte, error) {
 	c, err := decodeCommand(cmd.Body)
 	if err != nil {
@@ -106,11 +106,11 @@ func (r *room) Apply(cmd migrate.Command) ([]byte, error) {
 		r.SessionClosed(cmd)
 		return nil, nil
 	default:
-		return nil, transport.Errorf(CodeBadCommand, "chat: no command has the number %d", c.Op)
+		return nil, transport.Errorf(CodeBadCommand, "chat: unknown command %d", c.Op)
 	}
 }
 
-// SessionClosed lets the session's participant leave, if it has one.
+// SessionClosed removes the session's participant, if any.
 func (r *room) SessionClosed(cmd migrate.Command) {
 	if p := r.bySession[cmd.Session]; p != nil {
 		r.remove(p)
@@ -126,22 +126,22 @@ func (r *room) join(cmd migrate.Command, c command) ([]byte, error) {
 	now := cmd.Time.UnixMilli()
 	if p := r.bySession[cmd.Session]; p != nil {
 		if p.id != id {
-			return nil, transport.Errorf(CodeJoined, "chat: this session is in the room as %q, and must leave before it can be %q",
+			return nil, transport.Errorf(CodeJoined, "chat: this session has joined as %q and must leave before it joins as %q",
 				p.name, name)
 		}
-		moved := *p // the same participant at another address
+		moved := *p // same participant, new address
 		moved.addr = c.Addr
 		r.replace(p, &moved)
-		return r.joined(&moved, r.events+1), nil
+		return r.joinReply(&moved, r.events+1), nil
 	}
 	if p := r.byID[id]; p != nil {
-		// The same key is the same person, who has started anew before the old session ran out.
+		// The same key belongs to the same user, who has restarted before the old session expired.
 		if p.key.IsZero() || p.key != cmd.Key {
-			return nil, r.taken(p, name)
+			return nil, errNameTaken(p, name)
 		}
 		r.remove(p)
 	} else if len(r.list) >= r.cfg.MaxParticipants {
-		return nil, transport.Errorf(CodeFull, "chat: the room is full: %d participants are here", len(r.list))
+		return nil, transport.Errorf(CodeFull, "chat: the room is full: it has %d participants", len(r.list))
 	}
 	r.last++
 	p := &participant{
@@ -149,23 +149,23 @@ func (r *room) join(cmd migrate.Command, c command) ([]byte, error) {
 	}
 	r.add(p)
 	r.count(p)
-	reply := r.joined(p, r.events+1) // so that newcomers hear of their own joining, and of what it sets off
+	reply := r.joinReply(p, r.events+1) // newcomers receive the events of their own joining
 	r.emit(cmd, event{Kind: KindJoined, From: name, Time: now, Missing: r.missing()})
 	r.begin(cmd)
 	return reply, nil
 }
 
-func (r *room) taken(p *participant, name string) error {
+func errNameTaken(p *participant, name string) error {
 	looks := ""
 	if p.name != name {
-		looks = ", which looks like it,"
+		looks = ", a confusable name,"
 	}
-	return transport.Errorf(CodeNameTaken, "chat: the name %q is taken: %q%s belongs to somebody who is in the room", name, p.name,
+	return transport.Errorf(CodeNameTaken, "chat: the name %q is taken: %q%s belongs to a participant in the room", name, p.name,
 		looks)
 }
 
-func (r *room) joined(p *participant, next uint64) []byte {
-	return mustMarshal(&joined{Name: p.name, Next: next, Missing: r.missing(), Present: len(r.list)})
+func (r *room) joinReply(p *participant, next uint64) []byte {
+	return mustMarshal(&joinReply{Name: p.name, Next: next, Missing: r.missing(), Present: len(r.list)})
 }
 
 func (r *room) say(cmd migrate.Command, text string) error {
@@ -176,21 +176,21 @@ func (r *room) say(cmd migrate.Command, text string) error {
 	if err := checkText(text, r.cfg.MaxText); err != nil {
 		return err
 	}
-	s := said{From: p.name, Text: text, Time: cmd.Time.UnixMilli()}
+	s := storedMessage{From: p.name, Text: text, Time: cmd.Time.UnixMilli()}
 	if r.begun {
 		r.publish(cmd, s)
 		return nil
 	}
 	if len(r.held) >= r.cfg.HeldCount || r.heldSize+s.cost() > r.cfg.HeldBytes {
-		return transport.Errorf(CodeHeldFull, "chat: %d messages wait for the chat to begin, and no more can: %d participants are "+
-			"missing", len(r.held), r.missing())
+		return transport.Errorf(CodeHeldFull, "chat: the room holds %d messages until the chat begins and accepts no more: %d "+
+			"participants are missing", len(r.held), r.missing())
 	}
 	r.held = append(r.held, s)
 	r.heldSize += s.cost()
 	return nil
 }
 
-// begin starts the chat when enough participants have been here, and publishes what waited for it.
+// begin begins the chat once enough participants have joined, and publishes the held messages.
 func (r *room) begin(cmd migrate.Command) {
 	if r.begun || r.missing() > 0 {
 		return
@@ -203,8 +203,8 @@ func (r *room) begin(cmd migrate.Command) {
 	r.seen, r.seenSet, r.held, r.heldSize = nil, nil, nil, 0
 }
 
-// publish tells everybody of a message and keeps it for those who join later.
-func (r *room) publish(cmd migrate.Command, s said) {
+// publish publishes a message and adds it to the history.
+func (r *room) publish(cmd migrate.Command, s storedMessage) {
 	r.emit(cmd, event{Kind: KindMessage, From: s.From, Text: s.Text, Time: s.Time})
 	s.Seq = r.events
 	r.history = append(r.history, s)
@@ -214,17 +214,17 @@ func (r *room) publish(cmd migrate.Command, s said) {
 		r.historySize -= r.history[n].cost()
 		n++
 	}
-	// Snapshots share the array, so what is in it stays; append leaves it behind, in time.
+	// Snapshots share the array, so it must not change; append eventually moves to a new one.
 	r.history = r.history[n:]
 }
 
-// emit is the only place that publishes, so that r.events is the number of the latest event.
+// emit publishes an event. All events go through it, so r.events is the number of the latest event.
 func (r *room) emit(cmd migrate.Command, e event) {
 	r.events++
 	cmd.Emit(e.encode())
 }
 
-// missing is how many more participants the chat waits for.
+// missing returns the number of participants still missing for the chat to begin.
 func (r *room) missing() int {
 	if r.begun {
 		return 0
@@ -232,7 +232,7 @@ func (r *room) missing() int {
 	return r.cfg.MinParticipants - len(r.seen)
 }
 
-// count counts a participant towards the beginning of the chat, once each.
+// count counts a participant towards MinParticipants, once per key or name.
 func (r *room) count(p *participant) {
 	who := "name " + p.id
 	if !p.key.IsZero() {
@@ -254,61 +254,61 @@ func (r *room) add(p *participant) {
 }
 
 func (r *room) remove(p *participant) {
-	i := r.position(p.number)
+	i := r.search(p.number)
 	r.list = slices.Delete(r.list, i, i+1)
 	delete(r.bySession, p.session)
 	delete(r.byID, p.id)
 }
 
 func (r *room) replace(p, by *participant) {
-	r.list[r.position(p.number)] = by
+	r.list[r.search(p.number)] = by
 	r.bySession[p.session], r.byID[p.id] = by, by
 }
 
-// position is the place in r.list of the participant with the number, or of the next one.
-func (r *room) position(number uint64) int {
+// search returns the index in r.list of the first participant with at least the given number.
+func (r *room) search(number uint64) int {
 	return sort.Search(len(r.list), func(i int) bool { return r.list[i].number >= number })
 }
 
-// Query answers what a client asks.
+// Query answers a query of a client.
 func (r *room) Query(q []byte) ([]byte, error) {
 	var ask query
 	if err := transport.Unmarshal(q, &ask); err != nil {
 		return nil, transport.Errorf(CodeBadCommand, "chat: not a query: want [operation, name, after, limit]")
 	}
 	switch ask.Op {
-	case askHistory:
+	case queryHistory:
 		n := sort.Search(len(r.history), func(i int) bool { return r.history[i].Seq >= ask.After })
-		return transport.Marshal(append([]said{}, r.history[:n]...))
-	case askWho:
+		return transport.Marshal(append([]storedMessage{}, r.history[:n]...))
+	case queryWho:
 		limit := ask.Limit
 		if limit <= 0 || limit > maxPage {
 			limit = maxPage
 		}
 		from := r.list[sort.Search(len(r.list), func(i int) bool { return r.list[i].number > ask.After }):]
 		from = from[:min(len(from), limit)]
-		answer := roster{Present: len(r.list), List: make([]person, 0, len(from))}
+		answer := roster{Present: len(r.list), List: make([]participantInfo, 0, len(from))}
 		for _, p := range from {
-			answer.List = append(answer.List, p.person())
+			answer.List = append(answer.List, p.info())
 		}
 		return transport.Marshal(&answer)
-	case askFind:
+	case queryFind:
 		name, id, err := checkName(ask.Name, r.cfg.MaxName)
 		if err != nil {
 			return nil, err
 		}
 		p := r.byID[id]
-		if p == nil || !strings.EqualFold(p.name, name) { // a lookalike is somebody else
-			return nil, transport.Errorf(CodeNoSuchName, "chat: nobody called %q is in the room", name)
+		if p == nil || !strings.EqualFold(p.name, name) { // a confusable name is another participant
+			return nil, transport.Errorf(CodeNoSuchName, "chat: no participant is called %q", name)
 		}
-		return transport.Marshal(new(p.person()))
+		return transport.Marshal(new(p.info()))
 	default:
-		return nil, transport.Errorf(CodeBadCommand, "chat: no query has the number %d", ask.Op)
+		return nil, transport.Errorf(CodeBadCommand, "chat: unknown query %d", ask.Op)
 	}
 }
 
-func (p *participant) person() person {
-	w := person{Number: p.number, Name: p.name, Addr: p.addr, Key: []byte{}, Time: p.joined}
+func (p *participant) info() participantInfo {
+	w := participantInfo{Number: p.number, Name: p.name, Addr: p.addr, Key: []byte{}, Time: p.joined}
 	if !p.key.IsZero() {
 		w.Key = p.key[:]
 	}
@@ -316,6 +316,6 @@ func (p *participant) person() person {
 }
 
 func errNotJoined() error {
-	return transport.Errorf(CodeNotJoined, "chat: this session is not in the room: join first, and join again if the name was "+
-		"taken over by a newer session with the same key")
+	return transport.Errorf(CodeNotJoined, "chat: this session is not in the room: join first, or join again if a newer session "+
+		"with the same key has taken over the name")
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// replica is a room with a log of what it did.
+// replica is a room that records its events.
 type replica struct {
 	migrate.Migratable
 	index  uint64
@@ -43,12 +43,12 @@ func (r *replica) do(session uint64, key transport.Key, c command) ([]byte, erro
 	return r.Apply(r.command(session, key, c.encode()))
 }
 
-// join joins with a key made of the session's number.
-func (r *replica) join(t testing.TB, session uint64, name string) joined {
+// join joins with a key derived from the session number.
+func (r *replica) join(t testing.TB, session uint64, name string) joinReply {
 	t.Helper()
 	reply, err := r.do(session, keyOf(session), command{Op: opJoin, Text: name, Addr: fmt.Sprintf("h:%d", session)})
 	require.NoError(t, err)
-	var j joined
+	var j joinReply
 	require.NoError(t, transport.Unmarshal(reply, &j))
 	return j
 }
@@ -58,8 +58,8 @@ func (r *replica) say(session uint64, text string) error {
 	return err
 }
 
-// told is what the room has published, one line an event, and forgets it.
-func (r *replica) told(t testing.TB) string {
+// published returns and clears the published events, one line each.
+func (r *replica) published(t testing.TB) string {
 	t.Helper()
 	var b strings.Builder
 	for _, body := range r.events {
@@ -80,8 +80,8 @@ func (r *replica) ask(t testing.TB, q query, answer any) {
 
 func (r *replica) history(t testing.TB, before uint64) string {
 	t.Helper()
-	var list []said
-	r.ask(t, query{Op: askHistory, After: before}, &list)
+	var list []storedMessage
+	r.ask(t, query{Op: queryHistory, After: before}, &list)
 	var b strings.Builder
 	for _, m := range list {
 		fmt.Fprintf(&b, "%d %s: %s\n", m.Seq, m.From, m.Text)
@@ -108,34 +108,34 @@ func keyOf(session uint64) (k transport.Key) {
 
 func TestRoom(t *testing.T) {
 	r := newReplica(t, Config{})
-	require.Equal(t, joined{Name: "ann", Next: 1, Present: 1}, r.join(t, 1, " ann "))
-	require.Equal(t, joined{Name: "bob", Next: 2, Present: 2}, r.join(t, 2, "bob"))
+	require.Equal(t, joinReply{Name: "ann", Next: 1, Present: 1}, r.join(t, 1, " ann "))
+	require.Equal(t, joinReply{Name: "bob", Next: 2, Present: 2}, r.join(t, 2, "bob"))
 	require.NoError(t, r.say(1, "hello"))
 	require.NoError(t, r.say(2, "hi"))
-	require.Equal(t, "joined ann\njoined bob\nmessage ann hello\nmessage bob hi\n", r.told(t))
+	require.Equal(t, "joined ann\njoined bob\nmessage ann hello\nmessage bob hi\n", r.published(t))
 
-	// Whoever comes now gets what was said before the event from which to listen, whenever the question is asked.
+	// The history of a newcomer ends before its first event, regardless of when it is queried.
 	require.EqualValues(t, 5, r.join(t, 3, "cid").Next)
 	require.NoError(t, r.say(3, "later"))
 	require.Equal(t, "3 ann: hello\n4 bob: hi\n", r.history(t, 5))
 	require.Equal(t, "3 ann: hello\n", r.history(t, 4))
-	require.Equal(t, "joined cid\nmessage cid later\n", r.told(t))
+	require.Equal(t, "joined cid\nmessage cid later\n", r.published(t))
 
 	_, err := r.do(1, keyOf(1), command{Op: opLeave})
 	require.NoError(t, err)
 	_, err = r.do(1, keyOf(1), command{Op: opLeave})
 	require.ErrorIs(t, err, ErrNotJoined)
 	require.ErrorIs(t, r.say(1, "ghost"), ErrNotJoined)
-	r.Migratable.(migrate.SessionCloser).SessionClosed(r.command(1, keyOf(1), nil)) // has left before
+	r.Migratable.(migrate.SessionCloser).SessionClosed(r.command(1, keyOf(1), nil)) // has already left
 	r.Migratable.(migrate.SessionCloser).SessionClosed(r.command(2, keyOf(2), nil))
-	require.Equal(t, "left ann\nleft bob\n", r.told(t))
+	require.Equal(t, "left ann\nleft bob\n", r.published(t))
 
 	require.ErrorIs(t, r.say(9, "never joined"), ErrNotJoined)
 	_, err = r.do(3, keyOf(3), command{Op: 77})
 	require.ErrorIs(t, err, ErrBadCommand)
 	_, err = r.Apply(r.command(3, keyOf(3), []byte("nonsense")))
 	require.ErrorIs(t, err, ErrBadCommand)
-	require.Empty(t, r.told(t))
+	require.Empty(t, r.published(t))
 }
 
 func TestNamesBelongToKeys(t *testing.T) {
@@ -170,7 +170,7 @@ func TestNamesBelongToKeys(t *testing.T) {
 			}
 			require.ErrorIs(t, err, tc.want)
 			require.ErrorContains(t, err, `"ann"`)
-			require.Equal(t, "joined ann\n", r.told(t))
+			require.Equal(t, "joined ann\n", r.published(t))
 		})
 	}
 }
@@ -180,33 +180,33 @@ func TestNewSessionOfTheSameKeyTakesOver(t *testing.T) {
 	r.join(t, 1, "ann")
 	reply, err := r.do(2, keyOf(1), command{Op: opJoin, Text: "ann", Addr: "new:1"})
 	require.NoError(t, err)
-	var j joined
+	var j joinReply
 	require.NoError(t, transport.Unmarshal(reply, &j))
 	require.Equal(t, 1, j.Present)
 	require.ErrorIs(t, r.say(1, "old"), ErrNotJoined)
-	r.Migratable.(migrate.SessionCloser).SessionClosed(r.command(1, keyOf(1), nil)) // the dead session runs out
+	r.Migratable.(migrate.SessionCloser).SessionClosed(r.command(1, keyOf(1), nil)) // the old session expires
 	require.NoError(t, r.say(2, "new"))
-	require.Equal(t, "joined ann\njoined ann\nmessage ann new\n", r.told(t))
+	require.Equal(t, "joined ann\njoined ann\nmessage ann new\n", r.published(t))
 
-	var p person
-	r.ask(t, query{Op: askFind, Name: "ANN"}, &p)
+	var p participantInfo
+	r.ask(t, query{Op: queryFind, Name: "ANN"}, &p)
 	require.Equal(t, "new:1", p.Addr)
 }
 
-func TestJoinAgainInTheSameSession(t *testing.T) {
+func TestRejoinInTheSameSession(t *testing.T) {
 	r := newReplica(t, Config{})
 	r.join(t, 1, "ann")
-	r.told(t)
+	r.published(t)
 	reply, err := r.do(1, keyOf(1), command{Op: opJoin, Text: "ann", Addr: "new:1"})
 	require.NoError(t, err)
-	var j joined
+	var j joinReply
 	require.NoError(t, transport.Unmarshal(reply, &j))
 	require.EqualValues(t, 2, j.Next)
 	_, err = r.do(1, keyOf(1), command{Op: opJoin, Text: "bob"})
 	require.ErrorIs(t, err, ErrJoined)
-	require.Empty(t, r.told(t))
-	var p person
-	r.ask(t, query{Op: askFind, Name: "ann"}, &p)
+	require.Empty(t, r.published(t))
+	var p participantInfo
+	r.ask(t, query{Op: queryFind, Name: "ann"}, &p)
 	require.Equal(t, "new:1", p.Addr)
 }
 
@@ -214,54 +214,54 @@ func TestSenderIsSetByTheRoom(t *testing.T) {
 	r := newReplica(t, Config{})
 	r.join(t, 1, "ann")
 	r.join(t, 2, "bob")
-	r.told(t)
-	// Whatever else a client puts into the command, the sender is the session's.
+	r.published(t)
+	// A sender in the payload is ignored.
 	body, err := transport.Marshal([]any{opSay, "send me money", "ann"})
 	require.NoError(t, err)
 	_, err = r.Apply(r.command(2, keyOf(1), body))
 	require.NoError(t, err)
-	require.Equal(t, "message bob send me money\n", r.told(t))
+	require.Equal(t, "message bob send me money\n", r.published(t))
 }
 
-func TestChatBeginsWhenEnoughHaveBeenThere(t *testing.T) {
+func TestChatBegins(t *testing.T) {
 	r := newReplica(t, Config{MinParticipants: 3})
 	require.Equal(t, 2, r.join(t, 1, "ann").Missing)
 	require.NoError(t, r.say(1, "one"))
 	require.Equal(t, 1, r.join(t, 2, "bob").Missing)
 	require.NoError(t, r.say(2, "two"))
-	require.Equal(t, "joined ann\njoined bob\n", r.told(t))
+	require.Equal(t, "joined ann\njoined bob\n", r.published(t))
 
-	// Ann leaves and comes back, also under another name: she is one, and what she said still waits.
+	// Ann leaves and rejoins, also under another name: she counts once, and her messages are still held.
 	_, err := r.do(1, keyOf(1), command{Op: opLeave})
 	require.NoError(t, err)
 	for _, name := range []string{"ann", "anna"} {
 		reply, err := r.do(1, keyOf(1), command{Op: opJoin, Text: name})
 		require.NoError(t, err)
-		var j joined
+		var j joinReply
 		require.NoError(t, transport.Unmarshal(reply, &j))
 		require.Equal(t, 1, j.Missing)
 		_, err = r.do(1, keyOf(1), command{Op: opLeave})
 		require.NoError(t, err)
 	}
-	require.Equal(t, "left ann\njoined ann\nleft ann\njoined anna\nleft anna\n", r.told(t))
+	require.Equal(t, "left ann\njoined ann\nleft ann\njoined anna\nleft anna\n", r.published(t))
 	require.Empty(t, r.history(t, 100))
 
-	// A move on the way loses nothing of it.
+	// A move in between loses nothing.
 	moved := newReplica(t, Config{})
 	require.NoError(t, moved.Restore(bytes.NewReader(r.snapshot(t))))
 	j := moved.join(t, 3, "cid")
-	require.Equal(t, joined{Name: "cid", Next: 8, Present: 2}, j)
-	require.Equal(t, "joined cid\nbegun\nmessage ann one\nmessage bob two\n", moved.told(t))
+	require.Equal(t, joinReply{Name: "cid", Next: 8, Present: 2}, j)
+	require.Equal(t, "joined cid\nbegun\nmessage ann one\nmessage bob two\n", moved.published(t))
 	require.Equal(t, "10 ann: one\n11 bob: two\n", moved.history(t, 100))
 
-	// It has begun for good.
+	// The chat does not stop when participants leave.
 	for s := uint64(2); s <= 3; s++ {
 		_, err = moved.do(s, keyOf(s), command{Op: opLeave})
 		require.NoError(t, err)
 	}
 	require.Zero(t, moved.join(t, 4, "dee").Missing)
 	require.NoError(t, moved.say(4, "alone"))
-	require.Equal(t, "left bob\nleft cid\njoined dee\nmessage dee alone\n", moved.told(t))
+	require.Equal(t, "left bob\nleft cid\njoined dee\nmessage dee alone\n", moved.published(t))
 }
 
 func TestParticipantsWithoutKeysAreCountedByName(t *testing.T) {
@@ -274,13 +274,13 @@ func TestParticipantsWithoutKeysAreCountedByName(t *testing.T) {
 	}
 	_, err := r.do(9, transport.Key{}, command{Op: opJoin, Text: "bob"})
 	require.NoError(t, err)
-	require.Contains(t, r.told(t), "joined bob\nbegun\n")
+	require.Contains(t, r.published(t), "joined bob\nbegun\n")
 }
 
 func TestHeldMessagesAreBounded(t *testing.T) {
 	for _, tc := range []struct {
 		cfg  Config
-		want int // how many short messages find room
+		want int // number of short messages that fit
 	}{
 		{Config{MinParticipants: 2, HeldCount: 3}, 3},
 		{Config{MinParticipants: 2, HeldBytes: 3*(32+3+5) + 1}, 3},
@@ -295,7 +295,7 @@ func TestHeldMessagesAreBounded(t *testing.T) {
 		require.ErrorContains(t, err, "1 participants are missing")
 		r.join(t, 2, "bob")
 		require.NoError(t, r.say(1, "hello"))
-		require.Equal(t, tc.want+1, strings.Count(r.told(t), "message ann hello"))
+		require.Equal(t, tc.want+1, strings.Count(r.published(t), "message ann hello"))
 	}
 }
 
@@ -327,7 +327,7 @@ func TestRoomIsBounded(t *testing.T) {
 	r.join(t, 2, "bob")
 	_, err := r.do(3, keyOf(3), command{Op: opJoin, Text: "cid"})
 	require.ErrorIs(t, err, ErrFull)
-	_, err = r.do(4, keyOf(2), command{Op: opJoin, Text: "bob"}) // bob is in the room, so there is room for him
+	_, err = r.do(4, keyOf(2), command{Op: opJoin, Text: "bob"}) // bob's new session replaces the old one
 	require.NoError(t, err)
 }
 
@@ -340,7 +340,7 @@ func TestWho(t *testing.T) {
 	var names []string
 	for after := uint64(0); ; {
 		var page roster
-		r.ask(t, query{Op: askWho, After: after}, &page)
+		r.ask(t, query{Op: queryWho, After: after}, &page)
 		require.Equal(t, n, page.Present)
 		if len(page.List) == 0 {
 			break
@@ -355,16 +355,16 @@ func TestWho(t *testing.T) {
 	require.Equal(t, []string{"p1", "p2"}, names[:2])
 
 	var page roster
-	r.ask(t, query{Op: askWho, After: 5, Limit: 2}, &page)
+	r.ask(t, query{Op: queryWho, After: 5, Limit: 2}, &page)
 	require.Len(t, page.List, 2)
 	require.Equal(t, "p6", page.List[0].Name)
-	r.ask(t, query{Op: askWho, Limit: 10 * maxPage}, &page)
+	r.ask(t, query{Op: queryWho, Limit: 10 * maxPage}, &page)
 	require.Len(t, page.List, maxPage)
-	r.ask(t, query{Op: askWho, After: 1<<64 - 1, Limit: -5}, &page)
+	r.ask(t, query{Op: queryWho, After: 1<<64 - 1, Limit: -5}, &page)
 	require.Empty(t, page.List)
 
 	q := r.Migratable.(migrate.Querier)
-	_, err := q.Query(mustMarshal(&query{Op: askFind, Name: "pl"})) // looks like p1, and is not
+	_, err := q.Query(mustMarshal(&query{Op: queryFind, Name: "pl"})) // confusable with p1, but not equal
 	require.ErrorIs(t, err, ErrNoSuchName)
 	_, err = q.Query(mustMarshal(&query{Op: 9}))
 	require.ErrorIs(t, err, ErrBadCommand)
@@ -415,10 +415,10 @@ func TestConfigNamesTheField(t *testing.T) {
 	}
 }
 
-// scramble makes a random but plausible command.
+// scramble returns a random but plausible command.
 func scramble(rng *rand.Rand) (session uint64, key transport.Key, body []byte) {
 	session = rng.Uint64N(6) + 1
-	key = keyOf(rng.Uint64N(4)) // 0 is no key
+	key = keyOf(rng.Uint64N(4)) // 0: no key
 	names := []string{"ann", "ANN", "bob", "b0b", "cid", "dee", "", "a b"}
 	switch rng.IntN(10) {
 	case 0, 1, 2:
@@ -437,8 +437,8 @@ func scramble(rng *rand.Rand) (session uint64, key transport.Key, body []byte) {
 	}
 }
 
-// Two replicas get the same commands; one of them is carried to another host on the way. They must not differ in
-// anything that can be seen.
+// Two replicas apply the same commands, and one of them moves to another host in between. Their observable behavior must be
+// equal.
 func TestReplicasAgree(t *testing.T) {
 	for seed := range uint64(300) {
 		rng := rand.New(rand.NewPCG(seed, 1))
@@ -455,7 +455,7 @@ func TestReplicasAgree(t *testing.T) {
 				next.index, next.now, next.events = b.index, b.now, b.events
 				s, err := b.Snapshot()
 				require.NoError(t, err)
-				// The old one goes on while the snapshot is written.
+				// The old instance keeps applying commands while the snapshot is written.
 				for range 5 {
 					_, _ = b.Apply(b.command(scramble(rng)))
 				}
@@ -478,7 +478,7 @@ func TestReplicasAgree(t *testing.T) {
 			require.Equal(t, fmt.Sprint(ea), fmt.Sprint(eb), "seed %d step %d", seed, step)
 			require.Equal(t, transport.CodeOf(ea), transport.CodeOf(eb))
 			if a.Migratable.(migrate.Validator).Validate(migrate.Command{Body: body}) != nil {
-				require.Error(t, ea, "what Validate refuses, Apply refuses")
+				require.Error(t, ea, "Apply rejects what Validate rejects")
 			}
 		}
 		require.Equal(t, a.events, b.events, "seed %d", seed)
@@ -487,7 +487,7 @@ func TestReplicasAgree(t *testing.T) {
 	}
 }
 
-func TestRestoreReportsErrorsOfTheStream(t *testing.T) {
+func TestRestoreReportsReadErrors(t *testing.T) {
 	r := newReplica(t, Config{})
 	r.join(t, 1, "ann")
 	require.NoError(t, r.say(1, "hello"))
@@ -497,7 +497,7 @@ func TestRestoreReportsErrorsOfTheStream(t *testing.T) {
 		require.ErrorIs(t, err, ErrBadSnapshot, "cut at %d", n)
 	}
 	broken := iotest.ErrReader(io.ErrClosedPipe)
-	for n := range len(whole) + 1 { // also when it breaks where it should end
+	for n := range len(whole) + 1 { // including an error at the end
 		err := newReplica(t, Config{}).Restore(io.MultiReader(bytes.NewReader(whole[:n]), broken))
 		require.ErrorIs(t, err, io.ErrClosedPipe)
 	}
@@ -505,30 +505,30 @@ func TestRestoreReportsErrorsOfTheStream(t *testing.T) {
 	require.NoError(t, newReplica(t, Config{}).Restore(iotest.OneByteReader(bytes.NewReader(whole))))
 }
 
-// What no room could have written is refused: each case is a room made impossible by hand.
-func TestRestoreRefusesTheImpossible(t *testing.T) {
+// Restore rejects snapshots that no room could have written. Each case corrupts the state of a room.
+func TestRestoreRejectsInvalidState(t *testing.T) {
 	for what, spoil := range map[string]func(r *room){
-		"a name twice":              func(r *room) { r.list[1] = &participant{number: 2, name: "ANN", session: 2} },
-		"a session twice":           func(r *room) { r.list[1] = &participant{number: 2, name: "bob", session: 1} },
-		"a number twice":            func(r *room) { r.list[1] = &participant{number: 1, name: "bob", session: 2} },
-		"the number 0":              func(r *room) { r.list[0] = &participant{number: 0, name: "ann", session: 1} },
-		"a number to come":          func(r *room) { r.last = 1 },
-		"a bad name":                func(r *room) { r.list[0] = &participant{number: 1, name: "a\nb", session: 1} },
-		"a bad address":             func(r *room) { r.list[0] = &participant{number: 1, name: "ann", addr: "\x1b", session: 1} },
-		"too many participants":     func(r *room) { r.cfg.MaxParticipants = 1 },
-		"too much history":          func(r *room) { r.cfg.HistoryCount = 1 },
-		"too large a history":       func(r *room) { r.cfg.HistoryBytes = 50 },
-		"too many held":             func(r *room) { r.begun, r.cfg.MinParticipants = false, 3; r.held = make([]said, 1001) },
-		"held though begun":         func(r *room) { r.held = []said{{From: "ann", Text: "hi"}} },
-		"not begun though complete": func(r *room) { r.begun, r.cfg.MinParticipants, r.seen = false, 1, []string{"x"} },
-		"somebody seen twice":       func(r *room) { r.begun, r.cfg.MinParticipants, r.seen = false, 9, []string{"x", "x"} },
-		"history out of order":      func(r *room) { r.history[0].Seq = 4 },
-		"history of the future":     func(r *room) { r.events = 3 },
-		"a text with a trick":       func(r *room) { r.history[0].Text = "\x1b[2J" },
-		"a sender with a trick":     func(r *room) { r.history[0].From = "\xff" },
-		"an invalid limit":          func(r *room) { r.cfg.MaxName = 1000 },
-		"a missing limit":           func(r *room) { r.cfg.MaxName = 0 },
-		"counters out of range":     func(r *room) { r.events = 1 << 53 },
+		"duplicate name":         func(r *room) { r.list[1] = &participant{number: 2, name: "ANN", session: 2} },
+		"duplicate session":      func(r *room) { r.list[1] = &participant{number: 2, name: "bob", session: 1} },
+		"duplicate number":       func(r *room) { r.list[1] = &participant{number: 1, name: "bob", session: 2} },
+		"the number 0":           func(r *room) { r.list[0] = &participant{number: 0, name: "ann", session: 1} },
+		"number above last":      func(r *room) { r.last = 1 },
+		"a bad name":             func(r *room) { r.list[0] = &participant{number: 1, name: "a\nb", session: 1} },
+		"a bad address":          func(r *room) { r.list[0] = &participant{number: 1, name: "ann", addr: "\x1b", session: 1} },
+		"too many participants":  func(r *room) { r.cfg.MaxParticipants = 1 },
+		"too much history":       func(r *room) { r.cfg.HistoryCount = 1 },
+		"too large a history":    func(r *room) { r.cfg.HistoryBytes = 50 },
+		"too many held":          func(r *room) { r.begun, r.cfg.MinParticipants = false, 3; r.held = make([]storedMessage, 1001) },
+		"held after the begin":   func(r *room) { r.held = []storedMessage{{From: "ann", Text: "hi"}} },
+		"not begun at the count": func(r *room) { r.begun, r.cfg.MinParticipants, r.seen = false, 1, []string{"x"} },
+		"key counted twice":      func(r *room) { r.begun, r.cfg.MinParticipants, r.seen = false, 9, []string{"x", "x"} },
+		"history out of order":   func(r *room) { r.history[0].Seq = 4 },
+		"history above events":   func(r *room) { r.events = 3 },
+		"control characters":     func(r *room) { r.history[0].Text = "\x1b[2J" },
+		"sender not UTF-8":       func(r *room) { r.history[0].From = "\xff" },
+		"an invalid limit":       func(r *room) { r.cfg.MaxName = 1000 },
+		"a missing limit":        func(r *room) { r.cfg.MaxName = 0 },
+		"counters out of range":  func(r *room) { r.events = 1 << 53 },
 	} {
 		r := newReplica(t, Config{})
 		r.join(t, 1, "ann")
@@ -547,8 +547,8 @@ func TestRestoreRefusesTheImpossible(t *testing.T) {
 	require.ErrorContains(t, newReplica(t, Config{}).Restore(bytes.NewReader(later)), `"roam-chat" version 2`)
 }
 
-// A snapshot is written while the room goes on.
-func TestSnapshotIsOfOneMoment(t *testing.T) {
+// A snapshot does not change while the room applies further commands.
+func TestSnapshotIsConsistent(t *testing.T) {
 	r := newReplica(t, Config{HistoryCount: 3})
 	r.join(t, 1, "ann")
 	for range 10 {
@@ -586,7 +586,7 @@ func FuzzRestore(f *testing.F) {
 		if err := r.Restore(bytes.NewReader(b)); err != nil {
 			return
 		}
-		// What was accepted is a room like any other: its own snapshot restores to itself.
+		// An accepted snapshot gives a valid room: its own snapshot restores to an equal room.
 		first := r.snapshot(t)
 		again := newReplica(t, Config{})
 		require.NoError(t, again.Restore(bytes.NewReader(first)))

@@ -12,12 +12,12 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// A snapshot is a sequence of records, each its length as an unsigned varint and then one MessagePack array: a header,
-// and as many of each of the following as the header says.
+// A snapshot is a sequence of records. Each record is a length (unsigned varint) followed by a MessagePack array. The first
+// record is a header, which contains the number of records of each type that follow.
 const (
 	snapshotMagic   = "roam-chat"
 	snapshotVersion = 1
-	maxRecord       = 256 << 10 // a message of the longest text and name fits with room to spare
+	maxRecord       = 256 << 10 // well above a message with the longest text and name
 )
 
 type header struct {
@@ -31,7 +31,7 @@ type header struct {
 	Events, Last uint64
 	Begun        bool
 
-	Seen, List, Held, History int // how many records of each follow
+	Seen, List, Held, History int // number of records of each type
 }
 
 type seenRecord struct {
@@ -51,16 +51,16 @@ type participantRecord struct {
 	Time    int64
 }
 
-// snapshot is a room's state at one moment. It shares with the room what is never changed.
+// snapshot is a room's state at one point in time. It shares immutable data with the room.
 type snapshot struct {
 	header  header
 	seen    []string
 	list    []*participant
-	held    []said
-	history []said
+	held    []storedMessage
+	history []storedMessage
 }
 
-// Snapshot captures the room in the time that it takes to copy one pointer for each participant.
+// Snapshot captures the room. It copies only one pointer per participant.
 func (r *room) Snapshot() (migrate.Snapshot, error) {
 	c := r.cfg
 	return &snapshot{
@@ -76,7 +76,7 @@ func (r *room) Snapshot() (migrate.Snapshot, error) {
 	}, nil
 }
 
-// Release has nothing to do: the garbage collector knows.
+// Release is a no-op: a snapshot holds nothing but memory.
 func (s *snapshot) Release() {}
 
 func (s *snapshot) WriteTo(w io.Writer) (int64, error) {
@@ -87,7 +87,7 @@ func (s *snapshot) WriteTo(w io.Writer) (int64, error) {
 	}
 	for _, p := range s.list {
 		rec := participantRecord{
-			Number: p.number, Session: p.session, Name: p.name, Addr: p.addr, Key: p.person().Key, Time: p.joined,
+			Number: p.number, Session: p.session, Name: p.name, Addr: p.addr, Key: p.info().Key, Time: p.joined,
 		}
 		rw.put(&rec)
 	}
@@ -103,7 +103,7 @@ func (s *snapshot) WriteTo(w io.Writer) (int64, error) {
 	return rw.n, rw.err
 }
 
-// recordWriter stops at the first error.
+// recordWriter writes records until the first error.
 type recordWriter struct {
 	w   *bufio.Writer
 	n   int64
@@ -123,8 +123,8 @@ func (rw *recordWriter) put(v any) {
 	rw.n += int64(n + len(body))
 }
 
-// Restore fills a new room. It believes nothing: a snapshot that this package could not have written is an
-// [ErrBadSnapshot].
+// Restore restores a new room from a snapshot. It validates everything and returns [ErrBadSnapshot] for a snapshot that no
+// room could have written.
 func (r *room) Restore(src io.Reader) error {
 	rr := &recordReader{r: bufio.NewReaderSize(src, 32<<10)}
 	var h header
@@ -132,7 +132,7 @@ func (r *room) Restore(src io.Reader) error {
 		return err
 	}
 	if h.Magic != snapshotMagic || h.Version != snapshotVersion {
-		return badSnapshot("it is %q version %d, and this program reads %q version %d", h.Magic, h.Version, snapshotMagic,
+		return badSnapshot("it is %q version %d; this program reads %q version %d", h.Magic, h.Version, snapshotMagic,
 			snapshotVersion)
 	}
 	fresh, err := restoreHeader(h)
@@ -142,9 +142,9 @@ func (r *room) Restore(src io.Reader) error {
 	if err := fresh.restoreRecords(rr, h); err != nil {
 		return err
 	}
-	// Only the end of the stream says that the bytes were whole.
+	// Data before the end of the stream is unverified.
 	if _, err := rr.r.ReadByte(); err == nil {
-		return badSnapshot("bytes follow its end")
+		return badSnapshot("trailing bytes")
 	} else if err != io.EOF {
 		return err
 	}
@@ -163,15 +163,15 @@ func restoreHeader(h header) (*room, error) {
 	case err != nil:
 		return nil, badSnapshot("%v", err)
 	case filled != cfg:
-		return nil, badSnapshot("a limit in it is 0")
+		return nil, badSnapshot("a limit is 0")
 	case h.Events >= 1<<53, h.Last >= 1<<53:
-		return nil, badSnapshot("its counters are out of range")
+		return nil, badSnapshot("counters out of range")
 	case h.Seen < 0, h.List < 0, h.Held < 0, h.History < 0,
 		h.Seen > cfg.MinParticipants, h.List > cfg.MaxParticipants, h.Held > cfg.HeldCount,
 		h.History > max(cfg.HistoryCount, 0):
-		return nil, badSnapshot("it holds more than its limits allow")
+		return nil, badSnapshot("it exceeds its own limits")
 	case h.Begun && h.Seen+h.Held > 0, !h.Begun && h.Seen == cfg.MinParticipants:
-		return nil, badSnapshot("it contradicts itself about whether the chat has begun")
+		return nil, badSnapshot("it is inconsistent about whether the chat has begun")
 	}
 	r := newRoom(cfg)
 	r.events, r.last, r.begun = h.Events, h.Last, h.Begun
@@ -181,13 +181,13 @@ func restoreHeader(h header) (*room, error) {
 func (r *room) restoreRecords(rr *recordReader, h header) error {
 	for range h.Seen {
 		var rec seenRecord
-		if err := rr.get("participant that was here", &rec); err != nil {
+		if err := rr.get("counted participant", &rec); err != nil {
 			return err
 		}
 		r.see(string(rec.Who))
 	}
 	if len(r.seen) != h.Seen {
-		return badSnapshot("a participant that was here is counted twice")
+		return badSnapshot("a participant is counted twice")
 	}
 	for range h.List {
 		if err := r.restoreParticipant(rr); err != nil {
@@ -214,34 +214,34 @@ func (r *room) restoreParticipant(rr *recordReader) error {
 	case name != rec.Name, len(rec.Addr) > maxAddr, !printable(rec.Addr), len(rec.Key) != 0 && len(rec.Key) != len(transport.Key{}):
 		return badSnapshot("the participant %q is malformed", name)
 	case rec.Number == 0, rec.Number > r.last, len(r.list) > 0 && r.list[len(r.list)-1].number >= rec.Number:
-		return badSnapshot("the participant %q has the number %d, out of turn", name, rec.Number)
+		return badSnapshot("the participant %q has the number %d, out of order", name, rec.Number)
 	case r.byID[id] != nil, r.bySession[rec.Session] != nil:
-		return badSnapshot("the participant %q is there twice", name)
+		return badSnapshot("duplicate participant %q", name)
 	}
 	p := &participant{
 		number: rec.Number, name: name, id: id, addr: rec.Addr, joined: rec.Time, session: rec.Session,
 	}
 	copy(p.key[:], rec.Key)
 	if len(rec.Key) > 0 && p.key.IsZero() {
-		return badSnapshot("the participant %q has a key of zeros", name)
+		return badSnapshot("the participant %q has the zero key", name)
 	}
 	r.add(p)
 	return nil
 }
 
-func (r *room) restoreMessages(rr *recordReader, n, maxSize int, numbered bool) (list []said, size int, err error) {
+func (r *room) restoreMessages(rr *recordReader, n, maxSize int, numbered bool) (list []storedMessage, size int, err error) {
 	var last uint64
 	for range n {
-		var m said
+		var m storedMessage
 		if err := rr.get("message", &m); err != nil {
 			return nil, 0, err
 		}
-		// Senders may have left, so their names are checked for no more than what a screen needs.
+		// The sender may have left the room, so only the encoding of its name is checked.
 		if size += m.cost(); size > maxSize || checkText(m.Text, r.cfg.MaxText) != nil || !utf8.ValidString(m.From) {
-			return nil, 0, badSnapshot("a message in it breaks a limit")
+			return nil, 0, badSnapshot("a message violates a limit")
 		}
 		if numbered && (m.Seq <= last || m.Seq > r.events) || !numbered && m.Seq != 0 {
-			return nil, 0, badSnapshot("a message in it has the number %d, out of turn", m.Seq)
+			return nil, 0, badSnapshot("a message has the number %d, out of order", m.Seq)
 		}
 		last = m.Seq
 		list = append(list, m)
@@ -249,32 +249,32 @@ func (r *room) restoreMessages(rr *recordReader, n, maxSize int, numbered bool) 
 	return list, size, nil
 }
 
-// recordReader reads what a recordWriter wrote.
+// recordReader reads the records of a recordWriter.
 type recordReader struct {
 	r   *bufio.Reader
 	buf []byte
 }
 
-// get reads one record into v. An error of the stream is returned as it is.
+// get reads one record into v. It returns errors of the stream unchanged.
 func (rr *recordReader) get(what string, v any) error {
 	size, err := binary.ReadUvarint(rr.r)
 	if err != nil {
-		return cut(what, err)
+		return truncated(what, err)
 	}
 	if size > maxRecord {
-		return badSnapshot("a %s has %d bytes, and %d are allowed", what, size, maxRecord)
+		return badSnapshot("a %s has %d bytes; the maximum is %d", what, size, maxRecord)
 	}
 	rr.buf = slices.Grow(rr.buf[:0], int(size))[:size]
 	if _, err := io.ReadFull(rr.r, rr.buf); err != nil {
-		return cut(what, err)
+		return truncated(what, err)
 	}
 	if err := transport.Unmarshal(rr.buf, v); err != nil {
-		return badSnapshot("a %s cannot be read: %v", what, err)
+		return badSnapshot("malformed %s: %v", what, err)
 	}
 	return nil
 }
 
-func cut(what string, err error) error {
+func truncated(what string, err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return badSnapshot("it ends before a %s", what)
 	}

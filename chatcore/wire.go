@@ -13,12 +13,12 @@ const (
 	opLeave = 3
 )
 
-// command is what a client asks for; it changes the room. Commands and events are many, and put together and taken apart by
-// hand: the codec takes ten times as long, and as much memory again.
+// command is a client's request to change the room. Commands and events are frequent, so they are encoded and decoded by
+// hand: the codec takes ten times as long and allocates twice as much.
 type command struct {
 	Op   uint64
 	Text string // the name to join with, or the text to say
-	Addr string // where the joining client listens for private messages; "" if it does not
+	Addr string // where the joining client receives private messages; "" for none
 }
 
 func (c command) encode() []byte {
@@ -27,7 +27,7 @@ func (c command) encode() []byte {
 	return transport.AppendString(transport.AppendString(b, c.Text), c.Addr)
 }
 
-// decodeCommand skips fields of a later version. Those at the end may be missing.
+// decodeCommand decodes a command. Trailing fields may be missing; additional fields of a later version are skipped.
 func decodeCommand(body []byte) (command, error) {
 	v := transport.ReadValues(body)
 	n := v.Array()
@@ -47,24 +47,24 @@ func decodeCommand(body []byte) (command, error) {
 	return c, nil
 }
 
-// joined is the reply to opJoin. It is small, because replies are kept for each session: what else a newcomer wants is
-// asked in queries.
-type joined struct {
+// joinReply is the reply to opJoin. It is small because migrate keeps the replies of each session; a client obtains
+// everything else by queries.
+type joinReply struct {
 	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
-	Name    string // as it was accepted
-	Next    uint64 // the number of the event from which to listen
-	Missing int    // how many more participants the chat waits for
-	Present int    // how many participants are in the room
+	Name    string // accepted name
+	Next    uint64 // number of the first event to listen from
+	Missing int    // participants still missing for the chat to begin
+	Present int    // participants in the room
 }
 
-// event is what the room publishes.
+// event is an event published by the room.
 type event struct {
 	Kind    Kind // KindMessage, KindJoined, KindLeft or KindBegun
 	From    string
 	Text    string
-	Time    int64 // Unix milliseconds at which it was said: earlier than the event's own time for one that was held
-	Missing int   // as in joined; always 0 for a message
+	Time    int64 // Unix milliseconds; for a held message, the time at which it was sent
+	Missing int   // as in joinReply; always 0 for a message
 }
 
 func (e event) encode() []byte {
@@ -76,8 +76,8 @@ func (e event) encode() []byte {
 	return transport.AppendInt(b, int64(e.Missing))
 }
 
-// decode reads what its encoding gave. It keeps From if that is the same as before: most often, one says much in a row. Text
-// is cut from a piece of memory that it shares with those decoded before and after it.
+// decode decodes an event. To save allocations it reuses From if the sender is unchanged, and takes Text from a chunk that
+// is shared with the events decoded before and after it.
 func (e *event) decode(body []byte, texts *strings.Builder) error {
 	v := transport.ReadValues(body)
 	fields := v.Array()
@@ -88,7 +88,7 @@ func (e *event) decode(body []byte, texts *strings.Builder) error {
 	text := v.Bytes()
 	if texts.Cap()-texts.Len() < len(text) {
 		texts.Reset()
-		texts.Grow(max(textsPiece, len(text)))
+		texts.Grow(max(textsChunk, len(text)))
 	}
 	texts.Write(text)
 	e.Text = texts.String()[texts.Len()-len(text):]
@@ -99,28 +99,28 @@ func (e *event) decode(body []byte, texts *strings.Builder) error {
 	return v.Err()
 }
 
-// textsPiece is what somebody who keeps a single short message keeps in memory.
-const textsPiece = 4 << 10
+// textsChunk is the size of a shared chunk, and so the memory that one retained short text can keep alive.
+const textsChunk = 4 << 10
 
 // The operations of a query.
 const (
-	askHistory = 1
-	askWho     = 2
-	askFind    = 3
+	queryHistory = 1
+	queryWho     = 2
+	queryFind    = 3
 )
 
-// query asks the room without changing it.
+// query reads from the room without changing it.
 type query struct {
 	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Op    uint8
-	Name  string // askFind: whom to find
-	After uint64 // askHistory: only events with lower numbers; askWho: only participants with higher numbers
-	Limit int    // askWho: how many at most
+	Name  string // queryFind: the name to find
+	After uint64 // queryHistory: returns lower event numbers; queryWho: returns higher participant numbers
+	Limit int    // queryWho: maximum number of participants
 }
 
-// said is a message with the number of the event that it was; askHistory answers a list of them, oldest first.
-type said struct {
+// storedMessage is a message with its event number. The answer to queryHistory is a list of them, oldest first.
+type storedMessage struct {
 	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Seq  uint64
@@ -129,32 +129,32 @@ type said struct {
 	Time int64 // Unix milliseconds
 }
 
-// cost is what a message counts for under a limit of bytes.
-func (s said) cost() int { return len(s.From) + len(s.Text) + 32 }
+// cost returns the size that a message counts for HistoryBytes and HeldBytes.
+func (s storedMessage) cost() int { return len(s.From) + len(s.Text) + 32 }
 
-// roster is the answer to askWho.
+// roster is the answer to queryWho.
 type roster struct {
 	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
-	Present int      // how many are in the room
-	List    []person // in the order in which they joined
+	Present int               // participants in the room
+	List    []participantInfo // in joining order
 }
 
-// maxPage bounds roster.List, so that the answer stays far below the limit of a message.
+// maxPage bounds roster.List, so that an answer stays far below the maximum message size.
 const maxPage = 500
 
-// person is a participant as others see them; the answer to askFind is one.
-type person struct {
+// participantInfo is the public information about a participant. It is the answer to queryFind.
+type participantInfo struct {
 	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
-	Number uint64 // grows from each participant to the next who joins
+	Number uint64 // increases with each participant that joins
 	Name   string
 	Addr   string
-	Key    []byte // 32 bytes, or none where the transport proves no keys
-	Time   int64  // Unix milliseconds at which they joined
+	Key    []byte // 32 bytes; empty if the transport proves no keys
+	Time   int64  // joining time in Unix milliseconds
 }
 
-// mustMarshal is for this package's own types, whose encoding cannot fail.
+// mustMarshal encodes this package's own types, whose encoding cannot fail.
 func mustMarshal(v any) []byte {
 	b, err := transport.Marshal(v)
 	if err != nil {
@@ -163,7 +163,7 @@ func mustMarshal(v any) []byte {
 	return b
 }
 
-// printable reports whether s is made of printable ASCII only, as an address is.
+// printable reports whether s consists of printable ASCII without spaces, as required of an address.
 func printable(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
 }

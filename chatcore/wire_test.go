@@ -10,7 +10,7 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// The bytes that clients in other languages send and get. They never change.
+// TestGoldenWire pins the bytes that clients in other languages exchange. They never change.
 func TestGoldenWire(t *testing.T) {
 	for _, tc := range []struct {
 		what string
@@ -20,11 +20,11 @@ func TestGoldenWire(t *testing.T) {
 		{"join", &command{Op: opJoin, Text: "ann", Addr: "h:1"}, "9301a3616e6ea3683a31"},
 		{"say", &command{Op: opSay, Text: "hé"}, "9302a368c3a9a0"},
 		{"leave", &command{Op: opLeave}, "9303a0a0"},
-		{"joined", &joined{Name: "ann", Next: 300, Missing: 1, Present: 2}, "94a3616e6ecd012c0102"},
+		{"joined", &joinReply{Name: "ann", Next: 300, Missing: 1, Present: 2}, "94a3616e6ecd012c0102"},
 		{"event", &event{Kind: KindMessage, From: "ann", Text: "hi", Time: 1_700_000_000_000}, "9501a3616e6ea26869cf0000018bcfe5680000"},
-		{"history", &query{Op: askHistory, After: 300}, "9401a0cd012c00"},
-		{"said", []said{{Seq: 3, From: "ann", Text: "hi", Time: 5}}, "919403a3616e6ea2686905"},
-		{"who", &roster{Present: 1, List: []person{{Number: 1, Name: "ann", Key: []byte{}, Time: 5}}}, "9201919501a3616e6ea0c40005"},
+		{"history", &query{Op: queryHistory, After: 300}, "9401a0cd012c00"},
+		{"said", []storedMessage{{Seq: 3, From: "ann", Text: "hi", Time: 5}}, "919403a3616e6ea2686905"},
+		{"who", &roster{Present: 1, List: []participantInfo{{Number: 1, Name: "ann", Key: []byte{}, Time: 5}}}, "9201919501a3616e6ea0c40005"},
 		{"private", &privateParams{To: "b", From: "a", Text: "x", ID: 7, Token: []byte{1}}, "95a162a161a17807c40101"},
 	} {
 		var got []byte
@@ -36,7 +36,7 @@ func TestGoldenWire(t *testing.T) {
 		require.Equal(t, tc.want, hex.EncodeToString(got), tc.what)
 	}
 
-	// Fields at the end may be left out, and fields of a later version are skipped.
+	// Trailing fields may be omitted, and additional fields of a later version are skipped.
 	for in, want := range map[string]command{
 		"9202a26869":         {Op: opSay, Text: "hi"},
 		"9103":               {Op: opLeave},
@@ -57,7 +57,7 @@ func TestGoldenWire(t *testing.T) {
 	}
 }
 
-// A room of the largest limits still fits into what a connection and a snapshot take.
+// The largest answers and records stay within the limits of a connection and a snapshot.
 func TestLargestAnswersFit(t *testing.T) {
 	r := newReplica(t, Config{HistoryCount: 10_000, HistoryBytes: 512 << 10, MaxText: 64 << 10, MaxName: 64})
 	for s := range uint64(maxPage) {
@@ -69,7 +69,7 @@ func TestLargestAnswersFit(t *testing.T) {
 		_, err := r.do(s, keyOf(s+1), c)
 		require.NoError(t, err)
 	}
-	answer, err := r.Migratable.(*room).Query(mustMarshal(&query{Op: askWho}))
+	answer, err := r.Migratable.(*room).Query(mustMarshal(&query{Op: queryWho}))
 	require.NoError(t, err)
 	require.Less(t, len(answer), 512<<10)
 	require.NoError(t, transport.Unmarshal(answer, new(roster)))
@@ -80,10 +80,10 @@ func TestLargestAnswersFit(t *testing.T) {
 		_, err = r.do(9999, keyOf(9999), command{Op: opSay, Text: "x"})
 		require.NoError(t, err)
 	}
-	answer, err = r.Migratable.(*room).Query(mustMarshal(&query{Op: askHistory, After: 1 << 40}))
+	answer, err = r.Migratable.(*room).Query(mustMarshal(&query{Op: queryHistory, After: 1 << 40}))
 	require.NoError(t, err)
 	require.Less(t, len(answer), 700<<10)
-	var list []said
+	var list []storedMessage
 	require.NoError(t, transport.Unmarshal(answer, &list))
 	require.Len(t, list, 10_000)
 

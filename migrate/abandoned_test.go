@@ -114,7 +114,7 @@ func TestListenerOfRetiredService(t *testing.T) {
 	})
 }
 
-// lateOpen delays what the client sends on its second connection for longer than it waits.
+// lateOpen delays what the client sends on its second connection for longer than the 2 s that it waits for the answer.
 type lateOpen struct {
 	transport.Transport
 	w     *world
@@ -128,12 +128,12 @@ func (l *lateOpen) Dial(ctx context.Context, to transport.Peer, h transport.Hand
 	}
 	conn, err := l.Transport.Dial(ctx, to, h)
 	if l.dials == 2 {
-		l.w.net.SetLinkDelay("client", "a", openTimeout+500*time.Millisecond)
+		l.w.net.SetLinkDelay("client", "a", 2500*time.Millisecond)
 	}
 	return conn, err
 }
 
-// An opening that was given up arrives after the one that took its place.
+// A request to open the session arrives after the client has given it up and sent another one.
 func TestOpenComesLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "a")
@@ -171,7 +171,7 @@ func TestOpenedForNobody(t *testing.T) {
 		close(hold)
 		time.Sleep(time.Minute)
 		require.Zero(t, a.Status().Clients)
-		w.look(a, func() { require.Zero(t, a.machine.sessions.len()) })
+		w.look(a, func() { require.Zero(t, a.machine().Usage().Sessions) })
 	})
 }
 

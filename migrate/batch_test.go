@@ -2,7 +2,6 @@ package migrate
 
 import (
 	"context"
-	"math"
 	"testing"
 	"testing/synctest"
 
@@ -36,10 +35,11 @@ func TestClientInTheBatchOfActivation(t *testing.T) {
 		n := w.node("a")
 		s, err := n.add("svc", newTally, Policy{Copies: 1})
 		require.NoError(t, err)
+		hold := make(chan struct{})
 		g.before = func() {
-			s.mu.Lock()
-			s.running = true
-			s.mu.Unlock()
+			standing := make(chan struct{})
+			go s.call(func() { close(standing); <-hold }) // what comes in is the next batch
+			<-standing
 		}
 		go s.create(t.Context())
 		synctest.Wait()
@@ -49,12 +49,11 @@ func TestClientInTheBatchOfActivation(t *testing.T) {
 		conn, err := w.transport("client").Dial(t.Context(), transport.Peer{Addr: "a:1"}, nil)
 		require.NoError(t, err)
 		defer conn.Close()
-		from := &session{node: n, conn: conn}
+		from := &inbound{node: n, conn: conn}
 		q := &request{Request: req, from: from}
 		from.take(q)
 		s.post(item{kind: itemClient, from: from, req: q, params: &wire.OpenParams{Service: "svc", Session: 5}})
-		n.wg.Add(1)
-		s.run(math.MaxInt)
+		close(hold)
 		require.NoError(t, <-answered)
 		require.Equal(t, Active, s.Status().Role)
 	})

@@ -2,342 +2,197 @@ package migrate
 
 import (
 	"context"
-	"errors"
-	"fmt"
+	"iter"
 	"log/slog"
-	"slices"
-	"sync"
 	"time"
 
+	"github.com/roam-go/roam/migrate/internal/client"
 	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
 )
 
-// MaxCommand is the size in bytes of the largest command or query; a longer one is [ErrTooLarge]. It leaves room for others
-// in one message between hosts.
+// MaxCommand is the largest size of a command or query in bytes. A larger one fails with [ErrTooLarge].
 const MaxCommand = wire.MaxCommand
-
-const (
-	defaultQueueLen   = 1024
-	defaultQueueBytes = 8 << 20
-)
 
 // ClientConfig configures a [Client]. Resolver and Transport are required.
 type ClientConfig struct {
+	// Resolver finds the service's hosts, and Transport connects to them. The client closes neither.
 	Resolver  resolver.Resolver
 	Transport transport.Transport
 
-	// QueueLen and QueueBytes bound the commands that are not acknowledged yet. 0 stands for 1,024 and 8 MiB.
+	// QueueLen and QueueBytes limit the commands that are not acknowledged yet. They default to 1,024 and 8 MiB.
 	QueueLen, QueueBytes int
 
-	// OnMove, if set, is told after the client has followed the service to another host, in order, on a goroutine of the
-	// client's own; it may call the client. It is not called for the host that Dial found, nor after Close; Close does not
-	// wait for a call in progress.
+	// OnMove, if set, is called after the client has followed the service to another host. Calls are made in order, on a
+	// goroutine of their own, and may call the client. OnMove is not called for the host that Dial found, nor after Close;
+	// Close does not wait for a call in progress.
 	OnMove func(Move)
 
-	// Logger is told what the client does to stay connected; nil discards.
+	// Logger logs how the client stays connected. It defaults to one that discards everything.
 	Logger *slog.Logger
 }
 
-// Move tells a client's user that the service has moved.
+// Move describes a move of the service, as a client saw it.
 type Move struct {
 	// Loss and Epoch are the term that began with the move.
 	Loss, Epoch uint64
-	// Host serves now.
+	// Host is the new active host.
 	Host resolver.Host
-	// Planned is false when the client lost its host without being told to move.
+	// Planned is false if the client lost its host without notice.
 	Planned bool
-	// Pause is how long the service was not there for this client, until the new host's first acknowledgement or answer:
-	// from the later of the last thing heard from the old host and the sending of the oldest unacknowledged command; with
-	// no command waiting, from when the client noticed.
+	// Pause is how long the service was unavailable to this client. It ends with the first acknowledgement or answer of the
+	// new host. It begins when the old host was last heard, or when the oldest unacknowledged command was queued, whichever is
+	// later; with no command waiting, when the client noticed the loss.
 	Pause time.Duration
 	// Resent is the number of commands sent again to the new host.
 	Resent int
 }
 
-// Client follows a service by its name, wherever it lives. It is safe for concurrent use.
-//
-// A client holds one connection, to the active host, and for the time around a planned move a second one, to the next
-// host. While it is connected and nothing is asked of it, it has no goroutine and no running timer of its own. While it is
-// not connected, commands are queued, and it looks for the service until it is closed: it asks the resolver, and tries the
-// hosts that it knows to hold the state, so that a resolver that is down is no hindrance as long as a host answers. If the
-// service has more than 128 clients, those that wait for no answer let the others come back first: they take up to a
-// millisecond for each client, 10 s at most, and up to eight times as long if the host can't cope with that.
-//
-// Two things end a client, because to go on in silence would break what it promises; every pending and later call, and
-// Events, then returns the error, and the user dials again if that makes sense:
-//   - [ErrSessionExpired]: the service has forgotten the session, and with it which of the unacknowledged commands it has
-//     executed.
-//   - [ErrStateLost]: the service was restarted without its state, so that acknowledged commands can be gone.
-type Client struct {
-	service  string
-	session  uint64
-	resolver resolver.Resolver
-	tr       transport.Transport
-	onMove   func(Move)
-	log      *slog.Logger
-	prefix   []byte // how the params of every command begin
+// ClientStats are the counters and gauges of a [Client]. Counters start at 0 in Dial and only grow.
+type ClientStats struct {
+	// Sent is the number of commands sent to a host. Resent counts how often one of them was sent again. Acknowledged is the
+	// number of commands with a reply; an error of the service is a reply, too.
+	Sent, Resent, Acknowledged uint64
+	// Moves counts how often the client followed the service to another host, or to another term of the same host.
+	// UnplannedMoves counts those without notice; see [Move].
+	Moves, UnplannedMoves uint64
+	// Reconnects counts new connections to the same host in the same term.
+	Reconnects uint64
+	// Events is the number of events received for [Client.Events]. Gaps is the number of them that came after a gap, and
+	// EventsLost the number of events in these gaps; see [Event].Gap.
+	Events, Gaps, EventsLost uint64
 
-	ctx    context.Context // ends with the client
-	cancel context.CancelFunc
-	done   chan struct{} // closed when err is set
-	ready  chan struct{} // closed when the session is open for the first time
-	wg     sync.WaitGroup
-
-	// sendMu makes the order on the wire the order of the commands. It is taken before mu and held over Conn.Go and
-	// Conn.Notify, which don't block; what Conn.Go may call before it returns never takes it. It guards Call.params.
-	sendMu sync.Mutex
-
-	// mu guards everything below. It is never held over a call of the transport, the resolver or the user.
-	mu      sync.Mutex
-	err     error // why the client has ended
-	leaving bool  // Shutdown was called
-	queue   cmdQueue
-	room    queueRoom
-	lastAck uint64 // highest Index acknowledged
-	feed    eventFeed
-	stats   ClientStats // those of them that are counted, but for the feed's
-
-	// replySize is what a reply may well have in bytes: as much as the largest of late; sendWindow after a connection was
-	// lost before any came.
-	replySize int64
-
-	seen    fence           // the highest seen
-	rec     resolver.Record // the newest
-	opened  bool            // the session was opened: from now on it exists or has expired
-	cur     *hostLink       // carries the session; nil while there is none
-	changed chan struct{}   // closed and replaced when commands can be sent on another cur, and at the end
-	home    hostTerm        // what OnMove knows: the last host that took up the session, and its term
-	away    absence         // since when there is no host
-
-	tending   bool               // the goroutine that looks for the service is there
-	wake      chan struct{}      // tells it, 1 deep
-	tries     int                // failures in a row: the exponent of the backoff
-	notBefore time.Time          // when the next try may be
-	spread    time.Duration      // what the host said of coming back without it
-	giveWay   time.Time          // until then others come back first, if nothing is waited for
-	attempt   int                // which of the known hosts is next
-	undial    context.CancelFunc // cancels the dial under way; nil if there is none
-	dialling  resolver.Host      // where it goes
-	lastErr   searchErrors
-
-	spare  *sparing    // the connection to the next host, or the making of it
-	former *hostLink   // carried the session before a planned move, and is closed by hangUp
-	hangUp *time.Timer // nil before the first planned move
-
-	watch    *time.Timer // looks after commands that are not answered
-	watching bool
-	checking bool // the resolver is being asked because the host is silent
-	checks   int  // how often in a row
-	asking   int  // queries under way
-	askSince time.Time
-
-	moves   []Move // not told yet
-	telling bool
+	// QueueLen and QueueBytes are gauges: the number and size of the commands that are not acknowledged yet; see
+	// [ClientConfig].
+	QueueLen, QueueBytes int
 }
 
-// Dial opens a session with a service. It waits until the service is found and has opened the session. If ctx ends before,
-// the error says why that did not come about, and wraps ctx's error beside the cause: [ErrNoService] if the resolver has no
-// such name or the service was retired, otherwise the resolver's or the host's last error.
+// Client finds a service by its name and follows it from host to host. It is safe for concurrent use.
 //
-// ctx is for Dial alone: the client lives until Close or Shutdown.
+// A client has one connection, to the active host; around a planned move it has a second one, to the next host. While it
+// is connected and idle, it has no goroutine and no running timer of its own. While it has no host, it queues commands
+// and searches until it is closed: it asks the resolver, and tries the hosts that it knows to hold the state, so that it
+// also finds the service while the resolver is down. If a service with more than 128 clients loses its host, a client
+// without a waiting request lets the others go first: it reconnects after a random delay of up to a millisecond for each
+// client, 10 s at most. While the host is overloaded, that limit doubles up to three times.
+//
+// Two errors end a client, because continuing silently would violate its guarantees. Every pending and later call, and
+// Events, then return the error, and the user may dial again:
+//   - [ErrSessionExpired]: the service no longer knows the session, so it is unknown which of the unacknowledged
+//     commands were executed.
+//   - [ErrStateLost]: the service was restarted without its state, so acknowledged commands may be lost.
+type Client client.Client
+
+// Dial opens a session with a service, and waits until the service is found and the session is open. If ctx ends first, the
+// error wraps both ctx's error and the reason: [ErrNoService] if the resolver has no such name or the service was retired,
+// otherwise the last error of the resolver or of a host.
+//
+// ctx limits Dial alone: the client lives until Close or Shutdown.
 func Dial(ctx context.Context, service string, cfg ClientConfig) (*Client, error) {
-	c, err := newClient(ctx, service, cfg)
-	if err != nil {
-		return nil, err
+	inner := client.Config{
+		Resolver: cfg.Resolver, Transport: cfg.Transport, QueueLen: cfg.QueueLen, QueueBytes: cfg.QueueBytes, Logger: cfg.Logger,
 	}
-	c.mu.Lock()
-	c.tend()
-	c.mu.Unlock()
-	select {
-	case <-c.ready:
-		return c, nil
-	case <-c.done:
-		err = c.Err()
-	case <-ctx.Done():
-		c.mu.Lock()
-		err = c.explain(ctx.Err())
-		c.mu.Unlock()
+	if cfg.OnMove != nil {
+		inner.OnMove = func(m client.Move) { cfg.OnMove(Move(m)) }
 	}
-	c.Close()
-	return nil, err
+	c, err := client.Dial(ctx, service, inner)
+	return (*Client)(c), err
 }
 
-func newClient(ctx context.Context, service string, cfg ClientConfig) (*Client, error) {
-	bad := func(field, why string) error {
-		return transport.Errorf(CodeConfig, "migrate: ClientConfig.%s %s", field, why)
-	}
-	if err := wire.CheckName(service); err != nil {
-		return nil, err
-	}
-	switch {
-	case cfg.Resolver == nil:
-		return nil, bad("Resolver", "is nil")
-	case cfg.Transport == nil:
-		return nil, bad("Transport", "is nil")
-	case cfg.QueueLen < 0:
-		return nil, bad("QueueLen", fmt.Sprintf("is %d, below 0", cfg.QueueLen))
-	case cfg.QueueBytes < 0:
-		return nil, bad("QueueBytes", fmt.Sprintf("is %d, below 0", cfg.QueueBytes))
-	}
-	if cfg.QueueLen == 0 {
-		cfg.QueueLen = defaultQueueLen
-	}
-	if cfg.QueueBytes == 0 {
-		cfg.QueueBytes = defaultQueueBytes
-	}
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
-	c := &Client{
-		service:  service,
-		session:  wire.RandomID(),
-		resolver: cfg.Resolver,
-		tr:       cfg.Transport,
-		onMove:   cfg.OnMove,
-		log:      cfg.Logger.With("service", service),
-		done:     make(chan struct{}),
-		ready:    make(chan struct{}),
-		changed:  make(chan struct{}),
-		wake:     make(chan struct{}, 1),
-		room:     queueRoom{maxLen: cfg.QueueLen, maxBytes: cfg.QueueBytes},
-		queue:    cmdQueue{next: 1},
-		feed:     eventFeed{wake: make(chan struct{}, 1)},
-	}
-	c.prefix = commandPrefix(service, c.session)
-	c.ctx, c.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	return c, nil
-}
+func (c *Client) inner() *client.Client { return (*client.Client)(c) }
 
-// Do sends a command and waits for the service's reply: it is executed exactly once, whatever moved or died meanwhile.
-// Commands take effect in the order of the Do and Go calls. When ctx ends first the command is still executed, at most
-// once; only if there was no room for it yet it is not executed at all. It blocks while the queue is full.
+// Do sends a command and waits for the service's reply. The command takes effect exactly once, even if the service moves
+// or hosts die meanwhile. Commands take effect in the order of the Do and Go calls. Do blocks while the queue is full: if
+// ctx ends before there is room, the command is not executed. If ctx ends later, the command is still executed, at most
+// once.
 //
-// An error that the service's Apply returned is an [*transport.Error] with Remote set. [ErrTooLarge] is that of a command over
-// MaxCommand, which is not executed. [ErrReplyGone] says that the command was executed, but that the reply was too large, or
-// was lost on its way and is no longer kept: hosts keep 8 MiB of replies for a session and 64 MiB for a service. The
-// command's bytes are copied.
+// An error that the service's Apply returned is a [*transport.Error] with Remote set. [ErrTooLarge] means that the
+// command was not executed, because it exceeds MaxCommand. [ErrReplyGone] means that the command was executed, but its
+// reply was too large, or was lost on its way and is no longer kept: hosts keep 8 MiB of replies for a session, and 64
+// MiB for a service. The bytes of command are copied.
 func (c *Client) Do(ctx context.Context, command []byte) ([]byte, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	call, err := c.enqueue(ctx, command, true)
-	if err != nil {
-		return nil, err
-	}
-	return call.Reply(ctx)
+	return c.inner().Do(ctx, command)
 }
 
-// Go queues a command and returns at once: ErrQueueFull if there is no room, [ErrTooLarge] for a command that never fits,
-// or the error that ended the client. The command's bytes are copied.
+// Go queues a command and returns at once. It returns [ErrQueueFull] if there is no room, [ErrTooLarge] for a command that
+// never fits, or the error that ended the client. The bytes of command are copied.
 func (c *Client) Go(command []byte) (*Call, error) {
-	return c.enqueue(context.Background(), command, false)
+	call, err := c.inner().Go(command)
+	return (*Call)(call), err
 }
 
-// Query asks without changing the state; the answer reflects every command acknowledged before, to this client or any
-// other. It waits for the service while that is moving, until ctx ends. A service that is no [Querier] answers ErrNoQuery.
+// Query asks the service without changing its state. The answer reflects every command acknowledged before the call, to this
+// client or any other. If the service has no host, Query waits for one until ctx ends. A service that does not
+// implement [Querier] answers with [ErrNoQuery].
 func (c *Client) Query(ctx context.Context, q []byte) ([]byte, error) {
-	if len(q) > MaxCommand {
-		return nil, transport.Errorf(CodeTooLarge, "migrate: service %s: query of %d bytes, more than %d", c.service, len(q), MaxCommand)
-	}
-	params, err := transport.Marshal(&wire.QueryParams{Service: c.service, Session: c.session, Body: q})
-	if err != nil {
-		return nil, err
-	}
-	c.mu.Lock()
-	atLeast := c.lastAck
-	c.mu.Unlock()
-	var reply []byte
-	err = c.ask(ctx, wire.MethodQuery, params, func(result []byte) bool {
-		var res wire.QueryResult
-		if transport.Unmarshal(result, &res) != nil {
-			return false
-		}
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		reply = res.Reply
-		return res.Epoch >= c.seen.epoch && res.Index >= atLeast
-	})
-	return reply, err
+	return c.inner().Query(ctx, q)
 }
 
-// Session is the number of the client's session, as in [Command.Session].
-func (c *Client) Session() uint64 { return c.session }
-
-// Where is the host that serves the client now; the zero Host while there is none.
-func (c *Client) Where() resolver.Host {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.cur == nil || !c.cur.opened {
-		return resolver.Host{}
+// Events yields the service's events from number from on, each once and in order, until ctx ends, the client is closed,
+// or the session expires. The last pair has the error. If from is 0, it begins with the first event after the active host
+// has processed the request. Events are numbered from 1 in the order in which Apply emits them: to miss nothing after a
+// command, return its event number from Apply and pass it as from.
+//
+// The client buffers 4,096 events or 8 MiB for a slow reader. To a reader that falls behind further, the host sends the
+// events again from where the buffer ended, so that it only misses those that the service no longer keeps
+// ([Policy.EventBytes]); [Event.Gap] reports them.
+//
+// A client has one stream of events: while one loop runs, a second one yields an error at once.
+func (c *Client) Events(ctx context.Context, from uint64) iter.Seq2[Event, error] {
+	events := c.inner().Events(ctx, from)
+	return func(yield func(Event, error) bool) {
+		events(func(ev client.Event, err error) bool { return yield(Event(ev), err) })
 	}
-	return c.cur.host
 }
 
-// Err is nil until the client has ended, and then says why: [transport.ErrClosed] after Close and Shutdown.
-func (c *Client) Err() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.err
-}
+// Session returns the number of the client's session, which is [Command.Session] of its commands.
+func (c *Client) Session() uint64 { return c.inner().Session() }
 
-// Flush waits until every command queued before is acknowledged, whether the service's reply is an error or not.
-func (c *Client) Flush(ctx context.Context) error {
-	c.mu.Lock()
-	err, calls := c.err, c.queue.pending()
-	c.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	for _, call := range calls {
-		select {
-		case <-call.done:
-		case <-ctx.Done():
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			return c.explain(ctx.Err())
-		}
-	}
-	if slices.ContainsFunc(calls, func(call *Call) bool { return call.ended }) {
-		return c.Err()
-	}
-	return nil
-}
+// Where returns the host that serves the client now, or the zero Host if there is none.
+func (c *Client) Where() resolver.Host { return c.inner().Where() }
 
-// Shutdown flushes, ends the session so that the service learns of it, and closes the client. Commands are refused from
-// the moment it is called. It returns the error of what was not completed before ctx ended; the client is closed then, too.
-func (c *Client) Shutdown(ctx context.Context) error {
-	c.mu.Lock()
-	c.leaving = true
-	c.mu.Unlock()
-	defer c.Close()
-	err := c.Flush(ctx)
-	if err == nil {
-		var params []byte
-		if params, err = transport.Marshal(&wire.LeaveParams{Service: c.service, Session: c.session}); err == nil {
-			err = c.ask(ctx, wire.MethodLeave, params, func([]byte) bool { return true })
-		}
-	}
-	if errors.Is(err, ErrSessionExpired) || errors.Is(err, transport.ErrClosed) {
-		return nil // it had ended already
-	}
-	return err
-}
+// Stats returns the client's counters and gauges. They include every reply that a call has returned.
+func (c *Client) Stats() ClientStats { return ClientStats(c.inner().Stats()) }
 
-// Close ends the client at once; commands not acknowledged may or may not be executed, once at most, and their calls end
-// with [transport.ErrClosed]. The service sees the session expire later. Close waits for the client's goroutines, but not
+// Err returns nil until the client has ended, and then the reason: [transport.ErrClosed] after Close and Shutdown.
+func (c *Client) Err() error { return c.inner().Err() }
+
+// Flush waits until every command queued before the call has a reply. The service's errors are replies, too.
+func (c *Client) Flush(ctx context.Context) error { return c.inner().Flush(ctx) }
+
+// Shutdown flushes, ends the session at the service, and closes the client. The client takes no more commands once it is
+// called. If ctx ends first, the client is closed and Shutdown returns the error of the step that was not completed.
+func (c *Client) Shutdown(ctx context.Context) error { return c.inner().Shutdown(ctx) }
+
+// Close ends the client at once. Commands without a reply may or may not be executed, at most once, and their calls fail
+// with [transport.ErrClosed]. The session expires at the service later. Close waits for the client's goroutines, but not
 // for an OnMove call in progress.
-func (c *Client) Close() error {
-	c.fail(transport.Errorf(transport.CodeClosed, "migrate: client of service %s is closed", c.service))
-	c.wg.Wait()
-	return nil
-}
+func (c *Client) Close() error { return c.inner().Close() }
 
-// explain adds to the error of a context why the service was not there.
-func (c *Client) explain(ctxErr error) error {
-	if c.cur != nil && c.cur.opened {
-		return ctxErr
-	}
-	return fmt.Errorf("migrate: service %s: %w: %w", c.service, c.lastErr.cause(c.rec), ctxErr)
+// Call is a command under way.
+type Call client.Call
+
+// Done returns a channel that is closed when the reply is there or the client has ended.
+func (c *Call) Done() <-chan struct{} { return (*client.Call)(c).Done() }
+
+// Reply waits for the reply and returns it. If ctx ends first, the call continues.
+func (c *Call) Reply(ctx context.Context) ([]byte, error) { return (*client.Call)(c).Reply(ctx) }
+
+// Event is an event that the service emitted with [Command.Emit].
+type Event struct {
+	// Seq is the event's number in the service's stream.
+	Seq uint64
+	// Time is the log time of the command that emitted it.
+	Time time.Time
+	// Epoch is the epoch of the host that sent it.
+	Epoch uint64
+	// Body is what was emitted. It belongs to the receiver, but may share memory with up to 256 KiB of other bodies: copy a
+	// small one that is kept for long.
+	Body []byte
+	// Gap, if not 0, reports that the events from Gap to Seq-1 are lost: the client was away for longer than the service keeps
+	// events.
+	Gap uint64
+	// More reports whether the next event is available: it is yielded right after this one, unless ctx ends.
+	More bool
 }

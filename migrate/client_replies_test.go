@@ -9,9 +9,11 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/roam-go/roam/migrate/internal/machine"
 )
 
-// echoes is a tally that answers a command with itself, in replies of a size.
+// echoes is a tally whose reply to a command is the command, padded to a size.
 type echoes struct {
 	tally
 	size int
@@ -24,12 +26,20 @@ func (e *echoes) Apply(cmd Command) ([]byte, error) {
 	return reply, nil
 }
 
-// echoing is a world with one host, where "svc" has replies of that size.
-func echoing(t *testing.T, size int) (*world, *Service) {
+// echoing returns a world with one host, on which "svc" has replies of that size.
+func echoing(t *testing.T, size int, lim machine.Limits) (*world, *Service) {
 	w := newWorld(t, "a")
+	w.nodes["a"].limits = lim
 	s, err := w.nodes["a"].Host(t.Context(), "svc", func() Migratable { return &echoes{size: size} }, Policy{Copies: 1})
 	require.NoError(t, err)
 	return w, s
+}
+
+func mustGo(t *testing.T, c *Client, command string) *Call {
+	t.Helper()
+	call, err := c.Go([]byte(command))
+	require.NoError(t, err)
+	return call
 }
 
 // goMany sends n commands at once and returns their calls, and adds them to sent.
@@ -42,14 +52,13 @@ func goMany(t *testing.T, c *Client, name string, n int, sent *[]string) (calls 
 	return calls
 }
 
-// A command whose reply the host has dropped before it arrived was executed: it ends with an error that says so, and those
-// after it keep their numbers and get their own replies.
+// A command whose reply is lost, and dropped by the host before the client asks again, fails with ErrReplyGone. Later commands
+// keep their numbers and get their own replies.
 func TestReplyGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const size = 100
-		w, s := echoing(t, size)
+		w, s := echoing(t, size, machine.Limits{ReplyBytes: 10 * (size + replyOverhead)})
 		defer w.close()
-		s.post(item{kind: itemFunc, fn: func() { s.machine.lim.ReplyBytes = 10 * (size + replyOverhead) }})
 		c, other := w.dial("c", "svc", ClientConfig{}), w.dial("o", "svc", ClientConfig{})
 		var sent []string
 		w.net.Block("a", "c")
@@ -73,14 +82,14 @@ func TestReplyGone(t *testing.T) {
 				require.Contains(t, string(reply), sent[from+i])
 			}
 		}
-		require.Equal(t, sent, s.machine.sm.(*echoes).Seen)
+		require.Equal(t, sent, appOf(s).(*echoes).Seen)
 	})
 }
 
-// Commands whose replies together are more than waits for a peer that is slow to read get them all the same.
+// Replies arrive although together they exceed what a transport buffers for a peer that is slow to read.
 func TestLargeRepliesArrive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w, s := echoing(t, 1_000_000)
+		w, s := echoing(t, 1_000_000, machine.Limits{})
 		defer w.close()
 		c := w.dial("c", "svc", ClientConfig{})
 		w.net.Throttle("a", "c", 10_000_000)
@@ -95,7 +104,7 @@ func TestLargeRepliesArrive(t *testing.T) {
 			require.Equal(t, sent[i], string(bytes.TrimRight(reply, "\x00")))
 		}
 		require.NoError(t, c.Flush(t.Context()))
-		require.Equal(t, sent, s.machine.sm.(*echoes).Seen)
-		require.Less(t, c.Stats().Reconnects, uint64(4), "once the client knows how large replies are, it is not cut off any more")
+		require.Equal(t, sent, appOf(s).(*echoes).Seen)
+		require.Less(t, c.Stats().Reconnects, uint64(4), "not cut off again, once the client knows how large replies are")
 	})
 }

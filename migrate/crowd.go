@@ -73,7 +73,7 @@ func (c *clients) call(n int) {
 }
 
 // unpark notes that a connection made ahead carries a session, or is closed: another may come.
-func (c *clients) unpark(from *session) {
+func (c *clients) unpark(from *inbound) {
 	if _, ok := c.parked[from]; ok {
 		delete(c.parked, from)
 		c.call(1)

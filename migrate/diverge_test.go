@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/roam-go/roam/migrate/internal/replica"
 )
 
 // moody is a service whose replies depend on the host while fickle is set.
@@ -60,7 +62,7 @@ func TestDivergence(t *testing.T) {
 			}
 			require.NoError(t, c.Flush(t.Context()))
 		}
-		do(2 * hashEvery)
+		do(2 * replica.HashEvery)
 		time.Sleep(time.Second)
 		require.Zero(t, told.Load(), "equal hosts agree")
 		require.Equal(t, Standby, b.Status().Role)
@@ -73,7 +75,7 @@ func TestDivergence(t *testing.T) {
 			do(100)
 		}
 		require.ErrorContains(t, *said.Load(), "Apply, Restore or Hash is at fault")
-		require.Less(t, a.Status().Commit-began, uint64(hashEvery+2000))
+		require.Less(t, a.Status().Commit-began, uint64(replica.HashEvery+2000))
 		w.inSync(a, 1)
 		require.Equal(t, Active, a.Status().Role)
 		for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(500 * time.Millisecond) {
@@ -87,7 +89,7 @@ func TestDivergence(t *testing.T) {
 		time.Sleep(5 * time.Minute)
 		n := told.Load()
 		w.inSync(a, 2)
-		do(2 * hashEvery)
+		do(2 * replica.HashEvery)
 		require.Equal(t, n, told.Load())
 		w.role(b, Standby)
 	})

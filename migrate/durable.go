@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/migrate/internal/machine"
 	"github.com/roam-go/roam/migrate/internal/wal"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
@@ -62,24 +63,21 @@ func (s *Service) openStore() error {
 		s.log.Warn("the last write to the log was not finished", "bytes", rec.Cut)
 	}
 	st := rec.State
+	var m *machine.Machine
 	if st.Copy {
-		if s.machine, err = s.restoreCopy(&rec); err != nil {
+		if m, err = s.restoreCopy(&rec); err != nil {
 			store.Close()
 			return fail(err)
 		}
 		s.log.Info("resumed from disk", "epoch", st.Term.Epoch, "committed", st.Commit, "last", st.Last())
 	}
 	if st.Meta != (core.Meta{}) {
-		ev := core.Recovered{State: st}
-		if s.machine != nil {
-			ev.Time = s.machine.logTime()
-		}
-		s.step(ev)
+		s.replica.Recover(st, m)
 	}
 	return nil
 }
 
-func (s *Service) restoreCopy(rec *wal.Recovered) (*machine, error) {
+func (s *Service) restoreCopy(rec *wal.Recovered) (*machine.Machine, error) {
 	if rec.Copy == nil {
 		return s.newMachine()
 	}
@@ -88,7 +86,7 @@ func (s *Service) restoreCopy(rec *wal.Recovered) (*machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	if index, epoch := m.applied(); index != rec.State.Base.Index || epoch != rec.State.Base.Epoch {
+	if index, epoch := m.Applied(); index != rec.State.Base.Index || epoch != rec.State.Base.Epoch {
 		return nil, fmt.Errorf("the copy of the state ends at entry %d of epoch %d, the log begins after %d of %d", index, epoch,
 			rec.State.Base.Index, rec.State.Base.Epoch)
 	}
@@ -97,25 +95,28 @@ func (s *Service) restoreCopy(rec *wal.Recovered) (*machine, error) {
 
 // storeFailed halts the service: nothing is acknowledged here any more, and other hosts go on.
 func (s *Service) storeFailed(err error) {
-	s.post(item{kind: itemFunc, fn: func() { panic(fmt.Errorf("nothing can be written to the disk any more: %w", err)) }})
+	s.post(item{kind: itemHalt, err: fmt.Errorf("nothing can be written to the disk any more: %w", err)})
 }
 
 // compact has the store write a copy of the state when its log has grown.
 func (s *Service) compact() {
-	if s.store == nil || s.machine == nil || !s.store.Due() {
+	if s.store == nil || s.compacting || !s.store.Due() {
 		return
 	}
-	st := s.core.Checkpoint()
-	if index, _ := s.machine.applied(); !st.Copy || index != st.Base.Index {
-		return
-	}
-	snap, err := s.machine.snapshot()
-	if err != nil {
-		s.store.Postpone()
-		s.noCopy(err)
-		return
-	}
-	s.store.Snapshot(st, snap)
+	s.compacting = s.replica.Capture(func(c *machine.Capture, index, _ uint64, err error) {
+		s.compacting = false
+		if err != nil {
+			s.store.Postpone()
+			s.noCopy(err)
+			return
+		}
+		st, ok := s.core.Checkpoint(index)
+		if !ok || !st.Copy {
+			c.Release()
+			return
+		}
+		s.store.Snapshot(st, c)
+	})
 }
 
 // noCopy says that the service has failed to capture its state: nothing is lost, but its log grows on.
@@ -177,23 +178,19 @@ func (s *Service) keep(ctx context.Context, r io.Reader) (io.Reader, func(ok boo
 	}, nil
 }
 
-// begin reads the node's directory, and then lets happen what has come in meanwhile.
+// begin loads the node's directory, then lets the loop work through what has come in meanwhile.
 func (s *Service) begin() error {
 	err := s.openStore()
 	if s.node.ctx.Err() != nil {
 		err = errStopped
 	}
-	s.mu.Lock()
 	if err != nil {
-		s.running = false
-		s.mu.Unlock()
-		s.node.wg.Done()
+		s.loop.Discard()
 		s.remove(false)
 		return err
 	}
-	s.deliver(item{kind: itemFunc, fn: func() {}})
-	s.mu.Unlock()
-	s.run(borrowedRounds)
+	s.loop.Put(item{kind: itemFunc, fn: func() {}})
+	s.loop.Begin()
 	return nil
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/roam-go/roam/migrate/internal/peer"
 	"github.com/roam-go/roam/transport"
 )
 
@@ -42,7 +43,7 @@ func TestFailoverFromDyingHost(t *testing.T) {
 		wr := w.write(c)
 		time.Sleep(time.Second)
 		wr.resetGap()
-		tr.breaks.Store(redials)
+		tr.breaks.Store(peer.Redials)
 		w.crash("a")
 		time.Sleep(3 * time.Second)
 		require.Equal(t, Active, s.Status().Role)

@@ -24,6 +24,7 @@ const (
 	CodeNoService      = wire.CodeNoService      // no service of that name exists
 	CodeStore          = wire.CodeStore          // the node's directory can't be used
 	CodeReplyGone      = wire.CodeReplyGone      // the command was executed, and its reply is over its limit or no longer kept
+	CodeBusy           = wire.CodeBusy           // the service's own code has not returned for long
 )
 
 // Sentinels for [errors.Is].
@@ -47,4 +48,5 @@ var (
 	ErrNoService      = wire.ErrNoService
 	ErrStore          = wire.ErrStore
 	ErrReplyGone      = wire.ErrReplyGone
+	ErrBusy           = wire.ErrBusy
 )

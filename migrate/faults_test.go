@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/migrate/internal/peer"
 )
 
 // A host that starts again at once, with its old name and nothing in its memory, is another one: it comes back with a copy
@@ -84,14 +85,14 @@ func TestUnknownKindOfEntry(t *testing.T) {
 		c, oc := w.dial("client", "svc", ClientConfig{}), w.dial("client", "other", ClientConfig{})
 		require.NoError(t, w.do(t.Context(), c, "before"))
 		w.look(a, func() {
-			require.True(t, a.propose(core.Entry{Kind: 99}))
-			require.True(t, a.propose(core.Entry{Kind: core.Command, Session: 1, Seq: 1, Body: []byte("after")}))
+			require.True(t, a.replica.Propose(core.Entry{Kind: 99}))
+			require.True(t, a.replica.Propose(core.Entry{Kind: core.Command, Session: 1, Seq: 1, Body: []byte("after")}))
 		})
 		time.Sleep(5 * time.Second)
 		require.Equal(t, Halted, a.Status().Role)
 		require.Equal(t, Halted, b.Status().Role)
 		require.EqualValues(t, 2, failed.Load())
-		require.Equal(t, []string{"before"}, b.machine.sm.(*tally).Seen, "what follows is not applied")
+		require.Equal(t, []string{"before"}, appOf(b).(*tally).Seen, "what follows is not applied")
 		_, err := oc.Do(t.Context(), []byte("goes on"))
 		require.NoError(t, err)
 	})
@@ -110,7 +111,7 @@ func TestUnknownTypeOfMessage(t *testing.T) {
 			from, to := pair[0], pair[1]
 			w.look(from, func() {
 				for _, typ := range []core.Type{0, 99, 255} {
-					from.send(core.Outgoing{To: to.node.self, Msg: core.Msg{Type: typ, From: from.node.self, Term: from.core.Term()}})
+					from.node.links.Send(to.node.self, "svc", core.Msg{Type: typ, From: from.node.self, Term: from.core.Term()})
 				}
 			})
 		}
@@ -129,7 +130,7 @@ func TestUnknownTypeOfMessage(t *testing.T) {
 }
 
 // connsOf are the connections that others made to a host.
-func connsOf(n *Node) []*session {
+func connsOf(n *Node) []*inbound {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return slices.Collect(maps.Keys(n.inbound))
@@ -154,7 +155,7 @@ func TestReplayBetweenHosts(t *testing.T) {
 			for _, pair := range [][2]*Service{{a, b}, {b, a}} {
 				from, to := pair[0], pair[1]
 				m := core.Msg{Type: typ, From: from.node.self, Term: term, Record: &old, Index: 2, Commit: 2, Round: 1, Flag: true}
-				w.look(from, func() { from.send(core.Outgoing{To: to.node.self, Msg: m}) })
+				w.look(from, func() { from.node.links.Send(to.node.self, "svc", m) })
 			}
 		}
 		time.Sleep(2 * time.Second)
@@ -174,9 +175,9 @@ func TestSnapshotOfAnotherMoment(t *testing.T) {
 		fetch := func(change func(*core.Fetch)) error {
 			f := core.Fetch{From: a.node.self}
 			w.look(a, func() {
-				snap, err := a.machine.snapshot()
+				snap, err := a.machine().Snapshot()
 				require.NoError(t, err)
-				f.Index, f.Epoch = a.machine.applied()
+				f.Index, f.Epoch = a.machine().Applied()
 				f.ID = a.node.offer(a, b.node.self, snap)
 			})
 			change(&f)
@@ -187,7 +188,7 @@ func TestSnapshotOfAnotherMoment(t *testing.T) {
 		require.ErrorContains(t, fetch(func(f *core.Fetch) { f.Epoch++ }), "it ends at entry")
 		require.ErrorContains(t, fetch(func(f *core.Fetch) { f.Index++ }), "it ends at entry")
 		require.ErrorIs(t, fetch(func(f *core.Fetch) { f.ID++ }), ErrForbidden)
-		require.ErrorIs(t, fetch(func(f *core.Fetch) { f.From.Incarnation++ }), errOtherStart)
+		require.ErrorIs(t, fetch(func(f *core.Fetch) { f.From.Incarnation++ }), peer.ErrOtherStart)
 	})
 }
 
@@ -205,13 +206,13 @@ func TestClockGoesBack(t *testing.T) {
 				Kind: core.Command, Session: 7, Seq: 1, Low: 1, Time: time.Now().Add(2 * time.Hour).UnixMilli(), Body: []byte("ahead"),
 			})
 			require.True(t, ok)
-			a.machine.ordered(e)
-			a.dirty = true
+			a.machine().Ordered(e)
+			a.replica.Touch()
 		})
 		_, err := r.do(2, "right again")
 		require.NoError(t, err)
 		ahead := time.Now().Add(2 * time.Hour).UnixMilli()
-		w.look(a, func() { require.InDelta(t, ahead, a.machine.logTime(), 1000) })
+		w.look(a, func() { require.InDelta(t, ahead, a.machine().LogTime(), 1000) })
 		_, err = a.Handoff(t.Context(), "b")
 		require.NoError(t, err)
 		time.Sleep(30 * time.Second)
@@ -220,7 +221,7 @@ func TestClockGoesBack(t *testing.T) {
 		_, err = back.do(3, "on b")
 		require.NoError(t, err)
 		w.look(b, func() {
-			require.GreaterOrEqual(t, b.machine.logTime(), ahead-1000, "the log's time goes on from where it was")
+			require.GreaterOrEqual(t, b.machine().LogTime(), ahead-1000, "the log's time goes on from where it was")
 		})
 	})
 }

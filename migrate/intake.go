@@ -92,49 +92,10 @@ func (q *intake) state() (busy, closed bool) {
 // client does not wait for an answer. Until its service's loop has it, it belongs to the reading goroutine.
 type request struct {
 	*transport.Request
-	from *session
+	from *inbound
 	size int
 	done bool
 	do   wire.DoParams // of a command: most requests are
-}
-
-// take lets a request in; its params were read.
-func (c *session) take(q *request) {
-	q.Params = nil
-	c.enter(q.size)
-}
-
-// enter waits until there is room in the intake, or the connection has ended. What was let in before must not wait for what
-// comes after it.
-func (c *session) enter(size int) {
-	if c.intake.enter(size) == nil {
-		return
-	}
-	c.work()
-	room := c.intake.enter(size)
-	if room == nil {
-		return
-	}
-	c.intake.held.Store(true)
-	defer c.intake.held.Store(false)
-	beat := time.NewTicker(heldBeat)
-	defer beat.Stop()
-	for room != nil {
-		select {
-		case <-room:
-		case <-beat.C:
-			if c.conn.Notify(wire.MethodHeld, nil) != nil {
-				c.intake.close()
-			}
-		}
-		room = c.intake.enter(size)
-	}
-}
-
-// close ends the connection, also where its reading goroutine waits in enter.
-func (c *session) close() {
-	c.conn.Close()
-	c.intake.close()
 }
 
 // Reply answers the request. A further reply is dropped.

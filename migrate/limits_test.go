@@ -228,9 +228,7 @@ func TestStrangersFloodIsHeldBack(t *testing.T) {
 			rogue.send(core.Msg{Type: core.MsgAck, Term: core.Term{Epoch: 1}})
 		}
 		time.Sleep(50 * time.Millisecond)
-		a.mu.Lock()
-		waiting := len(*a.inbox)
-		a.mu.Unlock()
+		waiting := a.loop.Len()
 		require.LessOrEqual(t, waiting, intakeCalls+100)
 		require.Greater(t, waiting, intakeCalls/2)
 		letGo()
@@ -313,10 +311,8 @@ func TestNewcomersDoNotPushOutTheConnected(t *testing.T) {
 		const places = 8
 		w := newWorld(t, "a", "b")
 		defer w.close()
-		a, b := w.pair(Policy{})
-		for _, s := range []*Service{a, b} {
-			w.look(s, func() { s.machine.lim.Sessions = places })
-		}
+		w.nodes["a"].limits.Sessions, w.nodes["b"].limits.Sessions = places, places
+		a, _ := w.pair(Policy{})
 		c := w.dial("client", "svc", ClientConfig{}) // and never says a word
 		var here []*raw
 		for i := range uint64(3 * places) {

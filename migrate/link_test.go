@@ -12,19 +12,6 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// What waits for a connection is bounded in bytes as well as in number.
-func TestLinkQueue(t *testing.T) {
-	for size, want := range map[int]int{1: linkQueue, 1 << 20: 4} {
-		l := &link{dialing: true}
-		for range 2 * linkQueue {
-			l.send(make([]byte, size))
-		}
-		require.Equal(t, want, len(l.queue)) // which would be printed as a whole
-		l.close()
-		require.Zero(t, l.bytes)
-	}
-}
-
 // A host whose round trip is most of the time after which it would be taken for silent can still stand by.
 func TestFarHost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -63,7 +50,7 @@ func TestLinkToEachAddress(t *testing.T) {
 		w.standby("b", "svc", p)
 		c := w.dial("client", "svc", ClientConfig{})
 		require.NoError(t, w.do(t.Context(), c, "one"))
-		from := map[*session]bool{}
+		from := map[*inbound]bool{}
 		for i := range 100 {
 			require.NoError(t, w.do(t.Context(), c, fmt.Sprint("more ", i)))
 			time.Sleep(20 * time.Millisecond)
@@ -137,7 +124,7 @@ func TestStopInBurst(t *testing.T) {
 		w := newWorld(t, "a")
 		defer w.close()
 		s := w.standby("a", "svc", Policy{})
-		c := &session{node: w.nodes["a"]}
+		c := &inbound{node: w.nodes["a"]}
 		c.enter(10)
 		c.post(s, item{kind: itemEvent, from: c, size: 10})
 		s.stop()

@@ -48,6 +48,14 @@ type Querier interface {
 	Query(q []byte) ([]byte, error)
 }
 
+// ConcurrentQuerier is a [Querier] whose Query may run beside all other methods, and beside itself: it waits for no Apply that
+// began after it was asked. The service guards its own state.
+type ConcurrentQuerier interface {
+	Querier
+	// ConcurrentQueries is never called; it tells that Query is safe for concurrent use.
+	ConcurrentQueries()
+}
+
 // Validator refuses a command before it is ordered, on the active host only: a refused command never reaches Apply, and
 // its client gets the error. Validate sees the state as it is then, possibly before earlier commands are applied, and must
 // not change it.

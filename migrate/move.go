@@ -71,7 +71,7 @@ func (s *Service) handoff(ctx context.Context, host, cause string) (Report, erro
 		res.report = rep
 	}
 	if s.node.cfg.Hooks.Moved != nil {
-		s.node.hooks.call(func() { s.node.cfg.Hooks.Moved(res.report, res.err) })
+		s.node.hooks.Call(func() { s.node.cfg.Hooks.Moved(res.report, res.err) })
 	}
 	if res.err != nil {
 		s.log.Warn("handoff failed", "to", target.ID, "err", res.err)
@@ -172,7 +172,7 @@ func (s *Service) beginMove(rep Report, done chan moveResult) {
 	}
 	s.move = &moveState{report: rep, began: now, last: s.core.Last(), done: done}
 	s.introduce(rep.To)
-	s.step(core.Handoff{Target: rep.To})
+	s.replica.Step(core.Handoff{Target: rep.To})
 }
 
 func (s *Service) endMove(err error) {
@@ -207,20 +207,29 @@ func (s *Service) moveEvent(ev core.MoveEvent) {
 		m.report.Transfer = now - m.asked
 		m.report.Commands = s.core.Last() - m.last
 		// The target tells when it serves; should it die first, this host or another goes on.
-		m.timer = time.AfterFunc(2*s.node.cfg.FailureTimeout, func() { s.post(item{kind: itemFunc, fn: func() { s.moveUnserved(m) }}) })
+		s.awaitServing(m)
 	case core.MoveServed:
-		m.report.Won, m.report.Pause = ev.Won, ev.Served
+		m.report.Won, m.report.Pause, m.report.Applying = ev.Won, ev.Served, ev.Applying
 		s.endMove(nil)
 	case core.MoveFailed:
 		s.endMove(s.moveFailed(m.report.To.ID, ev.Reason))
 	}
 }
 
-// moveUnserved ends a handoff whose target won the record and was not heard of again.
-func (s *Service) moveUnserved(m *moveState) {
-	if s.move == m {
-		s.endMove(s.moveFailed(m.report.To.ID, "it took over, and has not said since that it serves"))
-	}
+// awaitServing ends a handoff whose target has won the record, and is not heard of again. One that is heard has yet to apply what
+// was committed, which takes as long as the service does.
+func (s *Service) awaitServing(m *moveState) {
+	m.timer = time.AfterFunc(2*s.node.cfg.FailureTimeout, func() {
+		s.call(func() {
+			switch {
+			case s.move != m:
+			case s.core.Hears(m.report.To):
+				s.awaitServing(m)
+			default:
+				s.endMove(s.moveFailed(m.report.To.ID, "it took over, and has not said since that it serves"))
+			}
+		})
+	})
 }
 
 // prepare tells clients to connect to the target ahead, at random moments of a spread that grows with their number, and
@@ -285,7 +294,7 @@ func (s *Service) transfer() {
 	}
 	m.asked = s.node.now()
 	m.report.Prepare = m.asked - m.prepared
-	s.step(core.Transfer{})
+	s.replica.Step(core.Transfer{})
 }
 
 // startEvery sets the timer of a policy that moves from time to time.

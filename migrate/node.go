@@ -14,6 +14,11 @@ import (
 	"sync"
 	"time"
 
+	"github.com/roam-go/roam/migrate/internal/apply"
+	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/migrate/internal/hooks"
+	"github.com/roam-go/roam/migrate/internal/machine"
+	"github.com/roam-go/roam/migrate/internal/peer"
 	"github.com/roam-go/roam/migrate/internal/wal"
 	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
@@ -127,21 +132,27 @@ type Node struct {
 	cancel   context.CancelFunc
 	wg       sync.WaitGroup
 	listener transport.Listener
-	renew    chan struct{} // asks for an announcement now
-	silent   chan struct{} // closed when no further announcement will be made
-	gone     chan struct{} // closed when Close is through
-	hooks    hookQueue
-	dir      *wal.Dir // nil: none
-	refused  string   // the last announcement's error that Hooks.Failed was told of; of announceLoop
+	renew    chan struct{}  // asks for an announcement now
+	silent   chan struct{}  // closed when no further announcement will be made
+	gone     chan struct{}  // closed when Close is through
+	hooks    *hooks.Queue   // calls NodeConfig.Hooks
+	links    *peer.Links    // to other hosts
+	dir      *wal.Dir       // nil: none
+	limits   machine.Limits // of the services' machines; zero but in tests
+	refused  string         // the last announcement's error that Hooks.Failed was told of; of announceLoop
+
+	appliers apply.Executor // runs the services' own code
 
 	mu       sync.Mutex // guards what follows
 	closed   bool
 	leaving  bool
 	services map[string]*Service
-	links    map[linkKey]*link
-	inbound  map[*session]struct{} // connections that others made
+	inbound  map[*inbound]struct{} // connections that others made
 	offers   map[uint64]*outgoing  // snapshots to be fetched
 }
+
+// maxHooks limits the hook calls that wait for a slow hook; beyond it the oldest are dropped.
+const maxHooks = 1024
 
 // hostKey is an incarnation of a host.
 type hostKey struct {
@@ -163,8 +174,7 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 		silent:   make(chan struct{}),
 		gone:     make(chan struct{}),
 		services: make(map[string]*Service),
-		links:    make(map[linkKey]*link),
-		inbound:  make(map[*session]struct{}),
+		inbound:  make(map[*inbound]struct{}),
 		offers:   make(map[uint64]*outgoing),
 	}
 	n.self = resolver.Host{ID: cfg.ID, Incarnation: wire.RandomID(), Key: cfg.Transport.Key()}
@@ -176,6 +186,11 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 	}
 	n.log = cfg.Logger.With("host", n.self.ID)
 	n.ctx, n.cancel = context.WithCancel(context.Background())
+	n.links = peer.New(peer.Config{
+		Context: n.ctx, Self: n.Self, Transport: cfg.Transport, FailureTimeout: cfg.FailureTimeout, Log: n.log, Go: n.spawn,
+		Down:  func(h resolver.Host) { n.eachService(core.PeerDown{Host: h}) },
+		Reset: func(h resolver.Host) { n.eachService(core.PeerReset{Host: h}) },
+	})
 	l, err := cfg.Transport.Listen(cfg.Listen, n.accept)
 	if err != nil {
 		n.cancel()
@@ -193,7 +208,8 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 				"migrate: NodeConfig.Advertise must name a host to listen at %s: others can't reach %s", l.Addr(), n.self.Addr)
 		}
 	}
-	n.hooks.init(n)
+	n.hooks = hooks.New(maxHooks, n.wg.Go)
+	n.appliers.Stuck = n.stuck
 	n.wg.Go(n.announceLoop)
 	return n, nil
 }
@@ -336,10 +352,6 @@ func (n *Node) register(service string, fresh func() Migratable, policy Policy) 
 	s := newService(n, service, fresh, policy)
 	n.services[service] = s
 	n.announceSoon()
-	if n.dir != nil {
-		s.running = true // nothing else happens before the directory is read
-		n.wg.Add(1)
-	}
 	return s, nil
 }
 
@@ -389,14 +401,23 @@ func (n *Node) Shutdown(ctx context.Context) error {
 		})
 	}
 	wg.Wait()
-	return errors.Join(append(errs, n.Close())...)
+	patience := closePatience
+	if ctx.Err() != nil {
+		patience /= 10 // the caller has waited
+	}
+	return errors.Join(append(errs, n.close(patience))...)
 }
 
 // Close stops at once, as if the process had died: what this node was active for goes on at a standby. It tells the resolver
 // that the host is gone, for which it waits FailureTimeout at most, and waits for the node's goroutines: in a bubble of
 // testing/synctest a node has to be closed, as a [Client] has to. It is safe to call twice and from many goroutines, but not
 // from a [Migratable].
-func (n *Node) Close() error {
+//
+// It does not wait for a service whose Apply does not return: it gives up after half a second, with [ErrBusy]. What that call still
+// does has no effect any more.
+func (n *Node) Close() error { return n.close(closePatience) }
+
+func (n *Node) close(patience time.Duration) error {
 	n.mu.Lock()
 	if n.closed {
 		n.mu.Unlock()
@@ -416,20 +437,35 @@ func (n *Node) Close() error {
 	}
 	n.closeConns()
 	n.dropOffers()
-	n.hooks.close()
+	n.hooks.Close()
 	n.wg.Wait()
-	return errors.Join(err, n.closeDir())
+	return errors.Join(err, n.awaitAppliers(services, patience), n.closeDir())
+}
+
+// closePatience is how long Close waits for calls of the services' own code to return.
+const closePatience = 500 * time.Millisecond
+
+// awaitAppliers waits for the services' own code. What does not return is left behind, and is the error.
+func (n *Node) awaitAppliers(services []*Service, patience time.Duration) error {
+	var errs []error
+	for _, a := range n.appliers.Wait(patience) {
+		name := "another service"
+		for _, s := range services {
+			if s.applierNow() == a {
+				name = s.name
+			}
+		}
+		errs = append(errs, transport.Errorf(CodeBusy, "migrate: host %s is closed, but service %s has not returned from %s", n.self.ID, name, busyWith(a)))
+	}
+	return errors.Join(errs...)
 }
 
 // closeConns closes all connections, those of peers and clients.
 func (n *Node) closeConns() {
+	n.links.Close()
 	n.mu.Lock()
-	links := slices.Collect(maps.Values(n.links))
 	inbound := slices.Collect(maps.Keys(n.inbound))
 	n.mu.Unlock()
-	for _, l := range links {
-		l.close()
-	}
 	for _, c := range inbound {
 		c.close()
 	}
@@ -509,7 +545,7 @@ func (n *Node) unheard(err error) {
 	}
 	if f := n.cfg.Hooks.Failed; f != nil && n.refused != err.Error() {
 		n.refused = err.Error()
-		n.hooks.call(func() { f("", fmt.Errorf("migrate: host %s is not announced: %w", n.self.ID, err)) })
+		n.hooks.Call(func() { f("", fmt.Errorf("migrate: host %s is not announced: %w", n.self.ID, err)) })
 	}
 }
 

@@ -128,8 +128,8 @@ func (s *Service) become(ctx context.Context, rec resolver.Record, ev core.Event
 	before := s.Status().Record
 	s.refusal.Store(nil)
 	s.post(item{kind: itemFunc, fn: func() {
-		s.step(core.Got{Record: rec})
-		s.step(ev)
+		s.replica.Step(core.Got{Record: rec})
+		s.replica.Step(ev)
 	}})
 	var refused *error
 	err := s.wait(ctx, func(st Status) bool {
@@ -226,7 +226,7 @@ func (s *Service) anyAlive(ctx context.Context, rec resolver.Record) error {
 			}
 			asked++
 			if !n.spawn(func() {
-				conn, err := n.connect(dctx, h, nil)
+				conn, err := n.links.Connect(dctx, h, nil)
 				if err == nil {
 					conn.Close()
 				}
@@ -320,12 +320,12 @@ func (s *Service) leave(ctx context.Context, keep bool) error {
 		default:
 			s.post(item{kind: itemFunc, fn: func() {
 				s.leaving = true
-				s.step(core.Leave{})
+				s.replica.Step(core.Leave{})
 			}})
 			if err := s.wait(ctx, func(st Status) bool { return st.Role == Latent || st.Role == Active || st.Role == Halted }); err != nil {
 				s.post(item{kind: itemFunc, fn: func() {
 					s.leaving = false
-					s.step(core.CancelLeave{})
+					s.replica.Step(core.CancelLeave{})
 				}})
 				return s.notLeft(err)
 			}
@@ -339,5 +339,10 @@ func (s *Service) leave(ctx context.Context, keep bool) error {
 }
 
 func (s *Service) notLeft(err error) error {
+	if a := s.applierNow(); a != nil {
+		if _, d := a.Busy(); d >= busyLong {
+			err = fmt.Errorf("%w, while the service has not returned from %s", err, busyWith(a))
+		}
+	}
 	return transport.Errorf(CodeTransferFailed, "migrate: host %s has not left service %s: %v", s.node.self.ID, s.name, err)
 }

@@ -30,6 +30,9 @@ type Report struct {
 	// Pause is the time, on the target's clock, from winning the record until it served: no command was committed
 	// meanwhile. To it a client adds its own way to the target, see [Move.Pause].
 	Pause time.Duration
+	// Applying is the part of Pause in which the target applied what was committed before: a service that is slow to apply
+	// serves only when it has caught up.
+	Applying time.Duration
 
 	// Bytes is the size of the snapshot that was sent, 0 if none was needed.
 	Bytes int64
@@ -74,8 +77,12 @@ type Status struct {
 	Role    Role
 	// Record is the newest record that this node knows; its Version is 0 if it knows none.
 	Record resolver.Record
-	// Commit is the index of the last committed entry here, Last that of the last entry.
-	Commit, Last uint64
+	// Commit is the index of the last committed entry here, Last that of the last entry, and Applied that of the last one that
+	// the service has applied.
+	Commit, Last, Applied uint64
+	// Busy is for how long the service's own code (Apply, Query, Snapshot, Validate) has been in its present call; 0 if none
+	// runs. The entry that it applies, if any, is Applied+1.
+	Busy time.Duration
 	// Suspended is true while an active host commits nothing because a standby does not keep up, or because fewer hosts are
 	// in sync than [Policy.MinInSync].
 	Suspended bool

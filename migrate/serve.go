@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/migrate/internal/machine"
 	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/transport"
 )
@@ -25,22 +26,23 @@ type clients struct {
 	s        *Service
 	attached map[clientKey]*attachment
 	sessions map[uint64]*attachment   // the same, by session: it is attached to the latest connection that took it up
-	of       map[*session]*attachment // the same, by connection, linked by sibling
-	parked   map[*session]struct{}    // connections made ahead of a move to this host, until they carry a session
-	untold   []*session               // those of them that are to be told that this host is active
+	of       map[*inbound]*attachment // the same, by connection, linked by sibling
+	parked   map[*inbound]struct{}    // connections made ahead of a move to this host, until they carry a session
+	untold   []*inbound               // those of them that are to be told that this host is active
 	next     hostKey                  // the host to which clients were told to connect
-	ahead    map[*session]core.Term   // the highest terms that clients have seen, where that is above this host's
+	ahead    map[*inbound]core.Term   // the highest terms that clients have seen, where that is above this host's
 	gone     map[uint64]time.Duration
 	since    time.Duration // when this host became active
 	told     int           // how many clients there were when they were told of the spread
 	telling  bool          // they will be told of it
 
-	waiting map[commandKey]waiters
-	opening map[uint64][]*request
-	leaving map[uint64][]*request
-	reads   map[uint64]question
-	lastID  uint64
-	result  []byte // where the reply of a command is put together
+	validating map[*request]struct{} // commands about which the service's Validator is asked
+	waiting    map[commandKey]waiters
+	opening    map[uint64][]*request
+	leaving    map[uint64][]*request
+	reads      map[uint64]question
+	lastID     uint64
+	result     []byte // where the reply of a command is put together
 
 	lost bool // a connection has ended that had something under way
 
@@ -49,7 +51,7 @@ type clients struct {
 }
 
 type clientKey struct {
-	from    *session
+	from    *inbound
 	session uint64
 }
 
@@ -100,7 +102,7 @@ func (c *clients) init(s *Service) {
 func (c *clients) reset() {
 	c.attached, c.of, c.sessions, c.told = nil, nil, nil, 0
 	c.parked, c.untold, c.next = nil, nil, hostKey{}
-	c.waiting, c.opening, c.leaving, c.reads = nil, nil, nil, nil
+	c.validating, c.waiting, c.opening, c.leaving, c.reads = nil, nil, nil, nil, nil
 	c.gone, c.behind, c.ahead = nil, nil, nil
 }
 
@@ -112,70 +114,7 @@ func put[K comparable, V any](m *map[K]V, k K, v V) {
 	(*m)[k] = v
 }
 
-// handleClient reads a client's request and gives it to the service's loop.
-func (c *session) handleClient(r *transport.Request) {
-	var (
-		p    any
-		name *string
-	)
-	q := &request{Request: r, from: c, size: len(r.Params)}
-	latest := ""
-	if c.asked != nil {
-		latest = c.asked.name
-	}
-	switch r.Method {
-	case wire.MethodOpen:
-		v := new(wire.OpenParams)
-		p, name = v, &v.Service
-	case wire.MethodDo:
-		if err := q.do.Unmarshal(r.Params, latest); err != nil {
-			c.malformed(r, err)
-			return
-		}
-		p, name = &q.do, &q.do.Service
-	case wire.MethodQuery:
-		v := new(wire.QueryParams)
-		p, name = v, &v.Service
-	case wire.MethodListen:
-		v := new(wire.ListenParams)
-		p, name = v, &v.Service
-	case wire.MethodLeave:
-		v := new(wire.LeaveParams)
-		p, name = v, &v.Service
-	case wire.MethodReady:
-		v := new(wire.ReadyParams)
-		p, name = v, &v.Service
-	case wire.MethodPark:
-		v := new(wire.ParkParams)
-		p, name = v, &v.Service
-	}
-	if r.Method != wire.MethodDo {
-		if err := transport.UnmarshalSmall(r.Params, p); err != nil {
-			c.malformed(r, err)
-			return
-		}
-	}
-	s := c.asked
-	if *name != latest {
-		s = c.used[*name]
-	}
-	if s == nil || s.over.Load() {
-		if s = c.node.service(*name); s == nil {
-			r.Reply(nil, transport.Errorf(CodeNotActive, "migrate: host %s does not host service %s", c.node.self.ID, *name))
-			return
-		}
-		put(&c.used, *name, s)
-	}
-	c.asked = s
-	c.take(q)
-	c.post(s, item{kind: itemClient, from: c, req: q, params: p})
-}
-
-func (c *session) malformed(r *transport.Request, err error) {
-	r.Reply(nil, transport.Errorf(transport.CodeBadMessage, "migrate: %s: %v", r.Method, err))
-}
-
-func (c *clients) handle(from *session, r *request, params any) {
+func (c *clients) handle(from *inbound, r *request, params any) {
 	active := c.s.core.Role().Active()
 	if !active {
 		if _, ok := params.(*wire.ParkParams); ok {
@@ -223,7 +162,7 @@ func (c *clients) notActive(r *request, params any) {
 
 // behindOf reports whether the client has seen a higher term than this host, which then must be about to learn that it is
 // no longer active: it does not know what has become of the client's sessions, and takes nothing for them.
-func (c *clients) behindOf(from *session, params any) bool {
+func (c *clients) behindOf(from *inbound, params any) bool {
 	mine := c.s.core.Term()
 	if p, ok := params.(*wire.OpenParams); ok {
 		if t := (core.Term{Loss: p.Loss, Epoch: p.Epoch}); t.Compare(mine) > 0 && t.Compare(c.ahead[from]) > 0 {
@@ -238,11 +177,11 @@ func (c *clients) behindOf(from *session, params any) bool {
 		delete(c.ahead, from)
 		return false
 	}
-	c.s.step(core.CheckRecord{})
+	c.s.replica.Step(core.CheckRecord{})
 	return true
 }
 
-func (c *clients) attach(from *session, id uint64) *attachment {
+func (c *clients) attach(from *inbound, id uint64) *attachment {
 	k := clientKey{from, id}
 	a := c.attached[k]
 	if a == nil {
@@ -288,7 +227,7 @@ func (c *clients) detach(a *attachment) {
 }
 
 // closed forgets a connection that was closed.
-func (c *clients) closed(from *session) {
+func (c *clients) closed(from *inbound) {
 	for a := c.of[from]; a != nil; a = c.of[from] {
 		c.detach(a)
 	}
@@ -332,13 +271,14 @@ func (c *clients) sweep() {
 			}
 		}
 	}
+	maps.DeleteFunc(c.validating, func(r *request, _ struct{}) bool { return gone(r) })
 	maps.DeleteFunc(c.reads, func(_ uint64, q question) bool { return gone(q.req) })
 }
 
 // maxCarried bounds the sessions of a service on one connection.
 const maxCarried = 1024
 
-func (c *clients) carried(from *session) int {
+func (c *clients) carried(from *inbound) int {
 	n := 0
 	for a := c.of[from]; a != nil; a = a.sibling {
 		n++
@@ -346,46 +286,48 @@ func (c *clients) carried(from *session) int {
 	return n
 }
 
-func (c *clients) open(from *session, r *request, p *wire.OpenParams) {
+func (c *clients) open(from *inbound, r *request, p *wire.OpenParams) {
 	key := from.conn.Peer().Key
 	if c.attached[clientKey{from, p.Session}] == nil && c.carried(from) >= maxCarried {
 		r.Reply(nil, transport.Errorf(CodeTooLarge, "migrate: service %s: %d sessions are open on the connection, and no more are allowed",
 			c.s.name, maxCarried))
 		return
 	}
-	switch a := c.s.machine.admitOpen(p.Session, key, p.Resume); a.verdict {
-	case verdictAppend:
+	switch a := c.s.machine().AdmitOpen(p.Session, key, p.Resume); a.Verdict {
+	case machine.Append:
 		if !c.makeRoom() {
 			r.Reply(nil, transport.Errorf(CodeRetry, "migrate: service %s: as many clients are connected as it may have", c.s.name))
 			return
 		}
-		if !c.s.propose(core.Entry{Kind: core.OpenSession, Session: p.Session, Body: append([]byte(nil), key[:]...)}) {
+		if !c.s.replica.Propose(core.Entry{Kind: core.OpenSession, Session: p.Session, Body: append([]byte(nil), key[:]...)}) {
 			c.retry(r)
 			return
 		}
 		fallthrough
-	case verdictPending:
+	case machine.Pending:
 		put(&c.opening, p.Session, append(c.opening[p.Session], r))
-	case verdictReplied:
+	case machine.Replied:
 		c.opened(r, p.Session)
-	case verdictRefused:
-		r.Reply(nil, a.err)
+	case machine.Refused:
+		r.Reply(nil, a.Err)
 	}
 }
 
 // makeRoom sees to it that another session can be opened: where there are as many as allowed, it ends the one that was
 // unused for longest among those whose clients are not connected. So no newcomers, however many, push out those who are there.
 func (c *clients) makeRoom() bool {
-	m := c.s.machine
-	if m.sessions.len()+len(c.opening) < m.lim.Sessions {
+	m := c.s.machine()
+	if len(c.opening) < m.Room() {
 		return true
 	}
-	for id := range m.idle(math.MaxInt64) {
+	var away uint64
+	for id := range m.Idle(math.MaxInt64) {
 		if c.sessions[id] == nil {
-			return c.s.propose(core.Entry{Kind: core.CloseSession, Session: id, Seq: 1})
+			away = id
+			break
 		}
 	}
-	return false
+	return away != 0 && c.s.replica.Propose(core.Entry{Kind: core.CloseSession, Session: away, Seq: 1})
 }
 
 func (c *clients) opened(r *request, id uint64) {
@@ -398,41 +340,68 @@ func (c *clients) opened(r *request, id uint64) {
 	c.unpark(r.from)
 	t := c.s.core.Term()
 	r.Reply(transport.Marshal(wire.OpenResult{
-		Loss: t.Loss, Epoch: t.Epoch, NextEvent: c.s.machine.nextEvent(), SpreadMS: c.spread().Milliseconds(),
+		Loss: t.Loss, Epoch: t.Epoch, NextEvent: c.s.machine().NextEvent(), SpreadMS: c.spread().Milliseconds(),
 	}))
 }
 
-func (c *clients) do(from *session, r *request, p *wire.DoParams) {
-	m, n := c.s.machine, &c.s.stats
+func (c *clients) do(from *inbound, r *request, p *wire.DoParams) {
+	n := &c.s.stats
 	if len(p.Body) > MaxCommand {
 		n.Refused++
 		r.Reply(nil, transport.Errorf(CodeTooLarge, "migrate: service %s: a command of %d bytes is over the limit of %d",
 			c.s.name, len(p.Body), MaxCommand))
 		return
 	}
-	switch a := m.admit(p.Session, p.Seq, p.Low, from.conn.Peer().Key); a.verdict {
-	case verdictAppend:
-		// The log keeps the body for long, and must not keep the request, and with it a connection that may have ended.
-		e := core.Entry{Kind: core.Command, Session: p.Session, Seq: p.Seq, Low: p.Low, Body: bytes.Clone(p.Body)}
-		if err := m.validate(m.command(e)); err != nil {
-			e.Kind, e.Body = core.Refusal, encodeError(err)
+	// The log keeps the body for long, and must not keep the request, and with it a connection that may have ended.
+	body := bytes.Clone(p.Body)
+	if validates(c.s.machine()) {
+		c.validate(from, r, p, body)
+	} else {
+		c.order(from, r, p, body, nil)
+	}
+}
+
+// validate asks the service's Validator, which needs the service's state to itself, and then orders the command. Commands of a
+// session keep their order: all of them go this way.
+func (c *clients) validate(from *inbound, r *request, p *wire.DoParams, body []byte) {
+	e := core.Entry{Kind: core.Command, Session: p.Session, Seq: p.Seq, Low: p.Low, Body: body}
+	put(&c.validating, r, struct{}{})
+	c.s.replica.Later(func(m *machine.Machine) {
+		err := m.Validate(e)
+		c.s.call(func() {
+			if _, ok := c.validating[r]; ok { // else it was refused meanwhile
+				delete(c.validating, r)
+				c.order(from, r, p, body, err)
+			}
+		})
+	})
+}
+
+// order orders a command unless it was before; refusal is what the service says against it, nil if nothing.
+func (c *clients) order(from *inbound, r *request, p *wire.DoParams, body []byte, refusal error) {
+	n := &c.s.stats
+	switch a := c.s.machine().Admit(p.Session, p.Seq, p.Low, from.conn.Peer().Key); a.Verdict {
+	case machine.Append:
+		e := core.Entry{Kind: core.Command, Session: p.Session, Seq: p.Seq, Low: p.Low, Body: body}
+		if refusal != nil {
+			e.Kind, e.Body = core.Refusal, machine.RefusalBody(refusal)
 		}
-		if !c.s.propose(e) {
+		if !c.s.replica.Propose(e) {
 			n.Refused++
 			c.retry(r)
 			return
 		}
 		n.Ordered++
 		c.await(r, p)
-	case verdictPending:
+	case machine.Pending:
 		n.Repeated++
 		c.await(r, p)
-	case verdictReplied:
+	case machine.Replied:
 		n.Repeated++
-		c.reply(r, &a.reply)
-	case verdictRefused:
+		c.reply(r, &a.Reply)
+	case machine.Refused:
 		n.Refused++
-		r.Reply(nil, a.err)
+		r.Reply(nil, a.Err)
 	}
 }
 
@@ -450,7 +419,7 @@ func (c *clients) retry(r *request) {
 }
 
 // reply answers a command that is applied.
-func (c *clients) reply(r *request, a *applied) {
+func (c *clients) reply(r *request, a *machine.Result) {
 	c.s.stats.Answered++
 	replicas := uint32(c.s.core.Replicas())
 	if a.Err == nil {
@@ -475,12 +444,12 @@ func (c *clients) reply(r *request, a *applied) {
 }
 
 // applied answers those who wait for an entry.
-func (c *clients) applied(a applied) {
+func (c *clients) applied(a *machine.Result) {
 	switch a.Kind {
 	case core.Command, core.Refusal:
 		k := commandKey{a.Session, a.Seq}
 		if w, ok := c.waiting[k]; ok {
-			w.each(func(r *request) { c.reply(r, &a) })
+			w.each(func(r *request) { c.reply(r, a) })
 			delete(c.waiting, k)
 		}
 	case core.OpenSession:
@@ -525,10 +494,10 @@ func (c *clients) left(id uint64) bool {
 	return len(asked) > 0
 }
 
-func (c *clients) query(from *session, r *request, p *wire.QueryParams) {
+func (c *clients) query(from *inbound, r *request, p *wire.QueryParams) {
 	c.lastID++
 	put(&c.reads, c.lastID, question{r, p.Body})
-	c.s.step(core.Read{ID: c.lastID})
+	c.s.replica.Step(core.Read{ID: c.lastID})
 }
 
 // answerRead answers a question: everything acknowledged before it was asked is applied.
@@ -537,15 +506,29 @@ func (c *clients) answerRead(id uint64) {
 	if !ok {
 		return
 	}
-	delete(c.reads, id)
 	c.s.stats.Queries++
-	reply, err := c.s.machine.query(q.body)
-	if err != nil {
-		q.req.Reply(nil, err)
-		return
-	}
-	index, epoch := c.s.machine.applied()
-	q.req.Reply(transport.Marshal(wire.QueryResult{Index: index, Epoch: epoch, Reply: reply}))
+	c.s.replica.Later(func(m *machine.Machine) {
+		index, epoch := m.Applied()
+		ask := func() {
+			reply, err := m.Query(q.body)
+			c.s.call(func() {
+				if _, ok := c.reads[id]; !ok {
+					return // it was refused meanwhile
+				}
+				delete(c.reads, id)
+				if err != nil {
+					q.req.Reply(nil, err)
+				} else {
+					q.req.Reply(transport.Marshal(wire.QueryResult{Index: index, Epoch: epoch, Reply: reply}))
+				}
+			})
+		}
+		if concurrentQueries(m) {
+			c.s.node.appliers.Spawn(ask)
+		} else {
+			ask()
+		}
+	})
 }
 
 func (c *clients) failReads() {
@@ -563,42 +546,42 @@ func (c *clients) notServing() error {
 	return c.s.notActive(c.s.core.Record())
 }
 
-func (c *clients) listen(from *session, r *request, p *wire.ListenParams) {
+func (c *clients) listen(from *inbound, r *request, p *wire.ListenParams) {
 	a := c.attached[clientKey{from, p.Session}]
 	if a == nil {
 		// The open that goes before it in the pipeline was refused, or still waits to be committed.
 		if len(c.opening[p.Session]) == 0 {
-			r.Reply(nil, c.s.machine.expired(p.Session))
+			r.Reply(nil, c.s.machine().Expired(p.Session))
 			return
 		}
 		c.retry(r)
 		return
 	}
-	m := c.s.machine
+	m := c.s.machine()
 	a.listening, a.next = true, p.From
-	if p.From == 0 || p.From > m.nextEvent() {
-		a.next = m.nextEvent()
-	} else if first, _, _, _ := m.events.from(p.From, 1, 1); first > p.From {
+	if p.From == 0 || p.From > m.NextEvent() {
+		a.next = m.NextEvent()
+	} else if first, _, _, _ := m.Events(p.From, 1, 1); first > p.From {
 		a.next = first
 	}
 	put(&c.behind, a, struct{}{})
 	r.Reply(transport.Marshal(wire.ListenResult{Next: a.next}))
 }
 
-func (c *clients) leave(from *session, r *request, p *wire.LeaveParams) {
-	switch a := c.s.machine.admitClose(p.Session, from.conn.Peer().Key); a.verdict {
-	case verdictAppend:
-		if !c.s.propose(core.Entry{Kind: core.CloseSession, Session: p.Session}) {
+func (c *clients) leave(from *inbound, r *request, p *wire.LeaveParams) {
+	switch a := c.s.machine().AdmitClose(p.Session, from.conn.Peer().Key); a.Verdict {
+	case machine.Append:
+		if !c.s.replica.Propose(core.Entry{Kind: core.CloseSession, Session: p.Session}) {
 			c.retry(r)
 			return
 		}
 		fallthrough
-	case verdictPending:
+	case machine.Pending:
 		put(&c.leaving, p.Session, append(c.leaving[p.Session], r))
-	case verdictReplied:
+	case machine.Replied:
 		r.Reply(nil, nil)
-	case verdictRefused:
-		r.Reply(nil, a.err)
+	case machine.Refused:
+		r.Reply(nil, a.Err)
 	}
 }
 
@@ -606,10 +589,10 @@ func (c *clients) leave(from *session, r *request, p *wire.LeaveParams) {
 // one batch gets the next when it has confirmed the last; one that is not, and stops reading, is cut off by its
 // connection and resumes later.
 func (c *clients) push() {
-	if !c.s.core.Role().Active() || c.s.machine == nil {
+	if !c.s.core.Role().Active() || c.s.machine() == nil {
 		return
 	}
-	end := c.s.machine.nextEvent()
+	end := c.s.machine().NextEvent()
 	var batch eventBatch
 	defer batch.send()
 	if end > c.pushed {
@@ -649,7 +632,7 @@ func (c *clients) encodeEvents(from, end uint64) (b eventBatch, err error) {
 	t := c.s.core.Term()
 	b.from, b.next = from, from
 	for b.next < end && b.events < pushEvents && b.bytes < pushBytes {
-		first, times, bodies, next := c.s.machine.events.from(b.next, pushEvents-b.events, min(pushPiece, pushBytes-b.bytes))
+		first, times, bodies, next := c.s.machine().Events(b.next, pushEvents-b.events, min(pushPiece, pushBytes-b.bytes))
 		params, err := transport.Marshal(wire.EventsParams{
 			Service: c.s.name, Loss: t.Loss, Epoch: t.Epoch, First: first, Times: times, Bodies: bodies,
 		})
@@ -702,7 +685,7 @@ func (c *clients) activated() {
 	c.since, c.pushed = c.s.node.now(), 0
 	c.untold = slices.AppendSeq(c.untold[:0], maps.Keys(c.parked))
 	c.call(callAtOnce)
-	if c.s.machine.sessions.len() > 0 {
+	if c.s.machine().Usage().Sessions > 0 {
 		c.expireSoon()
 	}
 }
@@ -744,6 +727,10 @@ func (c *clients) refuseAll(err error) {
 			r.Reply(nil, err)
 		}
 	}
+	for r := range c.validating {
+		c.s.stats.Refused++
+		r.Reply(nil, err)
+	}
 	for _, q := range c.reads {
 		q.req.Reply(nil, err)
 	}
@@ -771,7 +758,7 @@ func (c *clients) expire() {
 	}
 	left := false
 	var over []uint64
-	for id := range s.machine.idle(math.MaxInt64) {
+	for id := range s.machine().Idle(math.MaxInt64) {
 		if c.sessions[id] != nil {
 			continue
 		}
@@ -782,7 +769,7 @@ func (c *clients) expire() {
 		}
 	}
 	for _, id := range over {
-		s.propose(core.Entry{Kind: core.CloseSession, Session: id, Seq: 1})
+		s.replica.Propose(core.Entry{Kind: core.CloseSession, Session: id, Seq: 1})
 		delete(c.gone, id)
 	}
 	if left {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -14,7 +13,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/roam-go/roam/migrate/internal/apply"
+	"github.com/roam-go/roam/migrate/internal/loop"
+	"github.com/roam-go/roam/migrate/internal/replica"
+
 	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/migrate/internal/machine"
 	"github.com/roam-go/roam/migrate/internal/wal"
 	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
@@ -32,68 +36,72 @@ type Service struct {
 	over   atomic.Bool // stopped, without the lock
 	halted atomic.Bool // Status says so, without the lock
 
-	refusal atomic.Pointer[error] // of the last change of the record that the resolver refused
+	refusal  atomic.Pointer[error]         // of the last change of the record that the resolver refused
+	starting atomic.Pointer[apply.Applier] // waits for the goroutine that works for the loop to run it
+
+	loop loop.Loop[item]
 
 	mu        sync.Mutex // guards what follows
-	inbox     *[]item    // nil: empty
-	running   bool
 	stopped   bool
 	moving    bool   // a handoff is under way
 	unsure    bool   // nobody has waited for what became of a change of the record that a caller wanted
 	givenUp   bool   // see giveUp
 	why       *error // it has halted; nil: it has not
 	status    Status
-	changed   chan struct{} // closed when status changes; nil: nobody waits for that
-	timer     *time.Timer   // of the core's next deadline
-	alarm     time.Duration // when it goes off; 0: never
-	published stats         // what Stats returns
+	changed   chan struct{}  // closed when status changes; nil: nobody waits for that
+	timer     *time.Timer    // of the core's next deadline
+	alarm     time.Duration  // when it goes off; 0: never
+	published stats          // what Stats returns
+	applier   *apply.Applier // of the copy that is here; nil: there is none
 
 	// What follows belongs to the loop.
-	core        *core.Core
+	replica     *replica.Replica
+	core        *core.Core // of replica, to look at
 	store       *wal.Store // nil: none; set under mu
 	resumed     core.Term  // that the store held when it was opened, with a copy or without
-	machine     *machine
 	clients     clients
 	stats       stats
 	move        *moveState
 	fetch       *fetching // set under mu
 	every       *time.Timer
-	lastHash    uint64
+	empty       Migratable      // made ahead for an empty copy; nil: none
 	expiry      time.Duration   // when to look for expired sessions; 0: never
 	known       []resolver.Host // those that may speak for the service
 	stranger    *core.Msg       // an invitation from a host that is not known
-	batch       []item
-	resumedCopy bool // resumed is that of a copy; set under mu
-	past        bool // the record has a higher Loss than resumed
-	strayed     int8 // how often the state was found to differ from the active host's
-	leaving     bool // Leave was called
-	crowded     bool // several commands are on their way: more are likely to come at once
-	active      bool // activated was called, and deposed not since
-	altered     bool // role, term or record changed since that was last published
-	dirty       bool // the core was given something since it was last asked what is to be done
+	resumedCopy bool            // resumed is that of a copy; set under mu
+	past        bool            // the record has a higher Loss than resumed
+	divergences int8            // how often the state was found to differ from the active host's
+	leaving     bool            // Leave was called
+	compacting  bool            // a copy for the store is being captured
+	lent        bool            // the goroutine at work was lent, and can go on with the applier
 }
 
 // item is something for the loop to do.
 type item struct {
 	kind itemKind
 	ev   core.Event
-	from *session
+	from *inbound
 	req  *request
 	// params are those of req.
-	params any
-	size   int // of the message in ev, which came from a host on from
-	fn     func()
+	params  any
+	size    int // of the message in ev, which came from a host on from
+	fn      func()
+	drop    func()
+	applier *apply.Applier
+	err     error
 }
 
 type itemKind uint8
 
 const (
-	itemStart  itemKind = iota + 1 // begin to take part
-	itemEvent                      // step ev
-	itemClient                     // req came from a client on from
-	itemGone                       // from is closed
-	itemFunc                       // call fn
-	itemTick                       // time has passed
+	itemStart   itemKind = iota + 1 // begin to take part
+	itemEvent                       // step ev
+	itemClient                      // req came from a client on from
+	itemGone                        // from is closed
+	itemFunc                        // call fn; if there is no loop any more, drop
+	itemApplied                     // applier has results
+	itemHalt                        // the service must stop here, because of err
+	itemTick                        // time has passed
 )
 
 func newService(n *Node, name string, fresh func() Migratable, policy Policy) *Service {
@@ -107,6 +115,8 @@ func newService(n *Node, name string, fresh func() Migratable, policy Policy) *S
 		Heartbeat: n.cfg.Heartbeat, FailureTimeout: n.cfg.FailureTimeout,
 		Durable: n.dir != nil, Nonce: wire.RandomID(),
 	})
+	s.replica = replica.New((*env)(s), s.core)
+	s.loop.Init((*mailbox)(s), &n.wg, inboxes, n.dir != nil) // nothing happens before the directory is read
 	s.clients.init(s)
 	return s
 }
@@ -120,6 +130,10 @@ func (s *Service) Status() Status {
 	defer s.mu.Unlock()
 	st := s.status
 	st.Record.ISR = slices.Clone(st.Record.ISR)
+	if s.applier != nil {
+		_, st.Busy = s.applier.Busy()
+		st.Applied, _ = s.applier.Machine().Applied()
+	}
 	return st
 }
 
@@ -169,150 +183,95 @@ func (s *Service) errClosed() error {
 	return transport.Errorf(transport.CodeClosed, "migrate: service %s is closed on host %s", s.name, s.node.self.ID)
 }
 
-// post gives the loop something to do. If the loop is not at work, the caller's goroutine does the work: a command then
-// crosses a host without a change of goroutines, and an idle service has none. Nothing may be locked by the caller.
+// post gives the loop something to do. If the loop is not at work, the caller's goroutine does the work. Nothing may be locked by
+// the caller.
 func (s *Service) post(it item) {
-	s.put(it)
-	s.work()
+	s.loop.Put(it)
+	s.work(nil)
 }
 
-// put leaves something for the loop, which the caller must then see to work.
-func (s *Service) put(it item) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.stopped {
-		s.refuse(it)
-		return
-	}
-	s.deliver(it)
-}
+// call has f called on the loop.
+func (s *Service) call(f func()) { s.post(item{kind: itemFunc, fn: f}) }
 
-// batches holds empty inboxes: an idle service has none.
-var batches = sync.Pool{New: func() any { return new([]item) }}
-
-// deliver puts something into the inbox; s.mu is held.
-func (s *Service) deliver(it item) {
-	if s.inbox == nil {
-		s.inbox = batches.Get().(*[]item)
-	}
-	*s.inbox = append(*s.inbox, it)
-}
-
-// takeInbox empties the inbox of a service that is stopped; s.mu is held.
-func (s *Service) takeInbox() []item {
-	if s.inbox == nil {
-		return nil
-	}
-	left := *s.inbox
-	s.inbox = nil
-	return left
-}
-
-// work lets the loop work on the caller's goroutine if there is something to do and nobody does it.
-func (s *Service) work() {
-	s.mu.Lock()
-	idle := !s.running && s.inbox != nil
-	if idle {
-		s.running = true
-		s.node.wg.Add(1)
-	}
-	s.mu.Unlock()
-	if idle {
-		s.run(borrowedRounds)
+// work lets the loop work on the caller's goroutine if there is something to do and nobody does it, and then, if the goroutine reads
+// c, applies what was committed. Where c is nil that is done on a goroutine of its own.
+func (s *Service) work(c apply.Lender) {
+	s.loop.Work(c != nil)
+	if c != nil {
+		if a := s.starting.Swap(nil); a != nil {
+			s.node.appliers.Lend(a, c)
+		}
 	}
 }
 
-// refuse disposes of what the loop will not look at any more.
-func (s *Service) refuse(items ...item) {
+var inboxes = loop.NewPool[item]()
+
+// mailbox is the service as the owner of its loop.
+type mailbox Service
+
+// Refuse disposes of what the loop will not look at any more.
+func (m *mailbox) Refuse(items []item) {
+	s := (*Service)(m)
 	for _, it := range items {
-		if it.req != nil {
+		switch {
+		case it.req != nil:
 			it.req.Reply(nil, s.notActive(resolver.Record{}))
-		} else if it.from != nil && it.kind == itemEvent {
+		case it.from != nil && it.kind == itemEvent:
 			it.from.intake.leave(it.size)
+		case it.drop != nil:
+			it.drop()
 		}
 	}
 }
 
-// borrowedRounds is how many batches a borrowed goroutine works through; it has a connection to read from.
-const borrowedRounds = 4
-
-// run is the loop: it takes what has come in as one batch, so that under load messages, acknowledgements and replies
-// travel together, while a single command waits for nothing.
-func (s *Service) run(rounds int) {
-	defer s.node.wg.Done()
-	defer s.failed()
-	for n := 0; ; n++ {
-		if s.crowded {
-			runtime.Gosched()
+// Handle does what a batch asks for, and then all that the core has made due.
+func (m *mailbox) Handle(batch []item, lent bool) (err error) {
+	s := (*Service)(m)
+	s.lent = lent
+	done := 0
+	defer func() {
+		if v := recover(); v != nil {
+			err = s.broken(v)
 		}
-		s.mu.Lock()
-		if s.inbox == nil || s.stopped {
-			s.running = false
-			left := s.takeInbox()
-			if s.stopped {
-				s.timerStop()
-			}
-			s.mu.Unlock()
-			s.refuse(left...)
-			return
+		if err != nil {
+			m.Refuse(batch[done:])
 		}
-		if n == rounds {
-			s.node.wg.Add(1)
-			go s.run(math.MaxInt)
-			s.mu.Unlock()
-			return
+	}()
+	for i := range batch {
+		if err := s.replica.Align(); err != nil {
+			return err
 		}
-		batch := s.inbox
-		s.batch, s.inbox = *batch, nil
-		s.mu.Unlock()
-		for i := range s.batch {
-			s.handle(&s.batch[i])
-			s.batch[i] = item{}
-			if s.broken() {
-				return
-			}
+		if err := s.handle(&batch[i]); err != nil {
+			return err
 		}
-		s.flush()
-		if s.broken() {
-			return
-		}
-		s.crowded = len(s.clients.waiting) > 1
-		if cap(s.batch) <= 4096 {
-			*batch = s.batch[:0]
-			batches.Put(batch)
-		}
-		s.batch = nil
+		done = i + 1
 	}
+	if err := s.flush(); err != nil {
+		return err
+	}
+	if len(s.clients.waiting) > 1 {
+		runtime.Gosched() // more are likely to come at once
+	}
+	return nil
 }
 
-// broken halts the service if its core has stopped because an invariant is broken.
-func (s *Service) broken() bool {
-	err := s.core.Err()
-	if err != nil {
-		s.halt(err, nil)
-	}
-	return err != nil
-}
-
-// failed halts the service when its code panics where that can't be contained: it then serves nobody here, and stays as it
-// is elsewhere.
-func (s *Service) failed() {
-	p := recover()
-	if p == nil {
-		return
-	}
-	err, ok := p.(error)
+// broken makes an error of a panic in the loop, and logs it with its stack.
+func (s *Service) broken(v any) error {
+	err, ok := v.(error)
 	if !ok {
-		err = fmt.Errorf("%v", p)
+		err = fmt.Errorf("%v", v)
 	}
-	s.halt(err, debug.Stack())
+	s.log.Error("panic", "err", err, "stack", string(debug.Stack()))
+	return err
 }
 
-func (s *Service) halt(err error, stack []byte) {
+// Halted stops the service on this host, and leaves it as it is elsewhere: nobody is served here any more.
+func (m *mailbox) Halted(err error) { (*Service)(m).halt(err) }
+
+func (s *Service) halt(err error) {
 	err = fmt.Errorf("%w: %w", transport.Errorf(CodeHalted, "migrate: service %s halted on host %s", s.name, s.node.self.ID), err)
 	s.mu.Lock()
-	left := slices.Concat(s.batch, s.takeInbox())
-	s.stopped, s.running, s.why = true, false, &err
+	s.stopped, s.why = true, &err
 	s.over.Store(true)
 	s.timerStop()
 	s.stopFetch()
@@ -320,10 +279,10 @@ func (s *Service) halt(err error, stack []byte) {
 	s.halted.Store(true)
 	s.signal()
 	s.mu.Unlock()
-	s.log.Error("service halted", "err", err, "stack", string(stack))
+	s.log.Error("service halted", "err", err)
+	s.replica.Stop()
 	s.closeStore(false)
 	s.report(err)
-	s.refuse(left...)
 	s.clients.turnAway(s.notActive(resolver.Record{}))
 	s.node.announceSoon()
 }
@@ -331,19 +290,16 @@ func (s *Service) halt(err error, stack []byte) {
 // report tells the Failed hook.
 func (s *Service) report(err error) {
 	if f := s.node.cfg.Hooks.Failed; f != nil {
-		s.node.hooks.call(func() { f(s.name, err) })
+		s.node.hooks.Call(func() { f(s.name, err) })
 	}
 }
 
-func (s *Service) handle(it *item) {
-	if s.core.Role().Active() != s.active {
-		s.settle() // what comes next in the batch must find the machine that belongs to the role
-	}
+func (s *Service) handle(it *item) error {
 	switch it.kind {
 	case itemStart:
-		s.step(core.CheckRecord{})
+		s.replica.Step(core.CheckRecord{})
 	case itemTick:
-		s.step(core.Tick{})
+		s.replica.Step(core.Tick{})
 		s.clients.expire()
 		s.clients.call(callAtOnce) // should those who were called not come
 	case itemEvent:
@@ -357,25 +313,29 @@ func (s *Service) handle(it *item) {
 		s.clients.closed(it.from)
 	case itemFunc:
 		it.fn()
+	case itemApplied:
+		return s.replica.Collect(it.applier)
+	case itemHalt:
+		return it.err
 	}
+	return s.core.Err()
 }
 
 // flush does all that the core has made due.
-func (s *Service) flush() {
-	s.dirty = true
-	s.settle()
-	if s.core.Err() != nil {
-		return // and run halts
+func (s *Service) flush() error {
+	s.replica.Touch()
+	if err := s.replica.Settle(); err != nil {
+		return err
 	}
 	s.clients.push()
 	s.clients.sweep()
-	if s.altered {
-		s.altered = false
+	if s.replica.Changed() {
 		s.publish()
 		s.introduce(s.core.Record().ISR...)
 	}
 	s.schedule()
 	s.compact()
+	return nil
 }
 
 // maxKnown bounds the hosts that a service remembers.
@@ -408,17 +368,17 @@ func (s *Service) knows(h resolver.Host) bool {
 
 // event gives the core an event. What a stranger says is not heeded; it is a reason to read the record, for it might be
 // the active host of an epoch that is not known here yet. Then its invitation waits for the answer.
-func (s *Service) event(ev core.Event, from *session) {
+func (s *Service) event(ev core.Event, from *inbound) {
 	switch ev := ev.(type) {
 	case core.Candidates:
 		s.introduce(ev.Hosts...)
 	case core.Got:
-		s.step(ev)
+		s.replica.Step(ev)
 		s.introduce(s.core.Record().ISR...)
 		if m := s.stranger; m != nil {
 			s.stranger = nil
 			if s.knows(m.From) {
-				s.step(core.Recv{Msg: *m})
+				s.replica.Step(core.Recv{Msg: *m})
 			}
 		}
 		return
@@ -428,143 +388,38 @@ func (s *Service) event(ev core.Event, from *session) {
 				m := ev.Msg
 				s.stranger = &m
 			}
-			s.step(core.CheckRecord{})
+			s.replica.Step(core.CheckRecord{})
 			return
 		}
 		if from != nil && !from.intake.known.Load() {
 			from.intake.known.Store(true)
 		}
 	}
-	s.step(ev)
+	s.replica.Step(ev)
 }
 
-// settle does what the core has made due since it was last given something.
-func (s *Service) settle() {
-	for s.dirty {
-		s.dirty = false
-		r := s.core.Ready()
-		s.altered = s.altered || r.Changed
-		s.do(r)
-	}
-}
+// machine is the copy that is here; nil if there is none.
+func (s *Service) machine() *machine.Machine { return s.replica.Machine() }
 
-// step gives the core an event.
-func (s *Service) step(ev core.Event) {
-	s.dirty = true
-	s.core.Step(s.node.now(), ev)
-}
-
-// do carries out what the core asks for.
-func (s *Service) do(r core.Ready) {
-	if r.Drop {
-		s.machine, s.lastHash = nil, 0
-	}
-	if r.Save != nil {
-		s.store.Save(*r.Save)
-	}
-	for _, m := range r.Msgs {
-		s.send(m) // before clients are told: a new active host waits for it
-	}
-	if r.Deposed {
-		s.deposed()
-	}
-	if r.Activated {
-		s.countTerm(r.Gained != nil)
-		s.activated()
-	}
-	s.stats.Resent += r.Resent
-	for _, e := range r.Committed {
-		s.apply(e)
-	}
-	if r.CAS != nil {
-		s.compareAndSwap(*r.CAS)
-	}
-	if r.Get {
-		s.get()
-	}
-	if r.Seek {
-		s.seek()
-	}
-	for _, h := range r.Snapshots {
-		s.capture(h)
-	}
-	if r.Fetch != nil {
-		s.startFetch(*r.Fetch)
-	}
-	for _, id := range r.Reads {
-		s.clients.answerRead(id)
-	}
-	if r.ReadsFail {
-		s.clients.failReads()
-	}
-	for _, ev := range r.Moves {
-		s.moveEvent(ev)
-	}
-	s.checkHash()
-}
-
-var messageBuffers = sync.Pool{New: func() any { return new([]byte) }}
-
-func (s *Service) send(m core.Outgoing) {
-	buf := messageBuffers.Get().(*[]byte)
-	b, err := wire.AppendMsgParams((*buf)[:0], s.name, m.Msg)
-	if err != nil {
-		s.log.Error("message not sent", "to", m.To.ID, "err", err)
-		return
-	}
-	s.node.linkTo(m.To).send(b)
-	if cap(b) <= 64<<10 {
-		*buf = b
-		messageBuffers.Put(buf)
-	}
-}
-
-// activated is called when this host has become active, before anything of its epoch is applied.
-func (s *Service) activated() {
-	s.active = true
-	if s.machine == nil {
-		m, err := s.newMachine()
-		if err != nil {
-			panic(err)
-		}
-		s.machine = m
-	}
-	s.machine.resetOrdered(s.core.Tail())
-	s.clients.activated()
-	s.startEvery()
-}
-
-// deposed is called when this host is no longer active.
-func (s *Service) deposed() {
-	s.active = false
-	if s.every != nil {
-		s.every.Stop()
-	}
-	if s.machine != nil {
-		s.machine.resetOrdered(nil)
-	}
-	s.clients.deposed()
-}
-
-func (s *Service) newMachine() (*machine, error) {
+func (s *Service) newMachine() (*machine.Machine, error) {
 	sm, err := s.instance()
 	if err != nil {
 		return nil, err
 	}
-	m := newMachine(s.name, sm, s.limits())
-	m.onPanic = s.panicked
+	m := machine.New(s.name, adapter{sm}, s.limits())
+	m.OnPanic = s.panicked
 	return m, nil
 }
 
 // restore makes a machine of a snapshot.
-func (s *Service) restore(r io.Reader) (*machine, error) {
+func (s *Service) restore(r io.Reader) (*machine.Machine, error) {
 	sm, err := s.instance()
 	if err != nil {
 		return nil, err
 	}
-	m, err := restoreMachine(s.name, sm, s.limits(), r)
+	m, err := machine.Restore(s.name, adapter{sm}, s.limits(), r)
 	if err == nil {
-		m.onPanic = s.panicked
+		m.OnPanic = s.panicked
 	}
 	return m, err
 }
@@ -577,7 +432,11 @@ func (s *Service) instance() (Migratable, error) {
 	return nil, transport.Errorf(CodeConfig, "migrate: service %s: the function that makes an instance has returned nil", s.name)
 }
 
-func (s *Service) limits() machineLimits { return machineLimits{EventBytes: s.policy.EventBytes} }
+func (s *Service) limits() machine.Limits {
+	lim := s.node.limits
+	lim.EventBytes = s.policy.EventBytes
+	return lim
+}
 
 func (s *Service) panicked(method string, value any, stack []byte) {
 	s.log.Error("the service's code panicked", "method", method, "panic", value, "stack", string(stack))
@@ -586,72 +445,33 @@ func (s *Service) panicked(method string, value any, stack []byte) {
 	s.report(err)
 }
 
-// apply executes a committed entry and answers who waits for it.
-func (s *Service) apply(e core.Entry) {
-	a := s.machine.apply(e)
-	if a.Halt != nil {
-		panic(a.Halt)
-	}
-	if a.Mismatch {
-		s.diverged(e)
-	}
-	s.stats.Applied++
-	s.stats.Events += a.Next - a.First
-	s.clients.applied(a)
-}
-
 // diverged is called on a standby whose state is not what the active host's was.
-func (s *Service) diverged(e core.Entry) {
+func (s *Service) diverged(entry uint64) {
 	err := fmt.Errorf("migrate: service %s on host %s differs from the active host's at entry %d: "+
-		"Apply, Restore or Hash is at fault", s.name, s.node.self.ID, e.Low)
-	s.log.Error("states differ", "entry", e.Low)
+		"Apply, Restore or Hash is at fault", s.name, s.node.self.ID, entry)
+	s.log.Error("states differ", "entry", entry)
 	s.report(err)
 	if s.core.Role().Active() {
 		return
 	}
-	s.step(core.Leave{})
+	s.replica.Step(core.Leave{})
 	// The next copy may be better, or not: each one costs the active host some work.
-	wait := min(strayWait<<s.strayed, maxStrayWait)
-	s.strayed = min(s.strayed+1, 16)
+	wait := min(divergedWait<<s.divergences, maxDivergedWait)
+	s.divergences = min(s.divergences+1, 16)
 	time.AfterFunc(wait, func() {
-		s.post(item{kind: itemFunc, fn: func() {
+		s.call(func() {
 			if !s.leaving {
-				s.step(core.CancelLeave{})
+				s.replica.Step(core.CancelLeave{})
 			}
-		}})
+		})
 	})
 }
 
-// strayWait is how long a host whose state was found to differ takes no new copy; it doubles each time.
+// divergedWait is how long a host whose state was found to differ takes no new copy; it doubles each time.
 const (
-	strayWait    = 2 * time.Second
-	maxStrayWait = 5 * time.Minute
+	divergedWait    = 2 * time.Second
+	maxDivergedWait = 5 * time.Minute
 )
-
-// hashEvery is the number of entries between two checks that hosts agree.
-const hashEvery = 4096
-
-// checkHash orders a check of the hash from time to time.
-func (s *Service) checkHash() {
-	if s.core.Role() != core.Serving || s.machine.index-s.lastHash < hashEvery || s.core.Replicas() == 1 {
-		return
-	}
-	if low, body, ok := s.machine.hashCheck(); ok {
-		s.lastHash = s.machine.index
-		s.propose(core.Entry{Kind: core.HashCheck, Low: low, Body: body})
-	}
-}
-
-// propose orders an entry, if there is room.
-func (s *Service) propose(e core.Entry) bool {
-	e.Time = time.Now().UnixMilli()
-	s.dirty = true
-	e, ok := s.core.Propose(s.node.now(), e)
-	if ok {
-		s.machine.ordered(e)
-	}
-	return ok
-}
 
 // publish makes the present state visible to other goroutines.
 func (s *Service) publish() {
@@ -675,7 +495,7 @@ func (s *Service) publish() {
 		s.log.Info("changed", "role", string(st.Role), "epoch", st.Record.Epoch, "active", st.Record.Active.ID, "isr", len(st.Record.ISR))
 		if f := s.node.cfg.Hooks.Changed; f != nil {
 			st := s.Status()
-			s.node.hooks.call(func() { f(st) })
+			s.node.hooks.Call(func() { f(st) })
 		}
 		if st.Role == Halted {
 			s.log.Error("does not take over: others did in vain", "commit", st.Commit, "last", st.Last)
@@ -706,7 +526,7 @@ func (s *Service) connect(st Status) {
 	}
 	for _, h := range st.Record.ISR {
 		if !h.Same(s.node.self) {
-			s.node.linkTo(h).probe()
+			s.node.links.Open(h)
 		}
 	}
 }
@@ -737,6 +557,7 @@ func (s *Service) schedule() {
 	defer s.mu.Unlock()
 	st := &s.status
 	st.Commit, st.Last, st.Suspended, st.Clients = s.core.Commit(), s.core.Last(), s.core.Suspended(), len(s.clients.attached)
+	s.applier = s.replica.Applier()
 	s.publishStats()
 	// A timer that goes off early does no harm and is cheaper than resetting it for every command.
 	if at == 0 || s.stopped || s.alarm > 0 && s.alarm <= at {
@@ -774,13 +595,13 @@ func (s *Service) stop() {
 	}
 	s.timerStop()
 	s.stopFetch()
-	var left []item
-	if !s.running { // else the loop disposes of it
-		left = s.takeInbox()
-	}
+	applier := s.applier
 	s.signal()
 	s.mu.Unlock()
-	s.refuse(left...)
+	s.loop.Stop()
+	if applier != nil {
+		applier.Drop()
+	}
 }
 
 // remove makes the node forget the service; left says that no copy of it is wanted here.

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/migrate/internal/machine"
 	"github.com/roam-go/roam/migrate/internal/sim"
 	"github.com/roam-go/roam/transport"
 )
@@ -82,7 +83,7 @@ func TestSimulation(t *testing.T) {
 
 // simMachine is the real machine, for the simulator.
 type simMachine struct {
-	*machine
+	m   *machine.Machine
 	app *simApp
 }
 
@@ -100,15 +101,15 @@ func simKept(events [][]byte) (n int) {
 
 func newSimMachine() sim.Machine {
 	app := new(simApp)
-	return simMachine{newMachine("svc", app, machineLimits{EventBytes: simEventBytes}), app}
+	return simMachine{machine.New("svc", adapter{app}, machine.Limits{EventBytes: simEventBytes}), app}
 }
 
 func (m simMachine) Apply(e core.Entry) sim.Applied {
-	a := m.apply(e)
+	a := m.m.Apply(e)
 	return simApplied(&a)
 }
 
-func simApplied(a *applied) sim.Applied {
+func simApplied(a *machine.Result) sim.Applied {
 	r := sim.Applied{Index: a.Index, Duplicate: a.Duplicate}
 	if a.Err != nil {
 		r.Code = simCode(a.Err)
@@ -130,31 +131,31 @@ func simCode(err error) sim.Code {
 	return sim.Other
 }
 
-func simAdmission(a admission) sim.Admission {
-	switch a.verdict {
-	case verdictAppend:
+func simAdmission(a machine.Admission) sim.Admission {
+	switch a.Verdict {
+	case machine.Append:
 		return sim.Admission{Verdict: sim.Append}
-	case verdictPending:
+	case machine.Pending:
 		return sim.Admission{Verdict: sim.Pending}
-	case verdictReplied:
-		return sim.Admission{Verdict: sim.Replied, Reply: simApplied(&a.reply)}
+	case machine.Replied:
+		return sim.Admission{Verdict: sim.Replied, Reply: simApplied(&a.Reply)}
 	}
-	return sim.Admission{Verdict: sim.Refused, Code: simCode(a.err)}
+	return sim.Admission{Verdict: sim.Refused, Code: simCode(a.Err)}
 }
 
 func (m simMachine) AdmitOpen(session uint64, resume bool) sim.Admission {
-	return simAdmission(m.admitOpen(session, transport.Key{}, resume))
+	return simAdmission(m.m.AdmitOpen(session, transport.Key{}, resume))
 }
 
 func (m simMachine) Admit(session, seq, low uint64) sim.Admission {
-	return simAdmission(m.admit(session, seq, low, transport.Key{}))
+	return simAdmission(m.m.Admit(session, seq, low, transport.Key{}))
 }
 
-func (m simMachine) Ordered(e core.Entry)           { m.ordered(e) }
-func (m simMachine) ResetOrdered(tail []core.Entry) { m.resetOrdered(tail) }
+func (m simMachine) Ordered(e core.Entry)           { m.m.Ordered(e) }
+func (m simMachine) ResetOrdered(tail []core.Entry) { m.m.ResetOrdered(tail) }
 
 func (m simMachine) Capture() func() (sim.Machine, error) {
-	snap, err := m.snapshot()
+	snap, err := m.m.Snapshot()
 	var stream bytes.Buffer
 	if err == nil {
 		_, err = snap.WriteTo(&stream)
@@ -165,27 +166,31 @@ func (m simMachine) Capture() func() (sim.Machine, error) {
 			return nil, err
 		}
 		app := new(simApp)
-		r, err := restoreMachine("svc", app, machineLimits{EventBytes: simEventBytes}, bytes.NewReader(stream.Bytes()))
+		r, err := machine.Restore("svc", adapter{app}, machine.Limits{EventBytes: simEventBytes}, bytes.NewReader(stream.Bytes()))
 		return simMachine{r, app}, err
 	}
 }
 
 func (m simMachine) Idle() []uint64 {
 	var ids []uint64
-	for id := range m.idle(1<<63 - 1) {
+	for id := range m.m.Idle(1<<63 - 1) {
 		ids = append(ids, id)
 	}
 	return ids
 }
 
-func (m simMachine) Index() uint64 { return m.index }
-func (m simMachine) Time() int64   { return m.logTime() }
-func (m simMachine) Hash() uint64  { return mixWord(m.hash(), m.app.sum) }
+func (m simMachine) Index() uint64 {
+	index, _ := m.m.Applied()
+	return index
+}
+
+func (m simMachine) Time() int64   { return m.m.LogTime() }
+func (m simMachine) Hash() uint64  { return sim.Chain(m.m.Hash(), m.app.sum, nil) }
 func (m simMachine) Count() uint64 { return m.app.count }
 func (m simMachine) Sum() uint64   { return m.app.sum }
 
 func (m simMachine) Events(from uint64) (uint64, [][]byte) {
-	first, _, bodies, _ := m.events.from(from, 1<<20, 1<<20)
+	first, _, bodies, _ := m.m.Events(from, 1<<20, 1<<20)
 	return first, bodies
 }
 

@@ -107,8 +107,9 @@ func (s *Service) publishStats() {
 	n.Clients = len(s.clients.attached)
 	n.LogEntries, n.LogBytes = s.core.LogSize()
 	n.Sessions, n.ReplyBytes, n.EventBytes = 0, 0, 0
-	if m := s.machine; m != nil {
-		n.Sessions, n.ReplyBytes, n.EventBytes = m.sessions.len(), m.sessions.bytes, m.events.bytes
+	if m := s.machine(); m != nil {
+		u := m.Usage()
+		n.Sessions, n.ReplyBytes, n.EventBytes = u.Sessions, u.ReplyBytes, u.EventBytes
 	}
 	n.activeAt = s.sinceWhen(n.activeAt, s.core.Role().Active())
 	n.suspendedAt = s.sinceWhen(n.suspendedAt, s.core.Suspended())
@@ -156,34 +157,4 @@ func missingFrom(a, b []resolver.Host) (n uint64) {
 		}
 	}
 	return n
-}
-
-// ClientStats says what a client has done since Dial. Counters only grow.
-type ClientStats struct {
-	// Sent is the number of commands sent to a host, Resent how often one of them was sent again, and Acknowledged the
-	// number of those with a reply. An error of the service is a reply, too.
-	Sent, Resent, Acknowledged uint64
-	// Moves is how often the client has followed the service to another host, or to another term of the same one, and
-	// UnplannedMoves how often without having been told to; see [Move].
-	Moves, UnplannedMoves uint64
-	// Reconnects is how often the client has gone on with the host that it had, in the same term, on another connection.
-	Reconnects uint64
-	// Events is the number of events received for [Client.Events]. Gaps is how many of them were the first after a gap, and
-	// EventsLost the number of events that were gone; see [Event].Gap.
-	Events, Gaps, EventsLost uint64
-
-	// The rest are gauges. QueueLen and QueueBytes are the commands that are not acknowledged yet; see [ClientConfig].
-	QueueLen, QueueBytes int
-}
-
-// Stats returns the client's counters and gauges. A reply that a call has returned is counted in them.
-func (c *Client) Stats() ClientStats {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	st := c.stats
-	st.Events, st.Gaps, st.EventsLost = c.feed.taken, c.feed.gaps, c.feed.lost
-	if c.err == nil {
-		st.QueueLen, st.QueueBytes = c.room.len, c.room.bytes
-	}
-	return st
 }

@@ -83,7 +83,7 @@ func TestStrangerGetsNoState(t *testing.T) {
 		a, b := w.pair(Policy{})
 		snap := make(chan uint64)
 		a.post(item{kind: itemFunc, fn: func() {
-			s, err := a.machine.snapshot()
+			s, err := a.machine().Snapshot()
 			require.NoError(t, err)
 			go func() { snap <- a.node.offer(a, b.node.self, s) }()
 		}})

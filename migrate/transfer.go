@@ -3,10 +3,12 @@ package migrate
 import (
 	"context"
 	"fmt"
+	"io"
 	"math"
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/migrate/internal/machine"
 	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
@@ -16,7 +18,7 @@ import (
 type outgoing struct {
 	service *Service
 	to      resolver.Host
-	snap    *machineSnapshot
+	snap    machine.Snapshot
 	source  *transport.BulkSource
 	timer   *time.Timer // drops it if it is not fetched
 }
@@ -27,23 +29,10 @@ type fetching struct {
 	cancel context.CancelFunc
 }
 
-// capture takes a snapshot for a joining host, which fetches it on a connection of its own.
-func (s *Service) capture(to resolver.Host) {
-	ev := core.Captured{To: to}
-	if snap, err := s.machine.snapshot(); err != nil {
-		s.log.Error("no snapshot", "err", err)
-		s.report(fmt.Errorf("migrate: service %s: no snapshot for host %s: %w", s.name, to.ID, err))
-	} else {
-		ev.ID = s.node.offer(s, to, snap)
-		ev.Index, ev.Epoch = s.machine.applied()
-	}
-	s.step(ev)
-}
-
 // fetchWait is how long a captured state waits to be fetched.
 const fetchWait = 10 * time.Second
 
-func (n *Node) offer(s *Service, to resolver.Host, snap *machineSnapshot) uint64 {
+func (n *Node) offer(s *Service, to resolver.Host, snap machine.Snapshot) uint64 {
 	id := wire.RandomID()
 	o := &outgoing{service: s, to: to, snap: snap, source: transport.NewBulkSource(snap)}
 	n.mu.Lock()
@@ -83,28 +72,6 @@ func (n *Node) dropOffers() {
 		o.timer.Stop()
 		o.snap.Release()
 	}
-}
-
-// handleBulk serves a host that fetches a state.
-func (c *session) handleBulk(r *transport.Request, id uint64) {
-	n := c.node
-	if c.source == nil || c.sourceID != id {
-		n.mu.Lock()
-		o := n.offers[id]
-		n.mu.Unlock()
-		// A connection fetches one state, and only the host that was offered it.
-		if o == nil || c.source != nil || !o.to.Same(c.host) || o.to.Key != c.host.Key || !n.takeOffer(o, id) {
-			r.Reply(nil, transport.Errorf(CodeForbidden, "migrate: host %s offers host %q no such snapshot", n.self.ID, c.host.ID))
-			return
-		}
-		o.timer.Stop()
-		if !n.spawn(func() { o.send(n.ctx) }) {
-			o.snap.Release()
-			return // the connection is about to be closed
-		}
-		c.source, c.sourceID = o.source, id
-	}
-	c.source.Handle(r)
 }
 
 func (o *outgoing) send(ctx context.Context) {
@@ -154,8 +121,8 @@ func (s *Service) stopFetch() {
 	}
 }
 
-func (s *Service) fetchState(ctx context.Context, f core.Fetch) (m *machine, bytes int64, err error) {
-	conn, err := s.node.connect(ctx, f.From, nil)
+func (s *Service) fetchState(ctx context.Context, f core.Fetch) (m *machine.Machine, bytes int64, err error) {
+	conn, err := s.node.links.Connect(ctx, f.From, nil)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -172,7 +139,7 @@ func (s *Service) fetchState(ctx context.Context, f core.Fetch) (m *machine, byt
 		kept(false)
 		return nil, count.n, err
 	}
-	if index, epoch := m.applied(); index != f.Index || epoch != f.Epoch {
+	if index, epoch := m.Applied(); index != f.Index || epoch != f.Epoch {
 		kept(false)
 		return nil, count.n, fmt.Errorf("it ends at entry %d of epoch %d, not at %d of %d", index, epoch, f.Index, f.Epoch)
 	}
@@ -180,14 +147,14 @@ func (s *Service) fetchState(ctx context.Context, f core.Fetch) (m *machine, byt
 }
 
 // fetched takes the copy into use if it is still wanted.
-func (s *Service) fetched(f core.Fetch, m *machine, bytes int64, err error) {
+func (s *Service) fetched(f core.Fetch, m *machine.Machine, bytes int64, err error) {
 	if s.fetch != nil && s.fetch.ID == f.ID {
 		s.mu.Lock()
 		s.fetch = nil
 		s.mu.Unlock()
 	}
-	ev := core.Restored{ID: f.ID, From: f.From, OK: err == nil}
 	if err != nil {
+		m = nil
 		if s.node.ctx.Err() == nil {
 			s.log.Warn("copy not fetched", "err", err)
 			s.report(err)
@@ -195,11 +162,17 @@ func (s *Service) fetched(f core.Fetch, m *machine, bytes int64, err error) {
 	} else {
 		s.stats.SnapshotsReceived++
 		s.stats.SnapshotBytesReceived += uint64(bytes)
-		ev.Time = m.logTime()
 	}
-	had := s.core.HasState()
-	s.step(ev)
-	if !had && s.core.HasState() {
-		s.machine = m
-	}
+	s.replica.Restored(f, m)
+}
+
+type countingReader struct {
+	r io.Reader
+	n int64
+}
+
+func (c *countingReader) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	return n, err
 }

@@ -34,7 +34,7 @@ func TestReleaseCallsNode(t *testing.T) {
 		a, b := w.pair(Policy{})
 		released := 0
 		offer := func() uint64 {
-			return a.node.offer(a, b.node.self, &machineSnapshot{app: nosySnapshot{t: t, node: a.node, released: &released}})
+			return a.node.offer(a, b.node.self, nosySnapshot{t: t, node: a.node, released: &released})
 		}
 		require.NotZero(t, offer())
 		time.Sleep(fetchWait + time.Second)

@@ -250,12 +250,21 @@ func (w *world) role(s *Service, r Role) {
 	require.NoError(w.t, s.wait(ctx, func(st Status) bool { return st.Role == r }), "%s is wanted: %+v", r, s.Status())
 }
 
+// appOf is the instance of the service that s holds.
+func appOf(s *Service) Migratable { return s.machine().App().(adapter).Migratable }
+
+// The memory that an event and a cached reply count in addition to their bytes.
+const (
+	eventOverhead = 32
+	replyOverhead = 64
+)
+
 // state is what a host's copy has seen; ok is false if it holds none.
 func (w *world) state(s *Service) (seen []string, ok bool) {
 	done := make(chan struct{})
 	s.post(item{kind: itemFunc, fn: func() {
-		if s.machine != nil {
-			seen, ok = slices.Clone(s.machine.sm.(interface{ all() []string }).all()), true
+		if s.machine() != nil {
+			seen, ok = slices.Clone(appOf(s).(interface{ all() []string }).all()), true
 		}
 		close(done)
 	}})

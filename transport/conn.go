@@ -39,6 +39,8 @@ type conn struct {
 	ended   chan struct{} // closed when err is set
 	over    atomic.Bool   // err is set: a cheap look for the reader
 	rd      reader        // of the reading goroutine
+	owner   *endpoint     // set before that begins
+	turn    atomic.Uint64 // odd while Handle runs on the reading goroutine, see lend.go
 
 	mu      sync.Mutex // guards what follows; never held over I/O
 	err     error      // why the connection ended; the first reason stays

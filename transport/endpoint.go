@@ -99,9 +99,12 @@ func (e *endpoint) enter(c *conn) bool {
 
 // read is the reading goroutine. first is the frame of a peer that did not greet.
 func (e *endpoint) read(c *conn, first []byte) {
-	defer e.wg.Done()
-	c.run(first)
+	c.owner = e
+	if !c.run(first) {
+		return // another goroutine has taken its place
+	}
 	e.drop(c.base)
+	e.wg.Done()
 }
 
 // serve keeps track of a listener and runs it, unless the endpoint is closed.

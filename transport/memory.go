@@ -295,17 +295,20 @@ func (l *memListener) take(base *memConn, peer Peer) bool {
 		return false
 	}
 	e.conns[base] = nil
-	e.wg.Go(func() {
+	e.wg.Add(1)
+	go func() {
 		base.SetDeadline(e.lim.handshakeBy())
 		c := newConn(base, base, nil, e.lim, peer)
 		first, err := e.receive(c, &l.gate, func() {})
 		if err != nil {
 			e.drop(base)
 			e.lim.log.Info("connection refused", "peer", peer.Addr, "error", err)
+			e.wg.Done()
 			return
 		}
+		e.wg.Done()
 		e.read(c, first)
-	})
+	}()
 	return true
 }
 

@@ -254,20 +254,20 @@ func earlier(a, b time.Time) time.Time {
 }
 
 // run is the reading goroutine, from the moment on at which the two sides have greeted each other. The frame of a peer that
-// did not greet comes first.
-func (c *conn) run(first []byte) {
+// did not greet comes first. It returns false if another goroutine has taken its place.
+func (c *conn) run(first []byte) bool {
 	c.rd.limit = c.lim.maxMessage
 	now := time.Now()
 	c.rd.waiting = now
 	c.arm(now)
-	if first != nil {
-		c.dispatch(first)
+	if first != nil && !c.dispatch(first) {
+		return false
 	}
 	var err error
 	for err == nil && !c.over.Load() {
 		var frame []byte
-		if frame, err = c.next(); err == nil && !c.over.Load() {
-			c.dispatch(frame)
+		if frame, err = c.next(); err == nil && !c.over.Load() && !c.dispatch(frame) {
+			return false
 		}
 	}
 	if err == nil {
@@ -277,6 +277,7 @@ func (c *conn) run(first []byte) {
 		c.lim.log.Warn("connection ended by a bad message", "peer", c.peer.Addr, "error", err)
 	}
 	c.finish(err)
+	return true
 }
 
 // more reports whether the next message is there and for the handler.
@@ -289,8 +290,8 @@ func (c *conn) more() bool {
 	return string(method) != methodPing && string(method) != methodHello
 }
 
-// dispatch hands out one frame, whose message is rd.msg.
-func (c *conn) dispatch(frame []byte) {
+// dispatch hands out one frame, whose message is rd.msg. It returns false if another goroutine reads on.
+func (c *conn) dispatch(frame []byte) bool {
 	m := &c.rd.msg
 	switch m.kind {
 	case kindReply:
@@ -309,7 +310,7 @@ func (c *conn) dispatch(frame []byte) {
 		}
 	case kindNotify:
 		if c.handler != nil {
-			c.handler.Handle(c, c.request(frame))
+			return c.handle(c.request(frame))
 		}
 	case kindCall:
 		switch method := m.method.of(frame); {
@@ -320,9 +321,10 @@ func (c *conn) dispatch(frame []byte) {
 		case c.handler == nil:
 			c.reply(m.id, nil, Errorf(CodeNoMethod, "transport: no method %q here", method))
 		default:
-			c.handler.Handle(c, c.request(frame))
+			return c.handle(c.request(frame))
 		}
 	}
+	return true
 }
 
 // request makes what a handler is given of a frame, whose message is rd.msg until then.

@@ -263,7 +263,8 @@ func (l *tcpListener) run() {
 			return
 		}
 		v := l.t.door.receive(base, l.t.lim.handshake)
-		l.t.wg.Go(func() { l.serve(base, v) })
+		l.t.wg.Add(1)
+		go l.serve(base, v)
 	}
 }
 
@@ -279,8 +280,10 @@ func (l *tcpListener) serve(base net.Conn, v *visit) {
 		}
 		t.drop(base)
 		t.lim.log.Log(context.Background(), level, "connection refused", "peer", base.RemoteAddr().String(), "error", err)
+		t.wg.Done()
 		return
 	}
+	t.wg.Done() // the connection has a place of its own, which goes to who reads on
 	t.read(c, first)
 }
 

@@ -12,8 +12,8 @@ import (
 	"strings"
 )
 
-// api prints the public API in the form of Go's own api/go1.txt: one line a name, so that a diff tells what changed for
-// those who import it.
+// api prints the public API in the format of Go's api/go1.txt: one line per name, so that a diff shows what changes for
+// importers.
 func api() error {
 	pkgs, exports, err := public()
 	if err != nil {
@@ -54,7 +54,7 @@ func (l *listing) add(format string, args ...any) {
 
 func (l *listing) typ(t types.Type) string { return types.TypeString(t, l.qualify) }
 
-// signature is the type of a function without the names of its parameters, which may change.
+// signature formats the type of a function without parameter names, which may change.
 func (l *listing) signature(s *types.Signature) string {
 	anon := func(t *types.Tuple) *types.Tuple {
 		var vs []*types.Var
@@ -122,7 +122,7 @@ func (l *listing) typeName(o *types.TypeName) {
 	if types.IsInterface(named) {
 		return
 	}
-	// Of a struct's methods those that are promoted count, too.
+	// Include promoted methods.
 	methods := make(map[string]string)
 	for _, recv := range []types.Type{named, types.NewPointer(named)} {
 		set := types.NewMethodSet(recv)

@@ -10,10 +10,10 @@ import (
 	"strings"
 )
 
-// tour checks the last line of what a tour with --json printed.
+// tour checks the summary in the last line of the output of tour --json.
 func tour(args []string) error {
 	if len(args) != 3 {
-		return errors.New("want the file with a tour's output, and the least number of moves and of failovers")
+		return errors.New("want FILE MOVES FAILOVERS")
 	}
 	moves, err1 := strconv.Atoi(args[1])
 	failovers, err2 := strconv.Atoi(args[2])
@@ -23,12 +23,12 @@ func tour(args []string) error {
 	}
 	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
 	last := lines[len(lines)-1]
-	// Pointers tell a figure that is missing from one that is 0.
+	// Pointers distinguish a missing field from 0.
 	var sum struct {
 		Sent, Acknowledged, Lost, Duplicated, Reordered, Moves, Failovers *int
 	}
 	if err := json.Unmarshal([]byte(last), &sum); err != nil {
-		return fmt.Errorf("the last line of the tour is no summary: %w: %s", err, last)
+		return fmt.Errorf("the last line is not a summary: %w: %s", err, last)
 	}
 	const any = 1 << 40
 	for _, c := range []struct {
@@ -41,20 +41,20 @@ func tour(args []string) error {
 		{"moves", sum.Moves, moves, any}, {"failovers", sum.Failovers, failovers, any},
 	} {
 		if c.value == nil || *c.value < c.min || *c.value > c.max {
-			return fmt.Errorf("%q is missing, or not from %d to %d: %s", c.name, c.min, c.max, last)
+			return fmt.Errorf("%q is missing or not in %d to %d: %s", c.name, c.min, c.max, last)
 		}
 	}
 	if *sum.Sent != *sum.Acknowledged {
-		return fmt.Errorf("%d commands were sent, %d acknowledged", *sum.Sent, *sum.Acknowledged)
+		return fmt.Errorf("%d commands were sent but %d acknowledged", *sum.Sent, *sum.Acknowledged)
 	}
 	return nil
 }
 
-// chat checks what consoles with --json printed: FILE is what the console of NAME saw. Everybody said the lines "NAME 1"
-// to "NAME N", and everybody must have seen each of them once, all in the same order, over at least two moves.
+// chat checks the outputs of several runs of console --json. FILE is the output of the console of user NAME. Each user sent the
+// lines "NAME 1" to "NAME N". Each console must have received every line once, in the same order, over at least two moves.
 func chat(args []string) error {
 	if len(args) < 3 {
-		return errors.New("want a number of lines, and NAME=FILE at least twice")
+		return errors.New("want N and at least two NAME=FILE")
 	}
 	n, err := strconv.Atoi(args[0])
 	if err != nil {
@@ -70,7 +70,7 @@ func chat(args []string) error {
 	}
 	var first []string
 	for name, file := range names {
-		lines, moves, err := said(file)
+		lines, moves, err := received(file)
 		if err != nil {
 			return err
 		}
@@ -78,34 +78,34 @@ func chat(args []string) error {
 		for _, line := range lines {
 			from, text, _ := strings.Cut(line, ": ")
 			if _, ok := names[from]; !ok {
-				return fmt.Errorf("%s saw a line from somebody else: %s", name, line)
+				return fmt.Errorf("%s received a line from an unknown user: %s", name, line)
 			}
 			next[from]++
 			if want := fmt.Sprintf("%s %d", from, next[from]); text != want {
-				return fmt.Errorf("%s saw %q where %q was next: lost, doubled or out of order", name, text, want)
+				return fmt.Errorf("%s received %q, want %q: lost, duplicated or reordered", name, text, want)
 			}
 		}
 		for from := range names {
 			if next[from] != n {
-				return fmt.Errorf("%s saw %d lines of %s, want %d", name, next[from], from, n)
+				return fmt.Errorf("%s received %d lines from %s, want %d", name, next[from], from, n)
 			}
 		}
 		if moves < 2 {
-			return fmt.Errorf("%s saw %d moves, want 2 or more", name, moves)
+			return fmt.Errorf("%s saw %d moves, want at least 2", name, moves)
 		}
 		if first == nil {
 			first = lines
 		}
 		if !slices.Equal(first, lines) {
-			return errors.New("two consoles saw the lines in different orders")
+			return errors.New("two consoles received the lines in different orders")
 		}
-		fmt.Printf("%s saw %d lines, each once and in order, over %d moves\n", name, len(lines), moves)
+		fmt.Printf("%s received %d lines, each once and in order, over %d moves\n", name, len(lines), moves)
 	}
 	return nil
 }
 
-// said returns the messages in a console's output, and how many moves it told of.
-func said(file string) (lines []string, moves int, err error) {
+// received returns the messages in a console's output and the number of moves.
+func received(file string) (lines []string, moves int, err error) {
 	out, err := os.ReadFile(file)
 	if err != nil {
 		return nil, 0, err

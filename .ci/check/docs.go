@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// parse reads a package with its tests.
+// parse parses a package with its tests.
 func (p pkg) parse() (*token.FileSet, *doc.Package, error) {
 	out, err := goList("-f", `{{range .GoFiles}}{{.}} {{end}}{{range .TestGoFiles}}{{.}} {{end}}{{range .XTestGoFiles}}{{.}} {{end}}`, p.path)
 	if err != nil {
@@ -31,9 +31,9 @@ func (p pkg) parse() (*token.FileSet, *doc.Package, error) {
 	return fset, d, err
 }
 
-// docs fails if an exported name has no documentation: a package, constant, variable, type, function, method, a field of
-// a struct, a method of an interface. A constant or variable in a group may share the group's comment, and a field or a
-// method of an interface may be named in the comment of its type or of a neighbour.
+// docs fails if a package or an exported name lacks documentation: a constant, variable, type, function, method, struct field
+// or interface method. Constants and variables can share the comment of their group. Fields and interface methods can be
+// documented by name in the comment of their type or of another member.
 func docs() error {
 	pkgs, _, err := public()
 	if err != nil {
@@ -91,7 +91,7 @@ func docs() error {
 	return nil
 }
 
-// members checks the fields of a struct and the methods of an interface.
+// members checks the fields of a struct or the methods of an interface.
 func members(s *ast.TypeSpec, comment string, check func(token.Pos, string, bool)) {
 	var list *ast.FieldList
 	switch t := s.Type.(type) {
@@ -124,11 +124,11 @@ func text(groups ...*ast.CommentGroup) bool {
 	return false
 }
 
-// constructor tells the functions that make something from those that only convert or look up.
+// constructor matches the functions that create a value, as opposed to conversions and lookups.
 var constructor = regexp.MustCompile(`^(New|Dial|Join|Listen|Load|Open|Receive)`)
 
-// examples fails if a constructor or interface has no runnable example with output. That of a constructor may be named
-// after it, or after the type that it makes.
+// examples fails if a constructor or interface has no runnable example with output. The example of a constructor can be named
+// after the constructor or after its type.
 func examples() error {
 	pkgs, _, err := public()
 	if err != nil {

@@ -17,8 +17,11 @@ var (
 	testFunc  = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz|Benchmark)\w+)\(`)
 )
 
-// faults checks that all that migrate/FAULTS.md names is in the tree: tests as package.Name, files of migrate, scenarios of
-// migrate/chaos as "chaos NAME"; and that it has a row for each fault and a mention of each fuzz target.
+// minFaults is the minimum number of rows in migrate/FAULTS.md.
+const minFaults = 50
+
+// faults checks that everything that migrate/FAULTS.md names exists: tests as package.Name, files of migrate, and scenarios of
+// migrate/chaos as "chaos NAME". It also checks that the rows are numbered, and that every fuzz target is mentioned.
 func faults() error {
 	text, err := os.ReadFile("migrate/FAULTS.md")
 	if err != nil {
@@ -36,11 +39,11 @@ func faults() error {
 	rows := faultRow.FindAllStringSubmatch(string(text), -1)
 	for i, row := range rows {
 		if row[1] != strconv.Itoa(i+1) {
-			errs = append(errs, fmt.Errorf("row %s is in the place of row %d", row[1], i+1))
+			errs = append(errs, fmt.Errorf("row %s where row %d is expected", row[1], i+1))
 		}
 	}
-	if len(rows) != 50 {
-		errs = append(errs, fmt.Errorf("%d rows, not 50", len(rows)))
+	if len(rows) < minFaults {
+		errs = append(errs, fmt.Errorf("%d rows, want at least %d", len(rows), minFaults))
 	}
 	named := make(map[string]bool)
 	for _, row := range rows {
@@ -55,7 +58,7 @@ func faults() error {
 				ok = err == nil
 			}
 			if !ok {
-				errs = append(errs, fmt.Errorf("row %s: there is no %s", row[1], name))
+				errs = append(errs, fmt.Errorf("row %s: %s does not exist", row[1], name))
 			}
 		}
 	}
@@ -67,11 +70,11 @@ func faults() error {
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("migrate/FAULTS.md:\n%w", err)
 	}
-	fmt.Printf("%d rows name %d tests, scenarios and files, which are all there\n", len(rows), len(named))
+	fmt.Printf("%d rows name %d tests, scenarios and files, which all exist\n", len(rows), len(named))
 	return nil
 }
 
-// testNames lists the tests, fuzz targets and benchmarks of the tree, as directory.Name.
+// testNames returns all tests, fuzz targets and benchmarks as directory.Name.
 func testNames() (map[string]bool, error) {
 	names := make(map[string]bool)
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {

@@ -1,18 +1,19 @@
-// Check holds the checks of the repository that no ordinary tool makes. Run it in the root:
+// Command check runs the checks of this repository that no standard tool provides. Run it in the root directory:
 //
-//	go run ./.ci/check api        prints the public API, one line a name
+//	go run ./.ci/check api        prints the public API, one line per name
+//	go run ./.ci/check arrows     fails if a package imports one above it; lists .go files that are too long
 //	go run ./.ci/check docs       fails if an exported name has no documentation
 //	go run ./.ci/check examples   fails if a constructor or interface has no runnable example with output
-//	go run ./.ci/check faults     fails if migrate/FAULTS.md names a test or scenario that is not there
-//	go run ./.ci/check readme     fails if the program in README.md is not the one in doc_test.go; prints it
-//	go run ./.ci/check output     prints what README.md says that the program prints
+//	go run ./.ci/check faults     fails if migrate/FAULTS.md names a test or scenario that does not exist
+//	go run ./.ci/check readme     prints the program in README.md; fails if it differs from doc_test.go
+//	go run ./.ci/check output     prints the output that README.md states for the program
 //	go run ./.ci/check commands SECTION [BLOCK]
-//	                              prints the command lines of a section of README.md, or of one of its blocks
+//	                              prints the shell commands of a section of README.md, or of one of its blocks
 //	go run ./.ci/check tour FILE MOVES FAILOVERS
-//	                              fails unless FILE ends with the summary of a tour that lost nothing, doubled nothing,
-//	                              kept the order, and had at least so many moves and failovers
+//	                              fails unless FILE ends with the summary of a tour without lost, duplicated or
+//	                              reordered messages and with at least MOVES moves and FAILOVERS failovers
 //	go run ./.ci/check chat N NAME=FILE...
-//	                              fails unless each file holds N lines of each NAME, once each, in one order
+//	                              fails unless each file contains N lines of each NAME, once each, in the same order
 package main
 
 import (
@@ -24,12 +25,14 @@ import (
 
 func main() {
 	if len(os.Args) < 2 {
-		fail("want the name of a check")
+		fail("no check given")
 	}
 	var err error
 	switch args := os.Args[2:]; os.Args[1] {
 	case "api":
 		err = api()
+	case "arrows":
+		err = arrows()
 	case "docs":
 		err = docs()
 	case "examples":
@@ -47,7 +50,7 @@ func main() {
 	case "chat":
 		err = chat(args)
 	default:
-		fail("no check " + os.Args[1])
+		fail("unknown check " + os.Args[1])
 	}
 	if err != nil {
 		fail(err.Error())
@@ -59,10 +62,10 @@ func fail(why string) {
 	os.Exit(1)
 }
 
-// pkg is a package that programs outside the repository can import.
+// pkg is a package that other modules can import.
 type pkg struct{ path, dir, name, export string }
 
-// short is the package's path inside the module.
+// short returns the package's path within the module.
 func (p pkg) short() string {
 	_, s, ok := strings.Cut(strings.TrimPrefix(p.path, "github.com/roam-go/"), "/")
 	if !ok {
@@ -71,7 +74,7 @@ func (p pkg) short() string {
 	return s
 }
 
-// public lists the root module's packages, without internal ones and programs, and the export data of all that they import.
+// public returns the importable packages of the root module, and the export data files of all their dependencies.
 func public() (pkgs []pkg, exports map[string]string, err error) {
 	out, err := goList("-export", "-deps", "-f", "{{.ImportPath}}\t{{.Dir}}\t{{.Name}}\t{{.Export}}\t{{.DepOnly}}", "./...")
 	if err != nil {

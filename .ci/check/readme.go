@@ -11,10 +11,10 @@ import (
 
 var outputComment = regexp.MustCompile(`(?ms)^\s*// Output:.*?^}`)
 
-// commands prints the command lines of a section of README.md, or those of its n'th block alone, counted from 1.
+// commands prints the shell commands of a section of README.md, or only those of its n-th block, counted from 1.
 func commands(args []string) error {
 	if len(args) < 1 || len(args) > 2 {
-		return errors.New("want the title of a section, and perhaps the number of a block")
+		return errors.New("want SECTION [BLOCK]")
 	}
 	text, err := os.ReadFile("README.md")
 	if err != nil {
@@ -28,7 +28,7 @@ func commands(args []string) error {
 		case isFence && lang != "":
 			lang = ""
 		case isFence:
-			lang = fence + "\n" // also without a language it is not ""
+			lang = fence + "\n" // not "" even without a language
 			if here && fence == "sh" {
 				block++
 			}
@@ -42,12 +42,12 @@ func commands(args []string) error {
 		}
 	}
 	if n == 0 {
-		return fmt.Errorf("README.md has no such commands: %s", strings.Join(args, ", block "))
+		return fmt.Errorf("README.md has no commands in %s", strings.Join(args, ", block "))
 	}
 	return nil
 }
 
-// readme prints the program in README.md, after making sure that it is the example in doc_test.go, which go test runs.
+// readme prints the program in README.md. It fails unless the program equals the example in doc_test.go, which go test runs.
 func readme() error {
 	text, err := os.ReadFile("README.md")
 	if err != nil {
@@ -66,13 +66,13 @@ func readme() error {
 	want = strings.Replace(want, "func Example() {", "func main() {", 1)
 	want = outputComment.ReplaceAllString(want, "}")
 	if program != want {
-		return errors.New("README.md's program is not the one in doc_test.go")
+		return errors.New("the program in README.md differs from doc_test.go")
 	}
 	fmt.Print(program)
 	return nil
 }
 
-// output prints what README.md says that its program prints.
+// output prints the output that README.md states for its program.
 func output() error {
 	text, err := os.ReadFile("README.md")
 	if err != nil {
@@ -81,7 +81,7 @@ func output() error {
 	_, after, ok := strings.Cut(string(text), "It prints:\n\n```\n")
 	want, _, ok2 := strings.Cut(after, "```\n")
 	if !ok || !ok2 {
-		return errors.New("README.md does not say what its program prints")
+		return errors.New("README.md has no output after \"It prints:\"")
 	}
 	fmt.Print(want)
 	return nil

@@ -1,4 +1,4 @@
-// Command chatnode hosts a chat, without a screen: it serves it, or stands by to take it over.
+// Command chatnode hosts a chat without a user interface, as its active host or as a standby.
 package main
 
 import (
@@ -14,8 +14,8 @@ import (
 	"github.com/roam-go/roam/resolver"
 )
 
-const about = `chatnode hosts a chat, without a screen: with -s it creates the chat, otherwise it stands by to take it over.
-Ctrl-C hands the chat over to another host and leaves; a second Ctrl-C ends at once.`
+const about = `chatnode hosts a chat without a user interface. With -s it creates the chat; otherwise it stands by to take it over.
+Ctrl-C hands the chat over to another host and exits; a second Ctrl-C exits at once.`
 
 const leaveTimeout = 10 * time.Second
 
@@ -26,7 +26,7 @@ func run() int {
 	fs := cli.NewFlagSet("chatnode", about, os.Stderr)
 	f.Register(fs)
 	if err := f.Parse(fs, os.Args[1:]); err != nil {
-		return cli.Usage(err)
+		return cli.ExitStatus(err)
 	}
 	ctx, stop := cli.Interrupted(context.Background())
 	defer stop()
@@ -35,10 +35,10 @@ func run() int {
 		fmt.Fprintln(os.Stderr, "chatnode:", f.Explain(err))
 		return 1
 	}
-	n := &narrator{service: f.Service}
+	n := &eventPrinter{service: f.Service}
 	var rec resolver.Record
 	if err = p.Listen(migrate.Hooks{Changed: n.changed, Moved: n.moved, Failed: n.failed}); err == nil {
-		n.tell("this is %s at %s", p.Node.Self().ID, p.Node.Self().Addr)
+		n.printf("this is %s at %s", p.Node.Self().ID, p.Node.Self().Addr)
 		rec, err = p.Host(ctx)
 	}
 	if err != nil {
@@ -51,17 +51,17 @@ func run() int {
 	}
 	switch self := p.Node.Self(); {
 	case rec.Active.ID == "":
-		n.tell("nobody serves %s yet; standing by until it is started with -s", f.Service)
+		n.printf("no host serves %s yet; standing by until a host is started with -s", f.Service)
 	case f.Serve && !rec.Active.Same(self):
-		n.tell("%s is served already, by %s at %s; standing by", f.Service, cli.Printable(rec.Active.ID), cli.Printable(rec.Active.Addr))
+		n.printf("%s is already served by %s at %s; standing by", f.Service, cli.Printable(rec.Active.ID), cli.Printable(rec.Active.Addr))
 	}
 	if s := p.Unreachable(ctx); s != "" {
-		n.tell("%s", s)
+		n.printf("%s", s)
 	}
 	<-ctx.Done()
-	n.tell("leaving; Ctrl-C ends at once")
+	n.printf("leaving; press Ctrl-C to exit at once")
 	if err := leave(p); err != nil {
-		n.tell("%s", f.Explain(err))
+		n.printf("%s", f.Explain(err))
 		if !errors.Is(err, migrate.ErrNoTarget) {
 			return 1
 		}
@@ -75,20 +75,20 @@ func leave(p *cli.Process) error {
 	return p.Leave(ctx)
 }
 
-// narrator tells what the host does, a line each.
-type narrator struct {
+// eventPrinter prints the events of the host, one line each.
+type eventPrinter struct {
 	service string
 
-	mu   sync.Mutex // guards what follows
+	mu   sync.Mutex // guards the fields below
 	role migrate.Role
 	term uint64
 }
 
-func (n *narrator) tell(format string, args ...any) {
+func (n *eventPrinter) printf(format string, args ...any) {
 	fmt.Printf(time.Now().Format("15:04:05 ")+format+"\n", args...)
 }
 
-func (n *narrator) changed(st migrate.Status) {
+func (n *eventPrinter) changed(st migrate.Status) {
 	n.mu.Lock()
 	same := st.Role == n.role && (st.Role != migrate.Active || st.Record.Epoch == n.term)
 	n.role, n.term = st.Role, st.Record.Epoch
@@ -99,27 +99,27 @@ func (n *narrator) changed(st migrate.Status) {
 	active := cli.Printable(st.Record.Active.ID)
 	switch st.Role {
 	case migrate.Active:
-		n.tell("serving %s (epoch %d)", n.service, st.Record.Epoch)
+		n.printf("serving %s (epoch %d)", n.service, st.Record.Epoch)
 	case migrate.Standby:
-		n.tell("standing by with a copy; %s serves (epoch %d)", active, st.Record.Epoch)
+		n.printf("standing by with a copy; %s serves (epoch %d)", active, st.Record.Epoch)
 	case migrate.Latent:
 		if active != "" {
-			n.tell("standing by; %s serves (epoch %d)", active, st.Record.Epoch)
+			n.printf("standing by; %s serves (epoch %d)", active, st.Record.Epoch)
 		}
 	case migrate.Halted:
-		n.tell("stopped; see the error")
+		n.printf("halted; see the error above")
 	}
 }
 
-func (n *narrator) moved(r migrate.Report, err error) {
+func (n *eventPrinter) moved(r migrate.Report, err error) {
 	if err != nil {
-		n.tell("%s", cli.Reason(err))
+		n.printf("%s", cli.Reason(err))
 		return
 	}
-	n.tell("handed %s over to %s in %v; it was away for %v", n.service, cli.Printable(r.To.ID), (r.Join + r.Prepare + r.Transfer).Round(time.Millisecond),
+	n.printf("handed %s over to %s in %v, pause %v", n.service, cli.Printable(r.To.ID), (r.Join + r.Prepare + r.Transfer).Round(time.Millisecond),
 		r.Pause.Round(10*time.Microsecond))
 }
 
-func (n *narrator) failed(service string, err error) {
-	n.tell("%s: %s", cli.Printable(service), cli.Reason(err))
+func (n *eventPrinter) failed(service string, err error) {
+	n.printf("%s: %s", cli.Printable(service), cli.Reason(err))
 }

@@ -15,95 +15,94 @@ import (
 )
 
 const (
-	answerTimeout  = 5 * time.Second        // for what the user asks
+	answerTimeout  = 5 * time.Second        // for a query
 	privateTimeout = 15 * time.Second       // for a private message
-	leaveTimeout   = 10 * time.Second       // for saying goodbye
-	privateGrace   = 3 * time.Second        // for the private messages of somebody who interrupts
-	leaveGrace     = 5 * time.Second        // for all of the leaving of somebody who interrupts
-	echoTimeout    = 2 * time.Second        // for one's own last words to come back
-	slow           = 500 * time.Millisecond // after which the user sees that a line is on its way
+	leaveTimeout   = 10 * time.Second       // for leaving the chat
+	privateGrace   = 3 * time.Second        // for pending private messages after an interrupt
+	leaveGrace     = 5 * time.Second        // for all pending work after an interrupt
+	echoTimeout    = 2 * time.Second        // for the user's last lines to arrive
+	pendingAfter   = 500 * time.Millisecond // before pending lines are shown
 )
 
-// chat is a conversation from joining to leaving.
+// chat is a session in the chat, from joining to leaving.
 type chat struct {
 	*chatcore.Client
 	service string
 	self    string // the host in this process; "" if there is none
 	screen  screen
-	piped   bool // nobody waits at a keyboard
+	piped   bool // the input is not a terminal
 
-	says     chan said
-	privates chan [2]string // to whom, and what
-	ended    chan error     // why there will be no more messages
+	sent     chan sentLine  // lines that wait for the room's reply
+	privates chan [2]string // receiver and text
+	ended    chan error     // the error that ended the messages
 
-	mu      sync.Mutex // guards what follows
-	missing int        // how many participants the chat waits for
-	taken   int        // lines that the room has published for this client
-	seen    int        // of these, those that have come back
-	refused int        // lines and commands of which nothing came
-	news    chan struct{}
+	mu       sync.Mutex    // guards the fields below
+	missing  int           // participants still missing for the chat to begin
+	accepted int           // lines that the room has accepted
+	echoed   int           // own lines that have arrived
+	failed   int           // lines and commands that failed
+	changed  chan struct{} // capacity 1: signals a change of accepted or echoed
 }
 
-// said is a line on its way.
-type said struct {
+// sentLine is a line sent to the room.
+type sentLine struct {
 	call *migrate.Call
 	text string
 }
 
-// converse shows the chat and says the lines, until there are no more of them or ctx ends, and leaves. It returns how many
-// lines nothing came of, and why the conversation was cut off, if it was. Otherwise it has called last when there was
-// nothing more to say.
-func converse(
-	ctx context.Context, c *chatcore.Client, service, self string, s screen, piped bool, lines <-chan string, last func(),
-) (refused int, err error) {
+// runChat shows the chat and sends the lines until the input or ctx ends, and then leaves. It calls inputEnded once no more lines
+// are read, unless the session has ended with an error. It returns the number of failed lines, and the error that ended the session, if any.
+func runChat(
+	ctx context.Context, c *chatcore.Client, service, self string, s screen, piped bool, lines <-chan string, inputEnded func(),
+) (failed int, err error) {
 	ch := &chat{
 		Client: c, service: service, self: self, screen: s, piped: piped,
-		says: make(chan said, 2048), privates: make(chan [2]string, 64), ended: make(chan error, 1), news: make(chan struct{}, 1),
+		sent: make(chan sentLine, 2048), privates: make(chan [2]string, 64), ended: make(chan error, 1), changed: make(chan struct{}, 1),
 	}
 	var reading, writing sync.WaitGroup
-	reading.Go(ch.follow)
-	writing.Go(ch.watchSays)
-	// Whoever interrupts, early or late, does not wait for long; otherwise everything is taken first, however long that is.
-	ending, cancel := outlive(ctx, leaveGrace)
+	reading.Go(ch.showMessages)
+	writing.Go(ch.awaitReplies)
+	// Without an interrupt, everything is sent before leaving, regardless of the time. An interrupt bounds the time.
+	leaveCtx, cancel := outlive(ctx, leaveGrace)
 	defer cancel()
-	hurried, cancel := outlive(ctx, privateGrace)
+	privateCtx, cancel := outlive(ctx, privateGrace)
 	defer cancel()
-	writing.Go(func() { ch.sendPrivates(hurried) })
-	cut := ch.take(ctx, lines)
-	if cut == nil {
-		last()
+	writing.Go(func() { ch.sendPrivates(privateCtx) })
+	sessionErr := ch.readInput(ctx, lines)
+	if sessionErr == nil {
+		inputEnded()
 	}
-	close(ch.says)
+	close(ch.sent)
 	close(ch.privates)
-	if cut == nil {
-		if err := c.Flush(ending); err != nil {
-			s.fail("not everything that was written has been said: " + cli.Reason(err))
-			ch.refuse()
+	if sessionErr == nil {
+		if err := c.Flush(leaveCtx); err != nil {
+			s.fail("not all input was sent: " + cli.Reason(err))
+			ch.countFailure()
 		}
-		if ending.Err() != nil {
-			c.Close() // what is left of the calls ends here
+		if leaveCtx.Err() != nil {
+			c.Close() // fails the remaining calls
 		}
 		writing.Wait()
-		ch.awaitEcho(hurried)
-		bye, cancel := context.WithTimeout(ending, leaveTimeout)
+		ch.awaitEcho(privateCtx)
+		byeCtx, cancel := context.WithTimeout(leaveCtx, leaveTimeout)
 		defer cancel()
-		if err := c.Leave(bye); err != nil && ending.Err() == nil {
-			s.note("the others were not told that you left: " + cli.Reason(err))
+		if err := c.Leave(byeCtx); err != nil && leaveCtx.Err() == nil {
+			s.note("could not leave the chat: " + cli.Reason(err))
 		}
 	} else {
 		c.Close()
 		writing.Wait()
 	}
 	reading.Wait()
-	return ch.refused, cut
+	return ch.failed, sessionErr
 }
 
-// outlive returns a context that ends so much later than ctx does.
-func outlive(ctx context.Context, by time.Duration) (context.Context, context.CancelFunc) {
+// outlive returns a context that ends the given duration after ctx ends.
+func outlive(ctx context.Context, grace time.Duration) (context.Context, context.CancelFunc) {
 	late, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	context.AfterFunc(ctx, func() {
 		select {
-		case <-time.After(by):
+		case <-time.After(grace):
 			cancel()
 		case <-late.Done():
 		}
@@ -111,8 +110,8 @@ func outlive(ctx context.Context, by time.Duration) (context.Context, context.Ca
 	return late, cancel
 }
 
-// take says the lines until there are no more, and returns the error that ended the session, if it did.
-func (ch *chat) take(ctx context.Context, lines <-chan string) error {
+// readInput processes the lines until the input or ctx ends, and returns the error that ended the session, if any.
+func (ch *chat) readInput(ctx context.Context, lines <-chan string) error {
 	for {
 		select {
 		case text, ok := <-lines:
@@ -128,19 +127,19 @@ func (ch *chat) take(ctx context.Context, lines <-chan string) error {
 	}
 }
 
-// follow shows what the chat tells.
-func (ch *chat) follow() {
+// showMessages shows the messages of the chat.
+func (ch *chat) showMessages() {
 	for m, err := range ch.Messages(context.Background()) {
 		if err != nil {
 			ch.ended <- err
 			return
 		}
-		ch.note(m)
+		ch.record(m)
 		ch.screen.message(m)
 	}
 }
 
-func (ch *chat) note(m chatcore.Message) {
+func (ch *chat) record(m chatcore.Message) {
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
 	switch m.Kind {
@@ -150,54 +149,54 @@ func (ch *chat) note(m chatcore.Message) {
 		ch.missing = 0
 	case chatcore.KindMessage:
 		if m.From == ch.Name() && !m.History {
-			ch.seen++
-			ch.wake()
+			ch.echoed++
+			ch.signal()
 		}
 	}
 }
 
-func (ch *chat) wake() {
+func (ch *chat) signal() {
 	select {
-	case ch.news <- struct{}{}:
+	case ch.changed <- struct{}{}:
 	default:
 	}
 }
 
-func (ch *chat) refuse() {
+func (ch *chat) countFailure() {
 	ch.mu.Lock()
-	ch.refused++
+	ch.failed++
 	ch.mu.Unlock()
 }
 
 func (ch *chat) fail(text string) {
-	ch.refuse()
+	ch.countFailure()
 	ch.screen.fail(text)
 }
 
-// watchSays tells what became of the lines. The room takes them in order.
-func (ch *chat) watchSays() {
+// awaitReplies reports the outcome of sent lines. The room replies in order.
+func (ch *chat) awaitReplies() {
 	waited := false
-	for s := range ch.says {
+	for s := range ch.sent {
 		select {
 		case <-s.call.Done():
-		case <-time.After(slow):
+		case <-time.After(pendingAfter):
 			waited = true
-			ch.screen.pending(len(ch.says) + 1)
+			ch.screen.pending(len(ch.sent) + 1)
 			<-s.call.Done()
 		}
-		if waited && len(ch.says) == 0 {
+		if waited && len(ch.sent) == 0 {
 			waited = false
 			ch.screen.pending(0)
 		}
 		_, err := s.call.Reply(context.Background())
 		if err != nil {
-			ch.fail(fmt.Sprintf("not said: %q: %s", s.text, cli.Reason(err)))
+			ch.fail(fmt.Sprintf("not sent: %q: %s", s.text, cli.Reason(err)))
 			continue
 		}
 		ch.mu.Lock()
 		missing := ch.missing
-		ch.taken++
-		ch.wake()
+		ch.accepted++
+		ch.signal()
 		ch.mu.Unlock()
 		if missing > 0 {
 			ch.screen.held(s.text, missing)
@@ -205,18 +204,18 @@ func (ch *chat) watchSays() {
 	}
 }
 
-// awaitEcho waits until the user's own last lines have been shown, unless they wait for the chat to begin.
+// awaitEcho waits until the user's own last lines have arrived, unless the room holds them.
 func (ch *chat) awaitEcho(ctx context.Context) {
 	timeout := time.After(echoTimeout)
 	for {
 		ch.mu.Lock()
-		done := ch.missing > 0 || ch.seen >= ch.taken
+		done := ch.missing > 0 || ch.echoed >= ch.accepted
 		ch.mu.Unlock()
 		if done {
 			return
 		}
 		select {
-		case <-ch.news:
+		case <-ch.changed:
 		case <-timeout:
 			return
 		case <-ctx.Done():
@@ -225,12 +224,12 @@ func (ch *chat) awaitEcho(ctx context.Context) {
 	}
 }
 
-// sendPrivates sends private messages one after the other, beside what is said to all, until ctx ends.
+// sendPrivates sends private messages one after the other, concurrently with other lines, until ctx ends.
 func (ch *chat) sendPrivates(ctx context.Context) {
 	var left uint64
 	for m := range ch.privates {
 		if ctx.Err() != nil {
-			ch.refuse()
+			ch.countFailure()
 			left++
 			continue
 		}
@@ -238,37 +237,37 @@ func (ch *chat) sendPrivates(ctx context.Context) {
 		err := ch.Private(sending, m[0], m[1])
 		cancel()
 		if err != nil {
-			ch.fail(fmt.Sprintf("not sent to %s: %s", cli.Printable(m[0]), ch.whyNotSent(m[0], err)))
+			ch.fail(fmt.Sprintf("not sent to %s: %s", cli.Printable(m[0]), ch.privateError(m[0], err)))
 		} else {
 			ch.screen.delivered(m[0], m[1])
 		}
 	}
 	if left > 0 {
-		ch.screen.fail(plural(left, "private message was", "private messages were") + " not sent: you left before")
+		ch.screen.fail(cli.Plural(left, "private message was", "private messages were") + " not sent, because you left")
 	}
 }
 
-// whyNotSent says what an error of sending to somebody means, and which command helps where a key has changed: with the
-// other one, or one's own, which the other one has to forget.
-func (ch *chat) whyNotSent(to string, err error) string {
+// privateError describes an error of sending a private message. If a key has changed, it names the command that accepts the new
+// key.
+func (ch *chat) privateError(to string, err error) string {
 	why := cli.Reason(err)
 	switch changed := strings.Contains(why, " has changed from "); {
 	case changed && errors.Is(err, chatcore.ErrPeerKey):
-		why += fmt.Sprintf(": /forget %s does that", cli.Printable(to))
+		why += fmt.Sprintf(": use /forget %s", cli.Printable(to))
 	case changed && errors.Is(err, chatcore.ErrPeerRefused):
-		why += fmt.Sprintf("; if you have started again, ask them to write /forget %s", cli.Printable(ch.Name()))
+		why += fmt.Sprintf("; if you have restarted, ask them to enter /forget %s", cli.Printable(ch.Name()))
 	}
 	return why
 }
 
-const help = `/who              who is here
-/msg NAME TEXT    say something to one person alone, straight to their machine
-/forget NAME      believe the next key seen for a name whose owner has started again
-/where            which host serves the chat now
-/quit             leave (so do Ctrl-D and Ctrl-C)
-//TEXT            say a text that begins with /`
+const help = `/who              list the participants
+/msg NAME TEXT    send a private message directly to one participant
+/forget NAME      accept a new key of a participant who has restarted
+/where            show the host that serves the chat
+/quit             leave (also Ctrl-D, Ctrl-C)
+//TEXT            send a text that begins with /`
 
-// line does what the user has typed.
+// line processes a line of input.
 func (ch *chat) line(ctx context.Context, text string) {
 	text = strings.TrimRight(text, " \t\r\n")
 	if strings.TrimSpace(text) == "" {
@@ -291,28 +290,28 @@ func (ch *chat) line(ctx context.Context, text string) {
 	case "/msg":
 		to, what := split(rest)
 		if to == "" || what == "" {
-			ch.fail("write /msg NAME TEXT")
+			ch.fail("usage: /msg NAME TEXT")
 			return
 		}
 		ch.private(ctx, to, what)
 	case "/forget":
 		name, rest := split(rest)
 		if name == "" || rest != "" {
-			ch.fail("write /forget NAME")
+			ch.fail("usage: /forget NAME")
 			return
 		}
 		ch.Forget(name)
-		ch.screen.answer(fmt.Sprintf("the key of %s is forgotten: the next one seen for that name is believed, whoever has it",
+		ch.screen.answer(fmt.Sprintf("forgot the key of %s: the next key seen for this name will be accepted",
 			cli.Printable(name)))
 	case "/where":
 		ch.where()
 	default:
-		ch.fail(fmt.Sprintf("there is no command %s; /help lists them, and //%s says it", cli.Printable(command), cli.Printable(command[1:])))
+		ch.fail(fmt.Sprintf("unknown command %s; /help lists the commands, and //%s sends it as text", cli.Printable(command), cli.Printable(command[1:])))
 	}
 }
 
-// private leaves a private message to sendPrivates. Whoever sits at the keyboard is not kept waiting; piped input is, and
-// loses none.
+// private queues a private message for sendPrivates. If the queue is full, the message fails on a terminal, and private waits if
+// the input is piped.
 func (ch *chat) private(ctx context.Context, to, text string) {
 	m := [2]string{to, text}
 	select {
@@ -321,23 +320,23 @@ func (ch *chat) private(ctx context.Context, to, text string) {
 	default:
 	}
 	if !ch.piped {
-		ch.fail("too many private messages wait to be sent; try again in a moment")
+		ch.fail("too many pending private messages; try again in a moment")
 		return
 	}
 	select {
 	case ch.privates <- m:
 	case <-ctx.Done():
-		ch.fail(fmt.Sprintf("not sent to %s: you left before", cli.Printable(to)))
+		ch.fail(fmt.Sprintf("not sent to %s, because you left", cli.Printable(to)))
 	}
 }
 
 func (ch *chat) say(ctx context.Context, text string) {
 	call, err := ch.Send(ctx, text)
 	if err != nil {
-		ch.fail(fmt.Sprintf("not said: %q: %s", text, cli.Reason(err)))
+		ch.fail(fmt.Sprintf("not sent: %q: %s", text, cli.Reason(err)))
 		return
 	}
-	ch.says <- said{call, text}
+	ch.sent <- sentLine{call, text}
 }
 
 func (ch *chat) who(ctx context.Context) {
@@ -345,7 +344,7 @@ func (ch *chat) who(ctx context.Context) {
 	defer cancel()
 	all, err := ch.Who(ctx)
 	if err != nil {
-		ch.fail("nobody answers who is here: " + cli.Reason(err))
+		ch.fail("cannot list the participants: " + cli.Reason(err))
 		return
 	}
 	names := make([]string, len(all))
@@ -355,22 +354,22 @@ func (ch *chat) who(ctx context.Context) {
 			names[i] += " (you)"
 		}
 	}
-	ch.screen.answer(fmt.Sprintf("%d here: %s", len(all), strings.Join(names, ", ")))
+	ch.screen.answer(cli.Plural(len(all), "participant", "participants") + ": " + strings.Join(names, ", "))
 }
 
 func (ch *chat) where() {
 	h := ch.Where()
 	switch {
 	case h.ID == "":
-		ch.screen.answer(ch.service + " is on the move, or its host was lost: looking for it")
+		ch.screen.answer(ch.service + " is moving or has lost its host: searching")
 	case h.ID == ch.self:
-		ch.screen.answer(fmt.Sprintf("%s is here, in this process (%s at %s)", ch.service, h.ID, h.Addr))
+		ch.screen.answer(fmt.Sprintf("%s is served by this process (%s at %s)", ch.service, h.ID, h.Addr))
 	default:
-		ch.screen.answer(fmt.Sprintf("%s is at %s (%s)", ch.service, cli.Printable(h.ID), cli.Printable(h.Addr)))
+		ch.screen.answer(fmt.Sprintf("%s is served by %s at %s", ch.service, cli.Printable(h.ID), cli.Printable(h.Addr)))
 	}
 }
 
-// join joins the chat, and tells the user why that takes long. It gives up when quit is closed.
+// join joins the chat and explains delays to the user. It gives up when quit is closed.
 func join(ctx context.Context, p *cli.Process, name string, s screen, quit <-chan struct{}) (*chatcore.Client, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -397,7 +396,7 @@ func join(ctx context.Context, p *cli.Process, name string, s screen, quit <-cha
 		case j := <-done:
 			return j.client, j.err
 		case <-look:
-			if w := p.Why(ctx); w != "" && w != why && ctx.Err() == nil {
+			if w := p.Diagnose(ctx); w != "" && w != why && ctx.Err() == nil {
 				why = w
 				s.note(w)
 			}
@@ -409,13 +408,13 @@ func join(ctx context.Context, p *cli.Process, name string, s screen, quit <-cha
 	}
 }
 
-// again reports whether a conversation that was cut off can go on in a new session, and what to tell the user.
-func again(err error) (string, bool) {
+// canRejoin reports whether the chat can continue with a new session after err, with a text for the user.
+func canRejoin(err error) (string, bool) {
 	switch {
 	case errors.Is(err, migrate.ErrStateLost):
-		return "joining the chat that was started anew", true
+		return "joining the chat that was reset", true
 	case errors.Is(err, migrate.ErrSessionExpired):
-		return "this client was away for too long, and the others saw it leave; joining again", true
+		return "this client was disconnected for too long and has left the chat; joining again", true
 	}
 	return cli.Reason(err), false
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// inRoom runs f in a synctest bubble with a room x.org on a network in memory, and a way to join it from a host.
+// inRoom runs f in a synctest bubble with a room x.org on an in-memory network, and a function that joins it from a host.
 func inRoom(t *testing.T, f func(t *testing.T, network *transport.Memory, join func(name, host string) *chatcore.Client)) {
 	synctest.Test(t, func(t *testing.T) {
 		network, names := transport.NewMemory(), resolver.NewMemory()
@@ -43,7 +43,7 @@ func inRoom(t *testing.T, f func(t *testing.T, network *transport.Memory, join f
 	})
 }
 
-func TestWhoeverInterruptsDoesNotWaitForPrivateMessages(t *testing.T) {
+func TestInterruptBoundsPrivateMessages(t *testing.T) {
 	inRoom(t, func(t *testing.T, network *transport.Memory, join func(name, host string) *chatcore.Client) {
 		ann, bob := join("ann", "ann"), join("bob", "bob")
 		network.Partition("ann", "bob")
@@ -58,18 +58,18 @@ func TestWhoeverInterruptsDoesNotWaitForPrivateMessages(t *testing.T) {
 		var out, errs bytes.Buffer
 		s := &plain{service: "x.org", out: &out, err: &errs}
 		begin := time.Now()
-		refused, err := converse(ctx, ann, "x.org", "", s, true, lines, func() {})
+		failed, err := runChat(ctx, ann, "x.org", "", s, true, lines, func() {})
 		require.NoError(t, err)
-		require.Equal(t, 60, refused)
+		require.Equal(t, 60, failed)
 		require.LessOrEqual(t, time.Since(begin), leaveGrace)
 		require.Contains(t, errs.String(), "59 private messages were not sent")
 		all, err := bob.Who(t.Context())
 		require.NoError(t, err)
-		require.Len(t, all, 1, "the others are told")
+		require.Len(t, all, 1, "ann has left the room")
 	})
 }
 
-func TestAnInterruptAfterTheEndOfTheInput(t *testing.T) {
+func TestInterruptAfterEndOfInput(t *testing.T) {
 	inRoom(t, func(t *testing.T, network *transport.Memory, join func(name, host string) *chatcore.Client) {
 		ann := join("ann", "ann")
 		join("bob", "bob")
@@ -88,14 +88,14 @@ func TestAnInterruptAfterTheEndOfTheInput(t *testing.T) {
 		}()
 		var out, errs bytes.Buffer
 		s := &plain{service: "x.org", out: &out, err: &errs}
-		refused, err := converse(ctx, ann, "x.org", "", s, true, lines, func() {})
+		failed, err := runChat(ctx, ann, "x.org", "", s, true, lines, func() {})
 		require.NoError(t, err)
-		require.Equal(t, 60, refused)
+		require.Equal(t, 60, failed)
 		require.LessOrEqual(t, time.Since(interrupted), leaveGrace)
 	})
 }
 
-func TestPipedPrivateMessagesWaitForOneAnother(t *testing.T) {
+func TestPipedPrivateMessagesWait(t *testing.T) {
 	for _, piped := range []bool{true, false} {
 		inRoom(t, func(t *testing.T, network *transport.Memory, join func(name, host string) *chatcore.Client) {
 			ann := join("ann", "ann")
@@ -111,12 +111,12 @@ func TestPipedPrivateMessagesWaitForOneAnother(t *testing.T) {
 			}()
 			var out, errs bytes.Buffer
 			s := &plain{service: "x.org", out: &out, err: &errs}
-			refused, err := converse(t.Context(), ann, "x.org", "", s, piped, lines, func() {})
+			failed, err := runChat(t.Context(), ann, "x.org", "", s, piped, lines, func() {})
 			require.NoError(t, err)
 			if piped {
-				require.Zero(t, refused, errs.String())
+				require.Zero(t, failed, errs.String())
 			} else {
-				require.Less(t, n/2, refused, "nobody at a keyboard waits")
+				require.Less(t, n/2, failed, "a terminal does not wait")
 			}
 		})
 	}
@@ -127,7 +127,7 @@ func TestForget(t *testing.T) {
 		ann, bob := join("ann", "ann"), join("bob", "bob")
 		require.NoError(t, ann.Private(t.Context(), "bob", "hi"))
 		require.NoError(t, bob.Leave(t.Context()))
-		bob = join("bob", "another") // with the key of another host
+		bob = join("bob", "another") // with another key
 
 		talk := func(c *chatcore.Client, lines ...string) (out, errs string) {
 			var to, about bytes.Buffer
@@ -142,13 +142,13 @@ func TestForget(t *testing.T) {
 		_, errs := talk(ann, "/msg bob psst")
 		require.Contains(t, errs, "/forget bob")
 		_, errs = talk(bob, "/msg ann psst")
-		require.Contains(t, errs, "ask them to write /forget bob")
+		require.Contains(t, errs, "ask them to enter /forget bob")
 		_, errs = talk(ann, "/forget", "/forget bob now")
-		require.Equal(t, "console: write /forget NAME\nconsole: write /forget NAME\n", errs)
+		require.Equal(t, "console: usage: /forget NAME\nconsole: usage: /forget NAME\n", errs)
 
 		out, errs := talk(ann, "/forget bob", "/msg bob psst")
 		require.Empty(t, errs)
-		require.Equal(t, "* the key of bob is forgotten: the next one seen for that name is believed, whoever has it\n", out)
+		require.Equal(t, "* forgot the key of bob: the next key seen for this name will be accepted\n", out)
 		_, errs = talk(bob, "/msg ann psst")
 		require.Empty(t, errs)
 	})

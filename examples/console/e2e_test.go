@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -17,9 +16,11 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/roam-go/roam/examples/internal/leaktest"
 )
 
-// consoleEnv makes this test program be the console.
+// consoleEnv makes this test program run as the console.
 const consoleEnv = "ROAM_CONSOLE_TEST"
 
 func TestMain(m *testing.M) {
@@ -30,23 +31,12 @@ func TestMain(m *testing.M) {
 	if built != "" {
 		os.RemoveAll(built)
 	}
-	for range 100 { // what was told to end may take a moment
-		if runtime.NumGoroutine() <= 1 {
-			os.Exit(code)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	if code == 0 {
-		b := make([]byte, 1<<20)
-		println("goroutines are left:\n" + string(b[:runtime.Stack(b, true)]))
-		code = 1
-	}
-	os.Exit(code)
+	leaktest.Exit(code, 1)
 }
 
-var built string // the directory, for TestMain to remove
+var built string // directory of the programs, removed by TestMain
 
-// build builds the other programs, once.
+// build builds the other programs once.
 var build = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "roam-e2e")
 	if err != nil {
@@ -67,22 +57,22 @@ type program struct {
 	name  string
 	cmd   *exec.Cmd
 	stdin io.WriteCloser
-	lines chan string // of its standard output
+	lines chan string // standard output
 	ended chan struct{}
-	all   []string // the lines that were read
-	from  int      // the first that await has not passed
+	all   []string // lines read so far
+	from  int      // index of the next line for await
 
 	mu   sync.Mutex
-	errs strings.Builder // its standard error
-	news chan struct{}   // there is more of it
+	errs strings.Builder // standard error
+	more chan struct{}   // capacity 1: signals new standard error
 }
 
 const patience = 15 * time.Second
 
-// start starts dns, chatnode or console. It is gone when the test ends.
+// start starts dns, chatnode or console. The program is killed at the end of the test.
 func start(t *testing.T, name string, args ...string) *program {
 	t.Helper()
-	p := &program{t: t, name: name, lines: make(chan string, 10_000), ended: make(chan struct{}), news: make(chan struct{}, 1)}
+	p := &program{t: t, name: name, lines: make(chan string, 10_000), ended: make(chan struct{}), more: make(chan struct{}, 1)}
 	if name == "console" {
 		p.cmd = exec.Command(os.Args[0], args...)
 		p.cmd.Env = append(os.Environ(), consoleEnv+"=1")
@@ -117,21 +107,21 @@ func (p *program) Write(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	select {
-	case p.news <- struct{}{}:
+	case p.more <- struct{}{}:
 	default:
 	}
 	return p.errs.Write(b)
 }
 
-// awaitError waits until something is on standard error.
+// awaitError waits for a text on standard error.
 func (p *program) awaitError(want string) {
 	p.t.Helper()
 	timeout := time.After(patience)
 	for !strings.Contains(p.stderr(), want) {
 		select {
-		case <-p.news:
+		case <-p.more:
 		case <-timeout:
-			require.FailNow(p.t, p.name+" does not say it", "no %q in %q", want, p.stderr())
+			require.FailNow(p.t, p.name+": no such output", "no %q in %q", want, p.stderr())
 		}
 	}
 }
@@ -142,7 +132,7 @@ func (p *program) stderr() string {
 	return p.errs.String()
 }
 
-// await waits for a line, after the one that it returned before, that matches.
+// await waits for a matching line after the line that it returned last.
 func (p *program) await(pattern string) string {
 	p.t.Helper()
 	re := regexp.MustCompile(pattern)
@@ -157,11 +147,11 @@ func (p *program) await(pattern string) string {
 		select {
 		case l, ok := <-p.lines:
 			if !ok {
-				require.FailNow(p.t, p.name+" has ended", "no %q in %q; %s", pattern, p.all, p.stderr())
+				require.FailNow(p.t, p.name+" has exited", "no %q in %q; %s", pattern, p.all, p.stderr())
 			}
 			p.all = append(p.all, l)
 		case <-timeout:
-			require.FailNow(p.t, p.name+" does not say it", "no %q in %q; %s", pattern, p.all, p.stderr())
+			require.FailNow(p.t, p.name+": no such output", "no %q in %q; %s", pattern, p.all, p.stderr())
 		}
 	}
 }
@@ -172,13 +162,13 @@ func (p *program) say(format string, args ...any) {
 	require.NoError(p.t, err)
 }
 
-// end waits until the program has ended, and returns its exit status. p.all holds all its lines then.
+// end waits until the program exits and returns its exit status. p.all then contains all lines.
 func (p *program) end() int {
 	p.t.Helper()
 	select {
 	case <-p.ended:
 	case <-time.After(patience):
-		require.FailNow(p.t, p.name+" does not end", "%s", p.stderr())
+		require.FailNow(p.t, p.name+" does not exit", "%s", p.stderr())
 	}
 	for l := range p.lines {
 		p.all = append(p.all, l)
@@ -186,7 +176,7 @@ func (p *program) end() int {
 	return p.cmd.ProcessState.ExitCode()
 }
 
-// texts are what a client wrote to standard output of the messages of one kind.
+// texts returns the messages of one kind that a client wrote to standard output.
 func (p *program) texts(kind string) (texts []string) {
 	p.t.Helper()
 	for _, l := range p.all {
@@ -199,11 +189,11 @@ func (p *program) texts(kind string) (texts []string) {
 	return texts
 }
 
-// startDNS returns the flags with which it is found.
+// startDNS starts a DNS and returns flags that refer to it.
 func startDNS(t *testing.T, args ...string) []string {
 	t.Helper()
 	dns := start(t, "dns", append([]string{"-port", "0"}, args...)...)
-	_, port, _ := strings.Cut(dns.await("listening at"), "listening at 127.0.0.1:")
+	_, port, _ := strings.Cut(dns.await("listening on"), "listening on 127.0.0.1:")
 	return []string{"-dns_port", port, "-every", "400ms"}
 }
 
@@ -220,7 +210,7 @@ func TestChatOverMoves(t *testing.T) {
 	bob := start(t, "console", with(flags, "-name", "bob", "-client_only")...)
 	alice.await(`"kind":"joined","from":"bob"`)
 
-	// What is written before, between and after moves arrives once and in order, at both.
+	// Lines sent before, between and after moves arrive once and in order at both clients.
 	const rounds, each = 3, 20
 	for round := range rounds {
 		for i := range each {
@@ -252,26 +242,26 @@ func TestChatOverMoves(t *testing.T) {
 		}
 		for who, saw := range map[string][]string{"alice": alice.texts("message"), "bob": bob.all} {
 			saw = slices.DeleteFunc(slices.Clone(saw), func(l string) bool { return !strings.HasPrefix(l, name+": from") })
-			require.Equal(t, want, saw, "what %s saw", who)
+			require.Equal(t, want, saw, "lines received by %s", who)
 		}
 	}
 
 	require.NoError(t, node.cmd.Process.Signal(os.Interrupt))
 	require.Zero(t, node.end())
-	require.Contains(t, strings.Join(node.all, "\n"), "The chat backend.com has ended: nobody else was there")
+	require.Contains(t, strings.Join(node.all, "\n"), "the chat backend.com has ended: no other host")
 }
 
-func TestConsolesAreServersToo(t *testing.T) {
+func TestConsolesHost(t *testing.T) {
 	flags := startDNS(t)
 	alice := start(t, "console", with(flags, "-s", "-name", "alice", "-min_n", "2")...)
 	alice.say("hello?")
-	alice.await("alice joined; the chat begins when 1 more have joined")
+	alice.await("alice joined; waiting for 1 more to begin")
 	second := start(t, "chatnode", with(flags, "-s")...)
-	second.await("backend.com is served already, by host-.*; standing by")
+	second.await("backend.com is already served by host-.*; standing by")
 	bob := start(t, "console", with(flags, "-name", "bob", "-every", "0")...)
-	bob.await("alice: hello?") // it has waited for bob
+	bob.await("alice: hello?") // held until bob joined
 	bob.say("/who")
-	bob.await(`2 here: alice, bob \(you\)`)
+	bob.await(`2 participants: alice, bob \(you\)`)
 
 	other := start(t, "console", with(flags, "-name", "Alice", "-client_only")...)
 	require.Equal(t, 1, other.end())
@@ -284,7 +274,7 @@ func TestConsolesAreServersToo(t *testing.T) {
 	require.Zero(t, brief.end(), "%s", brief.stderr())
 	require.Contains(t, brief.all, "brief: first and last words")
 
-	// All leave but one, who still has the chat.
+	// All but bob leave; the chat continues on his host.
 	require.NoError(t, alice.stdin.Close())
 	require.Zero(t, alice.end(), "%s", alice.stderr())
 	require.NoError(t, second.cmd.Process.Signal(os.Interrupt))
@@ -294,12 +284,12 @@ func TestConsolesAreServersToo(t *testing.T) {
 	bob.await("bob: alone")
 	bob.say("/nonsense")
 	require.NoError(t, bob.stdin.Close())
-	require.Equal(t, 1, bob.end(), "a line came to nothing")
-	require.Contains(t, bob.stderr(), "there is no command /nonsense")
-	require.Contains(t, bob.stderr(), "has ended: nobody else was there")
+	require.Equal(t, 1, bob.end(), "a line failed")
+	require.Contains(t, bob.stderr(), "unknown command /nonsense")
+	require.Contains(t, bob.stderr(), "has ended: no other host")
 }
 
-func TestAHostThatDies(t *testing.T) {
+func TestHostCrash(t *testing.T) {
 	flags := startDNS(t)
 	flags = with(flags, "-every", "0")
 	node := start(t, "chatnode", with(flags, "-s")...)
@@ -312,20 +302,20 @@ func TestAHostThatDies(t *testing.T) {
 	require.NoError(t, node.cmd.Process.Kill())
 	alice.say("after")
 	alice.await("alice: after")
-	require.Equal(t, 1, strings.Count(strings.Join(alice.all, "\n"), "before"), "nothing comes twice")
+	require.Equal(t, 1, strings.Count(strings.Join(alice.all, "\n"), "before"), "no duplicates")
 	require.NoError(t, other.cmd.Process.Kill())
 	<-other.ended
 
 	third := start(t, "chatnode", with(flags, "-s")...)
 	require.Equal(t, 1, third.end())
-	require.Contains(t, third.stderr(), "gone with all that was said there")
+	require.Contains(t, third.stderr(), "are lost, and its messages with them")
 	require.Contains(t, third.stderr(), "-s -reset")
 	start(t, "chatnode", with(flags, "-s", "-reset")...).await("serving backend.com")
-	require.Equal(t, 1, alice.end(), "what was said is lost, and alice is told")
-	require.Contains(t, alice.stderr(), "joining the chat that was started anew")
+	require.Equal(t, 1, alice.end(), "the state is lost, and alice is informed")
+	require.Contains(t, alice.stderr(), "joining the chat that was reset")
 }
 
-func TestTheInputEndsWhileNobodyServes(t *testing.T) {
+func TestInputEndsWithoutHost(t *testing.T) {
 	flags := with(startDNS(t), "-every", "0", "-standbys", "0")
 	node := start(t, "chatnode", with(flags, "-s")...)
 	node.await("serving backend.com")
@@ -335,13 +325,13 @@ func TestTheInputEndsWhileNobodyServes(t *testing.T) {
 	<-node.ended
 	alice.say("is anybody there?")
 	require.NoError(t, alice.stdin.Close())
-	alice.awaitError("does not answer: waiting until it takes what was written")
+	alice.awaitError("does not answer: waiting until it accepts the input")
 	require.NoError(t, alice.cmd.Process.Signal(os.Interrupt))
 	require.Equal(t, 1, alice.end())
-	require.Contains(t, alice.stderr(), "not everything that was written has been said")
+	require.Contains(t, alice.stderr(), "not all input was sent")
 }
 
-func TestErrorsOfStarting(t *testing.T) {
+func TestStartErrors(t *testing.T) {
 	console := start(t, "console", "-dns_port", "1", "-name", "alice")
 	require.Equal(t, 1, console.end())
 	require.Contains(t, console.stderr(), "console: no DNS at localhost:1.")

@@ -11,25 +11,25 @@ import (
 )
 
 const (
-	maxLine    = 8192 // characters of a line being typed
+	maxLine    = 8192 // characters per line
 	maxHistory = 200  // lines
 )
 
-// editor is a line being typed. It knows nothing of the terminal: keys go in, and out comes what to do and how the line
-// looks. The line takes one row of the screen and scrolls in it, so that it can be drawn again below whatever arrives.
+// editor edits the input line. It is independent of the terminal: it takes keys, and returns events and the rendered line. The
+// line takes one row of the screen and scrolls horizontally, so it can be redrawn below new output.
 type editor struct {
 	prompt string
 	line   []rune
 	cursor int
 
-	lines []string // entered before, oldest first
-	at    int      // the one that is shown; len(lines) for the line being typed
-	draft []rune   // the line being typed while another is shown
+	lines []string // history, oldest first
+	at    int      // index of the displayed line; len(lines) for the new line
+	draft []rune   // the new line while a history line is displayed
 
-	rest []byte // bytes that do not make a whole key yet
+	rest []byte // incomplete key sequence
 }
 
-// event is something that typing has led to.
+// event is a result of key presses.
 type event struct {
 	kind eventKind
 	line string
@@ -44,7 +44,7 @@ const (
 	cleared                          // the screen should be cleared
 )
 
-// feed takes bytes as the terminal sends them.
+// feed processes bytes from the terminal.
 func (e *editor) feed(b []byte) []event {
 	var events []event
 	b = append(e.rest, b...)
@@ -62,7 +62,7 @@ func (e *editor) feed(b []byte) []event {
 	return events
 }
 
-// The keys beside characters are numbered above Unicode.
+// Special keys have values above Unicode.
 const (
 	keyLeft rune = unicode.MaxRune + 1 + iota
 	keyRight
@@ -77,7 +77,7 @@ const (
 	keyNone
 )
 
-// nextKey reads a key from the beginning of b, and its length: 0 if b ends before it does.
+// nextKey returns the first key in b and its length, which is 0 if the key is incomplete.
 func nextKey(b []byte) (rune, int) {
 	if b[0] != 0x1b {
 		if !utf8.FullRune(b) {
@@ -105,13 +105,13 @@ func nextKey(b []byte) (rune, int) {
 			if b[i] >= 0x40 && b[i] <= 0x7e {
 				return finalKey(b[i], string(b[2:i])), i + 1
 			}
-			if i > 32 { // no key: what follows is taken as it is
+			if i > 32 { // not a key sequence: treat the rest as text
 				return keyNone, i
 			}
 		}
 		return 0, 0
 	}
-	return keyNone, 1 // the Escape key, and another after it
+	return keyNone, 1 // the Escape key, followed by another key
 }
 
 func finalKey(final byte, params string) rune {
@@ -246,7 +246,7 @@ func (e *editor) enter() event {
 	return event{entered, line}
 }
 
-// show puts another line of the history in place of the present one.
+// show displays line i of the history.
 func (e *editor) show(i int) {
 	if i < 0 || i > len(e.lines) || i == e.at {
 		return
@@ -263,14 +263,14 @@ func (e *editor) show(i int) {
 	e.cursor = len(e.line)
 }
 
-// draw is what draws the line in a row of so many columns, from anywhere in that row.
+// draw returns the output that draws the line in the current row of a terminal with the given number of columns.
 func (e *editor) draw(columns int, paint func(prompt string) string) string {
 	prompt := e.prompt
 	if columns-textWidth(prompt) < 16 {
 		prompt = "> "
 	}
 	room := columns - textWidth(prompt) - 1
-	// What lies before the cursor is shown as far as there is room for it, and then what follows.
+	// Show as much as fits before the cursor, and then after it.
 	from, width := e.cursor, 0
 	for from > 0 && width+shownWidth(e.line[from-1]) <= room {
 		from--
@@ -295,7 +295,7 @@ func shownWidth(r rune) int {
 	return runeWidth(r)
 }
 
-// textWidth is the number of columns that a text takes.
+// textWidth returns the number of columns of a text.
 func textWidth(s string) int {
 	n := 0
 	for _, r := range s {
@@ -304,7 +304,7 @@ func textWidth(s string) int {
 	return n
 }
 
-// wide are the characters that take two columns: those of East Asia, and emoji.
+// wide lists the characters with two columns: East Asian characters and emoji.
 var wide = [][2]rune{
 	{0x1100, 0x115f}, {0x231a, 0x231b}, {0x23e9, 0x23ec}, {0x25fd, 0x25fe}, {0x2614, 0x2615}, {0x2648, 0x2653}, {0x26a1, 0x26a1},
 	{0x26bd, 0x26be}, {0x2705, 0x2705}, {0x270a, 0x270b}, {0x2728, 0x2728}, {0x274c, 0x274c}, {0x2753, 0x2755}, {0x2795, 0x2797},

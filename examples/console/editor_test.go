@@ -16,14 +16,14 @@ func TestEditorKeys(t *testing.T) {
 		cursor           int
 	}{
 		{"text", "hello", "hello", 5},
-		{"letters of several bytes", "héé世🙂", "héé世🙂", 5},
+		{"multi-byte characters", "héé世🙂", "héé世🙂", 5},
 		{"backspace", "abc\x7f\x08", "a", 1},
 		{"backspace at the beginning", "\x7fa", "a", 1},
-		{"left, and in between", "ac\x1b[Db", "abc", 2},
+		{"left, then insert", "ac\x1b[Db", "abc", 2},
 		{"right stops at the end", "ab\x1b[C\x1b[Cc", "abc", 3},
 		{"home and end", "bc\x1b[Ha\x1b[Fd", "abcd", 4},
-		{"home and end, otherwise", "bc\x1bOHa\x1bOFd", "abcd", 4},
-		{"home and end, again otherwise", "bc\x1b[1~a\x1b[4~d", "abcd", 4},
+		{"home and end, application mode", "bc\x1bOHa\x1bOFd", "abcd", 4},
+		{"home and end, VT sequences", "bc\x1b[1~a\x1b[4~d", "abcd", 4},
 		{"Ctrl-A and Ctrl-E", "bc\x01a\x05d", "abcd", 4},
 		{"delete", "abc\x01\x1b[3~", "bc", 0},
 		{"Ctrl-D erases", "abc\x01\x04", "bc", 0},
@@ -35,12 +35,12 @@ func TestEditorKeys(t *testing.T) {
 		{"a tab is a space", "a\tb", "a b", 3},
 		{"unknown keys do nothing", "a\x1b[15~\x1b[Z\x00\x1cb", "ab", 2},
 		{"escape, and then text", "a\x1bxb", "axb", 3},
-		{"something endless that is no key", "\x1b[" + strings.Repeat("1", 40) + "a", strings.Repeat("1", 9) + "a", 10},
+		{"endless sequence that is not a key", "\x1b[" + strings.Repeat("1", 40) + "a", strings.Repeat("1", 9) + "a", 10},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var whole, bytes editor
 			require.Empty(t, whole.feed([]byte(tc.keys)))
-			for i := range len(tc.keys) { // however the bytes arrive
+			for i := range len(tc.keys) { // byte by byte
 				require.Empty(t, bytes.feed([]byte{tc.keys[i]}))
 			}
 			for _, e := range []editor{whole, bytes} {
@@ -72,14 +72,14 @@ func TestEditorHistory(t *testing.T) {
 	}
 	press("one\rtwo\rtwo\r  \rdraft")
 	require.Equal(t, "two", press(up))
-	require.Equal(t, "one", press(up), "the same line is kept once, an empty one not at all")
-	require.Equal(t, "one", press(up), "there is nothing before")
+	require.Equal(t, "one", press(up), "repeated lines are kept once, empty lines not at all")
+	require.Equal(t, "one", press(up), "the first line")
 	require.Equal(t, "two", press(down))
 	require.Equal(t, "draft", press(down))
 	require.Equal(t, "draft", press(down))
 	require.Equal(t, "oneX", press(up+up+"X"))
 	require.Equal(t, []event{{entered, "oneX"}}, e.feed([]byte("\r")))
-	require.Equal(t, "one", press(up+up+up), "a line of the history is not changed")
+	require.Equal(t, "one", press(up+up+up), "history lines do not change")
 	for range 2 * maxHistory {
 		press("x\ry\r")
 	}
@@ -98,7 +98,7 @@ func TestEditorDraws(t *testing.T) {
 	require.Equal(t, "\r\x1b[Kme> hello\r\x1b[9C", e.draw(40, bare))
 	e.feed([]byte("\x01"))
 	require.Equal(t, "\r\x1b[Kme> hello\r\x1b[4C", e.draw(40, bare))
-	require.Contains(t, e.draw(10, bare), "\r\x1b[K> hello", "a prompt that takes too much room")
+	require.Contains(t, e.draw(10, bare), "\r\x1b[K> hello", "a long prompt is shortened")
 
 	e.line, e.cursor = nil, 0
 	e.feed([]byte(strings.Repeat("0123456789", 4)))
@@ -111,10 +111,10 @@ func TestEditorDraws(t *testing.T) {
 	require.Equal(t, "\r\x1b[Kme> 世界 e\u0301\r\x1b[10C", e.draw(40, bare), "two columns each, and none for the accent")
 	e.line, e.cursor = nil, 0
 	e.feed([]byte("a\u202eb"))
-	require.Equal(t, "\r\x1b[Kme> a<U+202E>b\r\x1b[14C", e.draw(40, bare), "what was pasted is harmless, too")
+	require.Equal(t, "\r\x1b[Kme> a<U+202E>b\r\x1b[14C", e.draw(40, bare), "input is escaped as well")
 }
 
-// FuzzEditor feeds keys in two parts: the line stays a line, and a drawing stays in its row.
+// FuzzEditor feeds keys in two parts. The cursor must stay within the line, and the drawing within one row.
 func FuzzEditor(f *testing.F) {
 	f.Add([]byte("abc\x1b[D\x1b[3~\x7f"), []byte("\x1b[1;5C世\r\x1b[A"), uint8(20))
 	f.Fuzz(func(t *testing.T, a, b []byte, columns uint8) {

@@ -1,4 +1,4 @@
-// Command console is a chat in a terminal: a client and, unless -client_only is given, a host that the chat can move to.
+// Command console is a chat in the terminal. It is a client and, unless -client_only is set, also a host of the chat.
 package main
 
 import (
@@ -16,17 +16,18 @@ import (
 	"github.com/roam-go/roam/migrate"
 )
 
-const about = `console is a chat in a terminal. What you type is said to all; /help lists the commands.
+const about = `console is a chat in the terminal. Each line that you enter is sent to all participants; /help lists the commands.
 
-Every participant's process can also be the server: the chat moves between them, and goes on when one leaves or dies. Start
-the first one with -s. With -client_only this process takes part in the chat, and does not host it.
+Every participant's process can also be the server: the chat moves between them, and continues when one leaves or crashes.
+Start the first process with -s. With -client_only this process does not host the chat.
 
-With its input or output piped, lines come in and lines go out, or JSON objects with -json; at the end of the input it waits
-until the room has taken everything, and leaves. The exit status is 0 if it took everything, 1 if not, 2 for wrong flags.`
+If the input or output is not a terminal, console reads and writes lines, or writes JSON objects with -json. At the end of the
+input it waits until the room has accepted all lines, and leaves. The exit status is 0 if all were accepted, 1 if not, and 2
+for invalid flags.`
 
 func main() { os.Exit(run()) }
 
-// config is what the flags say.
+// config holds the values of the flags.
 type config struct {
 	cli.Flags
 	name       string
@@ -40,15 +41,15 @@ func parse(args []string, w io.Writer) (config, error) {
 	cfg.Register(fs)
 	fs.StringVar(&cfg.name, "name", login(), "your `name` in the chat")
 	fs.BoolVar(&cfg.clientOnly, "client_only", false, "do not host the chat in this process")
-	fs.BoolVar(&cfg.json, "json", false, "write one JSON object a line: kind (message, private, joined, left, moved, gap, error), from, text, "+
-		"seq; for moved epoch, host, pause_ms")
+	fs.BoolVar(&cfg.json, "json", false, "write one JSON object per line: kind (message, private, joined, left, moved, gap, error), from, text, "+
+		"seq; for moved: epoch, host, pause_ms")
 	if err := cfg.Parse(fs, args); err != nil {
 		return cfg, err
 	}
 	err := error(nil)
 	switch {
 	case cfg.clientOnly && cfg.Serve:
-		err = errors.New("-s and -client_only exclude one another")
+		err = errors.New("-s and -client_only are mutually exclusive")
 	case cfg.name == "":
 		err = errors.New("-name is empty")
 	}
@@ -58,7 +59,7 @@ func parse(args []string, w io.Writer) (config, error) {
 	return cfg, err
 }
 
-// login is the name that this user has on this machine.
+// login returns the login name of the user.
 func login() string {
 	if u, err := user.Current(); err == nil {
 		return filepath.Base(filepath.ToSlash(u.Username))
@@ -69,7 +70,7 @@ func login() string {
 func run() int {
 	cfg, err := parse(os.Args[1:], os.Stderr)
 	if err != nil {
-		return cli.Usage(err)
+		return cli.ExitStatus(err)
 	}
 	ctx, stop := cli.Interrupted(context.Background())
 	defer stop()
@@ -90,9 +91,9 @@ func run() int {
 	if err := c.host(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "console:", cfg.Explain(err))
 	} else {
-		status = c.talk(ctx, logTo)
+		status = c.chat(ctx, logTo)
 	}
-	stop() // from now on Ctrl-C ends at once
+	stop() // from now on Ctrl-C terminates the process
 	leaving, cancel := context.WithTimeout(context.Background(), leaveTimeout)
 	defer cancel()
 	if err := p.Leave(leaving); err != nil {
@@ -112,15 +113,15 @@ func (o *output) Write(b []byte) (int, error) {
 	return (*o.Load().(*io.Writer)).Write(b)
 }
 
-// console is the program from its start to its end.
+// console is a run of the program.
 type console struct {
 	config
 	process *cli.Process
 	stop    func()
-	notes   []string // for the screen, when there is one
+	notes   []string // shown once there is a screen
 }
 
-// host makes this process a host, unless it is to be a client only.
+// host makes this process a host of the chat, unless -client_only is set.
 func (c *console) host(ctx context.Context) error {
 	if c.clientOnly {
 		return nil
@@ -134,9 +135,9 @@ func (c *console) host(ctx context.Context) error {
 	}
 	switch self := c.process.Node.Self(); {
 	case rec.Active.Same(self):
-		c.notes = append(c.notes, fmt.Sprintf("this process serves %s now", c.Service))
+		c.notes = append(c.notes, fmt.Sprintf("this process serves %s", c.Service))
 	case c.Serve && rec.Active.ID != "":
-		c.notes = append(c.notes, fmt.Sprintf("%s is served already, by %s at %s: this process stands by for it", c.Service,
+		c.notes = append(c.notes, fmt.Sprintf("%s is already served by %s at %s; this process stands by", c.Service,
 			cli.Printable(rec.Active.ID), cli.Printable(rec.Active.Addr)))
 	}
 	if w := c.process.Unreachable(ctx); w != "" {
@@ -145,40 +146,40 @@ func (c *console) host(ctx context.Context) error {
 	return nil
 }
 
-// talk joins the chat and takes part in it until the end of the input, and returns the exit status.
-func (c *console) talk(ctx context.Context, logTo *output) int {
+// chat joins the chat, runs it until the end of the input, and returns the exit status.
+func (c *console) chat(ctx context.Context, logTo *output) int {
 	var (
-		s     screen
-		lines = make(chan string, 16)
-		done  = make(chan struct{})
-		quit  = make(chan struct{}) // closed when the person at the terminal wants to leave
-		last  = c.stop              // called when everything to say is there
-		cut   atomic.Bool           // the input could not be read to its end
+		s          screen
+		lines      = make(chan string, 16)
+		done       = make(chan struct{})
+		quit       = make(chan struct{}) // closed when the user quits at the terminal
+		inputEnded = c.stop
+		readFailed atomic.Bool // the input ended with an error
 	)
 	defer close(done)
 	interactive := !c.json && isTerminal(os.Stdin, os.Stdout)
 	if interactive {
 		t, err := newTerminal(c.Service, c.name, os.Stdin, os.Stdout)
 		if err != nil {
-			fmt.Fprintln(os.Stderr, "console: the terminal cannot be used:", err)
+			fmt.Fprintln(os.Stderr, "console: cannot use the terminal:", err)
 			return 1
 		}
 		defer t.close()
 		logTo.Store(t)
 		s = t
-		last = func() { t.close(); c.stop() }
+		inputEnded = func() { t.close(); c.stop() }
 		go func() {
 			t.read(lines, done)
 			close(quit)
 		}()
 	} else {
 		s = &plain{service: c.Service, json: c.json, out: os.Stdout, err: os.Stderr}
-		last = func() {}
+		inputEnded = func() {}
 		go func() {
 			defer close(lines)
 			if err := readLines(os.Stdin, lines, done); err != nil {
-				cut.Store(true)
-				s.fail("the input cannot be read any further: " + cli.Reason(err))
+				readFailed.Store(true)
+				s.fail("cannot read the input: " + cli.Reason(err))
 			}
 		}()
 	}
@@ -192,7 +193,7 @@ func (c *console) talk(ctx context.Context, logTo *output) int {
 	for {
 		client, err := join(ctx, c.process, c.name, s, quit)
 		if err != nil {
-			last()
+			inputEnded()
 			select {
 			case <-quit:
 				return 0
@@ -208,19 +209,19 @@ func (c *console) talk(ctx context.Context, logTo *output) int {
 			return 1
 		}
 		if interactive {
-			s.note("you are in " + c.Service + " as " + client.Name() + "; /help lists the commands")
+			s.note("joined " + c.Service + " as " + client.Name() + "; /help lists the commands")
 		}
-		refused, err := converse(ctx, client, c.Service, self, s, !interactive, lines, last)
+		failed, err := runChat(ctx, client, c.Service, self, s, !interactive, lines, inputEnded)
 		if err == nil {
-			if (refused > 0 || cut.Load()) && !interactive {
+			if (failed > 0 || readFailed.Load()) && !interactive {
 				return 1
 			}
 			return 0
 		}
-		text, ok := again(err)
+		text, ok := canRejoin(err)
 		s.fail(text)
 		if !ok || !interactive {
-			last()
+			inputEnded()
 			return 1
 		}
 	}

@@ -16,32 +16,32 @@ import (
 	"github.com/roam-go/roam/examples/internal/cli"
 )
 
-// plain writes what is said as lines, and what is about the program to another place.
+// plain writes the chat as lines or JSON objects to out, and notices of the program to err.
 type plain struct {
 	service string
 	json    bool
 
-	mu      sync.Mutex // one line at a time
+	mu      sync.Mutex // guards the fields below; held during writes
 	out     io.Writer
 	err     io.Writer
-	waiting bool // the user knows that lines are on their way
+	waiting bool // the user has been told that lines are pending
 }
 
-// line is an object of the JSON output.
+// line is a JSON object of the output.
 type line struct {
 	Kind    string   `json:"kind"`
 	From    string   `json:"from,omitempty"`
 	Text    string   `json:"text,omitempty"`
 	Seq     uint64   `json:"seq,omitempty"`
 	Time    string   `json:"time"`
-	History bool     `json:"history,omitempty"` // said before this client joined
-	Missing int      `json:"missing,omitempty"` // participants for whom the chat waits
-	Lost    uint64   `json:"lost,omitempty"`    // for a gap
+	History bool     `json:"history,omitempty"` // sent before this client joined
+	Missing int      `json:"missing,omitempty"` // participants missing for the chat to begin
+	Lost    uint64   `json:"lost,omitempty"`    // of a gap
 	Epoch   uint64   `json:"epoch,omitempty"`
 	Host    string   `json:"host,omitempty"`
 	PauseMS *float64 `json:"pause_ms,omitempty"`
 
-	Unverified bool `json:"unverified,omitempty"` // a private message whose sender could not be checked
+	Unverified bool `json:"unverified,omitempty"` // private message from an unauthenticated sender
 }
 
 func (p *plain) message(m chatcore.Message) {
@@ -56,11 +56,11 @@ func (p *plain) message(m chatcore.Message) {
 	case chatcore.KindPrivate:
 		p.write(p.out, from+private(m)+": "+text)
 	default:
-		p.write(p.out, "* "+wording(p.service, m))
+		p.write(p.out, "* "+describe(p.service, m))
 	}
 }
 
-// private marks a private message behind its sender's name.
+// private returns the mark after the sender's name of a private message.
 func private(m chatcore.Message) string {
 	if m.Unverified {
 		return " (private, unverified)"
@@ -78,11 +78,11 @@ func (p *plain) object(m chatcore.Message) {
 		ms := math.Round(float64(m.Pause)/float64(time.Microsecond)) / 1000
 		l.Epoch, l.Host, l.PauseMS = m.Epoch, m.Host.ID, &ms
 	case chatcore.KindGap:
-		l.Text = wording(p.service, m)
+		l.Text = describe(p.service, m)
 	case chatcore.KindStateLost:
-		l.Kind, l.Text = "error", wording(p.service, m)
+		l.Kind, l.Text = "error", describe(p.service, m)
 	case chatcore.KindBegun:
-		return // the messages that waited follow
+		return // the held messages follow
 	}
 	p.encode(l)
 }
@@ -93,7 +93,7 @@ func (p *plain) encode(l line) {
 	}
 }
 
-// escape writes what could harm a screen on which the JSON is shown as JSON escapes, which changes nothing of its meaning.
+// escape replaces characters that affect a terminal by JSON escapes. The meaning of the JSON does not change.
 func escape(s string) string {
 	if !strings.ContainsFunc(s, cli.Harmful) {
 		return s
@@ -116,14 +116,14 @@ func escape(s string) string {
 func (p *plain) delivered(string, string) {}
 func (p *plain) held(string, int)         {}
 
-// pending tells only once that the input waits for the room.
+// pending prints one notice when lines start to wait for the room.
 func (p *plain) pending(lines int) {
 	p.mu.Lock()
 	tell := lines > 0 && !p.waiting
 	p.waiting = lines > 0
 	p.mu.Unlock()
 	if tell {
-		p.note(p.service + " does not answer: waiting until it takes what was written")
+		p.note(p.service + " does not answer: waiting until it accepts the input")
 	}
 }
 
@@ -151,16 +151,16 @@ func (p *plain) write(w io.Writer, s string) {
 	io.WriteString(w, s+"\n")
 }
 
-// maxPiped is how long a line of piped input may be; the room takes less.
+// maxPiped bounds a line of piped input; it is at least the room's limit.
 const maxPiped = 64 << 10
 
-// readLines sends the lines of r until it ends, and returns why it cannot be read to its end. A line that is too long is
-// cut, and refused by the room for its length.
+// readLines sends the lines of r until its end, and returns any error other than io.EOF. It truncates lines over maxPiped, which
+// the room then rejects for their length.
 func readLines(r io.Reader, lines chan<- string, done <-chan struct{}) error {
 	in := bufio.NewReader(r)
 	for {
 		b, err := readLine(in)
-		if err == nil || len(b) > 0 { // the last line need not end
+		if err == nil || len(b) > 0 { // the last line may lack a newline
 			select {
 			case lines <- string(bytes.TrimRight(b, "\r\n")):
 			case <-done:
@@ -177,7 +177,7 @@ func readLines(r io.Reader, lines chan<- string, done <-chan struct{}) error {
 	}
 }
 
-// readLine returns a line with its end, or what there is of it before an error.
+// readLine returns a line including the newline, or the data before an error.
 func readLine(in *bufio.Reader) (b []byte, err error) {
 	for {
 		part, err := in.ReadSlice('\n')

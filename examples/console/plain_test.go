@@ -18,7 +18,7 @@ import (
 
 var said1 = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 
-// all is a message of each kind.
+// all contains a message of each kind.
 var all = []chatcore.Message{
 	{Kind: chatcore.KindJoined, From: "bob", Seq: 1, Missing: 2, Time: said1},
 	{Kind: chatcore.KindBegun, Seq: 2, Time: said1},
@@ -45,15 +45,15 @@ func TestPlainLines(t *testing.T) {
 	p.note("a note")
 	p.fail("a failure")
 	require.Equal(t, []string{
-		"* bob joined; the chat begins when 2 more have joined",
+		"* bob joined; waiting for 2 more to begin",
 		"* the chat begins",
 		"bob: hi ␛[2J<U+202E> there",
 		"bob (private): psst",
 		"bob (private, unverified): psst",
-		"* x.org moved to host-b at 10.0.0.2:70 (epoch 7), away for 1.2 ms",
-		"* x.org lost its host and goes on at host-c at 10.0.0.3:70 (epoch 8), away for 80 ms",
-		"* 3 messages are missing here",
-		"* x.org was started anew: what was said before is gone there",
+		"* x.org moved to host-b at 10.0.0.2:70 (epoch 7), pause 1.2 ms",
+		"* x.org lost its host and continues at host-c at 10.0.0.3:70 (epoch 8), pause 80 ms",
+		"* 3 messages were dropped here",
+		"* x.org was reset: earlier messages are lost",
 		"* bob left",
 		"* an answer",
 		"",
@@ -78,8 +78,8 @@ func TestJSONLines(t *testing.T) {
 		`{"kind":"private","from":"bob","text":"psst",` + at + `,"unverified":true}`,
 		`{"kind":"moved",` + at + `,"epoch":7,"host":"host-b","pause_ms":1.235}`,
 		`{"kind":"moved",` + at + `,"epoch":8,"host":"host-c","pause_ms":80}`,
-		`{"kind":"gap","text":"3 messages are missing here",` + at + `,"lost":3}`,
-		`{"kind":"error","text":"x.org was started anew: what was said before is gone there",` + at + `}`,
+		`{"kind":"gap","text":"3 messages were dropped here",` + at + `,"lost":3}`,
+		`{"kind":"error","text":"x.org was reset: earlier messages are lost",` + at + `}`,
 		`{"kind":"left","from":"bob","seq":9,` + at + `}`,
 	}, lines[:9])
 	require.Contains(t, lines[9], `{"kind":"error","text":"a failure"`)
@@ -87,10 +87,10 @@ func TestJSONLines(t *testing.T) {
 
 	var l line
 	require.NoError(t, json.Unmarshal([]byte(lines[1]), &l))
-	require.Equal(t, "hi \x1b[2J\u202e there", l.Text, "the text is the same for whoever reads the JSON")
+	require.Equal(t, "hi \x1b[2J\u202e there", l.Text, "a JSON decoder returns the original text")
 }
 
-func TestEscapeOutsideTheFirstPlane(t *testing.T) {
+func TestEscapeOutsideTheBMP(t *testing.T) {
 	in, _ := json.Marshal("a\U000e0041\u009bb🙂")
 	require.Equal(t, `"a\udb40\udc41\u009bb🙂"`, escape(string(in)))
 	var back string
@@ -98,7 +98,7 @@ func TestEscapeOutsideTheFirstPlane(t *testing.T) {
 	require.Equal(t, "a\U000e0041\u009bb🙂", back)
 }
 
-// linesOf are the lines, ten at most, that readLines makes of r.
+// linesOf returns the lines, at most ten, that readLines reads from r.
 func linesOf(r io.Reader) (got []string, err error) {
 	lines := make(chan string, 10)
 	err = readLines(r, lines, nil)
@@ -113,13 +113,13 @@ func TestReadLines(t *testing.T) {
 	got, err := linesOf(strings.NewReader("one\r\n\ntwo\n" + strings.Repeat("x", 3*maxPiped) + "\nlast"))
 	require.NoError(t, err)
 	require.Equal(t, []string{"one", "", "two"}, got[:3])
-	require.Greater(t, len(got[3]), maxPiped/2, "a line that is too long is not taken for several")
+	require.Greater(t, len(got[3]), maxPiped/2, "a long line is not split")
 	require.Less(t, len(got[3]), 2*maxPiped)
 	require.Equal(t, []string{"last"}, got[4:])
 }
 
-func TestTheLastLineNeedsNoEnd(t *testing.T) {
-	for _, n := range []int{1, 4095, 4096, 4097, 8192} { // the reader takes 4096 bytes at a time
+func TestLastLineWithoutNewline(t *testing.T) {
+	for _, n := range []int{1, 4095, 4096, 4097, 8192} { // the buffer has 4096 bytes
 		last := strings.Repeat("a", n)
 		got, err := linesOf(strings.NewReader(last))
 		require.NoError(t, err)
@@ -130,11 +130,11 @@ func TestTheLastLineNeedsNoEnd(t *testing.T) {
 	require.Empty(t, got)
 }
 
-func TestInputThatCannotBeRead(t *testing.T) {
+func TestReadError(t *testing.T) {
 	broken := errors.New("broken")
 	got, err := linesOf(io.MultiReader(strings.NewReader("one\nhal"), iotest.ErrReader(broken)))
 	require.ErrorIs(t, err, broken)
-	require.Equal(t, []string{"one", "hal"}, got, "what came before is said")
+	require.Equal(t, []string{"one", "hal"}, got, "the data before the error is sent")
 }
 
 func TestPause(t *testing.T) {

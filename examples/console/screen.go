@@ -9,24 +9,24 @@ import (
 	"github.com/roam-go/roam/examples/internal/cli"
 )
 
-// screen is where the chat is shown. Its methods may be called by several goroutines.
+// screen displays the chat. Its methods can be called concurrently.
 type screen interface {
-	// message shows what the chat tells.
+	// message shows a message of the chat.
 	message(m chatcore.Message)
-	// delivered tells that a private message of the user has arrived.
+	// delivered shows that a private message of the user has arrived.
 	delivered(to, text string)
-	// held tells that what the user said waits for the chat to begin.
+	// held shows that the room holds a line of the user until the chat begins.
 	held(text string, missing int)
-	// pending tells how many lines of the user have been on their way for a while.
+	// pending shows how many lines of the user wait for the room's reply.
 	pending(lines int)
-	// answer shows what the user has asked for; note, what the program has to say; fail, what went wrong.
+	// answer shows the answer to a command, note a notice of the program, and fail an error.
 	answer(text string)
 	note(text string)
 	fail(text string)
 }
 
-// wording is how what is not said by anybody reads; "" for what is said.
-func wording(service string, m chatcore.Message) string {
+// describe returns the text for a message without a sender's text, and "" for others.
+func describe(service string, m chatcore.Message) string {
 	from := cli.Printable(m.From)
 	switch m.Kind {
 	case chatcore.KindMessage, chatcore.KindPrivate:
@@ -40,14 +40,14 @@ func wording(service string, m chatcore.Message) string {
 	case chatcore.KindMoved:
 		what := "moved to"
 		if !m.Planned {
-			what = "lost its host and goes on at"
+			what = "lost its host and continues at"
 		}
-		return fmt.Sprintf("%s %s %s at %s (epoch %d), away for %s", service, what, cli.Printable(m.Host.ID),
+		return fmt.Sprintf("%s %s %s at %s (epoch %d), pause %s", service, what, cli.Printable(m.Host.ID),
 			cli.Printable(m.Host.Addr), m.Epoch, pause(m.Pause))
 	case chatcore.KindGap:
-		return plural(m.Lost, "message is", "messages are") + " missing here"
+		return cli.Plural(m.Lost, "message was", "messages were") + " dropped here"
 	case chatcore.KindStateLost:
-		return service + " was started anew: what was said before is gone there"
+		return service + " was reset: earlier messages are lost"
 	default:
 		return m.Kind.String()
 	}
@@ -57,17 +57,10 @@ func missing(n int) string {
 	if n == 0 {
 		return ""
 	}
-	return fmt.Sprintf("; the chat begins when %d more have joined", n)
+	return fmt.Sprintf("; waiting for %d more to begin", n)
 }
 
-func plural[N int | uint64](n N, one, many string) string {
-	if n == 1 {
-		return "1 " + one
-	}
-	return fmt.Sprintf("%d %s", n, many)
-}
-
-// pause writes a short time in milliseconds, with a digit after the point where it matters.
+// pause formats a duration in milliseconds, with one decimal below 10 ms.
 func pause(d time.Duration) string {
 	ms := float64(d) / float64(time.Millisecond)
 	if ms < 10 {
@@ -76,7 +69,7 @@ func pause(d time.Duration) string {
 	return fmt.Sprintf("%.0f ms", ms)
 }
 
-// split cuts a line in its first word and the rest.
+// split splits a line into its first word and the rest.
 func split(s string) (word, rest string) {
 	word, rest, _ = strings.Cut(strings.TrimSpace(s), " ")
 	return word, strings.TrimSpace(rest)

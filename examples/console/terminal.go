@@ -13,19 +13,19 @@ import (
 	"github.com/roam-go/roam/examples/internal/cli"
 )
 
-// terminal shows the chat above the line that is being typed.
+// terminal shows the chat above the input line.
 type terminal struct {
 	service string
 	name    string
 	paint   palette
 	in, out *os.File
 
-	mu      sync.Mutex // guards what follows; held over writes, so that each is whole
+	mu      sync.Mutex // guards the fields below; held during writes, so that they do not interleave
 	edit    editor
-	restore *term.State // nil when the terminal is as it was
+	restore *term.State // nil when the terminal is not in raw mode
 }
 
-// isTerminal reports whether both ends of the conversation are a terminal on which lines can be edited.
+// isTerminal reports whether input and output are a terminal that supports line editing.
 func isTerminal(in, out *os.File) bool {
 	return term.IsTerminal(int(in.Fd())) && term.IsTerminal(int(out.Fd())) && os.Getenv("TERM") != "dumb"
 }
@@ -41,7 +41,7 @@ func newTerminal(service, name string, in, out *os.File) (*terminal, error) {
 	return t, nil
 }
 
-// close puts the terminal back as it was. Lines can still be shown.
+// close restores the terminal. Output is still possible.
 func (t *terminal) close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -52,7 +52,7 @@ func (t *terminal) close() {
 	}
 }
 
-// read sends the lines that are entered until the user ends the conversation. Ctrl-C ends it, too; a second one the process.
+// read sends the entered lines until the user quits, also with Ctrl-C or Ctrl-D.
 func (t *terminal) read(lines chan<- string, done <-chan struct{}) {
 	defer close(lines)
 	b := make([]byte, 4096)
@@ -89,7 +89,7 @@ func (t *terminal) read(lines chan<- string, done <-chan struct{}) {
 	}
 }
 
-// print writes text above the line being typed, and that line again.
+// print writes text above the input line and redraws the input line.
 func (t *terminal) print(text string) {
 	if text != "" {
 		text += "\r\n"
@@ -97,10 +97,10 @@ func (t *terminal) print(text string) {
 	t.write(text)
 }
 
-// clear leaves nothing on the screen but the line being typed.
+// clear clears the screen except for the input line.
 func (t *terminal) clear() { t.write("\x1b[H\x1b[2J") }
 
-// write writes s as it is, and the line being typed again behind it.
+// write writes s unchanged and redraws the input line.
 func (t *terminal) write(s string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -126,9 +126,9 @@ func (t *terminal) message(m chatcore.Message) {
 	case chatcore.KindPrivate:
 		t.print(at + t.paint.name(m.From, from) + t.paint.mark(private(m)) + ": " + text)
 	case chatcore.KindGap, chatcore.KindStateLost:
-		t.print(at + t.paint.bad(wording(t.service, m)))
+		t.print(at + t.paint.bad(describe(t.service, m)))
 	default:
-		t.print(at + t.paint.dim("* "+wording(t.service, m)))
+		t.print(at + t.paint.dim("* "+describe(t.service, m)))
 	}
 }
 
@@ -138,14 +138,14 @@ func (t *terminal) delivered(to, text string) {
 }
 
 func (t *terminal) held(text string, n int) {
-	t.print(t.paint.dim("      waits" + missing(n) + ": " + cli.Printable(text)))
+	t.print(t.paint.dim("      held" + missing(n) + ": " + cli.Printable(text)))
 }
 
 func (t *terminal) pending(lines int) {
 	t.mu.Lock()
 	t.edit.prompt = t.name + "> "
 	if lines > 0 {
-		t.edit.prompt = t.name + " (" + plural(lines, "line", "lines") + " on the way)> "
+		t.edit.prompt = t.name + " (" + cli.Plural(lines, "line", "lines") + " pending)> "
 	}
 	t.mu.Unlock()
 	t.print("")
@@ -155,13 +155,13 @@ func (t *terminal) answer(text string) { t.print(strings.ReplaceAll(text, "\n", 
 func (t *terminal) note(text string)   { t.print(t.paint.dim("* " + text)) }
 func (t *terminal) fail(text string)   { t.print(t.paint.bad(text)) }
 
-// Write shows lines of a log.
+// Write shows log output.
 func (t *terminal) Write(b []byte) (int, error) {
 	t.print(t.paint.dim(cli.Printable(strings.TrimSpace(string(b)))))
 	return len(b), nil
 }
 
-// palette is how things are coloured: not at all where the user or the terminal does not want it.
+// palette colours output. The zero palette uses no colours.
 type palette struct {
 	names []string // the colours of names
 }
@@ -172,7 +172,7 @@ func newPalette() palette {
 	case os.Getenv("NO_COLOR") != "":
 		return palette{}
 	case strings.Contains(term, "256color") || os.Getenv("COLORTERM") != "":
-		// To be read on a dark ground and on a light one.
+		// Readable on dark and on light backgrounds.
 		return palette{names: []string{
 			"38;5;33", "38;5;37", "38;5;64", "38;5;136", "38;5;166", "38;5;160", "38;5;125", "38;5;61", "38;5;28", "38;5;130", "38;5;97",
 			"38;5;30",
@@ -188,7 +188,7 @@ func (p palette) code(code, s string) string {
 	return "\x1b[" + code + "m" + s + "\x1b[0m"
 }
 
-// name colours s in the colour of somebody's name.
+// name colours s in the colour of a participant's name.
 func (p palette) name(name, s string) string {
 	if p.names == nil {
 		return s

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// pty is a console on a terminal.
+// pty is a console on a pseudo-terminal.
 type pty struct {
 	t    *testing.T
 	keys *os.File
@@ -36,7 +36,7 @@ func startOnTerminal(t *testing.T, args ...string) *pty {
 	t.Helper()
 	keys, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
-		t.Skip("no terminals here: ", err)
+		t.Skip("no pseudo-terminals: ", err)
 	}
 	var unlocked, number int32
 	ioctl(t, keys, syscall.TIOCSPTLCK, &unlocked)
@@ -54,7 +54,7 @@ func startOnTerminal(t *testing.T, args ...string) *pty {
 		b := make([]byte, 4096)
 		for {
 			n, err := keys.Read(b)
-			if err != nil { // the console has ended
+			if err != nil { // the console has exited
 				p.cmd.Wait()
 				return
 			}
@@ -81,7 +81,7 @@ func (p *pty) press(keys string) {
 	require.NoError(p.t, err)
 }
 
-// await waits until the console has written something.
+// await waits until the console has shown a text.
 func (p *pty) await(want string) {
 	p.t.Helper()
 	timeout := time.After(patience)
@@ -115,7 +115,7 @@ func TestTerminal(t *testing.T) {
 	alice.await(" bob: something else\r\n\r\x1b[Kalice> half a li\r\x1b[16C")
 	bob.say("/msg alice a secret")
 	alice.await(" bob (private): a secret\r\n\r\x1b[Kalice> half a li")
-	require.NoError(t, node.cmd.Process.Signal(os.Interrupt)) // the chat moves to bob's process
+	require.NoError(t, node.cmd.Process.Signal(os.Interrupt)) // moves the chat to bob's process
 	alice.await("* backend.com moved to host-")
 	alice.press("ne\r")
 	bob.await("alice: half a line")
@@ -124,7 +124,7 @@ func TestTerminal(t *testing.T) {
 	bob.await(`alice \(private\): mine`)
 	alice.await(" alice (private to bob): mine\r\n")
 	alice.press("\x1b[A\x15/help\r")
-	alice.await("/quit             leave (so do Ctrl-D and Ctrl-C)\r\n")
+	alice.await("/quit             leave (also Ctrl-D, Ctrl-C)\r\n")
 	alice.press("\x03")
 	bob.await("alice left")
 	<-alice.gone
@@ -134,16 +134,16 @@ func TestTerminal(t *testing.T) {
 func TestTerminalRejoins(t *testing.T) {
 	flags := with(startDNS(t), "-every", "0", "-standbys", "0")
 	alice := startOnTerminal(t, with(flags, "-name", "alice", "-client_only")...)
-	alice.await("* nobody serves backend.com yet")
+	alice.await("* no host serves backend.com yet")
 	node := start(t, "chatnode", with(flags, "-s")...)
 	alice.await("* alice joined\r\n")
 	require.NoError(t, node.cmd.Process.Kill())
 	<-node.ended
 	alice.press("lost\r")
-	alice.await("alice (1 line on the way)> ")
+	alice.await("alice (1 line pending)> ")
 	start(t, "chatnode", with(flags, "-s", "-reset")...).await("serving backend.com")
-	alice.await(`not said: "lost"`)
-	alice.await("backend.com was started anew")
+	alice.await(`not sent: "lost"`)
+	alice.await("backend.com was reset")
 	alice.press("again\r")
 	alice.await(" alice: again\r\n")
 	alice.press("/quit\r")

@@ -11,7 +11,7 @@ import (
 	"github.com/roam-go/roam/chatcore"
 )
 
-func TestEveryTextHasALineOfItsOwn(t *testing.T) {
+func TestTextsAboveInputLine(t *testing.T) {
 	in, out, err := os.Pipe()
 	require.NoError(t, err)
 	defer in.Close()
@@ -26,5 +26,5 @@ func TestEveryTextHasALineOfItsOwn(t *testing.T) {
 	const prompt = "\r\x1b[Kme> \r\x1b[4C"
 	require.Contains(t, string(shown), " bob: ask the DJ\r\n"+prompt)
 	require.Contains(t, string(shown), "\r\x1b[K* OJ\r\n"+prompt)
-	require.Contains(t, string(shown), "\r\x1b[K\x1b[H\x1b[2J"+prompt, "clearing takes no line")
+	require.Contains(t, string(shown), "\r\x1b[K\x1b[H\x1b[2J"+prompt, "clear adds no line")
 }

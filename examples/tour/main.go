@@ -1,5 +1,5 @@
-// Command tour shows on one machine what roam does: a chat moves from host to host while clients write, over TCP between
-// processes that the tour starts and ends itself. Then it counts what each client saw.
+// Command tour demonstrates roam on one machine. A chat moves between hosts while clients send messages. The tour starts all
+// processes itself; they communicate over TCP. At the end it verifies what each client received.
 package main
 
 import (
@@ -16,20 +16,20 @@ import (
 	"github.com/roam-go/roam/migrate"
 )
 
-const about = `tour shows on one machine what roam does: a DNS, some hosts and some clients, each in a process of its own, talk over
-TCP. The clients write while the chat moves from host to host; in the end it is counted what each of them saw.
+const about = `tour demonstrates roam on one machine: a DNS, hosts and clients, each in a separate process, communicate over TCP.
+The clients send messages while the chat moves between the hosts. At the end, tour counts what each client received.
 
-The exit status is 1 if a message that was acknowledged was lost, doubled or out of order anywhere, or if the tour could
-not be completed.`
+The exit status is 1 if an acknowledged message was lost, duplicated or reordered at any client, or if the tour could not
+be completed.`
 
 func main() {
-	if config := os.Getenv(partEnv); config != "" {
-		os.Exit(play(config))
+	if config := os.Getenv(childEnv); config != "" {
+		os.Exit(runChild(config))
 	}
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// plan is what the flags say.
+// plan holds the values of the flags.
 type plan struct {
 	total   time.Duration
 	every   time.Duration
@@ -43,19 +43,19 @@ type plan struct {
 func parse(args []string, w io.Writer) (plan, error) {
 	var p plan
 	fs := cli.NewFlagSet("tour", about, w)
-	fs.DurationVar(&p.total, "for", 15*time.Second, "`time` during which the clients write")
-	fs.DurationVar(&p.every, "every", 2*time.Second, "`time` after which the chat moves to another host")
+	fs.DurationVar(&p.total, "for", 15*time.Second, "`time` for which the clients send messages")
+	fs.DurationVar(&p.every, "every", 2*time.Second, "`time` between two moves of the chat")
 	fs.IntVar(&p.hosts, "hosts", 3, "`number` of hosts")
 	fs.IntVar(&p.clients, "clients", 4, "`number` of clients")
-	fs.Float64Var(&p.rate, "rate", 200, "`messages` a second, of all clients together")
-	fs.BoolVar(&p.kill, "kill", false, "kill the process of the active host in the middle, and start a fresh host in its place")
-	fs.BoolVar(&p.json, "json", false, "write the result to standard output as one JSON object, and all else to standard error")
+	fs.Float64Var(&p.rate, "rate", 200, "`messages` per second, of all clients together")
+	fs.BoolVar(&p.kill, "kill", false, "kill the active host halfway through, and start a new host")
+	fs.BoolVar(&p.json, "json", false, "write the result to standard output as a JSON object, and everything else to standard error")
 	if err := fs.Parse(args); err != nil {
 		return p, err
 	}
 	err := p.check()
 	if err == nil && fs.NArg() > 0 {
-		err = fmt.Errorf("%q is not a flag: flags begin with -", fs.Arg(0))
+		err = fmt.Errorf("unexpected argument %q: flags begin with -", fs.Arg(0))
 	}
 	if err != nil {
 		fmt.Fprintln(w, "tour:", err)
@@ -72,11 +72,11 @@ func (p plan) check() error {
 	case p.hosts < 1 || p.hosts > 32:
 		return fmt.Errorf("-hosts is %d, want 1 to 32", p.hosts)
 	case p.kill && p.hosts < 2:
-		return errors.New("-kill needs at least 2 hosts: somebody must hold a copy")
+		return errors.New("-kill needs at least 2 hosts: a standby must hold a copy")
 	case p.clients < 1 || p.clients > 64:
 		return fmt.Errorf("-clients is %d, want 1 to 64", p.clients)
 	case !(p.rate > 0 && p.rate <= 100_000):
-		return fmt.Errorf("-rate is %v, want more than 0 and at most 100000", p.rate)
+		return fmt.Errorf("-rate is %v, want above 0 and at most 100000", p.rate)
 	}
 	return nil
 }
@@ -84,22 +84,22 @@ func (p plan) check() error {
 func run(args []string, stdout, stderr io.Writer) int {
 	p, err := parse(args, stderr)
 	if err != nil {
-		return cli.Usage(err)
+		return cli.ExitStatus(err)
 	}
 	ctx, stop := cli.Interrupted(context.Background())
 	defer stop()
-	c, err := newCrew()
+	c, err := newSupervisor()
 	if err != nil {
 		fmt.Fprintln(stderr, "tour:", err)
 		return 1
 	}
-	defer c.dismiss()
+	defer c.stop()
 	out := stdout
 	if p.json {
 		out = stderr
 	}
 	t := &tour{
-		plan: p, crew: c, out: out, line: newTimeline(out, p.total), hosts: make(map[string]*host), ready: make(map[*member]string),
+		plan: p, supervisor: c, out: out, line: newTimeline(out, p.total), hosts: make(map[string]*host), ready: make(map[*child]string),
 	}
 	if err := t.run(ctx); err != nil {
 		if ctx.Err() != nil {
@@ -108,7 +108,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "tour:", err)
 		return 1
 	}
-	c.dismiss()
+	c.stop()
 	fmt.Fprintf(out, "\n%s", t.tally.table())
 	result := t.tally.all()
 	if p.json {
@@ -123,38 +123,39 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// tour is the run of a plan. All of it happens on one goroutine, which hears what the processes report.
+// tour executes a plan. It runs on one goroutine, which receives the reports of the children.
 type tour struct {
 	plan
-	crew  *crew
-	out   io.Writer
-	tally *tally
-	line  *timeline
+	supervisor *supervisor
+	out        io.Writer
+	tally      *tally
+	line       *timeline
 
 	hosts   map[string]*host
-	clients []*member
-	ready   map[*member]string
-	flushed int
-	begin   time.Time // of writing; zero before
+	clients []*child
+	ready   map[*child]string // what each child reported as Ready
+	flushed int               // clients whose messages are all acknowledged
+	begin   time.Time         // start of sending; zero before
 }
 
-// host is what a host has reported.
+// host is a host and its last reported role.
 type host struct {
-	*member
+	*child
 	roleReport
 }
 
-// startTime bounds each step of getting started, flushTime what is left to do at the end.
+// startTimeout bounds each step of the start; flushTimeout, the acknowledgements at the end; quietTimeout, the wait for the next
+// message when some have not arrived.
 const (
-	startTime = 20 * time.Second
-	flushTime = 30 * time.Second
-	quietTime = 5 * time.Second
+	startTimeout = 20 * time.Second
+	flushTimeout = 30 * time.Second
+	quietTimeout = 5 * time.Second
 )
 
 func (t *tour) run(ctx context.Context) error {
-	fmt.Fprintf(t.out, "a DNS, %s and %s, each a process; %g messages/s for %v, a move every %v\n\n",
-		plural(t.plan.hosts, "host", "hosts"), plural(t.plan.clients, "client", "clients"), t.rate, t.total, t.every)
-	dns, err := t.crew.start(part{Role: "dns", Name: "dns"})
+	fmt.Fprintf(t.out, "a DNS, %s and %s, each in a process; %g messages/s for %v, a move every %v\n\n",
+		cli.Plural(t.plan.hosts, "host", "hosts"), cli.Plural(t.plan.clients, "client", "clients"), t.rate, t.total, t.every)
+	dns, err := t.supervisor.start(childConfig{Role: "dns", Name: "dns"})
 	if err != nil {
 		return err
 	}
@@ -167,7 +168,7 @@ func (t *tour) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if i == 0 { // the others find the chat created
+		if i == 0 { // it creates the chat
 			if err := t.await(ctx, h); err != nil {
 				return err
 			}
@@ -176,26 +177,26 @@ func (t *tour) run(ctx context.Context) error {
 	names := make([]string, t.plan.clients)
 	for i := range names {
 		names[i] = fmt.Sprintf("client-%d", i+1)
-		m, err := t.crew.start(part{Role: "client", Name: names[i], DNS: at, Rate: t.rate / float64(t.plan.clients)})
+		m, err := t.supervisor.start(childConfig{Role: "client", Name: names[i], DNS: at, Rate: t.rate / float64(t.plan.clients)})
 		if err != nil {
 			return err
 		}
 		t.clients = append(t.clients, m)
 	}
 	t.tally = newTally(names)
-	if err := t.await(ctx, t.crew.members...); err != nil {
+	if err := t.await(ctx, t.supervisor.children...); err != nil {
 		return err
 	}
 
 	t.begin = time.Now()
 	for _, c := range t.clients {
-		c.tell(cmdWrite)
+		c.send(cmdWrite)
 	}
 	if err := t.write(ctx, at); err != nil {
 		return err
 	}
 	for _, c := range t.clients {
-		c.tell(cmdStop)
+		c.send(cmdStop)
 	}
 	if err := t.finish(); err != nil {
 		return err
@@ -206,28 +207,28 @@ func (t *tour) run(ctx context.Context) error {
 
 func (t *tour) elapsed() time.Duration { return time.Since(t.begin) }
 
-func (t *tour) addHost(dns string, serve bool) (*member, error) {
+func (t *tour) addHost(dns string, serve bool) (*child, error) {
 	name := fmt.Sprintf("host-%d", len(t.hosts)+1)
-	m, err := t.crew.start(part{Role: "host", Name: name, DNS: dns, Serve: serve, Every: t.every})
+	m, err := t.supervisor.start(childConfig{Role: "host", Name: name, DNS: dns, Serve: serve, Every: t.every})
 	if err == nil {
-		t.hosts[name] = &host{member: m}
+		t.hosts[name] = &host{child: m}
 		t.line.track(name)
 	}
 	return m, err
 }
 
-// await waits until members are ready.
-func (t *tour) await(ctx context.Context, ms ...*member) error {
-	timeout := time.After(startTime)
+// await waits until the given children are ready.
+func (t *tour) await(ctx context.Context, ms ...*child) error {
+	timeout := time.After(startTimeout)
 	for _, m := range ms {
 		for t.ready[m] == "" {
 			select {
-			case h := <-t.crew.heard:
-				if err := t.hear(h); err != nil {
+			case r := <-t.supervisor.reports:
+				if err := t.handle(r); err != nil {
 					return err
 				}
 			case <-timeout:
-				return fmt.Errorf("%s has not started within %v\n%s", m.Name, startTime, m.log)
+				return fmt.Errorf("%s did not start within %v\n%s", m.Name, startTimeout, m.log)
 			case <-ctx.Done():
 				return ctx.Err()
 			}
@@ -236,8 +237,8 @@ func (t *tour) await(ctx context.Context, ms ...*member) error {
 	return nil
 }
 
-// write lets the clients write for the time, and kills a host in the middle of it if that is the plan. It ends early when
-// ctx does.
+// write waits while the clients send, draws the timeline, and kills a host halfway through if planned. It returns early when
+// ctx ends.
 func (t *tour) write(ctx context.Context, dns string) error {
 	end := time.After(t.total)
 	tick := time.NewTicker(100 * time.Millisecond)
@@ -248,8 +249,8 @@ func (t *tour) write(ctx context.Context, dns string) error {
 	}
 	for {
 		select {
-		case h := <-t.crew.heard:
-			if err := t.hear(h); err != nil {
+		case r := <-t.supervisor.reports:
+			if err := t.handle(r); err != nil {
 				return err
 			}
 			continue
@@ -276,7 +277,7 @@ func (t *tour) write(ctx context.Context, dns string) error {
 	}
 }
 
-// victim is the host that serves, if another one holds a copy: without one a crash loses the state by definition.
+// victim returns the active host if a standby is in sync, because otherwise a crash loses the state by definition.
 func (t *tour) victim() *host {
 	var v *host
 	for _, h := range t.hosts {
@@ -287,28 +288,28 @@ func (t *tour) victim() *host {
 	return v
 }
 
-// finish waits until everything that was sent is acknowledged, and everybody has seen everything or nothing comes any more.
+// finish waits until all messages are acknowledged, and until all have arrived or no more arrive.
 func (t *tour) finish() error {
-	timeout := time.After(flushTime)
+	timeout := time.After(flushTimeout)
 	for t.flushed < len(t.clients) {
 		select {
-		case h := <-t.crew.heard:
-			if err := t.hear(h); err != nil {
+		case r := <-t.supervisor.reports:
+			if err := t.handle(r); err != nil {
 				return err
 			}
 		case <-timeout:
-			return fmt.Errorf("not everything that was sent was acknowledged within %v: %s", flushTime, t.progress())
+			return fmt.Errorf("messages were not acknowledged within %v: %s", flushTimeout, t.progress())
 		}
 	}
-	quiet := time.NewTimer(quietTime)
+	quiet := time.NewTimer(quietTimeout)
 	for t.tally.all().Lost > 0 {
 		select {
-		case h := <-t.crew.heard:
-			if err := t.hear(h); err != nil {
+		case r := <-t.supervisor.reports:
+			if err := t.handle(r); err != nil {
 				return err
 			}
-			if len(h.Seen) > 0 {
-				quiet.Reset(quietTime)
+			if len(r.Seen) > 0 {
+				quiet.Reset(quietTimeout)
 			}
 		case <-quiet.C:
 			return nil
@@ -317,24 +318,24 @@ func (t *tour) finish() error {
 	return nil
 }
 
-// hear takes a report.
-func (t *tour) hear(h heard) error {
-	m := h.from
+// handle processes a report.
+func (t *tour) handle(r childReport) error {
+	m := r.from
 	switch {
 	case m.killed:
 		return nil
-	case h.gone:
-		return fmt.Errorf("%s has ended (%v)\n%s", m.Name, h.err, m.log)
-	case h.Error != "":
-		return fmt.Errorf("%s: %s\n%s", m.Name, h.Error, m.log)
+	case r.exited:
+		return fmt.Errorf("%s has exited (%v)\n%s", m.Name, r.err, m.log)
+	case r.Error != "":
+		return fmt.Errorf("%s: %s\n%s", m.Name, r.Error, m.log)
 	}
-	if h.Ready != "" {
-		t.ready[m] = h.Ready
+	if r.Ready != "" {
+		t.ready[m] = r.Ready
 	}
 	if m.Role == "host" {
 		known := t.hosts[m.Name]
-		if h.report.Role != nil {
-			known.roleReport = *h.report.Role
+		if r.report.Role != nil {
+			known.roleReport = *r.report.Role
 		}
 		at := time.Duration(0)
 		if !t.begin.IsZero() {
@@ -342,11 +343,11 @@ func (t *tour) hear(h heard) error {
 		}
 		t.line.set(m.Name, cell(known.roleReport.Role), at)
 	}
-	if h.Flushed {
+	if r.Flushed {
 		t.flushed++
 	}
 	if m.Role == "client" {
-		return t.tally.add(m.Name, h.report)
+		return t.tally.add(m.Name, r.report)
 	}
 	return nil
 }
@@ -362,13 +363,13 @@ func cell(r migrate.Role) byte {
 	}
 }
 
-// progress is a line of at most 79 characters, so that it takes one row of a screen.
+// progress returns a status line of at most 79 characters, which fits one row of a terminal.
 func (t *tour) progress() string {
 	r := t.tally.all()
 	s := fmt.Sprintf("%d sent, %d acknowledged, %d delivered, %s", r.Sent, r.Acknowledged, r.Delivered,
-		plural(r.Moves, "move", "moves"))
+		cli.Plural(r.Moves, "move", "moves"))
 	if r.Failovers > 0 {
-		s += ", " + plural(r.Failovers, "failover", "failovers")
+		s += ", " + cli.Plural(r.Failovers, "failover", "failovers")
 	}
 	if n := len(t.tally.order); n > 0 {
 		e := t.tally.epochs[t.tally.order[n-1]]

@@ -5,32 +5,21 @@ import (
 	"encoding/json"
 	"io"
 	"os"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/roam-go/roam/examples/internal/leaktest"
 )
 
-// TestMain plays a part when the tour of a test has started this program for it.
+// TestMain runs a child process if a tour in a test has started this program as one.
 func TestMain(m *testing.M) {
-	if config := os.Getenv(partEnv); config != "" {
-		os.Exit(play(config))
+	if config := os.Getenv(childEnv); config != "" {
+		os.Exit(runChild(config))
 	}
-	code := m.Run()
-	for range 100 { // what was told to end may take a moment
-		if runtime.NumGoroutine() <= 2 { // os/signal keeps one
-			os.Exit(code)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	if code == 0 {
-		b := make([]byte, 1<<20)
-		println("goroutines are left:\n" + string(b[:runtime.Stack(b, true)]))
-		code = 1
-	}
-	os.Exit(code)
+	leaktest.Exit(m.Run(), 2) // os/signal keeps one goroutine
 }
 
 // runTour runs a tour and returns its result.
@@ -40,12 +29,12 @@ func runTour(t *testing.T, args ...string) result {
 	status := run(args, &stdout, &stderr)
 	require.Zero(t, status, "%s", &stderr)
 	lines := strings.Split(strings.TrimSpace(stdout.String()), "\n")
-	require.Len(t, lines, 1, "standard output is the JSON alone")
+	require.Len(t, lines, 1, "standard output contains only the JSON object")
 	var r result
 	d := json.NewDecoder(strings.NewReader(lines[0]))
 	d.DisallowUnknownFields()
 	require.NoError(t, d.Decode(&r))
-	require.Contains(t, stderr.String(), "out of order")
+	require.Contains(t, stderr.String(), "reordered")
 	require.NotContains(t, strings.ToLower(stderr.String()), "error")
 	return r
 }
@@ -62,7 +51,7 @@ func TestTour(t *testing.T) {
 	require.GreaterOrEqual(t, r.Pause.Longest, r.Pause.Median)
 }
 
-func TestTourThatKillsAHost(t *testing.T) {
+func TestTourKill(t *testing.T) {
 	r := runTour(t, "-for", "3s", "-every", "1s", "-clients", "2", "-kill", "-json")
 	require.Equal(t, r.Sent, r.Acknowledged)
 	require.Equal(t, 2*r.Acknowledged, r.Delivered)
@@ -70,36 +59,36 @@ func TestTourThatKillsAHost(t *testing.T) {
 	require.Equal(t, 1, r.Failovers)
 }
 
-func TestTourReportsAProcessThatEnds(t *testing.T) {
+func TestTourReportsExitOfChild(t *testing.T) {
 	var stderr bytes.Buffer
-	c, err := newCrew()
+	c, err := newSupervisor()
 	require.NoError(t, err)
-	defer c.dismiss()
+	defer c.stop()
 	tr := &tour{
-		plan: plan{total: time.Second, hosts: 1}, crew: c, out: io.Discard, line: newTimeline(io.Discard, time.Second),
-		hosts: make(map[string]*host), ready: make(map[*member]string),
+		plan: plan{total: time.Second, hosts: 1}, supervisor: c, out: io.Discard, line: newTimeline(io.Discard, time.Second),
+		hosts: make(map[string]*host), ready: make(map[*child]string),
 	}
-	dns, err := c.start(part{Role: "dns", Name: "dns"})
+	dns, err := c.start(childConfig{Role: "dns", Name: "dns"})
 	require.NoError(t, err)
 	require.NoError(t, tr.await(t.Context(), dns))
 	dns.cmd.Process.Kill()
 	h, err := tr.addHost(tr.ready[dns], true)
 	require.NoError(t, err)
-	require.ErrorContains(t, tr.await(t.Context(), h), "has ended", "%s", &stderr)
+	require.ErrorContains(t, tr.await(t.Context(), h), "has exited", "%s", &stderr)
 }
 
-func TestProcessesEndWithTheTour(t *testing.T) {
-	c, err := newCrew()
+func TestChildrenExitWithTheTour(t *testing.T) {
+	c, err := newSupervisor()
 	require.NoError(t, err)
-	defer c.dismiss()
-	m, err := c.start(part{Role: "dns", Name: "dns"})
+	defer c.stop()
+	m, err := c.start(childConfig{Role: "dns", Name: "dns"})
 	require.NoError(t, err)
-	<-c.heard                           // it is ready
-	require.NoError(t, m.stdin.Close()) // as when the tour dies
+	<-c.reports                         // ready
+	require.NoError(t, m.stdin.Close()) // as when the tour exits
 	select {
 	case <-m.ended:
 	case <-time.After(5 * time.Second):
-		t.Fatal("it goes on without the tour")
+		t.Fatal("the child has not exited")
 	}
 }
 
@@ -118,11 +107,11 @@ func TestFlags(t *testing.T) {
 	require.Zero(t, run([]string{"-help"}, io.Discard, io.Discard))
 }
 
-func TestPartsThatDoNotExist(t *testing.T) {
-	c, err := newCrew()
+func TestUnknownRole(t *testing.T) {
+	c, err := newSupervisor()
 	require.NoError(t, err)
-	defer c.dismiss()
-	_, err = c.start(part{Role: "cook"})
+	defer c.stop()
+	_, err = c.start(childConfig{Role: "cook"})
 	require.NoError(t, err)
-	require.Contains(t, (<-c.heard).Error, "cook")
+	require.Contains(t, (<-c.reports).Error, "cook")
 }

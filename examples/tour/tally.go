@@ -6,9 +6,11 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/roam-go/roam/examples/internal/cli"
 )
 
-// text is what a client says: who it is, and the number of its message.
+// text returns the text of the n-th message of a client, which identifies it.
 func text(client string, n int) string { return client + "#" + strconv.Itoa(n) }
 
 func parseText(s string) (client string, n int, ok bool) {
@@ -17,31 +19,31 @@ func parseText(s string) (client string, n int, ok bool) {
 	return client, n, found && err == nil && n > 0
 }
 
-// tally counts what the clients report. It believes nobody else.
+// tally verifies the reports of the clients. It uses no other source.
 type tally struct {
 	clients []string
 	counts  []counts
-	foreign int // texts that nobody sent
+	foreign int // texts that no client sent
 	epochs  map[uint64]*epoch
-	order   []uint64 // the epochs as they were first reported
+	order   []uint64 // epochs in the order of their first report
 }
 
-// counts is what one client sent and saw.
+// counts holds what one client sent and received.
 type counts struct {
 	sent  int
 	acked []bool // by number, from 1
 	acks  int
 
-	of         [][]int // how often each message was seen, by sender and number
-	highest    []int   // by sender
-	delivered  int     // different messages that were acknowledged and seen
+	of         [][]int // how often each message was received, by sender and number
+	highest    []int   // highest received number, by sender
+	delivered  int     // distinct acknowledged messages received
 	duplicated int
 	reordered  int
 }
 
-// epoch is what clients told of a move.
+// epoch holds the clients' reports of a move.
 type epoch struct {
-	planned bool // at least one was told to move
+	planned bool // at least one client had notice of the move
 	pauses  []time.Duration
 }
 
@@ -54,11 +56,11 @@ func newTally(clients []string) *tally {
 	return t
 }
 
-// add takes a report of a client.
+// add adds a report of a client.
 func (t *tally) add(client string, r report) error {
 	i := slices.Index(t.clients, client)
 	if i < 0 {
-		return fmt.Errorf("a report from %q, who is no client", client)
+		return fmt.Errorf("report from unknown client %q", client)
 	}
 	t.counts[i].sent = max(t.counts[i].sent, r.Sent)
 	for _, n := range r.Acked {
@@ -85,7 +87,7 @@ func (t *tally) add(client string, r report) error {
 	return nil
 }
 
-// ack notes that message n of client j was acknowledged.
+// ack records that message n of client j was acknowledged.
 func (t *tally) ack(j, n int) {
 	c := &t.counts[j]
 	c.acked = grown(c.acked, n)
@@ -94,14 +96,14 @@ func (t *tally) ack(j, n int) {
 	}
 	c.acked[n] = true
 	c.acks++
-	for i := range t.counts { // some have seen it already
+	for i := range t.counts { // some clients may have received it before
 		if of := t.counts[i].of[j]; n < len(of) && of[n] > 0 {
 			t.counts[i].delivered++
 		}
 	}
 }
 
-// see notes that client i saw message n of client j.
+// see records that client i received message n of client j.
 func (t *tally) see(i, j, n int) {
 	c := &t.counts[i]
 	c.of[j] = grown(c.of[j], n)
@@ -119,7 +121,7 @@ func (t *tally) see(i, j, n int) {
 	c.highest[j] = max(c.highest[j], n)
 }
 
-// grown returns s with a place for index n.
+// grown returns s, extended if necessary to contain index n.
 func grown[T any](s []T, n int) []T {
 	if n < len(s) {
 		return s
@@ -127,14 +129,14 @@ func grown[T any](s []T, n int) []T {
 	return append(s, make([]T, n+1-len(s))...)
 }
 
-// result is the table at the end, for one client or for all.
+// result is the final result for one client or for all.
 type result struct {
 	Sent         int    `json:"sent"`
 	Acknowledged int    `json:"acknowledged"`
-	Delivered    int    `json:"delivered"`  // different messages, of those acknowledged, that were seen
-	Lost         int    `json:"lost"`       // acknowledged and not seen
-	Duplicated   int    `json:"duplicated"` // seen once more than once
-	Reordered    int    `json:"reordered"`  // seen after a later one of the same sender
+	Delivered    int    `json:"delivered"`  // distinct acknowledged messages received
+	Lost         int    `json:"lost"`       // acknowledged but not received
+	Duplicated   int    `json:"duplicated"` // received again
+	Reordered    int    `json:"reordered"`  // received after a later message of the same sender
 	Moves        int    `json:"moves"`
 	Failovers    int    `json:"failovers"`
 	Pause        pauses `json:"pause_ms"`
@@ -145,25 +147,25 @@ type pauses struct {
 	Longest float64 `json:"longest"`
 }
 
-// clean reports whether every promise was kept.
+// clean reports whether all guarantees were kept.
 func (r result) clean() bool { return r.Lost == 0 && r.Duplicated == 0 && r.Reordered == 0 }
 
-// client is the result for what one client sent and saw.
+// client returns the result for one client.
 func (t *tally) client(i int) result {
 	c := &t.counts[i]
 	r := result{
 		Sent: c.sent, Acknowledged: c.acks, Delivered: c.delivered, Duplicated: c.duplicated, Reordered: c.reordered,
 		Lost: -c.delivered,
 	}
-	for j := range t.counts { // everything that was acknowledged is for everybody
+	for j := range t.counts { // every client must receive every acknowledged message
 		r.Lost += t.counts[j].acks
 	}
 	return r
 }
 
-// all is the sum over the clients, and what they told of moves.
+// all returns the sum of the clients' results, with the moves.
 func (t *tally) all() result {
-	r := result{Duplicated: t.foreign} // what nobody sent was made up on the way
+	r := result{Duplicated: t.foreign} // counts texts that no client sent as duplicates
 	for i := range t.clients {
 		c := t.client(i)
 		r.Sent += c.Sent
@@ -186,7 +188,7 @@ func (t *tally) all() result {
 	return r
 }
 
-// summary is in milliseconds, to the microsecond.
+// summary returns milliseconds with microsecond resolution.
 func summary(all []time.Duration) pauses {
 	if len(all) == 0 {
 		return pauses{}
@@ -197,7 +199,7 @@ func summary(all []time.Duration) pauses {
 	return pauses{Median: ms((all[(n-1)/2] + all[n/2]) / 2), Longest: ms(all[n-1])}
 }
 
-// table is the result for people.
+// table formats the result for display.
 func (t *tally) table() string {
 	all := t.all()
 	var b strings.Builder
@@ -217,22 +219,15 @@ func (t *tally) table() string {
 	row("acknowledged", func(r result) int { return r.Acknowledged })
 	row("delivered", func(r result) int { return r.Delivered })
 	row("lost", func(r result) int { return r.Lost })
-	row("doubled", func(r result) int { return r.Duplicated })
-	row("out of order", func(r result) int { return r.Reordered })
-	fmt.Fprintf(&b, "\n%s", plural(all.Moves, "move", "moves"))
+	row("duplicated", func(r result) int { return r.Duplicated })
+	row("reordered", func(r result) int { return r.Reordered })
+	fmt.Fprintf(&b, "\n%s", cli.Plural(all.Moves, "move", "moves"))
 	if all.Failovers > 0 {
-		fmt.Fprintf(&b, " and %s", plural(all.Failovers, "failover", "failovers"))
+		fmt.Fprintf(&b, " and %s", cli.Plural(all.Failovers, "failover", "failovers"))
 	}
 	if all.Moves+all.Failovers > 0 {
 		fmt.Fprintf(&b, "; pause: median %.1f ms, longest %.1f ms", all.Pause.Median, all.Pause.Longest)
 	}
 	b.WriteByte('\n')
 	return b.String()
-}
-
-func plural(n int, one, many string) string {
-	if n == 1 {
-		return "1 " + one
-	}
-	return fmt.Sprintf("%d %s", n, many)
 }

@@ -8,26 +8,26 @@ import (
 	"time"
 )
 
-// timeline draws which host served when: on a terminal a picture that grows, elsewhere a line a second.
+// timeline shows which host was active when: as a chart on a terminal, and as one status line per second elsewhere.
 type timeline struct {
 	out    io.Writer
 	live   bool // out is a terminal
 	colour bool
 	total  time.Duration
 
-	hosts []*track
-	drawn int // lines of the picture on the screen
-	said  int // seconds told where there is no picture
+	hosts   []*track
+	drawn   int // lines of the chart on the screen
+	printed int // last second printed without a chart
 }
 
-// track is the row of one host.
+// track is the row of a host in the chart.
 type track struct {
 	name  string
-	cells []byte // what it was, by column
+	cells []byte // state by column
 	state byte
 }
 
-// What a host can be in a column.
+// The states of a host in a column.
 const (
 	absent  = ' '
 	latent  = '.'
@@ -63,14 +63,14 @@ func (t *timeline) column(at time.Duration) int {
 	return min(max(int(at*columns/t.total), 0), columns-1)
 }
 
-// set says what a host is from now on.
+// set sets the state of a host.
 func (t *timeline) set(name string, state byte, at time.Duration) {
 	h := t.track(name)
 	h.state = state
 	h.mark(t.column(at))
 }
 
-// mark puts the state in a column; where there were several, serving and dying are what to see.
+// mark writes the state to a column. If there are several, dead and active take precedence.
 func (h *track) mark(column int) {
 	if c := h.cells[column]; c == dead || c == active && h.state != dead {
 		return
@@ -78,7 +78,7 @@ func (h *track) mark(column int) {
 	h.cells[column] = h.state
 }
 
-// advance fills the rows up to now.
+// advance extends the rows to the current time.
 func (t *timeline) advance(at time.Duration) {
 	for _, h := range t.hosts {
 		if h.state == dead {
@@ -89,12 +89,12 @@ func (t *timeline) advance(at time.Duration) {
 	}
 }
 
-// draw shows the picture, or the line, with the progress so far.
+// draw prints the chart, or the status line, with the progress.
 func (t *timeline) draw(at time.Duration, progress string, last bool) {
 	at = min(at, t.total)
 	if !t.live {
-		if s := int(at / time.Second); s > t.said || last {
-			t.said = s
+		if s := int(at / time.Second); s > t.printed || last {
+			t.printed = s
 			fmt.Fprintf(t.out, "%3ds  %s\n", s, progress)
 		}
 		return
@@ -113,7 +113,7 @@ func (t *timeline) draw(at time.Duration, progress string, last bool) {
 		line(fmt.Sprintf("%-8s %s", h.name, t.row(h.cells[:now+1])))
 	}
 	line(t.axis())
-	line(t.paint("32", "█") + " serves  ─ holds a copy  · could serve  " + t.paint("1;31", "✗") + " was killed")
+	line(t.paint("32", "█") + " active  ─ standby  · latent  " + t.paint("1;31", "✗") + " killed")
 	line(progress)
 	io.WriteString(t.out, b.String())
 }
@@ -144,7 +144,7 @@ func (t *timeline) paint(code, s string) string {
 	return "\x1b[" + code + "m" + s + "\x1b[0m"
 }
 
-// axis is the line with the times.
+// axis returns the line with the times.
 func (t *timeline) axis() string {
 	b := []byte(strings.Repeat(" ", columns+12))
 	for i := range 4 {

@@ -10,14 +10,14 @@ import (
 
 func TestTimeline(t *testing.T) {
 	var out bytes.Buffer
-	l := &timeline{out: &out, live: true, total: 6 * time.Second} // a column is 100 ms
+	l := &timeline{out: &out, live: true, total: 6 * time.Second} // 100 ms per column
 	l.set("host-1", active, 0)
 	l.set("host-2", standby, 0)
 	for at := time.Duration(0); at < 3*time.Second; at += 100 * time.Millisecond {
 		l.advance(at)
 		switch at {
 		case time.Second:
-			l.set("host-1", latent, at+50*time.Millisecond) // serving is what to see in a column with both
+			l.set("host-1", latent, at+50*time.Millisecond) // active takes precedence in a column
 			l.set("host-2", active, at+50*time.Millisecond)
 		case 2 * time.Second:
 			l.set("host-2", dead, at+50*time.Millisecond)
@@ -27,14 +27,14 @@ func TestTimeline(t *testing.T) {
 	require.Equal(t, "\r\x1b[Khost-1   ███████████··················· \n"+
 		"\r\x1b[Khost-2   ──────────██████████✗          \n"+
 		"\r\x1b[K         0s                  2s                  4s                  6s\n"+
-		"\r\x1b[K█ serves  ─ holds a copy  · could serve  ✗ was killed\n"+
+		"\r\x1b[K█ active  ─ standby  · latent  ✗ killed\n"+
 		"\r\x1b[Kso far\n", out.String())
 	out.Reset()
 	l.draw(3*time.Second, "and now", false)
-	require.Contains(t, out.String(), "\x1b[5A", "the second picture is drawn over the first")
+	require.Contains(t, out.String(), "\x1b[5A", "the second chart replaces the first")
 }
 
-func TestTimelineWithoutATerminal(t *testing.T) {
+func TestTimelineWithoutTerminal(t *testing.T) {
 	var out bytes.Buffer
 	l := &timeline{out: &out, total: 3 * time.Second}
 	for at := time.Duration(0); at < 3*time.Second; at += 100 * time.Millisecond {

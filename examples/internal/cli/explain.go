@@ -13,31 +13,31 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// noDNS is the error of connecting to the DNS.
+// noDNS is an error of connecting to the DNS.
 type noDNS struct{ error }
 
 func (e *noDNS) Unwrap() error { return e.error }
 
-// Explain says in a sentence what an error means for the person at the keyboard, and what helps.
+// Explain describes an error to the user and suggests a remedy.
 func (f *Flags) Explain(err error) string {
 	if _, ok := errors.AsType[*noDNS](err); ok {
 		return f.explainDNS(err)
 	}
 	switch {
 	case errors.Is(err, migrate.ErrNoHost):
-		return fmt.Sprintf("the hosts that last served %s are gone with all that was said there. If they cannot come back, start the chat "+
-			"anew, empty, with -s -reset.", f.Service)
+		return fmt.Sprintf("the hosts that held %s are lost, and its messages with them. If they cannot come back, restart the chat, empty, "+
+			"with -s -reset.", f.Service)
 	case errors.Is(err, migrate.ErrExists):
-		return fmt.Sprintf("%s is alive, so there is nothing to reset. Start with -s alone to stand by for it.", f.Service)
+		return fmt.Sprintf("%s is being served, so there is nothing to reset. Use -s alone to stand by.", f.Service)
 	case errors.Is(err, migrate.ErrNoTarget):
-		return fmt.Sprintf("The chat %s has ended: nobody else was there to take it over.", f.Service)
+		return fmt.Sprintf("the chat %s has ended: no other host could take it over.", f.Service)
 	case errors.Is(err, chatcore.ErrNameTaken):
-		return Printable(reason(err, chatcore.CodeNameTaken)) + ". Choose another one with -name; if it was yours until just now, it is free " +
-			"again within two minutes, or at once with the -identity that it was used with."
+		return Printable(reason(err, chatcore.CodeNameTaken)) + ". Choose another name with -name. If you used this name before, it becomes " +
+			"free within two minutes, or at once with the same -identity."
 	case errors.Is(err, chatcore.ErrBadName):
-		return Printable(reason(err, chatcore.CodeBadName)) + ". Choose another one with -name."
+		return Printable(reason(err, chatcore.CodeBadName)) + ". Choose another name with -name."
 	case errors.Is(err, chatcore.ErrFull):
-		return Printable(reason(err, chatcore.CodeFull)) + ". Try again when somebody has left."
+		return Printable(reason(err, chatcore.CodeFull)) + ". Try again later."
 	}
 	if s := explainListen(err, f.Listen, "-listen"); s != "" {
 		return s
@@ -47,42 +47,42 @@ func (f *Flags) Explain(err error) string {
 
 func (f *Flags) explainDNS(err error) string {
 	at := f.DNS()
-	remedy := fmt.Sprintf("Start it there with \"go run ./examples/dns -port %d\", or say where it is with -dns_ip and -dns_port.", f.DNSPort)
+	remedy := fmt.Sprintf("Start it with \"go run ./examples/dns -port %d\", or set its address with -dns_ip and -dns_port.", f.DNSPort)
 	if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
-		return fmt.Sprintf("no machine called %s is known. Give the address of the DNS's machine with -dns_ip.", f.DNSIP)
+		return fmt.Sprintf("unknown host %s. Set the address of the DNS with -dns_ip.", f.DNSIP)
 	}
 	switch {
 	case errors.Is(err, transport.ErrWrongKey):
-		return fmt.Sprintf("whoever answers at %s does not have the key given with -dns_key: it is not the DNS that you meant, or it was "+
-			"started again without the -identity that it had. %s", at, "Look at what it printed when it started.")
+		return fmt.Sprintf("the process at %s does not have the key given with -dns_key: it is another DNS, or it was restarted without its "+
+			"-identity. Compare with the key that it printed at the start.", at)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Sprintf("no DNS at %s. %s", at, remedy)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, transport.ErrTimeout):
-		return fmt.Sprintf("no DNS answers at %s: the machine is off, or a firewall is between. %s", at, remedy)
+		return fmt.Sprintf("no DNS answers at %s: the machine is off, or a firewall blocks the connection. %s", at, remedy)
 	}
 	other := "with"
 	if f.Insecure {
 		other = "without"
 	}
-	return fmt.Sprintf("whoever listens at %s is no DNS that this process could speak with: it may have been started %s -insecure, which "+
-		"all must agree on, or it is another program (%s)", at, other, Printable(err.Error()))
+	return fmt.Sprintf("cannot communicate with the process at %s: it may be a DNS started %s -insecure (all processes must use the same "+
+		"setting), or another program (%s)", at, other, Printable(err.Error()))
 }
 
-// explainListen is a sentence for an error of listening at addr, given by a flag; "" for other errors.
+// explainListen describes an error of listening on addr, which the flag sets; it returns "" for other errors.
 func explainListen(err error, addr, flag string) string {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Sprintf("the port of %s is in use: another program, perhaps this one started twice, listens there. Choose another one "+
-			"with %s.", addr, flag)
+		return fmt.Sprintf("the port of %s is in use by another program or by a second instance of this one. Choose another port with "+
+			"%s.", addr, flag)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return fmt.Sprintf("%s is not an address of this machine. Choose one that is with %s, or leave it out.", addr, flag)
+		return fmt.Sprintf("%s is not an address of this machine. Choose another address with %s, or omit it.", addr, flag)
 	case errors.Is(err, syscall.EACCES):
-		return fmt.Sprintf("this user may not listen at %s. Choose a port above 1023 with %s.", addr, flag)
+		return fmt.Sprintf("no permission to listen on %s. Choose a port above 1023 with %s.", addr, flag)
 	}
 	return ""
 }
 
-// ExplainListen is a sentence for an error of listening at addr, given by a flag.
+// ExplainListen describes an error of listening on addr, which the flag sets.
 func ExplainListen(err error, addr, flag string) string {
 	if s := explainListen(err, addr, flag); s != "" {
 		return s
@@ -90,7 +90,7 @@ func ExplainListen(err error, addr, flag string) string {
 	return Printable(err.Error())
 }
 
-// reason is the message of the error with a code in err's tree, without the name of the package that made it.
+// reason returns the message of the error with the given code in err's tree, without the package prefix.
 func reason(err error, code transport.Code) string {
 	for e := err; ; {
 		t, ok := errors.AsType[*transport.Error](e)
@@ -106,7 +106,7 @@ func reason(err error, code transport.Code) string {
 	}
 }
 
-// Reason is what an error says, made harmless and without the names of packages in front.
+// Reason returns the escaped message of an error without package prefixes.
 func Reason(err error) string {
 	s := err.Error()
 	if t, ok := errors.AsType[*transport.Error](err); ok {

@@ -1,5 +1,5 @@
-// Package cli is what the example programs have in common: the flags of a participant, the process behind them, sentences
-// for what goes wrong, and texts of others made harmless for a screen.
+// Package cli contains the common parts of the example programs: the flags of a participant, its process, explanations of
+// errors, and the escaping of foreign text for a terminal.
 package cli
 
 import (
@@ -15,7 +15,7 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// Flags are those of every participant of a chat.
+// Flags are the common flags of all participants in a chat.
 type Flags struct {
 	DNSIP    string
 	DNSPort  int
@@ -32,36 +32,36 @@ type Flags struct {
 	Verbose  bool
 }
 
-// Register defines the flags, with their defaults.
+// Register defines the flags with their defaults.
 func (f *Flags) Register(fs *flag.FlagSet) {
 	fs.StringVar(&f.DNSIP, "dns_ip", "localhost", "`address` of the DNS")
 	fs.IntVar(&f.DNSPort, "dns_port", 8000, "`port` of the DNS")
-	fs.StringVar(&f.DNSKey, "dns_key", "", "the `key` that the DNS must prove, as it prints it; empty trusts whoever answers there")
+	fs.StringVar(&f.DNSKey, "dns_key", "", "required `key` of the DNS, as printed by it; empty: the DNS is not authenticated")
 	fs.StringVar(&f.Service, "server_uri", "backend.com", "the `name` of the chat")
 	fs.StringVar(&f.Service, "u", "backend.com", "short for -server_uri `name`")
-	const minN = "`participants` that must have joined before the chat begins; what is said before waits. It counts where the chat " +
-		"is created, with -s"
+	const minN = "number of `participants` that must join before the chat begins; messages are held until then. Used only when the " +
+		"chat is created with -s"
 	fs.IntVar(&f.MinN, "min_n", 0, minN)
 	fs.IntVar(&f.MinN, "n", 0, "short for -min_n `participants`")
-	fs.BoolVar(&f.Serve, "s", false, "serve: create the chat if nobody serves it yet, and stand by otherwise")
-	fs.BoolVar(&f.Reset, "reset", false, "with -s: start a chat anew whose last hosts are gone with all that was said")
-	fs.DurationVar(&f.Every, "every", 30*time.Second, "`time` after which the chat moves on to another host; 0: only when its host leaves")
-	fs.IntVar(&f.Standbys, "standbys", 1, "`hosts` beside the active one that hold every message, for when it dies; 0: none")
-	fs.StringVar(&f.Listen, "listen", ":0", "`address` to listen at for other hosts and clients; port 0 takes a free one")
-	fs.StringVar(&f.Identity, "identity", "", "`file` with the key by which others know this process, made if there is none; empty: a new key each time")
-	fs.BoolVar(&f.Insecure, "insecure", false, "no encryption and no keys; all processes, the DNS included, must agree on it")
-	fs.BoolVar(&f.Verbose, "v", false, "log what goes on to standard error")
+	fs.BoolVar(&f.Serve, "s", false, "serve: create the chat if no host serves it yet, otherwise stand by")
+	fs.BoolVar(&f.Reset, "reset", false, "with -s: restart a chat whose hosts are lost; all its messages are lost")
+	fs.DurationVar(&f.Every, "every", 30*time.Second, "`time` between moves of the chat to another host; 0: it moves only when its host leaves")
+	fs.IntVar(&f.Standbys, "standbys", 1, "number of standby `hosts` that hold a copy of the chat; with 0, a crash of the host loses the chat")
+	fs.StringVar(&f.Listen, "listen", ":0", "`address` to listen on for other hosts and clients; port 0 chooses a free port")
+	fs.StringVar(&f.Identity, "identity", "", "`file` with the key of this process, created if it does not exist; empty: a new key at each start")
+	fs.BoolVar(&f.Insecure, "insecure", false, "disable encryption and keys; all processes, including the DNS, must use the same setting")
+	fs.BoolVar(&f.Verbose, "v", false, "log to standard error")
 }
 
-// Parse reads the arguments; it has told the user what is wrong when it returns an error, for which [Usage] has the exit
-// status.
+// Parse parses and validates the arguments. It prints any error before returning it; [ExitStatus] returns the exit status for
+// the error.
 func (f *Flags) Parse(fs *flag.FlagSet, args []string) error {
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
 	err := f.check()
 	if err == nil && fs.NArg() > 0 {
-		err = fmt.Errorf("%q is not a flag: flags begin with -", fs.Arg(0))
+		err = fmt.Errorf("unexpected argument %q: flags begin with -", fs.Arg(0))
 	}
 	if err != nil {
 		fmt.Fprintf(fs.Output(), "%s: %v (%s -help lists the flags)\n", fs.Name(), err, fs.Name())
@@ -84,14 +84,14 @@ func (f *Flags) check() error {
 	case f.Standbys < 0 || f.Standbys > 15:
 		return fmt.Errorf("-standbys is %d, want 0 to 15", f.Standbys)
 	case f.Reset && !f.Serve:
-		return errors.New("-reset goes with -s")
+		return errors.New("-reset requires -s")
 	case f.Insecure && f.Identity != "":
-		return errors.New("-identity and -insecure exclude one another: without encryption no key is proved")
+		return errors.New("-identity and -insecure are mutually exclusive: without encryption there are no keys")
 	case f.Insecure && f.DNSKey != "":
-		return errors.New("-dns_key and -insecure exclude one another: without encryption no key is proved")
+		return errors.New("-dns_key and -insecure are mutually exclusive: without encryption there are no keys")
 	}
 	if _, err := transport.ParseKey(f.DNSKey); err != nil {
-		return fmt.Errorf("-dns_key %q is not a key: the DNS prints its own when it starts, 43 characters", f.DNSKey)
+		return fmt.Errorf("-dns_key %q is not a key: it has 43 characters, and the DNS prints its key at the start", f.DNSKey)
 	}
 	if _, port, err := net.SplitHostPort(f.Listen); err != nil || port == "" {
 		return fmt.Errorf("-listen %q is not an address such as :0, :7000 or 192.168.1.5:7000", f.Listen)
@@ -99,19 +99,19 @@ func (f *Flags) check() error {
 	return nil
 }
 
-// DNS is the address of the DNS.
+// DNS returns the address of the DNS.
 func (f *Flags) DNS() string { return net.JoinHostPort(f.DNSIP, strconv.Itoa(f.DNSPort)) }
 
 func (f *Flags) policy() migrate.Policy {
 	return migrate.Policy{
 		Every:  f.Every,
 		Copies: f.Standbys + 1,
-		// Somebody whose process was killed is gone from the room after this time, and the name is free.
+		// After this time, a participant whose process was killed leaves the room, and the name becomes free.
 		SessionTimeout: 2 * time.Minute,
 	}
 }
 
-// NewFlagSet makes a set of flags whose help begins with what the program is.
+// NewFlagSet creates a flag set whose help starts with the text about.
 func NewFlagSet(name, about string, w io.Writer) *flag.FlagSet {
 	fs := flag.NewFlagSet(name, flag.ContinueOnError)
 	fs.SetOutput(w)
@@ -122,8 +122,8 @@ func NewFlagSet(name, about string, w io.Writer) *flag.FlagSet {
 	return fs
 }
 
-// Usage is the exit status for an error of parsing flags: 0 when the user has asked for help.
-func Usage(err error) int {
+// ExitStatus returns the exit status for an error of Parse: 0 if the user requested help.
+func ExitStatus(err error) int {
 	if errors.Is(err, flag.ErrHelp) {
 		return 0
 	}

@@ -62,22 +62,22 @@ func TestBadFlags(t *testing.T) {
 		"-every -1s":                     "-every",
 		"-every 1ms":                     "-every is 1ms",
 		"-standbys 16":                   "-standbys is 16",
-		"-reset":                         "-reset goes with -s",
+		"-reset":                         "-reset requires -s",
 		"-insecure -identity x":          "-insecure",
 		"-dns_key abc":                   "-dns_key",
 		"-listen 8000":                   "-listen",
 		"-listen localhost:":             "-listen",
-		"serve":                          `"serve" is not a flag`,
+		"serve":                          `unexpected argument "serve"`,
 		"-nonsense":                      "-nonsense",
 	} {
 		_, out, err := parse(t, args)
 		require.Error(t, err, args)
 		require.Contains(t, out, part, args)
-		require.Equal(t, 2, Usage(err))
+		require.Equal(t, 2, ExitStatus(err))
 	}
 	_, out, err := parse(t, "-help")
 	require.ErrorIs(t, err, flag.ErrHelp)
-	require.Zero(t, Usage(err))
+	require.Zero(t, ExitStatus(err))
 	require.Contains(t, out, "about it")
 	require.Contains(t, out, "-dns_port port")
 }

@@ -7,9 +7,9 @@ import (
 	"unicode/utf8"
 )
 
-// Printable makes a text of others harmless for a screen, on which it stays one line: control characters, and with them
-// what terminals take for commands, become the pictures that Unicode has for them; characters that turn the direction of
-// writing around or are not seen at all are written out. Joiners stay, since some scripts and emoji need them.
+// Printable escapes foreign text for a terminal. The result is one line. Control characters, and with them terminal escape
+// sequences, become Unicode control pictures; characters that change the writing direction or are invisible become <U+XXXX>.
+// Joiners are kept, because some scripts and emoji need them.
 func Printable(s string) string {
 	if !strings.ContainsFunc(s, Harmful) && utf8.ValidString(s) {
 		return s
@@ -32,7 +32,7 @@ func Printable(s string) string {
 	return b.String()
 }
 
-// Harmful reports whether r does something to a screen other than showing itself.
+// Harmful reports whether r affects a terminal other than by displaying a character.
 func Harmful(r rune) bool {
 	switch {
 	case r < 0x7f:
@@ -41,4 +41,12 @@ func Harmful(r rune) bool {
 		return false
 	}
 	return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp, unicode.Co, unicode.Cs, unicode.Noncharacter_Code_Point)
+}
+
+// Plural formats a number with a noun in singular or plural.
+func Plural[N int | uint64](n N, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
 }

@@ -18,23 +18,23 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// Process is a process's part in a chat: one identity, one way to the DNS and, unless it is a client only, a host.
+// Process is a participant's process: its identity, its connection to the DNS, and its host unless it is only a client.
 type Process struct {
 	Flags     Flags
 	Transport *transport.TCP
 	Resolver  *resolver.Client
-	ID        string        // of the host; "" for one made from the key
+	ID        string        // of the host; defaults to one derived from the key
 	Node      *migrate.Node // nil before Listen
 	Log       *slog.Logger
 }
 
 const (
 	dnsTimeout    = 3 * time.Second
-	presenceDelay = time.Second // within which a host that serves has told the DNS that it is there
+	presenceDelay = time.Second // after which an active host has announced itself to the DNS
 	hostTimeout   = 15 * time.Second
 )
 
-// Start makes the transport and connects to the DNS. Its errors are for [Flags.Explain].
+// Start creates the transport and connects to the DNS. [Flags.Explain] describes its errors.
 func Start(ctx context.Context, f Flags, log *slog.Logger) (*Process, error) {
 	p := &Process{Flags: f, Log: log}
 	var err error
@@ -57,7 +57,7 @@ func Start(ctx context.Context, f Flags, log *slog.Logger) (*Process, error) {
 	return p, nil
 }
 
-// NewTransport makes a TCP transport with the identity in a file, or with a new one where there is no file.
+// NewTransport creates a TCP transport. Its identity is loaded from the file, or new if identity is empty.
 func NewTransport(identity string, insecure bool, log *slog.Logger) (*transport.TCP, error) {
 	cfg := transport.TCPConfig{InsecurePlaintext: insecure, Logger: log}
 	if identity != "" {
@@ -70,9 +70,9 @@ func NewTransport(identity string, insecure bool, log *slog.Logger) (*transport.
 	return transport.NewTCP(cfg)
 }
 
-// Listen makes the process's node, which begins to host with Host.
+// Listen creates the process's node. Host starts hosting.
 func (p *Process) Listen(hooks migrate.Hooks) error {
-	// Others reach this machine at the address under which the DNS sees it.
+	// Advertise the local address used to reach the DNS.
 	addr, err := transport.AdvertiseAddr(p.Flags.Listen, p.Flags.DNS())
 	if err != nil {
 		return err
@@ -84,8 +84,8 @@ func (p *Process) Listen(hooks migrate.Hooks) error {
 	return err
 }
 
-// Host makes the node a host of the chat: with -s one that creates the chat if nobody serves it. It returns the record of
-// who serves it now; the zero Record if nobody does yet.
+// Host makes the node a host of the chat. With -s it creates the chat if no host serves it. Host returns the chat's record, or
+// the zero Record if there is none yet.
 func (p *Process) Host(ctx context.Context) (resolver.Record, error) {
 	var rec resolver.Record
 	room, err := chatcore.New(chatcore.Config{MinParticipants: p.Flags.MinN})
@@ -111,15 +111,15 @@ func (p *Process) Host(ctx context.Context) (resolver.Record, error) {
 	return rec, err
 }
 
-// Why says in a sentence why the chat cannot be joined, as far as the DNS knows; "" if nothing is known to be wrong.
-func (p *Process) Why(ctx context.Context) string {
+// Diagnose explains why the chat cannot be joined, based on the DNS. It returns "" if no cause is known.
+func (p *Process) Diagnose(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(ctx, dnsTimeout)
 	defer cancel()
 	name := p.Flags.Service
 	rec, err := p.Resolver.Get(ctx, name)
 	switch {
 	case errors.Is(err, resolver.ErrNotFound), err == nil && rec.Active.ID == "":
-		return fmt.Sprintf("nobody serves %s yet: waiting until a host or a console is started with -s", name)
+		return fmt.Sprintf("no host serves %s yet: waiting until a host or a console is started with -s", name)
 	case err != nil:
 		return fmt.Sprintf("the DNS at %s does not answer: waiting for it", p.Flags.DNS())
 	}
@@ -128,15 +128,15 @@ func (p *Process) Why(ctx context.Context) string {
 	case err != nil:
 		return ""
 	case m.ID != "":
-		return fmt.Sprintf("%s is served by %s at %s, which does not answer yet: if it never does, a firewall is between, or "+
-			"it was started with -dns_ip localhost on another machine", name, Printable(m.ID), Printable(m.Addr))
+		return fmt.Sprintf("%s is served by %s at %s, which does not answer yet; a firewall may block the connection, or the "+
+			"host was started with -dns_ip localhost on another machine", name, Printable(m.ID), Printable(m.Addr))
 	}
-	return fmt.Sprintf("%s was last served by %s, which is gone with all that was said: waiting until it is started anew with "+
+	return fmt.Sprintf("%s was last served by %s, which is lost with all messages: waiting until the chat is restarted with "+
 		"-s -reset", name, Printable(rec.Active.ID))
 }
 
-// present returns a host that holds the chat and that the DNS knows to be there, the zero Host if there is none. A host may
-// have begun to serve a moment before it tells the DNS that it is there, so that this asks more than once.
+// present returns a host in sync that has announced itself to the DNS, or the zero Host if there is none. A host may become
+// active shortly before its first announcement, so present retries for a while.
 func (p *Process) present(ctx context.Context, rec resolver.Record) (resolver.Host, error) {
 	again := time.NewTicker(presenceDelay / 5)
 	defer again.Stop()
@@ -160,8 +160,8 @@ func (p *Process) present(ctx context.Context, rec resolver.Record) (resolver.Ho
 	}
 }
 
-// Unreachable warns when some hosts of the chat have an address that works on their own machine only and others do not, so
-// that they are on several machines; "" if all is well.
+// Unreachable returns a warning if some hosts of the chat have a loopback address and others do not, which means that the hosts
+// are on several machines. Otherwise it returns "".
 func (p *Process) Unreachable(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(ctx, dnsTimeout)
 	defer cancel()
@@ -189,11 +189,11 @@ func unreachable(hosts []resolver.Host) string {
 	if local == nil || !others {
 		return ""
 	}
-	return fmt.Sprintf("%s is known by the address %s, which other machines cannot reach: start it, too, with -dns_ip set to the "+
-		"address that the DNS has in the network", Printable(local.ID), Printable(local.Addr))
+	return fmt.Sprintf("%s has the address %s, which other machines cannot reach: restart it with -dns_ip set to the network "+
+		"address of the DNS", Printable(local.ID), Printable(local.Addr))
 }
 
-// Leave hands over what this process serves, and closes it. ctx bounds the handing over.
+// Leave hands over the chat if this process serves it, and closes the process's connections. ctx bounds the handover.
 func (p *Process) Leave(ctx context.Context) error {
 	var err error
 	if p.Node != nil {
@@ -204,14 +204,14 @@ func (p *Process) Leave(ctx context.Context) error {
 	return err
 }
 
-// Interrupted returns a context that ends with the first Ctrl-C or SIGTERM; after it, the second ends the process at once.
+// Interrupted returns a context that ends on the first Ctrl-C or SIGTERM. A second signal terminates the process.
 func Interrupted(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
 	return ctx, stop
 }
 
-// Logger logs to w if verbose, and nowhere otherwise.
+// Logger returns a logger that writes to w if Verbose is set, and discards otherwise.
 func (f *Flags) Logger(w *os.File) *slog.Logger {
 	if !f.Verbose {
 		return slog.New(slog.DiscardHandler)

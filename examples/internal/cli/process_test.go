@@ -22,7 +22,7 @@ import (
 
 var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
 
-// serveDNS starts a DNS for a test, and returns the flags with which it is found.
+// serveDNS starts a DNS and returns flags that refer to it.
 func serveDNS(t *testing.T, insecure bool) (Flags, transport.Key) {
 	t.Helper()
 	tr, err := NewTransport("", insecure, quiet)
@@ -45,7 +45,7 @@ func serveDNS(t *testing.T, insecure bool) (Flags, transport.Key) {
 	return f, tr.Key()
 }
 
-// start starts a process that leaves with the test.
+// start starts a process that is stopped at the end of the test.
 func start(t *testing.T, f Flags) *Process {
 	t.Helper()
 	p, err := Start(t.Context(), f, quiet)
@@ -63,36 +63,36 @@ func start(t *testing.T, f Flags) *Process {
 func TestHostAndStandBy(t *testing.T) {
 	f, key := serveDNS(t, false)
 	f.DNSKey = key.String()
-	require.Contains(t, start(t, f).Why(t.Context()), "nobody serves backend.com yet")
+	require.Contains(t, start(t, f).Diagnose(t.Context()), "no host serves backend.com yet")
 
 	f.Serve = true
 	first := start(t, f)
 	rec, err := first.Host(t.Context())
 	require.NoError(t, err)
 	require.True(t, rec.Active.Same(first.Node.Self()))
-	require.NotContains(t, rec.Active.Addr, ":0", "the port that was bound is advertised")
-	require.Contains(t, first.Why(t.Context()), "does not answer yet")
+	require.NotContains(t, rec.Active.Addr, ":0", "the bound port is advertised")
+	require.Contains(t, first.Diagnose(t.Context()), "does not answer yet")
 
 	second := start(t, f)
 	rec, err = second.Host(t.Context())
 	require.NoError(t, err)
-	require.True(t, rec.Active.Same(first.Node.Self()), "it stands by")
+	require.True(t, rec.Active.Same(first.Node.Self()), "the second host stands by")
 
 	f.Reset = true
 	_, err = start(t, f).Host(t.Context())
-	require.Contains(t, f.Explain(err), "backend.com is alive")
+	require.Contains(t, f.Explain(err), "backend.com is being served")
 }
 
-func TestHostsThatAreGone(t *testing.T) {
+func TestLostHosts(t *testing.T) {
 	f, _ := serveDNS(t, false)
 	f.Serve = true
 	first := start(t, f)
 	_, err := first.Host(t.Context())
 	require.NoError(t, err)
-	first.Node.Close() // as if it had died
+	first.Node.Close() // simulates a crash
 
 	second := start(t, f)
-	require.Contains(t, second.Why(t.Context()), "gone with all that was said")
+	require.Contains(t, second.Diagnose(t.Context()), "lost with all messages")
 	_, err = second.Host(t.Context())
 	require.ErrorIs(t, err, migrate.ErrNoHost)
 	require.Contains(t, f.Explain(err), "-s -reset")
@@ -103,7 +103,7 @@ func TestHostsThatAreGone(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, rec.Active.Same(third.Node.Self()))
 	err = third.Leave(t.Context())
-	require.Contains(t, f.Explain(err), "has ended: nobody else was there")
+	require.Contains(t, f.Explain(err), "has ended: no other host")
 }
 
 func TestNoDNS(t *testing.T) {
@@ -114,11 +114,11 @@ func TestNoDNS(t *testing.T) {
 	f := Flags{DNSIP: "127.0.0.1", DNSPort: port}
 	_, err = Start(t.Context(), f, quiet)
 	require.Error(t, err)
-	require.Contains(t, f.Explain(err), fmt.Sprintf("no DNS at 127.0.0.1:%d. Start it there", port))
+	require.Contains(t, f.Explain(err), fmt.Sprintf("no DNS at 127.0.0.1:%d. Start it with", port))
 	require.Contains(t, f.Explain(err), fmt.Sprintf("-port %d", port))
 
 	f.DNSIP = "host.invalid"
-	require.Contains(t, f.Explain(&noDNS{&net.DNSError{IsNotFound: true}}), "no machine called host.invalid")
+	require.Contains(t, f.Explain(&noDNS{&net.DNSError{IsNotFound: true}}), "unknown host host.invalid")
 	require.Contains(t, f.Explain(&noDNS{context.DeadlineExceeded}), "firewall")
 }
 
@@ -154,9 +154,9 @@ func TestExplain(t *testing.T) {
 	require.Contains(t, f.Explain(syscall.EACCES), "above 1023")
 
 	taken := fmt.Errorf("chat: join: %w", transport.Errorf(chatcore.CodeNameTaken, "chat: the name \"bob\x1b\" is taken"))
-	require.Contains(t, f.Explain(taken), "the name \"bob␛\" is taken. Choose another one with -name")
+	require.Contains(t, f.Explain(taken), "the name \"bob␛\" is taken. Choose another name with -name")
 	require.Contains(t, f.Explain(transport.Errorf(chatcore.CodeBadName, "chat: the name is empty")), "the name is empty. Choose another")
-	require.Contains(t, f.Explain(transport.Errorf(chatcore.CodeFull, "chat: the room is full")), "Try again when somebody has left")
+	require.Contains(t, f.Explain(transport.Errorf(chatcore.CodeFull, "chat: the room is full")), "Try again later")
 	require.Equal(t, "what␛ever", f.Explain(errors.New("what\x1bever")))
 	require.Equal(t, "the text is empty", Reason(fmt.Errorf("say: %w", transport.Errorf(chatcore.CodeBadText, "chat: the text is empty"))))
 }
@@ -167,7 +167,7 @@ func TestUnreachable(t *testing.T) {
 	require.Empty(t, unreachable(nil))
 	require.Empty(t, unreachable([]resolver.Host{local, local}))
 	require.Empty(t, unreachable([]resolver.Host{lan, lan}))
-	require.Contains(t, unreachable([]resolver.Host{lan, local}), "near is known by the address 127.0.0.1:1")
+	require.Contains(t, unreachable([]resolver.Host{lan, local}), "near has the address 127.0.0.1:1")
 }
 
 func TestInterrupted(t *testing.T) {
@@ -177,6 +177,6 @@ func TestInterrupted(t *testing.T) {
 	select {
 	case <-ctx.Done():
 	case <-time.After(5 * time.Second):
-		t.Fatal("it goes on")
+		t.Fatal("the context has not ended")
 	}
 }

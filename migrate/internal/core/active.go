@@ -2,6 +2,7 @@ package core
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"time"
 
@@ -28,6 +29,8 @@ type activeState struct {
 	predecessor    resolver.Host // the host that handed over to this one; zero: none
 	requestedAt    time.Duration // when it requested that
 	wonAt          time.Duration // when this host won its epoch
+	servingAt      time.Duration // when the epoch's first entry was committed
+	announced      bool          // this host has reported to the predecessor that it serves
 }
 
 // peer is the active host's view of another host.
@@ -43,6 +46,7 @@ type peer struct {
 	stage             stage
 	base              uint64        // it holds everything up to here, whatever the epoch
 	match             uint64        // it has acknowledged everything up to here in this epoch
+	applied           uint64        // its service has applied everything up to here, as far as known
 	next              uint64        // next entry to send
 	lastAck           time.Duration // when it was last heard
 	round             uint64        // last heartbeat round that it has acknowledged
@@ -123,7 +127,7 @@ func (c *Core) activate(won *proposal) {
 	}
 	if !c.hasState {
 		c.rebase(0, 0)
-		c.commit, c.emitted = 0, 0
+		c.commit, c.emitted, c.applied = 0, 0, 0
 		c.hasState, c.loss = true, t.Loss
 	}
 	c.term = t
@@ -212,9 +216,9 @@ func (c *Core) append(e Entry) Entry {
 	return e
 }
 
-// Room reports whether Propose would accept an entry now.
+// Room reports whether Propose would accept an entry now: neither the log nor the backlog of unapplied entries is full.
 func (c *Core) Room() bool {
-	return c.role.Active() && (c.log.bytes < c.cfg.LogBytes || c.log.base+uint64(len(c.log.ents)) == c.commit)
+	return c.role.Active() && c.Unapplied() < c.cfg.MaxUnapplied && (c.log.bytes < c.cfg.LogBytes || c.log.last() == c.applied)
 }
 
 // Propose appends an entry to the log. The caller sets Kind, Session, Seq, Low, Time and Body, and must not change Body
@@ -253,9 +257,8 @@ func (c *Core) maybeCommit() {
 	c.commit = n
 	if a := &c.active; c.role == Recovering && n >= a.epochStart {
 		c.setRole(Serving)
-		if a.predecessor.ID != "" {
-			c.send(a.predecessor, Msg{Type: MsgMoved, Won: a.wonAt - a.requestedAt, Served: c.now - a.wonAt})
-		}
+		a.servingAt = c.now
+		c.announceServing()
 	}
 }
 
@@ -286,6 +289,9 @@ func (c *Core) recvAck(m Msg) {
 	}
 	p.lastAck, p.down = c.now, false
 	p.round = max(p.round, m.Round)
+	if m.PrevEpoch > 0 {
+		p.applied = max(p.applied, m.PrevEpoch-1)
+	}
 	if m.Index > p.match {
 		p.match, p.resentAt = m.Index, 0
 		p.next = max(p.next, p.match+1)
@@ -419,9 +425,12 @@ func (c *Core) tickActive() {
 		}
 	}
 	if m := a.move; m != nil && m.deadline > 0 && c.now >= m.deadline {
-		if m.transferDue {
+		switch {
+		case m.transferDue && c.prop == nil:
+			c.failMove(fmt.Sprintf("host %s has yet to apply %d entries", m.target.ID, c.applied-c.peer(m.target).applied))
+		case m.transferDue:
 			c.failMove("the resolver does not answer")
-		} else {
+		default:
 			c.failMove("host " + m.target.ID + " did not take over in time")
 		}
 	}
@@ -549,7 +558,7 @@ func (c *Core) sendEntries(p *peer) {
 			Type: MsgAppend, Prev: from - 1, PrevEpoch: prev, Entries: c.log.slice(from, to-1),
 			// Standbys apply an entry only after this host has: a command that kills this host kills no other before a
 			// takeover.
-			Commit: c.emitted, Round: c.active.round, Index: p.invitation,
+			Commit: c.applied, Round: c.active.round, Index: p.invitation,
 		})
 		p.next, p.sendDue = to, false
 	}

@@ -34,6 +34,10 @@ type Config struct {
 	KeepBytes     int // committed entries kept for hosts that come back: 4 MiB
 	LogBytes      int // the whole log; when it is full, joining hosts that keep it from being trimmed are dropped: 256 MiB
 	LagBytes      int // a member that lacks more than this is removed: 32 MiB
+
+	// MaxUnapplied bounds the entries that the service has not applied yet: 16,384. The active host orders no more, and a
+	// standby accepts at most four times as many.
+	MaxUnapplied uint64
 }
 
 func (c *Config) setDefaults() {
@@ -62,6 +66,9 @@ func (c *Config) setDefaults() {
 	size(&c.LagBytes, 32<<20)
 	if c.MaxJoinLag == 0 {
 		c.MaxJoinLag = 1000
+	}
+	if c.MaxUnapplied == 0 {
+		c.MaxUnapplied = 16384
 	}
 	// Leave room for uncommitted entries.
 	c.KeepBytes = min(c.KeepBytes, c.LogBytes/2)
@@ -142,6 +149,7 @@ type MoveEvent struct {
 	Stage       MoveStage
 	Reason      string
 	Won, Served time.Duration // from the request to the target's win, and from there to serving
+	Applying    time.Duration // the part of Served in which the target applied committed entries
 }
 
 // Core is the state of one service on one host. It is not safe for concurrent use.
@@ -161,6 +169,7 @@ type Core struct {
 	log           log
 	commit        uint64
 	emitted       uint64 // last committed entry that Ready has returned
+	applied       uint64 // last entry that the service has applied
 	lastTime      int64  // Time of the last entry
 
 	prop         *proposal
@@ -201,8 +210,15 @@ func (c *Core) Last() uint64 { return c.log.last() }
 // HasState reports whether this host holds a copy.
 func (c *Core) HasState() bool { return c.hasState }
 
-// Tail returns the entries that Ready has not returned as committed, in order.
-func (c *Core) Tail() []Entry { return c.log.slice(c.emitted+1, c.log.last()) }
+// Tail returns the entries after index, in order: those that a service has yet to apply that has applied all up to index.
+func (c *Core) Tail(index uint64) (tail []Entry) {
+	if c.err != nil {
+		return nil
+	}
+	defer c.stop()
+	c.assert(index >= c.log.base && index <= c.log.last(), "tail after entry %d of %d to %d", index, c.log.base, c.log.last())
+	return c.log.slice(index+1, c.log.last())
+}
 
 // Event is an input of [Core.Step]: one of the types below.
 type Event interface{ event() }
@@ -444,7 +460,7 @@ func (c *Core) release() {
 	}
 	c.hasState = false
 	c.rebase(0, 0)
-	c.commit, c.emitted, c.lastTime = 0, 0, 0
+	c.commit, c.emitted, c.applied, c.lastTime = 0, 0, 0, 0
 	c.standby = standbyState{leaving: c.standby.leaving}
 	c.out.Fetch = nil
 	c.setRole(Out)
@@ -454,7 +470,7 @@ func (c *Core) trimLog() {
 	if !c.hasState || c.log.base >= c.commit {
 		return
 	}
-	hold := c.emitted
+	hold := c.applied
 	for _, p := range c.active.peers {
 		hold = min(hold, p.trimLimit())
 	}

@@ -221,13 +221,17 @@ func (c *Core) persisted(seq uint64) {
 	}
 }
 
-// Checkpoint is the state passed to the store so far, for a copy as of the last committed entry that Ready has returned.
-func (c *Core) Checkpoint() State {
-	epoch, _ := c.log.epochAt(c.emitted)
+// Checkpoint is the state passed to the store so far, for a copy captured at index. It is false if the log no longer reaches
+// back to index, or the copy was released.
+func (c *Core) Checkpoint(index uint64) (State, bool) {
+	epoch, ok := c.log.epochAt(index)
+	if !ok || !c.hasState || index > c.applied {
+		return State{}, false
+	}
 	return State{
 		Meta: c.saving.meta, Commit: c.emitted, Matched: c.standby.matched,
-		Base: Place{c.emitted, epoch}, Entries: c.log.slice(c.emitted+1, c.log.last()),
-	}
+		Base: Place{index, epoch}, Entries: c.log.slice(index+1, c.log.last()),
+	}, true
 }
 
 // recovered adopts the content of the store.
@@ -246,7 +250,7 @@ func (c *Core) recovered(ev Recovered) {
 			c.log.append(e)
 			c.lastTime = e.Time
 		}
-		c.commit, c.emitted = max(st.Commit, st.Base.Index), st.Base.Index
+		c.commit, c.emitted, c.applied = max(st.Commit, st.Base.Index), st.Base.Index, st.Base.Index
 		c.assert(c.commit <= c.log.last(), "recovers %d committed entries of %d", c.commit, c.log.last())
 		s.invitation, s.matched = st.Invitation, min(st.Matched, c.log.last())
 		c.setRole(Joining)

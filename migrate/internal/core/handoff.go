@@ -21,7 +21,7 @@ type move struct {
 	stage       moveStage
 	deadline    time.Duration
 	begun       bool // false while a proposal to remove the target has no outcome
-	transferDue bool // Transfer waits for the outcome of another proposal
+	transferDue bool // Transfer waits for the outcome of another proposal, or until the target has caught up in applying
 }
 
 func (c *Core) handoff(target resolver.Host) {
@@ -76,8 +76,10 @@ func (c *Core) transfer() {
 	if m == nil || m.stage != moveInSync || c.role != Serving {
 		return
 	}
-	m.deadline = c.now + c.cfg.TransferTimeout
-	if m.transferDue = c.prop != nil; m.transferDue {
+	if !m.transferDue {
+		m.deadline = c.now + c.cfg.TransferTimeout
+	}
+	if m.transferDue = c.prop != nil || c.Behind(m.target); m.transferDue {
 		return
 	}
 	m.stage = moveTransferring
@@ -137,6 +139,8 @@ func (c *Core) moveTaken() {
 func (c *Core) recvMoved(m Msg) {
 	if mv := c.active.takenMove; mv != nil && mv.target.Same(m.From) {
 		c.active.takenMove = nil
-		c.out.Moves = append(c.out.Moves, MoveEvent{Stage: MoveServed, Won: m.Won, Served: m.Served})
+		c.out.Moves = append(c.out.Moves, MoveEvent{
+			Stage: MoveServed, Won: m.Won, Served: m.Served, Applying: time.Duration(m.Index),
+		})
 	}
 }

@@ -29,6 +29,7 @@ func (c *Core) EpochAt(i uint64) (uint64, bool) { return c.log.epochAt(i) }
 type Lag struct {
 	Host    string        // its ID
 	Entries uint64        // unacknowledged entries
+	Applied uint64        // last entry that its service has applied, as far as known
 	Heard   time.Duration // when it was last heard
 }
 
@@ -36,7 +37,7 @@ type Lag struct {
 func (c *Core) Lags(lags []Lag) []Lag {
 	for _, p := range c.active.peers {
 		if p.member {
-			lags = append(lags, Lag{p.host.ID, c.log.last() - max(p.match, p.base), p.lastAck})
+			lags = append(lags, Lag{p.host.ID, c.log.last() - max(p.match, p.base), p.applied, p.lastAck})
 		}
 	}
 	return lags

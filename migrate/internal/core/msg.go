@@ -41,7 +41,7 @@ const (
 	// Without Entries it is a heartbeat.
 	MsgAppend Type = 1
 	// MsgAck goes to the active host: Index (the log equals the active host's up to here), Commit, Round, Prev (invitation),
-	// PrevEpoch (1: holds a copy), Flag (resend from Commit).
+	// PrevEpoch (one more than the index of the last applied entry; 0: no copy), Flag (resend from Commit).
 	MsgAck Type = 2
 	// MsgReject goes to the sender of a lower term: Record.
 	MsgReject Type = 3
@@ -60,7 +60,8 @@ const (
 	MsgTransfer Type = 9
 	// MsgFailed tells the active host that the transfer failed: Reason.
 	MsgFailed Type = 10
-	// MsgMoved tells the former active host that the new one serves: Won and Served, the durations of the two phases.
+	// MsgMoved tells the former active host that the new one serves: Won and Served, the durations of the two phases,
+	// and in Index the part of Served for applying, in nanoseconds.
 	MsgMoved Type = 11
 	// MsgLeave asks the active host to remove the sender: Round (invitation), Flag (holds no copy).
 	MsgLeave Type = 12

@@ -117,6 +117,9 @@ type scenarioHost struct {
 	held  bool  // disk holds something
 
 	halted, suspended bool
+
+	slow time.Duration // how long its service takes to apply the entries of one Ready
+	busy time.Duration // when the service has applied all entries
 }
 
 func (s *scenario) printf(format string, args ...any) {
@@ -242,6 +245,10 @@ func (s *scenario) exec(args []string) {
 		d, err := time.ParseDuration(args[3])
 		require.NoError(s.t, err)
 		s.slow[args[1]+" "+args[2]] = d
+	case "slow-apply":
+		d, err := time.ParseDuration(args[2])
+		require.NoError(s.t, err)
+		host(1).slow = d
 	case "heal":
 		clear(s.cut)
 		clear(s.slow)
@@ -408,11 +415,18 @@ func (h *scenarioHost) ready() {
 		s.after(2*s.lat, func() { h.step(Candidates{Hosts: hosts}) })
 	}
 	for _, to := range r.Snapshots {
-		ev := Captured{To: to, ID: uint64(len(h.snaps) + 1), Index: h.core.Commit()}
+		ev := Captured{To: to, ID: uint64(len(h.snaps) + 1), Index: h.core.emitted}
 		ev.Epoch, _ = h.core.EpochAt(ev.Index)
 		h.snaps[ev.ID] = ev
-		s.printf("%s: captures snapshot %d at %d", id, ev.ID, ev.Index)
-		h.step(ev)
+		capture := func() {
+			s.printf("%s: captures snapshot %d at %d", id, ev.ID, ev.Index)
+			h.step(ev)
+		}
+		if h.busy > s.now { // after the entries before it are applied
+			s.after(h.busy-s.now, capture)
+		} else {
+			capture()
+		}
 	}
 	if f := r.Fetch; f != nil {
 		s.printf("%s: fetches snapshot %d", id, f.ID)
@@ -441,7 +455,30 @@ func (h *scenarioHost) ready() {
 			h.step(Transfer{})
 		}
 	}
+	if n := len(r.Committed); n > 0 {
+		h.applied(r.Committed[n-1].Index)
+	}
 	s.check()
+}
+
+// applied reports to the core that the service has applied all entries up to index, at once or after h.slow.
+func (h *scenarioHost) applied(index uint64) {
+	self, s := h.self, h.s
+	note := func() {
+		if h.up && h.self.Same(self) && index <= h.core.emitted {
+			h.core.Applied(s.now, index)
+			h.ready()
+		}
+	}
+	if h.slow == 0 {
+		note()
+		return
+	}
+	h.busy = max(h.busy, s.now) + h.slow
+	s.after(h.busy-s.now, func() {
+		s.printf("%s: has applied %d", h.self.ID, index)
+		note()
+	})
 }
 
 func (s *scenario) send(h *scenarioHost, m Outgoing) {

@@ -166,7 +166,7 @@ func appendCore(b []byte, c *Core) []byte {
 	}
 	host(c.self)
 	num(uint64(c.role), c.term.Loss, c.term.Epoch, c.freshTerm.Loss, c.freshTerm.Epoch, c.loss)
-	num(c.commit, c.emitted, c.log.base, c.log.baseEpoch)
+	num(c.commit, c.emitted, c.applied, c.log.base, c.log.baseEpoch)
 	b = appendRec(b, c.rec)
 	flags(c.hasState, c.getting, c.prop != nil)
 	for _, e := range c.log.ents {
@@ -296,7 +296,7 @@ func appendSearchMsg(b []byte, m Msg) []byte {
 // TestSearchCopies fails when a field is added that clone and appendCore do not handle.
 func TestSearchCopies(t *testing.T) {
 	fields := func(v any) int { return reflect.TypeOf(v).NumField() }
-	require.Equal(t, []int{25, 18, 21, 16, 11, 5}, []int{
+	require.Equal(t, []int{26, 20, 22, 16, 11, 5}, []int{
 		fields(Core{}), fields(activeState{}), fields(peer{}), fields(standbyState{}), fields(proposal{}), fields(move{}),
 	}, "a field was added or removed: adapt clone and appendCore, then these numbers")
 }

@@ -359,6 +359,10 @@ func (x *search) ready(c *Core, r *searchResult) (again bool) {
 		}))
 	}
 	r.committed = append(r.committed, out.Committed...)
+	if n := len(out.Committed); n > 0 {
+		c.Applied(c.now, out.Committed[n-1].Index)
+		again = true
+	}
 	r.reads = append(r.reads, out.Reads...)
 	if out.CAS != nil {
 		next := out.CAS.Next

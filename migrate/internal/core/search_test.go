@@ -136,7 +136,7 @@ func (x *search) start() searchState {
 		if i < 2 {
 			c.hasState, c.rec, c.role, c.term = true, rec, Standby, Term{0, 1}
 			c.log.append(Entry{Index: 1, Epoch: 1, Kind: EpochStart})
-			c.commit, c.emitted = 1, 1
+			c.commit, c.emitted, c.applied = 1, 1, 1
 			c.standby.leader, c.standby.heard, c.standby.matched = rec.Active, c.now, 1
 		}
 		if i == 0 {

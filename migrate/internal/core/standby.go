@@ -156,6 +156,10 @@ func (c *Core) recvAppend(m Msg) {
 			}
 			c.truncate(at - 1)
 		}
+		if c.backlogged() {
+			at, s.resend = at-1, true
+			break
+		}
 		c.log.append(e)
 		c.lastTime = e.Time
 	}
@@ -176,7 +180,7 @@ func (c *Core) sendAck() {
 	}
 	m := Msg{Type: MsgAck, Index: index, Commit: c.commit, Round: s.round, Flag: resend, Prev: s.invitation}
 	if c.hasState {
-		m.PrevEpoch = 1
+		m.PrevEpoch = 1 + c.applied
 	}
 	c.send(s.leader, m)
 	s.ackDue, s.ackNow, s.resend, s.ackedIndex = false, false, false, index
@@ -234,7 +238,7 @@ func (c *Core) restored(ev Restored) {
 		return
 	}
 	c.rebase(f.Index, f.Epoch)
-	c.commit, c.emitted, c.lastTime = f.Index, f.Index, ev.Time
+	c.commit, c.emitted, c.applied, c.lastTime = f.Index, f.Index, f.Index, ev.Time
 	c.hasState, c.loss = true, c.term.Loss
 	s.matched, s.ackDue = f.Index, true
 	c.checkMember()
@@ -299,6 +303,9 @@ func (c *Core) leaderSilent() bool {
 		_, own := c.failedTakeovers()
 		wait += c.cfg.FailureTimeout << min(own, 5)
 	}
+	if len(c.rec.ISR) > 2 && c.lags(c.applied, c.commit) {
+		wait += time.Duration(len(c.rec.ISR)) * c.cfg.RankDelay // another host may be able to serve sooner
+	}
 	return c.now-c.standby.heard >= wait
 }
 
@@ -312,7 +319,7 @@ const maxFailedTakeovers = 3
 func (c *Core) failedTakeovers() (others, own int) {
 	waits := false
 	var dead []uint64
-	for _, e := range c.Tail() {
+	for _, e := range c.log.slice(c.commit+1, c.log.last()) {
 		switch {
 		case e.Kind != EpochStart:
 			waits = true

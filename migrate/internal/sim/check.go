@@ -25,16 +25,16 @@ import (
 //	I11 the commands of a session take effect in order              applied, acknowledged
 //	I12 what is acknowledged comes before what is asked later       acknowledged, read; and, knowing no index, linear
 //	I13 events come each once and in order, or a gap is told of     heard
-//	I14 a client takes nothing of a lower term than it has seen     client.answered drops it; migrate.TestClientIgnoresTheStale
+//	I14 a client takes nothing of a lower term than it has seen     client.answered drops it; internal/client.TestIgnoresStale
 //	I15 a session that has ended is said to have ended              expired
 //	I16 replicas are equal                                          applied, restored; at the end: converged
 //	I17 a copy counts only when it is proven whole                  restored; of damaged ones migrate.TestHandoffWithBadSnapshot,
 //	                                                                TestSnapshotOfAnotherMoment, transport.FuzzBulk
-//	I18 a loss is loud                                              acknowledged, client.answered; migrate.TestClientStateLost
+//	I18 a loss is loud                                              acknowledged, client.answered; internal/client.TestStateLost
 //	I19 a sender is who its key says                                chatcore.TestSenderIsSetByTheRoom, TestNamesBelongToKeys
 //	I20 hosts, and who may change a record, are known by their keys resolver.TestServerRights, migrate.TestStrangerIsNotHeeded,
 //	                                                                transport.TestTCPKeys
-//	I21 all memory is bounded, nothing from the network panics      the fuzz tests, migrate.TestAdmissionWindow,
+//	I21 all memory is bounded, nothing from the network panics      the fuzz tests, machine.TestAdmissionWindow,
 //	                                                                transport.TestUnmarshalMemory; of the log: ticked, maxSteps
 //
 // What is to happen at all: hosts are back in sync after the healing, and equal (world.staffed, world.converged), also under

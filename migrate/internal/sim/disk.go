@@ -112,9 +112,10 @@ func (p *proc) compact() {
 	if p.m == nil || !p.core.HasState() || !w.chance(w.prof.compact) {
 		return
 	}
-	restore, st := p.m.Capture(), p.core.Checkpoint()
-	if st.Base.Index != p.m.Index() {
-		w.failf("%s: a checkpoint after entry %d, where entry %d was applied", p, st.Base.Index, p.m.Index())
+	restore := p.m.Capture()
+	st, ok := p.core.Checkpoint(p.m.Index())
+	if !ok {
+		w.failf("%s: no checkpoint after entry %d, which was applied", p, p.m.Index())
 	}
 	p.write(write{upTo: st.Base.Index, copy: snap{p.m.Time(), restore}})
 }

@@ -325,7 +325,7 @@ func (p *proc) carryOut(r core.Ready) (stepped bool) {
 		}
 		w.tracef("%s is active in %s, log %d..%d", p.name(), p.core.Term(), p.core.Commit(), p.core.Last())
 		w.chk.activated(p)
-		p.m.ResetOrdered(p.core.Tail())
+		p.m.ResetOrdered(p.core.Tail(p.m.Index()))
 		p.since = p.local()
 	}
 	for _, e := range r.Committed {
@@ -335,6 +335,11 @@ func (p *proc) carryOut(r core.Ready) (stepped bool) {
 			return false
 		}
 		p.apply(e)
+	}
+	if n := len(r.Committed); n > 0 {
+		p.core.Applied(p.clock(), r.Committed[n-1].Index)
+		p.check()
+		stepped = true
 	}
 	if r.CAS != nil {
 		p.propose(*r.CAS)

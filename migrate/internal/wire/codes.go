@@ -25,6 +25,7 @@ const (
 	CodeNoService      transport.Code = 217 // no service of that name exists
 	CodeStore          transport.Code = 218 // the node's directory can't be used
 	CodeReplyGone      transport.Code = 219 // the command was executed, and its reply is over its limit or no longer kept
+	CodeBusy           transport.Code = 220 // the service's own code has not returned for long
 )
 
 // Sentinels for [errors.Is].
@@ -47,5 +48,6 @@ var (
 	ErrHalted         error = &transport.Error{Code: CodeHalted, Message: "migrate: service halted"}
 	ErrNoService      error = &transport.Error{Code: CodeNoService, Message: "migrate: no such service"}
 	ErrStore          error = &transport.Error{Code: CodeStore, Message: "migrate: the node's directory can't be used"}
+	ErrBusy           error = &transport.Error{Code: CodeBusy, Message: "migrate: the service does not return"}
 	ErrReplyGone      error = &transport.Error{Code: CodeReplyGone, Message: "migrate: executed, the reply is gone"}
 )

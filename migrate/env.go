@@ -1,0 +1,79 @@
+package migrate
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/roam-go/roam/migrate/internal/apply"
+	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/migrate/internal/machine"
+	"github.com/roam-go/roam/resolver"
+)
+
+// env is the service as what its replica needs.
+type env Service
+
+func (e *env) Now() time.Duration { return e.node.now() }
+func (e *env) Wall() int64        { return time.Now().UnixMilli() }
+
+func (e *env) Send(m core.Outgoing)      { e.node.links.Send(m.To, e.name, m.Msg) }
+func (e *env) Save(v core.Save)          { e.store.Save(v) }
+func (e *env) CompareAndSwap(c core.CAS) { (*Service)(e).compareAndSwap(c) }
+func (e *env) Get()                      { (*Service)(e).get() }
+func (e *env) Seek()                     { (*Service)(e).seek() }
+func (e *env) Fetch(f core.Fetch)        { (*Service)(e).startFetch(f) }
+func (e *env) Moved(ev core.MoveEvent)   { (*Service)(e).moveEvent(ev) }
+
+func (e *env) Machine() (*machine.Machine, error) { return (*Service)(e).newMachine() }
+
+// Start leaves a to the goroutine that works for the loop, if that was lent, has nothing else to do here, and the service is quick.
+func (e *env) Start(a *apply.Applier) {
+	s := (*Service)(e)
+	if s.lent && !a.Slow() && s.starting.CompareAndSwap(nil, a) {
+		return
+	}
+	s.node.appliers.Go(a)
+}
+
+func (e *env) Wake(a *apply.Applier) {
+	(*Service)(e).post(item{kind: itemApplied, applier: a})
+}
+
+func (e *env) Post(f, drop func()) {
+	(*Service)(e).post(item{kind: itemFunc, fn: f, drop: drop})
+}
+
+func (e *env) Offer(to resolver.Host, c *machine.Capture) uint64 {
+	return e.node.offer((*Service)(e), to, c)
+}
+
+func (e *env) Activated(handedOver bool) {
+	s := (*Service)(e)
+	s.countTerm(handedOver)
+	s.clients.activated()
+	s.startEvery()
+}
+
+func (e *env) Deposed() {
+	if e.every != nil {
+		e.every.Stop()
+	}
+	e.clients.deposed()
+}
+
+func (e *env) Applied(r *machine.Result) {
+	e.stats.Applied++
+	e.stats.Events += r.Next - r.First
+	e.clients.applied(r)
+}
+
+func (e *env) Read(id uint64)        { e.clients.answerRead(id) }
+func (e *env) ReadsFailed()          { e.clients.failReads() }
+func (e *env) Resent(entries uint64) { e.stats.Resent += entries }
+func (e *env) Diverged(entry uint64) { (*Service)(e).diverged(entry) }
+
+func (e *env) CaptureFailed(to string, err error) {
+	s := (*Service)(e)
+	s.log.Error("no snapshot", "err", err)
+	s.report(fmt.Errorf("migrate: service %s: no snapshot for host %s: %w", s.name, to, err))
+}

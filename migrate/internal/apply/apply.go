@@ -1,0 +1,212 @@
+// Package apply executes the committed entries of a service beside the loop of the protocol.
+//
+// The loop pushes entries, in the order of the log, and other jobs that need the service's state between them: a query, a
+// snapshot, a validation. One goroutine at a time works through them and calls the service, which may take any time. Meanwhile the
+// loop goes on: it acknowledges, sends heartbeats, and orders more. What came of the entries it collects when it is woken.
+package apply
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/migrate/internal/machine"
+)
+
+// Applier is the queue between the protocol's loop and one copy of a service, and what works through it. The loop calls Push and
+// Collect; Run and Step are called by one goroutine at a time, which Push asks for.
+//
+// The queue needs no bound of its own: the core orders and takes no more while too much waits to be applied, and requests are
+// bounded by what a connection may have under way.
+type Applier struct {
+	m    *machine.Machine
+	wake func(*Applier)
+
+	since     atomic.Int64  // when the present call of the service began, in ns of the clock of this package; 0: none runs
+	entry     atomic.Uint64 // the entry that it applies; 0: another job
+	slowUntil atomic.Int64  // until then the service counts as slow
+	loan      loan          // of the executor
+
+	mu      sync.Mutex // guards what follows
+	jobs    []job      // jobs[next:] wait
+	next    int
+	busy    bool // Run is at work, or about to be called
+	dropped bool
+	woken   bool // results wait to be collected, and the loop knows
+	results []machine.Result
+	spare   []machine.Result // the loop's until it collects again
+}
+
+// job is entries to apply, or something else to do with the service.
+type job struct {
+	entries []core.Entry
+	call    func(*machine.Machine)
+}
+
+// Quick is how long a service may take for one job and still count as quick. Quick services run on goroutines that are lent.
+const Quick = 250 * time.Microsecond
+
+// slowFor is how long a service counts as slow after a job that was not quick.
+const slowFor = time.Second
+
+// wakeEvery is the longest that results wait for those of the next entries.
+const wakeEvery = 100 * time.Microsecond
+
+// New makes the applier of m. wake is called when there are results, on the goroutine of Run, without a lock; the loop must then
+// call Collect.
+func New(m *machine.Machine, wake func(*Applier)) *Applier { return &Applier{m: m, wake: wake} }
+
+// Machine is what the applier works on.
+func (a *Applier) Machine() *machine.Machine { return a.m }
+
+// Push adds entries, or a call, behind what was pushed before. It reports whether the caller must have Run called.
+func (a *Applier) Push(entries []core.Entry, call func(*machine.Machine)) (start bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.dropped {
+		return false
+	}
+	if a.next == len(a.jobs) {
+		a.jobs, a.next = a.jobs[:0], 0
+	}
+	a.jobs = append(a.jobs, job{entries, call})
+	start = !a.busy
+	a.busy = true
+	return start
+}
+
+// Drop forgets what waits. A call of the service that has begun ends when it ends, and nothing comes of it.
+func (a *Applier) Drop() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.dropped, a.jobs, a.next, a.results = true, nil, 0, nil
+}
+
+// Collect returns the results since it was last called, in the order of the log. They are valid until the next call.
+func (a *Applier) Collect() []machine.Result {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	r := a.results
+	clear(a.spare)
+	a.results, a.spare, a.woken = a.spare[:0], r, false
+	if cap(a.results) > 1024 {
+		a.results = nil
+	}
+	return r
+}
+
+// Run works until nothing waits, or, with a budget above 0, until that is used up: then it returns false, and must be called
+// again, on whatever goroutine.
+func (a *Applier) Run(budget time.Duration) (idle bool) {
+	began := now()
+	last, told := began, began
+	for a.step() {
+		t := now()
+		if t-last >= int64(Quick) || budget > 0 && t-began >= int64(budget) {
+			a.slowUntil.Store(t + int64(slowFor))
+		}
+		last = t
+		if t-told >= int64(wakeEvery) {
+			told = t
+			a.tell()
+		}
+		if budget > 0 && t-began >= int64(budget) {
+			return false
+		}
+	}
+	return true
+}
+
+// Step does one job, or applies one entry, and reports whether there may be more to do. It is Run for who has a clock of its own.
+func (a *Applier) Step() (more bool) {
+	if !a.step() {
+		return false
+	}
+	a.tell()
+	return true
+}
+
+// step does one job, or applies one entry. It is false if there was none: the applier is then idle.
+func (a *Applier) step() bool {
+	var e core.Entry
+	a.mu.Lock()
+	for a.next == len(a.jobs) {
+		if len(a.results) > 0 && !a.woken {
+			a.mu.Unlock()
+			a.tell() // which may push more
+			a.mu.Lock()
+			continue
+		}
+		a.busy = false
+		if cap(a.jobs) > 64 {
+			a.jobs, a.next = nil, 0
+		}
+		a.mu.Unlock()
+		return false
+	}
+	j := &a.jobs[a.next]
+	call := j.call
+	if call == nil {
+		e, j.entries = j.entries[0], j.entries[1:]
+	}
+	if len(j.entries) == 0 {
+		*j = job{}
+		a.next++
+	}
+	a.mu.Unlock()
+
+	if call != nil {
+		a.tell() // whatever comes of call comes after what was applied before it
+	}
+	a.entry.Store(e.Index)
+	a.since.Store(now())
+	if call != nil {
+		call(a.m)
+		a.since.Store(0)
+		return true
+	}
+	r := a.m.Apply(e)
+	a.since.Store(0)
+	a.mu.Lock()
+	if !a.dropped {
+		a.results = append(a.results, r)
+		if r.Halt != nil {
+			a.jobs, a.next = nil, 0 // nothing after it may be applied
+		}
+	}
+	a.mu.Unlock()
+	return true
+}
+
+// tell wakes the loop if there are results of which it does not know.
+func (a *Applier) tell() {
+	a.mu.Lock()
+	wake := len(a.results) > 0 && !a.woken
+	a.woken = a.woken || wake
+	a.mu.Unlock()
+	if wake {
+		a.wake(a)
+	}
+}
+
+// Busy tells what the service does at the moment: for how long it has applied entry; 0 and 0 if it is idle, and entry is 0 if it
+// does something else. It is safe for concurrent use.
+func (a *Applier) Busy() (entry uint64, d time.Duration) {
+	since := a.since.Load()
+	if since == 0 {
+		return 0, 0
+	}
+	return a.entry.Load(), time.Duration(now() - since)
+}
+
+// Slow reports whether the service has lately taken longer than [Quick] for a job, or does so now.
+func (a *Applier) Slow() bool {
+	_, d := a.Busy()
+	return d >= Quick || now() < a.slowUntil.Load()
+}
+
+var epoch = time.Now()
+
+// now is the time since the process started, in ns, and never 0.
+func now() int64 { return int64(time.Since(epoch)) + 1 }

@@ -1,0 +1,72 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/roam-go/roam/resolver"
+)
+
+const resolveTimeout = time.Second // for one question to the resolver
+
+// getRecord asks the resolver once.
+func (c *Client) getRecord(ctx context.Context) (resolver.Record, error) {
+	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
+	defer cancel()
+	return c.resolver.Get(ctx, c.service)
+}
+
+// lookUp asks the resolver once who is active. It reports whether the resolver has answered with a record.
+func (c *Client) lookUp(ctx context.Context) bool {
+	rec, err := c.getRecord(ctx)
+	c.noteResolver(ctx, err)
+	if err != nil {
+		return false
+	}
+	c.learn(rec, nil)
+	return true
+}
+
+// followResolver asks the resolver who is active, and learns each change, until ctx ends.
+func (c *Client) followResolver(ctx context.Context) {
+	c.mu.Lock()
+	opened := c.session.opened
+	c.mu.Unlock()
+	if opened && !sleep(ctx, rand.N(herdSpread)) {
+		return
+	}
+	for retry := newBackoff(); ctx.Err() == nil; {
+		rec, err := c.getRecord(ctx)
+		for err == nil || errors.Is(err, resolver.ErrNotFound) {
+			c.noteResolver(ctx, err)
+			if err == nil {
+				c.learn(rec, nil)
+			}
+			var next resolver.Record
+			next, err = c.resolver.Watch(ctx, c.service, rec.Version)
+			if err == nil && next.Version == rec.Version || errors.Is(err, resolver.ErrNotFound) {
+				break // a resolver whose Watch does not wait is asked like one that fails
+			}
+			if err == nil {
+				rec = next
+				retry.reset()
+			}
+		}
+		if err != nil {
+			c.noteResolver(ctx, err)
+		}
+		if !sleep(ctx, retry.next()) {
+			return
+		}
+	}
+}
+
+func (c *Client) noteResolver(ctx context.Context, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if ctx.Err() == nil {
+		c.search.lastErr.resolver = err
+	}
+}

@@ -1,0 +1,206 @@
+package peer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/roam-go/roam/migrate/internal/wire"
+	"github.com/roam-go/roam/resolver"
+	"github.com/roam-go/roam/transport"
+)
+
+const (
+	// maxQueue and maxQueueBytes bound the messages that wait for a connection. Further ones are dropped; the protocol sends
+	// them again.
+	maxQueue      = 256
+	maxQueueBytes = 4 << 20
+	// idleTimeout is how long a link must be unused before it is not dialled again when its connection ends.
+	idleTimeout = time.Minute
+)
+
+// link is the connection to another host. Once closed it stays closed; the next message makes a new link.
+type link struct {
+	links *Links
+	to    resolver.Host
+
+	mu         sync.Mutex // guards what follows
+	state      linkState
+	conn       transport.Conn // in state connected; nil in the others
+	queue      [][]byte       // params of messages that wait for the connection
+	queueBytes int
+	used       time.Time // when a message was last sent, or the connection was made
+}
+
+// linkState is what a link does:
+//
+//	unconnected -> dialing      on the first message, on Open or Probe, and when a connection in use has ended
+//	dialing     -> connected    after the hellos
+//	connected   -> unconnected  when the connection has ended
+//	any state   -> closed       when dialling has failed, when an unused connection has ended, and on Close
+type linkState uint8
+
+const (
+	unconnected linkState = iota
+	dialing               // the goroutine in dial connects
+	connected
+	closed
+)
+
+// send sends a message, queues it, or drops it. The caller may reuse params when send has returned.
+func (l *link) send(params []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch l.state {
+	case closed:
+		return
+	case connected:
+		l.used = time.Now()
+		switch err := l.conn.Notify(wire.MethodMsg, params); {
+		case err == nil:
+			return
+		case errors.Is(err, transport.ErrBadMessage): // no connection would take it
+			l.links.cfg.Log.Error("message to host not sent", "to", l.to.ID, "size", len(params), "err", err)
+			return
+		}
+		// The connection has ended: Closed is about to be called, and dials again.
+	}
+	if len(l.queue) < maxQueue && l.queueBytes+len(params) <= maxQueueBytes {
+		l.queue = append(l.queue, bytes.Clone(params))
+		l.queueBytes += len(params)
+	}
+	l.openLocked()
+}
+
+// open connects, unless the link is connected or about to be.
+func (l *link) open() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.openLocked()
+}
+
+func (l *link) openLocked() {
+	if l.state != unconnected {
+		return
+	}
+	l.state = dialing
+	if !l.links.cfg.Go(l.dial) {
+		l.closeLocked()
+	}
+}
+
+// dial makes the connection, in several attempts, or gives the link up. If the address refuses them, Config.Down reports that
+// the process there has died, well before its silence would show that.
+func (l *link) dial() {
+	cfg := &l.links.cfg
+	for r := newRetry(cfg.FailureTimeout); ; {
+		err := l.connect(r.timeout)
+		if err == nil {
+			return
+		}
+		cfg.Log.Debug("no connection to host", "to", l.to.ID, "addr", l.to.Addr, "err", err)
+		wait, again := r.failed(err)
+		if !again || cfg.Context.Err() != nil {
+			l.giveUp()
+			if r.died() {
+				cfg.Down(l.to)
+			}
+			return
+		}
+		if wait > 0 {
+			select {
+			case <-cfg.Context.Done():
+			case <-time.After(wait):
+			}
+		}
+	}
+}
+
+func (l *link) connect(timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(l.links.cfg.Context, timeout)
+	defer cancel()
+	h := &linkConn{link: l}
+	conn, err := l.links.Connect(ctx, l.to, h)
+	if err != nil {
+		return err
+	}
+	return l.connected(conn, h)
+}
+
+// connected starts to use a connection, and sends the queue on it. It fails if the connection has ended already.
+func (l *link) connected(conn transport.Conn, h *linkConn) error {
+	l.mu.Lock()
+	if l.state == closed {
+		l.mu.Unlock()
+		conn.Close()
+		return nil
+	}
+	if h.ended { // Closed has been called, and will not be again
+		l.mu.Unlock()
+		return errEndedAtOnce
+	}
+	l.state, l.conn, l.used = connected, conn, time.Now()
+	queue := l.queue
+	l.queue, l.queueBytes = nil, 0
+	for _, params := range queue {
+		conn.Notify(wire.MethodMsg, params)
+	}
+	l.mu.Unlock()
+	l.links.cfg.Reset(l.to)
+	return nil
+}
+
+// giveUp closes the link and removes it from Links.
+func (l *link) giveUp() {
+	l.links.remove(l)
+	l.close()
+}
+
+// close closes the link and its connection, and drops its queue.
+func (l *link) close() {
+	l.mu.Lock()
+	conn := l.conn
+	l.closeLocked()
+	l.mu.Unlock()
+	if conn != nil {
+		conn.Close()
+	}
+}
+
+func (l *link) closeLocked() {
+	l.state, l.conn = closed, nil
+	l.queue, l.queueBytes = nil, 0
+}
+
+// linkConn handles a link's connection. The host at the other end sends nothing on it but replies.
+type linkConn struct {
+	link  *link
+	ended bool // Closed was called; guarded by link.mu
+}
+
+// Handle implements [transport.Handler].
+func (h *linkConn) Handle(_ transport.Conn, r *transport.Request) {
+	if r.IsCall() {
+		r.Reply(nil, transport.Errorf(transport.CodeNoMethod, "migrate: method %s is not served here", r.Method))
+	}
+}
+
+// Closed implements [transport.Handler]. A connection in use is dialled again at once, which shows whether the host has died.
+func (h *linkConn) Closed(c transport.Conn, err error) {
+	l := h.link
+	l.mu.Lock()
+	h.ended = true
+	idle := false
+	if l.state == connected && l.conn == c {
+		l.state, l.conn = unconnected, nil
+		if idle = time.Since(l.used) >= idleTimeout; !idle {
+			l.openLocked()
+		}
+	}
+	l.mu.Unlock()
+	if idle {
+		l.giveUp()
+	}
+}

@@ -1,0 +1,106 @@
+package migrate
+
+import (
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// slow is a tally that takes its time: Apply takes what takes says for the command.
+type slow struct {
+	tally
+	takes func(cmd string) time.Duration
+}
+
+func (s *slow) Apply(cmd Command) ([]byte, error) {
+	time.Sleep(s.takes(string(cmd.Body)))
+	return s.tally.Apply(cmd)
+}
+
+// A service that takes a millisecond, five, or thousands for a command does not disturb the protocol: nobody fails over, all hosts
+// stay in sync, and another service of the same hosts does not notice.
+func TestSlowService(t *testing.T) {
+	for name, tc := range map[string]struct {
+		clients, commands int
+		takes             func(string) time.Duration
+	}{
+		"1 ms": {20, 1000, func(string) time.Duration { return time.Millisecond }},
+		"5 ms": {4, 100, func(string) time.Duration { return 5 * time.Millisecond }},
+		"30 s once": {1, 20, func(cmd string) time.Duration {
+			if cmd == "0/3" {
+				return 30 * time.Second
+			}
+			return 0
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				names := []string{"a", "b", "c"}
+				w := newWorld(t, names...)
+				defer w.close()
+				p := Policy{Copies: 3}
+				for i, n := range names {
+					host := w.nodes[n].Standby
+					if i == 0 {
+						host = w.nodes[n].Host
+					}
+					_, err := host(t.Context(), "svc", func() Migratable { return &slow{takes: tc.takes} }, p)
+					require.NoError(t, err)
+				}
+				a := w.nodes["a"].service("svc")
+				other := w.host("b", "other", p) // its acknowledgements cross the connections of the slow one
+				w.standby("a", "other", p)
+				w.standby("c", "other", p)
+				w.inSync(a, 3)
+				w.inSync(other, 3)
+				rec := a.Status().Record
+
+				oc := w.dial("oc", "other", ClientConfig{})
+				var worst atomic.Int64
+				stop := make(chan struct{})
+				stopped := make(chan struct{})
+				go func() {
+					defer close(stopped)
+					for i := 0; ; i++ {
+						select {
+						case <-stop:
+							return
+						case <-time.After(3 * time.Millisecond):
+						}
+						began := time.Now()
+						if w.do(t.Context(), oc, fmt.Sprint(i)) != nil {
+							t.Error("the other service fails")
+							return
+						}
+						worst.Store(max(worst.Load(), int64(time.Since(began))))
+					}
+				}()
+				done := make(chan error, tc.clients)
+				for i := range tc.clients {
+					c := w.dial(fmt.Sprint("c", i), "svc", ClientConfig{})
+					go func() {
+						for n := range tc.commands {
+							if _, err := c.Go(fmt.Appendf(nil, "%d/%d", i, n)); err != nil {
+								done <- err
+								return
+							}
+						}
+						done <- c.Flush(t.Context())
+					}()
+				}
+				for range tc.clients {
+					require.NoError(t, <-done)
+				}
+				close(stop)
+				<-stopped
+				require.Equal(t, rec, a.Status().Record, "nobody came, went, or took over")
+				require.LessOrEqual(t, time.Duration(worst.Load()), 10*time.Millisecond)
+				require.Len(t, appOf(a).(*slow).Seen, tc.clients*tc.commands)
+			})
+		})
+	}
+}
