@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"github.com/roam-go/roam/transport"
+	"github.com/roam-go/roam/transport/msgpack"
 )
 
 // The operations of a command.
@@ -23,13 +24,13 @@ type command struct {
 
 func (c command) encode() []byte {
 	b := make([]byte, 0, 16+len(c.Text)+len(c.Addr))
-	b = transport.AppendUint(transport.AppendArray(b, 3), c.Op)
-	return transport.AppendString(transport.AppendString(b, c.Text), c.Addr)
+	b = msgpack.AppendUint(msgpack.AppendArray(b, 3), c.Op)
+	return msgpack.AppendString(msgpack.AppendString(b, c.Text), c.Addr)
 }
 
 // decodeCommand decodes a command. Trailing fields may be missing; additional fields of a later version are skipped.
 func decodeCommand(body []byte) (command, error) {
-	v := transport.ReadValues(body)
+	v := msgpack.NewReader(body)
 	n := v.Array()
 	c := command{Op: v.Uint()}
 	if n > 1 {
@@ -69,17 +70,17 @@ type event struct {
 
 func (e event) encode() []byte {
 	b := make([]byte, 0, 32+len(e.From)+len(e.Text))
-	b = transport.AppendUint(transport.AppendArray(b, 5), uint64(e.Kind))
-	b = transport.AppendString(b, e.From)
-	b = transport.AppendString(b, e.Text)
-	b = transport.AppendInt(b, e.Time)
-	return transport.AppendInt(b, int64(e.Missing))
+	b = msgpack.AppendUint(msgpack.AppendArray(b, 5), uint64(e.Kind))
+	b = msgpack.AppendString(b, e.From)
+	b = msgpack.AppendString(b, e.Text)
+	b = msgpack.AppendInt(b, e.Time)
+	return msgpack.AppendInt(b, int64(e.Missing))
 }
 
 // decode decodes an event. To save allocations it reuses From if the sender is unchanged, and takes Text from a chunk that
 // is shared with the events decoded before and after it.
 func (e *event) decode(body []byte, texts *strings.Builder) error {
-	v := transport.ReadValues(body)
+	v := msgpack.NewReader(body)
 	fields := v.Array()
 	e.Kind = Kind(min(v.Uint(), 1<<8-1))
 	if from := v.Bytes(); string(from) != e.From {

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/roam-go/roam/migrate/internal/serve"
 	"github.com/roam-go/roam/migrate/internal/wire"
 
 	"github.com/stretchr/testify/require"
@@ -49,10 +50,10 @@ func TestClientInTheBatchOfActivation(t *testing.T) {
 		conn, err := w.transport("client").Dial(t.Context(), transport.Peer{Addr: "a:1"}, nil)
 		require.NoError(t, err)
 		defer conn.Close()
-		from := &inbound{node: n, conn: conn}
-		q := &request{Request: req, from: from}
+		from := &inbound{node: n, conn: serve.Conn{Conn: conn}}
+		q := serve.NewRequest(&from.conn, req)
 		from.take(q)
-		s.post(item{kind: itemClient, from: from, req: q, params: &wire.OpenParams{Service: "svc", Session: 5}})
+		s.post(item{kind: itemClient, req: q, params: &wire.OpenParams{Service: "svc", Session: 5}})
 		close(hold)
 		require.NoError(t, <-answered)
 		require.Equal(t, Active, s.Status().Role)

@@ -111,6 +111,8 @@ func (c *Client) inner() *client.Client { return (*client.Client)(c) }
 // command was not executed, because it exceeds MaxCommand. [ErrReplyGone] means that the command was executed, but its
 // reply was too large, or was lost on its way and is no longer kept: hosts keep 8 MiB of replies for a session, and 64
 // MiB for a service. The bytes of command are copied.
+//
+// Do, like Query, must not be called inside a service's Apply, which it would wait for: the error is [ErrForbidden].
 func (c *Client) Do(ctx context.Context, command []byte) ([]byte, error) {
 	return c.inner().Do(ctx, command)
 }

@@ -1,46 +1,44 @@
 package migrate
 
 import (
-	"time"
-
 	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/migrate/internal/serve"
+	"github.com/roam-go/roam/migrate/internal/transfer"
 	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
+	"github.com/roam-go/roam/transport/msgpack"
 )
 
-// accept makes the handler of a connection that another host or a client has made.
+// accept returns the handler of a connection that another host or a client has made, or nil if the node is closed.
 func (n *Node) accept(c transport.Conn) transport.Handler {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.closed {
 		return nil
 	}
-	s := &inbound{node: n, conn: c}
+	s := &inbound{node: n, conn: serve.Conn{Conn: c}}
 	n.inbound[s] = struct{}{}
 	return s
 }
 
-// inbound is a connection that was made to this node. Its fields are used on the reading goroutine alone.
+// inbound is a connection that was made to this node. Only the reading goroutine uses its fields, except conn.
 type inbound struct {
 	node *Node
-	conn transport.Conn
-	host resolver.Host // who calls, if it is a host
+	conn serve.Conn
+	host resolver.Host // the host that calls; zero for a client
 	used map[string]*Service
-	todo *Service // has something of ours to do, and waits for the next message of a burst
+	todo *Service // has items of this connection in its inbox, and starts at the end of the burst
 
-	asked *Service // what a client asked for last
-	last  *Service // the service of the last message from a host
+	asked *Service // the service of the client's last request
+	last  *Service // the service of the host's last message
 
-	intake intake // used by everyone
-
-	source   *transport.BulkSource // the state that is fetched on this connection
-	sourceID uint64
+	upload transfer.Upload // the snapshot that the host fetches on this connection
 }
 
 // Handle implements [transport.Handler].
 func (c *inbound) Handle(conn transport.Conn, r *transport.Request) {
-	if !r.More() {
+	if !r.More {
 		defer c.lend(conn)
 	}
 	switch r.Method {
@@ -51,17 +49,13 @@ func (c *inbound) Handle(conn transport.Conn, r *transport.Request) {
 	case wire.MethodOpen, wire.MethodDo, wire.MethodQuery, wire.MethodListen, wire.MethodLeave, wire.MethodReady, wire.MethodPark:
 		c.handleClient(r)
 	default:
-		if id, ok := transport.IsBulk(r); ok {
-			c.handleBulk(r, id)
-			return
-		}
-		if r.IsCall() {
+		if !c.node.offers.Handle(&c.upload, c.host, r) && r.IsCall() {
 			r.Reply(nil, transport.Errorf(transport.CodeNoMethod, "migrate: no method %s", r.Method))
 		}
 	}
 }
 
-// post gives a service something to do: not before everything of a burst that is for it is there.
+// post gives an item to a service, whose loop starts when the burst, or its part for this service, has been read.
 func (c *inbound) post(s *Service, it item) {
 	if c.todo != s {
 		c.work()
@@ -70,6 +64,7 @@ func (c *inbound) post(s *Service, it item) {
 	s.loop.Put(it)
 }
 
+// work starts the loop of the service that post gave items to.
 func (c *inbound) work() {
 	if s := c.todo; s != nil {
 		c.todo = nil
@@ -88,7 +83,8 @@ func (c *inbound) lend(conn transport.Conn) {
 
 // Closed implements [transport.Handler].
 func (c *inbound) Closed(_ transport.Conn, err error) {
-	c.intake.close()
+	c.conn.Ended()
+	c.upload.Closed(err)
 	c.work()
 	n := c.node
 	n.mu.Lock()
@@ -98,14 +94,15 @@ func (c *inbound) Closed(_ transport.Conn, err error) {
 		s.post(item{kind: itemGone, from: c})
 	}
 	if c.host.ID != "" {
-		// Our own connection to that host tells whether it has died.
+		// This node's own connection to that host shows whether it has died.
 		n.links.Probe(c.host)
 	}
 }
 
+// handleHello answers a host that introduces itself. The host must have proved the key that it names.
 func (c *inbound) handleHello(r *transport.Request) ([]byte, error) {
 	var h wire.HostHello
-	if err := transport.UnmarshalSmall(r.Params, &h); err != nil {
+	if err := msgpack.UnmarshalSmall(r.Params, &h); err != nil {
 		return nil, transport.Errorf(transport.CodeBadMessage, "migrate: hello of a host: %v", err)
 	}
 	if h.Host.ID == "" || h.Host.Key != c.conn.Peer().Key {
@@ -115,6 +112,7 @@ func (c *inbound) handleHello(r *transport.Request) ([]byte, error) {
 	return transport.Marshal(wire.HostHello{Host: c.node.self})
 }
 
+// handleMsg gives a host's message to the service's loop.
 func (c *inbound) handleMsg(r *transport.Request) {
 	name, msg, err := wire.UnmarshalMsgParams(r.Params)
 	if err != nil || c.host.ID == "" {
@@ -146,7 +144,7 @@ func (c *inbound) handleClient(r *transport.Request) {
 		p    any
 		name *string
 	)
-	q := &request{Request: r, from: c, size: len(r.Params)}
+	q := serve.NewRequest(&c.conn, r)
 	latest := ""
 	if c.asked != nil {
 		latest = c.asked.name
@@ -156,11 +154,11 @@ func (c *inbound) handleClient(r *transport.Request) {
 		v := new(wire.OpenParams)
 		p, name = v, &v.Service
 	case wire.MethodDo:
-		if err := q.do.Unmarshal(r.Params, latest); err != nil {
+		if err := q.Do.Unmarshal(r.Params, latest); err != nil {
 			c.malformed(r, err)
 			return
 		}
-		p, name = &q.do, &q.do.Service
+		p, name = &q.Do, &q.Do.Service
 	case wire.MethodQuery:
 		v := new(wire.QueryParams)
 		p, name = v, &v.Service
@@ -178,7 +176,7 @@ func (c *inbound) handleClient(r *transport.Request) {
 		p, name = v, &v.Service
 	}
 	if r.Method != wire.MethodDo {
-		if err := transport.UnmarshalSmall(r.Params, p); err != nil {
+		if err := msgpack.UnmarshalSmall(r.Params, p); err != nil {
 			c.malformed(r, err)
 			return
 		}
@@ -192,76 +190,34 @@ func (c *inbound) handleClient(r *transport.Request) {
 			r.Reply(nil, transport.Errorf(CodeNotActive, "migrate: host %s does not host service %s", c.node.self.ID, *name))
 			return
 		}
-		put(&c.used, *name, s)
+		if c.used == nil {
+			c.used = make(map[string]*Service)
+		}
+		c.used[*name] = s
 	}
 	c.asked = s
 	c.take(q)
-	c.post(s, item{kind: itemClient, from: c, req: q, params: p})
+	c.post(s, item{kind: itemClient, req: q, params: p})
 }
 
+// malformed refuses a request whose params can't be read.
 func (c *inbound) malformed(r *transport.Request, err error) {
 	r.Reply(nil, transport.Errorf(transport.CodeBadMessage, "migrate: %s: %v", r.Method, err))
 }
 
-// handleBulk serves a host that fetches a state.
-func (c *inbound) handleBulk(r *transport.Request, id uint64) {
-	n := c.node
-	if c.source == nil || c.sourceID != id {
-		n.mu.Lock()
-		o := n.offers[id]
-		n.mu.Unlock()
-		// A connection fetches one state, and only the host that was offered it.
-		if o == nil || c.source != nil || !o.to.Same(c.host) || o.to.Key != c.host.Key || !n.takeOffer(o, id) {
-			r.Reply(nil, transport.Errorf(CodeForbidden, "migrate: host %s offers host %q no such snapshot", n.self.ID, c.host.ID))
-			return
-		}
-		o.timer.Stop()
-		if !n.spawn(func() { o.send(n.ctx) }) {
-			o.snap.Release()
-			return // the connection is about to be closed
-		}
-		c.source, c.sourceID = o.source, id
-	}
-	c.source.Handle(r)
-}
-
-// take lets a request in; its params were read.
-func (c *inbound) take(q *request) {
+// take admits a request, whose params have been decoded and are dropped.
+func (c *inbound) take(q *serve.Request) {
 	q.Params = nil
-	c.enter(q.size)
+	c.enter(q.Size())
 }
 
-// enter waits until there is room in the intake, or the connection has ended. What was let in before must not wait for what
-// comes after it.
+// enter waits until the intake has room, or the connection has ended. Before it waits, it starts the loop, so that items already
+// admitted do not wait with it.
 func (c *inbound) enter(size int) {
-	if c.intake.enter(size) == nil {
-		return
+	if !c.conn.TryEnter(size) {
+		c.work()
+		c.conn.Enter(size)
 	}
-	c.work()
-	room := c.intake.enter(size)
-	if room == nil {
-		return
-	}
-	c.intake.held.Store(true)
-	defer c.intake.held.Store(false)
-	beat := time.NewTicker(heldBeat)
-	defer beat.Stop()
-	for room != nil {
-		select {
-		case <-room:
-		case <-beat.C:
-			if c.conn.Notify(wire.MethodHeld, nil) != nil {
-				c.intake.close()
-			}
-		}
-		room = c.intake.enter(size)
-	}
-}
-
-// close ends the connection, also where its reading goroutine waits in enter.
-func (c *inbound) close() {
-	c.conn.Close()
-	c.intake.close()
 }
 
 // eachService gives an event to all services.

@@ -5,6 +5,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/roam-go/roam/migrate/internal/serve"
 	"github.com/roam-go/roam/migrate/internal/wire"
 
 	"github.com/stretchr/testify/require"
@@ -31,7 +32,7 @@ func TestManyClients(t *testing.T) {
 		w := newWorld(t, "a", "b")
 		defer w.close()
 		a, _ := w.pair(Policy{})
-		told := make(spreads, 4*fewClients)
+		told := make(spreads, 4*serve.SpreadFrom)
 		dial := func() transport.Conn {
 			c, err := w.transport("x").Dial(t.Context(), transport.Peer{Addr: a.node.self.Addr}, told)
 			require.NoError(t, err)
@@ -39,34 +40,34 @@ func TestManyClients(t *testing.T) {
 		}
 		conns := []transport.Conn{dial(), dial(), dial()}
 		last := wire.OpenResult{}
-		for i := range 3 * fewClients {
+		for i := range 3 * serve.SpreadFrom {
 			b, err := transport.Marshal(wire.OpenParams{Service: "svc", Session: uint64(i + 1)})
 			require.NoError(t, err)
 			b, err = conns[i%3].Call(t.Context(), wire.MethodOpen, b)
 			require.NoError(t, err)
 			require.NoError(t, transport.Unmarshal(b, &last))
-			if i < fewClients {
+			if i < serve.SpreadFrom {
 				require.Zero(t, last.SpreadMS)
 			}
 		}
 		synctest.Wait()
-		require.Equal(t, (2 * fewClients * clientsApart).Milliseconds(), last.SpreadMS)
+		require.Equal(t, (2 * serve.SpreadFrom * serve.SpreadPerClient).Milliseconds(), last.SpreadMS)
 		require.Empty(t, told)
-		time.Sleep(tellEvery)
+		time.Sleep(serve.SpreadInterval)
 		synctest.Wait()
-		require.Len(t, told, 3*fewClients, "each once")
-		require.Equal(t, 2*fewClients*clientsApart, <-told)
+		require.Len(t, told, 3*serve.SpreadFrom, "each once")
+		require.Equal(t, 2*serve.SpreadFrom*serve.SpreadPerClient, <-told)
 
 		conns[1].Close()
 		time.Sleep(time.Second)
-		require.Equal(t, 2*fewClients, a.Status().Clients)
+		require.Equal(t, 2*serve.SpreadFrom, a.Status().Clients)
 		leave, err := transport.Marshal(wire.LeaveParams{Service: "svc", Session: 1})
 		require.NoError(t, err)
 		_, err = conns[0].Call(t.Context(), wire.MethodLeave, leave)
 		require.NoError(t, err)
 		conns[0].Close()
 		time.Sleep(time.Second)
-		require.Equal(t, fewClients, a.Status().Clients)
+		require.Equal(t, serve.SpreadFrom, a.Status().Clients)
 	})
 }
 
@@ -77,8 +78,8 @@ func TestManyClientsMove(t *testing.T) {
 		defer w.close()
 		a, _ := w.pair(Policy{})
 		var clients []*Client
-		moves := make(chan Move, 10*callAtOnce)
-		for range 3 * callAtOnce {
+		moves := make(chan Move, 10*serve.ParkedBatch)
+		for range 3 * serve.ParkedBatch {
 			clients = append(clients, w.dial("client", "svc", ClientConfig{OnMove: func(m Move) { moves <- m }}))
 		}
 		rep, err := a.Handoff(t.Context(), "b")

@@ -131,7 +131,7 @@
 // session opened (body: key), 3 session closed (seq 1: expired), 4 command, 5 hash (of all up to low), 6 command that
 // Validate refused (body: code, length of the message, message, data).
 //
-// A snapshot is fetched as a bulk transfer of package transport, on a connection of its own that begins with
+// A snapshot is fetched as a bulk transfer (see migrate/internal/bulk), on a connection of its own that begins with
 // "roam.host". It holds, in this order, numbers as unsigned varints:
 //
 //	"roam", format (1), service (bytes), index, epoch, log time, hash, number of sessions, and for each of them,

@@ -8,6 +8,7 @@ import (
 
 	"github.com/roam-go/roam/migrate/internal/core"
 	"github.com/roam-go/roam/migrate/internal/machine"
+	"github.com/roam-go/roam/migrate/internal/replica"
 	"github.com/roam-go/roam/migrate/internal/wal"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
@@ -105,6 +106,9 @@ func (s *Service) compact() {
 	}
 	s.compacting = s.replica.Capture(func(c *machine.Capture, index, _ uint64, err error) {
 		s.compacting = false
+		if err == replica.ErrDropped {
+			return
+		}
 		if err != nil {
 			s.store.Postpone()
 			s.noCopy(err)

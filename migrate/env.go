@@ -44,13 +44,13 @@ func (e *env) Post(f, drop func()) {
 }
 
 func (e *env) Offer(to resolver.Host, c *machine.Capture) uint64 {
-	return e.node.offer((*Service)(e), to, c)
+	return e.node.offers.Add(to, c, func(bytes int64, err error) { (*Service)(e).sent(to, bytes, err) })
 }
 
 func (e *env) Activated(handedOver bool) {
 	s := (*Service)(e)
 	s.countTerm(handedOver)
-	s.clients.activated()
+	s.clients.Activated()
 	s.startEvery()
 }
 
@@ -58,17 +58,17 @@ func (e *env) Deposed() {
 	if e.every != nil {
 		e.every.Stop()
 	}
-	e.clients.deposed()
+	e.clients.Deposed()
 }
 
 func (e *env) Applied(r *machine.Result) {
 	e.stats.Applied++
 	e.stats.Events += r.Next - r.First
-	e.clients.applied(r)
+	e.clients.Applied(r)
 }
 
-func (e *env) Read(id uint64)        { e.clients.answerRead(id) }
-func (e *env) ReadsFailed()          { e.clients.failReads() }
+func (e *env) Read(id uint64)        { e.clients.Read(id) }
+func (e *env) ReadsFailed()          { e.clients.ReadsFailed() }
 func (e *env) Resent(entries uint64) { e.stats.Resent += entries }
 func (e *env) Diverged(entry uint64) { (*Service)(e).diverged(entry) }
 

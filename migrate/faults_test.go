@@ -178,10 +178,10 @@ func TestSnapshotOfAnotherMoment(t *testing.T) {
 				snap, err := a.machine().Snapshot()
 				require.NoError(t, err)
 				f.Index, f.Epoch = a.machine().Applied()
-				f.ID = a.node.offer(a, b.node.self, snap)
+				f.ID = a.node.offers.Add(b.node.self, snap, func(int64, error) {})
 			})
 			change(&f)
-			_, _, err := b.fetchState(t.Context(), f)
+			_, _, err := b.node.fetcher.Fetch(t.Context(), f, b.receiver())
 			return err
 		}
 		require.NoError(t, fetch(func(*core.Fetch) {}))

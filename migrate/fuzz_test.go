@@ -5,6 +5,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/roam-go/roam/migrate/internal/bulk"
 	"github.com/roam-go/roam/migrate/internal/wire"
 
 	"github.com/stretchr/testify/require"
@@ -17,7 +18,7 @@ import (
 // clientMethods is what a client may call, and hostMethods what a host may.
 var (
 	clientMethods = []string{wire.MethodOpen, wire.MethodDo, wire.MethodQuery, wire.MethodListen, wire.MethodLeave, wire.MethodReady, wire.MethodPark}
-	hostMethods   = []string{wire.MethodHello, wire.MethodMsg, transport.MethodBulkPull, transport.MethodBulkStop}
+	hostMethods   = []string{wire.MethodHello, wire.MethodMsg, bulk.MethodPull, bulk.MethodStop}
 )
 
 func mustMarshal(tb testing.TB, v any) []byte {
@@ -49,7 +50,7 @@ func hostile(t *testing.T, all bool, f func(s *Service, call func(method string,
 		require.True(t, answered == asked || answered < asked && !all, "%d answers to %d calls", answered, asked)
 		calls, bytes := underWay(w.nodes["a"])
 		require.Zero(t, calls+bytes)
-		w.look(s, func() { require.Empty(t, s.clients.attached) })
+		w.look(s, func() { require.Zero(t, s.clients.Len()) })
 	})
 }
 

@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/roam-go/roam/migrate/internal/serve"
 	"github.com/roam-go/roam/migrate/internal/wire"
 
 	"github.com/stretchr/testify/require"
@@ -33,9 +34,8 @@ func (w *world) look(s *Service, f func()) {
 // underWay is the most that one connection has under way at a host.
 func underWay(n *Node) (calls, bytes int) {
 	for _, c := range connsOf(n) {
-		c.intake.mu.Lock()
-		calls, bytes = max(calls, c.intake.calls), max(bytes, c.intake.bytes)
-		c.intake.mu.Unlock()
+		n, size := c.conn.InFlight()
+		calls, bytes = max(calls, n), max(bytes, size)
 	}
 	return calls, bytes
 }
@@ -60,9 +60,9 @@ func TestFloodIsHeldBack(t *testing.T) {
 				defer letGo()
 				go a.post(item{kind: itemFunc, fn: func() { <-busy }}) // the loop stands still
 				var answers, failed atomic.Int32
-				n := 3 * intakeCalls
+				n := 3 * serve.MaxCalls
 				if kind == "large commands" {
-					n = 3 * intakeBytes / (256 << 10)
+					n = 3 * serve.MaxBytes / (256 << 10)
 				}
 				for i := range n {
 					method, p := wire.MethodDo, any(wire.DoParams{Service: "svc", Session: 7, Seq: 1, Low: 1, Body: []byte("one")})
@@ -80,10 +80,10 @@ func TestFloodIsHeldBack(t *testing.T) {
 				}
 				time.Sleep(100 * time.Millisecond)
 				calls, bytes := underWay(a.node)
-				require.LessOrEqual(t, calls, intakeCalls)
-				require.LessOrEqual(t, bytes, intakeBytes)
+				require.LessOrEqual(t, calls, serve.MaxCalls)
+				require.LessOrEqual(t, bytes, serve.MaxBytes)
 				require.Less(t, int(answers.Load()), n/2)
-				require.Greater(t, calls+bytes/4096, intakeCalls*9/10, "it is held back, not refused")
+				require.Greater(t, calls+bytes/4096, serve.MaxCalls*9/10, "it is held back, not refused")
 				letGo()
 				require.NoError(t, w.do(t.Context(), c, "mine"))
 				time.Sleep(5 * time.Second)
@@ -105,7 +105,7 @@ func TestCloseLetsGoWhoIsHeldBack(t *testing.T) {
 		r := w.raw("flood", a, 7)
 		require.NoError(t, r.open(false))
 		w.net.Partition("a", "b") // so that nothing is answered
-		for range 2 * intakeCalls {
+		for range 2 * serve.MaxCalls {
 			r.send(wire.MethodQuery, wire.QueryParams{Service: "svc", Session: 7}, func(error) {})
 		}
 		time.Sleep(100 * time.Millisecond)
@@ -121,7 +121,7 @@ func TestCloseLetsGoWhoIsHeldBack(t *testing.T) {
 		case <-time.After(time.Minute):
 			t.Error("a reader is held back for ever")
 			for _, c := range conns { // so that the test ends
-				c.intake.close()
+				c.conn.Ended()
 			}
 			<-closed
 		}
@@ -141,7 +141,7 @@ func TestHeldBackWhileTheServiceStandsStill(t *testing.T) {
 		c := w.dial("client", "svc", ClientConfig{})
 		w.crash("b")
 		var calls []*Call
-		for i := range intakeCalls + 100 {
+		for i := range serve.MaxCalls + 100 {
 			call, err := c.Go(fmt.Append(nil, i))
 			require.NoError(t, err)
 			calls = append(calls, call)
@@ -149,7 +149,7 @@ func TestHeldBackWhileTheServiceStandsStill(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		require.Len(t, connsOf(a.node), 1)
 		n, _ := underWay(a.node)
-		require.Equal(t, intakeCalls, n)
+		require.Equal(t, serve.MaxCalls, n)
 		require.Zero(t, c.Stats().Reconnects)
 		w.node("b")
 		w.standby("b", "svc", p)
@@ -175,7 +175,7 @@ func TestHeldBackConnectionEnds(t *testing.T) {
 					require.NoError(t, r.open(false))
 					w.crash("b")
 					time.Sleep(time.Second)
-					for i := range uint64(2 * intakeCalls) {
+					for i := range uint64(2 * serve.MaxCalls) {
 						switch method {
 						case wire.MethodDo:
 							r.send(method, wire.DoParams{Service: "svc", Session: 7, Seq: i/2 + 1, Low: 1}, func(error) {})
@@ -187,7 +187,7 @@ func TestHeldBackConnectionEnds(t *testing.T) {
 					}
 					time.Sleep(time.Second)
 					n, _ := underWay(a.node)
-					require.Equal(t, intakeCalls, n)
+					require.Equal(t, serve.MaxCalls, n)
 					if way == "closed" {
 						r.conn.Close()
 						time.Sleep(10 * time.Second)
@@ -201,9 +201,9 @@ func TestHeldBackConnectionEnds(t *testing.T) {
 						require.Len(t, connsOf(a.node), 1)
 					}
 					w.look(a, func() {
-						require.Empty(t, a.clients.waiting)
-						require.Empty(t, a.clients.reads)
-						require.Empty(t, a.clients.opening)
+						require.Zero(t, a.clients.Usage().Commands)
+						require.Zero(t, a.clients.Usage().Queries)
+						require.Zero(t, a.clients.Usage().Opens)
 					})
 				})
 			})
@@ -224,13 +224,13 @@ func TestStrangersFloodIsHeldBack(t *testing.T) {
 		defer letGo()
 		go a.post(item{kind: itemFunc, fn: func() { <-busy }}) // the loop stands still
 		synctest.Wait()
-		for range 2 * intakeCalls {
+		for range 2 * serve.MaxCalls {
 			rogue.send(core.Msg{Type: core.MsgAck, Term: core.Term{Epoch: 1}})
 		}
 		time.Sleep(50 * time.Millisecond)
 		waiting := a.loop.Len()
-		require.LessOrEqual(t, waiting, intakeCalls+100)
-		require.Greater(t, waiting, intakeCalls/2)
+		require.LessOrEqual(t, waiting, serve.MaxCalls+100)
+		require.Greater(t, waiting, serve.MaxCalls/2)
 		letGo()
 		time.Sleep(time.Second)
 		require.Equal(t, Active, a.Status().Role)
@@ -247,36 +247,36 @@ func TestOneConnectionIsNotedOnce(t *testing.T) {
 		defer w.close()
 		a, b := w.pair(Policy{})
 		early, ahead, many := w.raw("x", b, 1), w.raw("y", a, 1), w.raw("z", a, 1)
-		for i := range uint64(maxCarried + 100) {
+		for i := range uint64(serve.MaxSessionsPerConn + 100) {
 			early.session, ahead.session, many.session = 10000+i, 20000+i, 30000+i
 			require.NoError(t, early.call(wire.MethodPark, wire.ParkParams{Service: "svc", Session: early.session}, nil))
 			require.ErrorIs(t, ahead.call(wire.MethodOpen, wire.OpenParams{Service: "svc", Session: ahead.session, Epoch: 9}, nil), ErrNotActive)
-			if i < maxCarried {
+			if i < serve.MaxSessionsPerConn {
 				require.NoError(t, many.open(false))
 			} else {
 				require.ErrorIs(t, many.open(false), ErrTooLarge)
 			}
 		}
-		w.look(b, func() { require.Equal(t, 1, len(b.clients.parked)) })
+		w.look(b, func() { require.Equal(t, 1, b.clients.Usage().Parked) })
 		w.look(a, func() {
-			require.Equal(t, 1, len(a.clients.ahead))
-			require.Equal(t, maxCarried, len(a.clients.attached))
+			require.Equal(t, 1, a.clients.Usage().Ahead)
+			require.Equal(t, serve.MaxSessionsPerConn, a.clients.Usage().Sessions)
 		})
 		// A session is attached to the connection that took it up last.
 		again := w.raw("z", a, 30000)
 		require.NoError(t, again.open(true))
-		w.look(a, func() { require.Equal(t, maxCarried, len(a.clients.attached)) })
+		w.look(a, func() { require.Equal(t, serve.MaxSessionsPerConn, a.clients.Usage().Sessions) })
 		many.session = 40000
 		require.NoError(t, many.open(false), "there is room for another")
 		for _, r := range []*raw{early, ahead, many, again} {
 			r.conn.Close()
 		}
 		time.Sleep(time.Second)
-		w.look(b, func() { require.Empty(t, b.clients.parked) })
+		w.look(b, func() { require.Zero(t, b.clients.Usage().Parked) })
 		w.look(a, func() {
-			require.Empty(t, a.clients.ahead)
-			require.Empty(t, a.clients.attached)
-			require.Empty(t, a.clients.of)
+			require.Zero(t, a.clients.Usage().Ahead)
+			require.Zero(t, a.clients.Usage().Sessions)
+			require.Zero(t, a.clients.Usage().Connections)
 		})
 	})
 }

@@ -129,7 +129,8 @@ func TestStopInBurst(t *testing.T) {
 		c.post(s, item{kind: itemEvent, from: c, size: 10})
 		s.stop()
 		c.work()
-		require.Zero(t, c.intake.calls)
-		require.Zero(t, c.intake.bytes)
+		calls, bytes := c.conn.InFlight()
+		require.Zero(t, calls)
+		require.Zero(t, bytes)
 	})
 }

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
-	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
 )
@@ -18,6 +17,7 @@ type moveState struct {
 	prepared  time.Duration // when clients were told
 	asked     time.Duration // when the target was told to take over
 	taken     bool
+	abandoned string // why nobody waits for the end any more
 	last      uint64 // the log's end at the beginning
 	preparing bool
 	waiting   int // clients that were told to connect to the target, and neither have nor are gone
@@ -102,7 +102,7 @@ func (s *Service) awaitMove(ctx context.Context, done chan moveResult) moveResul
 			return moveResult{err: s.moveFailed("", errStopped.Error())}
 		case <-given:
 			given = nil
-			s.post(item{kind: itemEvent, ev: core.Abandon{Reason: "given up: " + context.Cause(ctx).Error()}})
+			s.call(func() { s.abandonMove("given up: " + context.Cause(ctx).Error()) })
 		case <-changed:
 		}
 	}
@@ -133,7 +133,7 @@ func (s *Service) target(ctx context.Context, host, cause string) (resolver.Host
 	}
 	if cause == "shutdown" {
 		heirs := s.heirs(ctx)
-		for _, h := range hosts {
+		for _, h := range s.aheadFirst(ctx, hosts) {
 			if slices.ContainsFunc(heirs, h.Same) {
 				return h, nil
 			}
@@ -141,10 +141,29 @@ func (s *Service) target(ctx context.Context, host, cause string) (resolver.Host
 		// A host that is not present may hold the state all the same: the resolver has started anew, or does not hear it.
 		hosts = append(hosts[:len(hosts):len(hosts)], heirs...)
 	}
+	hosts = s.aheadFirst(ctx, hosts)
 	if len(hosts) == 0 {
 		return resolver.Host{}, transport.Errorf(CodeNoTarget, "migrate: no other host is present for service %s, or Policy.Rank wants none", s.name)
 	}
 	return hosts[0], nil
+}
+
+// aheadFirst puts the hosts last whose copies are far behind in applying: there the service would stand still until they have
+// caught up.
+func (s *Service) aheadFirst(ctx context.Context, hosts []resolver.Host) []resolver.Host {
+	var ahead, behind []resolver.Host
+	if s.ask(ctx, func() {
+		for _, h := range hosts {
+			if s.core.Behind(h) {
+				behind = append(behind, h)
+			} else {
+				ahead = append(ahead, h)
+			}
+		}
+	}) != nil {
+		return hosts
+	}
+	return append(ahead, behind...)
 }
 
 // heirs returns the hosts that hold the state and do not leave the service themselves.
@@ -208,11 +227,24 @@ func (s *Service) moveEvent(ev core.MoveEvent) {
 		m.report.Commands = s.core.Last() - m.last
 		// The target tells when it serves; should it die first, this host or another goes on.
 		s.awaitServing(m)
+		if m.abandoned != "" {
+			s.abandonMove(m.abandoned)
+		}
 	case core.MoveServed:
 		m.report.Won, m.report.Pause, m.report.Applying = ev.Won, ev.Served, ev.Applying
 		s.endMove(nil)
 	case core.MoveFailed:
 		s.endMove(s.moveFailed(m.report.To.ID, ev.Reason))
+	}
+}
+
+// abandonMove gives up a handoff for whose end nobody waits any more. If the target has taken over, it goes on there all the same.
+func (s *Service) abandonMove(reason string) {
+	s.replica.Step(core.Abandon{Reason: reason})
+	if m := s.move; m != nil && m.taken {
+		s.endMove(s.moveFailed(m.report.To.ID, "it took over, and has yet to apply what was committed before; "+reason))
+	} else if m != nil {
+		m.abandoned = reason
 	}
 }
 
@@ -238,17 +270,8 @@ func (s *Service) prepare() {
 	m := s.move
 	m.prepared = s.node.now()
 	m.preparing = true
-	m.report.Clients = len(s.clients.attached)
-	m.waiting = m.report.Clients
-	spread := min(time.Duration(max(m.report.Clients-1, 0))*clientsApart, s.policy.Spread)
-	params, err := transport.Marshal(wire.PrepareParams{Service: s.name, Next: m.report.To, SpreadMS: spread.Milliseconds()})
-	if err == nil {
-		for _, a := range s.clients.attached {
-			a.told, a.ready = true, false
-		}
-		s.clients.next = keyOf(m.report.To)
-		s.clients.tellAll(wire.MethodPrepare, params)
-	}
+	n, spread := s.clients.Prepare(m.report.To, s.policy.Spread)
+	m.report.Clients, m.waiting = n, n
 	if m.report.Clients == 0 {
 		s.transfer()
 		return

@@ -127,7 +127,7 @@ func huntMutant(t *testing.T, root string, m mutant) (seed int, found string) {
 	require.NotNil(t, match, "it does not run:\n%s", out)
 	_, err = fmt.Sscan(match[1], &seed)
 	require.NoError(t, err)
-	_, err = sim.Run(sim.Options{Seed: uint64(seed), New: newSimMachine, Kept: simKept})
+	_, err = sim.Run(sim.Options{Seed: uint64(seed)})
 	require.NoError(t, err, "it is not the planted bug that was found")
 	return seed, match[0]
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/roam-go/roam/migrate/internal/hooks"
 	"github.com/roam-go/roam/migrate/internal/machine"
 	"github.com/roam-go/roam/migrate/internal/peer"
+	"github.com/roam-go/roam/migrate/internal/transfer"
 	"github.com/roam-go/roam/migrate/internal/wal"
 	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
@@ -92,7 +93,7 @@ func (c *NodeConfig) validate() error {
 		return bad("Transport", "is required")
 	case c.ID != "" && (resolver.CheckName(c.ID) != nil || len(c.ID) > resolver.MaxHostID):
 		return bad("ID", fmt.Sprintf("is %.150q, not up to %d bytes of printable UTF-8 without spaces", c.ID, resolver.MaxHostID))
-	case c.Advertise != "" && (resolver.CheckName(c.Advertise) != nil || len(c.Advertise) > resolver.MaxAddr-len(":65535")):
+	case resolver.CheckAnnouncement(resolver.Host{ID: "h", Incarnation: 1, Addr: c.Advertise + ":65535"}, nil, 0) != nil:
 		return bad("Advertise", fmt.Sprintf("is %.300q, not the address of a host", c.Advertise))
 	case c.Heartbeat < 0:
 		return bad("Heartbeat", fmt.Sprintf("is %v, below 0", c.Heartbeat))
@@ -132,11 +133,13 @@ type Node struct {
 	cancel   context.CancelFunc
 	wg       sync.WaitGroup
 	listener transport.Listener
-	renew    chan struct{}  // asks for an announcement now
-	silent   chan struct{}  // closed when no further announcement will be made
-	gone     chan struct{}  // closed when Close is through
-	hooks    *hooks.Queue   // calls NodeConfig.Hooks
-	links    *peer.Links    // to other hosts
+	renew    chan struct{} // asks for an announcement now
+	silent   chan struct{} // closed when no further announcement will be made
+	gone     chan struct{} // closed when Close is through
+	hooks    *hooks.Queue  // calls NodeConfig.Hooks
+	links    *peer.Links   // to other hosts
+	offers   *transfer.Offers
+	fetcher  *transfer.Fetcher
 	dir      *wal.Dir       // nil: none
 	limits   machine.Limits // of the services' machines; zero but in tests
 	refused  string         // the last announcement's error that Hooks.Failed was told of; of announceLoop
@@ -148,19 +151,10 @@ type Node struct {
 	leaving  bool
 	services map[string]*Service
 	inbound  map[*inbound]struct{} // connections that others made
-	offers   map[uint64]*outgoing  // snapshots to be fetched
 }
 
 // maxHooks limits the hook calls that wait for a slow hook; beyond it the oldest are dropped.
 const maxHooks = 1024
-
-// hostKey is an incarnation of a host.
-type hostKey struct {
-	id  string
-	inc uint64
-}
-
-func keyOf(h resolver.Host) hostKey { return hostKey{h.ID, h.Incarnation} }
 
 // NewNode makes a node and begins to listen. It announces itself once it hosts a service.
 func NewNode(cfg NodeConfig) (*Node, error) {
@@ -175,7 +169,6 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 		gone:     make(chan struct{}),
 		services: make(map[string]*Service),
 		inbound:  make(map[*inbound]struct{}),
-		offers:   make(map[uint64]*outgoing),
 	}
 	n.self = resolver.Host{ID: cfg.ID, Incarnation: wire.RandomID(), Key: cfg.Transport.Key()}
 	if n.self.ID == "" {
@@ -191,6 +184,8 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 		Down:  func(h resolver.Host) { n.eachService(core.PeerDown{Host: h}) },
 		Reset: func(h resolver.Host) { n.eachService(core.PeerReset{Host: h}) },
 	})
+	n.offers = transfer.NewOffers(n.ctx, n.self.ID, n.spawn)
+	n.fetcher = transfer.NewFetcher(n.ctx, n.links, n.spawn)
 	l, err := cfg.Transport.Listen(cfg.Listen, n.accept)
 	if err != nil {
 		n.cancel()
@@ -436,7 +431,7 @@ func (n *Node) close(patience time.Duration) error {
 		s.closeStore(false)
 	}
 	n.closeConns()
-	n.dropOffers()
+	n.offers.Close()
 	n.hooks.Close()
 	n.wg.Wait()
 	return errors.Join(err, n.awaitAppliers(services, patience), n.closeDir())
@@ -467,7 +462,7 @@ func (n *Node) closeConns() {
 	inbound := slices.Collect(maps.Keys(n.inbound))
 	n.mu.Unlock()
 	for _, c := range inbound {
-		c.close()
+		c.conn.Abort()
 	}
 }
 

@@ -16,9 +16,11 @@ import (
 	"github.com/roam-go/roam/migrate/internal/apply"
 	"github.com/roam-go/roam/migrate/internal/loop"
 	"github.com/roam-go/roam/migrate/internal/replica"
+	"github.com/roam-go/roam/migrate/internal/serve"
 
 	"github.com/roam-go/roam/migrate/internal/core"
 	"github.com/roam-go/roam/migrate/internal/machine"
+	"github.com/roam-go/roam/migrate/internal/transfer"
 	"github.com/roam-go/roam/migrate/internal/wal"
 	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
@@ -59,13 +61,12 @@ type Service struct {
 	core        *core.Core // of replica, to look at
 	store       *wal.Store // nil: none; set under mu
 	resumed     core.Term  // that the store held when it was opened, with a copy or without
-	clients     clients
+	clients     serve.Clients
 	stats       stats
 	move        *moveState
-	fetch       *fetching // set under mu
+	fetch       *transfer.Download // set under mu
 	every       *time.Timer
 	empty       Migratable      // made ahead for an empty copy; nil: none
-	expiry      time.Duration   // when to look for expired sessions; 0: never
 	known       []resolver.Host // those that may speak for the service
 	stranger    *core.Msg       // an invitation from a host that is not known
 	resumedCopy bool            // resumed is that of a copy; set under mu
@@ -81,7 +82,7 @@ type item struct {
 	kind itemKind
 	ev   core.Event
 	from *inbound
-	req  *request
+	req  *serve.Request
 	// params are those of req.
 	params  any
 	size    int // of the message in ev, which came from a host on from
@@ -96,7 +97,7 @@ type itemKind uint8
 const (
 	itemStart   itemKind = iota + 1 // begin to take part
 	itemEvent                       // step ev
-	itemClient                      // req came from a client on from
+	itemClient                      // req came from a client
 	itemGone                        // from is closed
 	itemFunc                        // call fn; if there is no loop any more, drop
 	itemApplied                     // applier has results
@@ -117,7 +118,7 @@ func newService(n *Node, name string, fresh func() Migratable, policy Policy) *S
 	})
 	s.replica = replica.New((*env)(s), s.core)
 	s.loop.Init((*mailbox)(s), &n.wg, inboxes, n.dir != nil) // nothing happens before the directory is read
-	s.clients.init(s)
+	s.clients.Init((*clientHost)(s))
 	return s
 }
 
@@ -217,7 +218,7 @@ func (m *mailbox) Refuse(items []item) {
 		case it.req != nil:
 			it.req.Reply(nil, s.notActive(resolver.Record{}))
 		case it.from != nil && it.kind == itemEvent:
-			it.from.intake.leave(it.size)
+			it.from.conn.Leave(it.size)
 		case it.drop != nil:
 			it.drop()
 		}
@@ -249,13 +250,13 @@ func (m *mailbox) Handle(batch []item, lent bool) (err error) {
 	if err := s.flush(); err != nil {
 		return err
 	}
-	if len(s.clients.waiting) > 1 {
+	if s.clients.Waiting() > 1 {
 		runtime.Gosched() // more are likely to come at once
 	}
 	return nil
 }
 
-// broken makes an error of a panic in the loop, and logs it with its stack.
+// broken is the error of a panic: an invariant does not hold.
 func (s *Service) broken(v any) error {
 	err, ok := v.(error)
 	if !ok {
@@ -283,7 +284,7 @@ func (s *Service) halt(err error) {
 	s.replica.Stop()
 	s.closeStore(false)
 	s.report(err)
-	s.clients.turnAway(s.notActive(resolver.Record{}))
+	s.clients.Disconnect(s.notActive(resolver.Record{}))
 	s.node.announceSoon()
 }
 
@@ -300,17 +301,16 @@ func (s *Service) handle(it *item) error {
 		s.replica.Step(core.CheckRecord{})
 	case itemTick:
 		s.replica.Step(core.Tick{})
-		s.clients.expire()
-		s.clients.call(callAtOnce) // should those who were called not come
+		s.clients.Tick()
 	case itemEvent:
 		s.event(it.ev, it.from)
 		if it.from != nil {
-			it.from.intake.leave(it.size)
+			it.from.conn.Leave(it.size)
 		}
 	case itemClient:
-		s.clients.handle(it.from, it.req, it.params)
+		s.clients.Handle(it.req, it.params)
 	case itemGone:
-		s.clients.closed(it.from)
+		s.clients.ConnClosed(&it.from.conn)
 	case itemFunc:
 		it.fn()
 	case itemApplied:
@@ -327,8 +327,7 @@ func (s *Service) flush() error {
 	if err := s.replica.Settle(); err != nil {
 		return err
 	}
-	s.clients.push()
-	s.clients.sweep()
+	s.clients.Flush()
 	if s.replica.Changed() {
 		s.publish()
 		s.introduce(s.core.Record().ISR...)
@@ -391,8 +390,8 @@ func (s *Service) event(ev core.Event, from *inbound) {
 			s.replica.Step(core.CheckRecord{})
 			return
 		}
-		if from != nil && !from.intake.known.Load() {
-			from.intake.known.Store(true)
+		if from != nil {
+			from.conn.SetKnown()
 		}
 	}
 	s.replica.Step(ev)
@@ -478,7 +477,7 @@ func (s *Service) publish() {
 	c := s.core
 	st := Status{
 		Service: s.name, Role: roleOf(c.Role()), Record: c.Record(),
-		Commit: c.Commit(), Last: c.Last(), Suspended: c.Suspended(), Clients: len(s.clients.attached),
+		Commit: c.Commit(), Last: c.Last(), Suspended: c.Suspended(), Clients: s.clients.Len(),
 	}
 	if c.Halted() {
 		st.Role = Halted
@@ -550,13 +549,13 @@ func (s *Service) signal() {
 // schedule sets the timer for what is due next.
 func (s *Service) schedule() {
 	at := s.core.Deadline()
-	if s.expiry > 0 && (at == 0 || s.expiry < at) {
-		at = s.expiry
+	if expiry := s.clients.Deadline(); expiry > 0 && (at == 0 || expiry < at) {
+		at = expiry
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := &s.status
-	st.Commit, st.Last, st.Suspended, st.Clients = s.core.Commit(), s.core.Last(), s.core.Suspended(), len(s.clients.attached)
+	st.Commit, st.Last, st.Suspended, st.Clients = s.core.Commit(), s.core.Last(), s.core.Suspended(), s.clients.Len()
 	s.applier = s.replica.Applier()
 	s.publishStats()
 	// A timer that goes off early does no harm and is cheaper than resetting it for every command.

@@ -56,6 +56,10 @@ type ServiceStats struct {
 	// ActiveFor is how long this host has been active, and SuspendedFor how long it has committed nothing for the reasons
 	// given at [Status].Suspended. 0: it is not.
 	ActiveFor, SuspendedFor time.Duration
+	// Unapplied is the number of committed entries that the service has not applied here, and Busy for how long its own code has
+	// been in its present call; 0 if none runs.
+	Unapplied int
+	Busy      time.Duration
 	// Standbys are the other members of the in-sync set, by ID. Only the active host knows them.
 	Standbys []StandbyStats
 }
@@ -64,8 +68,9 @@ type ServiceStats struct {
 type StandbyStats struct {
 	// Host is its ID.
 	Host string
-	// Lag is the number of entries that it has not acknowledged.
-	Lag uint64
+	// Lag is the number of entries that it has not acknowledged, and Unapplied the number of those that its service has not
+	// applied, though the active host has.
+	Lag, Unapplied uint64
 	// Silent is how long ago it was last heard: up to a heartbeat if all is well.
 	Silent time.Duration
 }
@@ -86,7 +91,11 @@ func (s *Service) Stats() ServiceStats {
 	if s.stopped {
 		st.activeAt, st.suspendedAt, lags = 0, 0, nil
 	}
+	applier := s.applier
 	s.mu.Unlock()
+	if applier != nil {
+		_, st.Busy = applier.Busy()
+	}
 	now := s.node.now()
 	since := func(at time.Duration) time.Duration {
 		if at == 0 {
@@ -96,7 +105,7 @@ func (s *Service) Stats() ServiceStats {
 	}
 	st.ActiveFor, st.SuspendedFor = since(st.activeAt), since(st.suspendedAt)
 	for _, l := range lags {
-		st.Standbys = append(st.Standbys, StandbyStats{Host: l.Host, Lag: l.Entries, Silent: now - l.Heard})
+		st.Standbys = append(st.Standbys, StandbyStats{Host: l.Host, Lag: l.Entries, Unapplied: l.Unapplied, Silent: now - l.Heard})
 	}
 	return st.ServiceStats
 }
@@ -104,8 +113,12 @@ func (s *Service) Stats() ServiceStats {
 // publishStats makes what the loop has counted visible to other goroutines. s.mu is held.
 func (s *Service) publishStats() {
 	n := &s.stats
-	n.Clients = len(s.clients.attached)
+	c := s.clients.Stats()
+	n.Ordered, n.Answered, n.Repeated, n.Refused, n.Queries = c.Ordered, c.Answered, c.Repeated, c.Refused, c.Queries
+	n.EventsPushed, n.EventBytesPushed = c.EventsPushed, c.EventBytesPushed
+	n.Clients = s.clients.Len()
 	n.LogEntries, n.LogBytes = s.core.LogSize()
+	n.Unapplied = int(s.core.Commit() - s.core.AppliedIndex())
 	n.Sessions, n.ReplyBytes, n.EventBytes = 0, 0, 0
 	if m := s.machine(); m != nil {
 		u := m.Usage()

@@ -5,6 +5,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/roam-go/roam/migrate/internal/bulk"
 	"github.com/roam-go/roam/migrate/internal/wire"
 
 	"github.com/stretchr/testify/require"
@@ -85,13 +86,13 @@ func TestStrangerGetsNoState(t *testing.T) {
 		a.post(item{kind: itemFunc, fn: func() {
 			s, err := a.machine().Snapshot()
 			require.NoError(t, err)
-			go func() { snap <- a.node.offer(a, b.node.self, s) }()
+			go func() { snap <- a.node.offers.Add(b.node.self, s, nil) }()
 		}})
 		r := w.rogue("a", b.node.self)
 		defer r.conn.Close()
-		bulk := transport.ReceiveBulk(t.Context(), r.conn, <-snap, 1<<20)
-		defer bulk.Close()
-		_, err := bulk.Read(make([]byte, 1))
+		copied := bulk.Receive(t.Context(), r.conn, <-snap, 1<<20)
+		defer copied.Close()
+		_, err := copied.Read(make([]byte, 1))
 		require.ErrorIs(t, err, ErrForbidden)
 	})
 }

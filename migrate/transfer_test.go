@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/roam-go/roam/migrate/internal/transfer"
 )
 
 // nosySnapshot calls its node when it is released.
@@ -34,10 +36,10 @@ func TestReleaseCallsNode(t *testing.T) {
 		a, b := w.pair(Policy{})
 		released := 0
 		offer := func() uint64 {
-			return a.node.offer(a, b.node.self, nosySnapshot{t: t, node: a.node, released: &released})
+			return a.node.offers.Add(b.node.self, nosySnapshot{t: t, node: a.node, released: &released}, nil)
 		}
 		require.NotZero(t, offer())
-		time.Sleep(fetchWait + time.Second)
+		time.Sleep(transfer.OfferTimeout + time.Second)
 		synctest.Wait()
 		require.Equal(t, 1, released, "it was not fetched in time")
 		require.NotZero(t, offer())

@@ -7,9 +7,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
-	"github.com/stretchr/testify/require"
 )
 
 // BenchmarkClient is the work of a resolver over TLS on the loopback, with its file on the disk of the machine.

@@ -10,50 +10,47 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// Limits on what a [Resolver] accepts. What breaks them is refused with [ErrInvalid].
+// Limits of a [Record] and a [Host]. [Check], [CheckName] and [CheckAnnouncement] return [ErrInvalid] beyond them.
 const (
-	// MaxServices bounds the names in one announcement.
-	MaxServices = 1 << 17
-	// MaxMembers bounds the in-sync set of a record.
+	// MaxMembers limits the in-sync set of a record.
 	MaxMembers = 16
-	// MaxName and MaxHostID bound, in bytes, the name of a service and the ID of a host. Both are printable UTF-8 without
-	// spaces, and not empty: [CheckName] says which characters that allows.
-	MaxName   = 253
+	// MaxHostID limits the ID of a host, in bytes.
 	MaxHostID = 128
-	// MaxAddr bounds, in bytes, the address of a host: printable UTF-8 without spaces, possibly empty.
-	MaxAddr = 256
-	// MaxTTL bounds the time for which a host announces itself.
-	MaxTTL = 24 * time.Hour
+
+	maxName     = 253     // bytes of a service's name
+	maxAddr     = 256     // bytes of an address
+	maxServices = 1 << 17 // names in an announcement
+	maxTTL      = 24 * time.Hour
 
 	// maxNumber is the highest version, epoch, incarnation and so on: the largest integer that every language with
-	// 64-bit floating point numbers reads exactly.
+	// 64-bit floating-point numbers represents exactly.
 	maxNumber = 1<<53 - 1
 )
 
-// Check reports whether next may follow cur (nil: there is no record), as an error that is [ErrInvalid] when next is
-// malformed by itself and [ErrRefused] when next.Proposer has no right to that change. It is a pure function, and every
-// Resolver must apply it. Check ignores Generation and Version: a [Resolver] compares and fills them.
+// Check returns an error if next must not follow cur (nil: there is no record): [ErrInvalid] if next is malformed,
+// [ErrRefused] if next.Proposer may not make that change. It is a pure function. Every [Resolver] applies it, and compares
+// and sets Generation and Version itself: Check ignores them.
 //
-// These are the changes, told apart by what they change, as the kind of change is nowhere stated:
+// The kind of a change follows from the fields that differ:
 //
-//	create   by anyone, where there is no record: Epoch 1, Loss 0, Active = By, ISR = {By}
-//	recreate by anyone, after the service was retired: Loss and Epoch one higher, Active = By, ISR = {By}
+//	create   by any host if there is no record: Epoch 1, Loss 0, Active = Proposer, ISR = {Proposer}
+//	recreate by any host after the service was retired: Loss and Epoch one higher, Active = Proposer, ISR = {Proposer}
 //	add, remove, replace
-//	         by the active: ISR changes by one member, which is not the active. Replace puts another incarnation of
-//	         the same host ID in the place of one
-//	promote  by another member of ISR: Epoch one higher, Active = By, ISR as before, or without the old active
-//	renew    by the active: Epoch one higher, ISR as before. It has started again with the log that it keeps on disk,
-//	         and must not go on in an epoch of which it may have forgotten something
-//	address  by the active: another Addr for members. They have told it where they are now
-//	cancel   by the active: nothing but Proposer and Nonce, so that a change still on its way finds another version
-//	retire   by the active: Active is the zero Host and ISR is empty. The service was ended by its last host
-//	reset    by anyone, and dangerous: Loss and Epoch one higher, Active = By, ISR = {By}. What the members before
-//	         held is given up. Where the resolver has lost the record, any Loss from 1 and any Epoch
+//	         by the active: one member of ISR other than the active changes. A replace substitutes another incarnation
+//	         of the same host ID
+//	promote  by another member of ISR: Epoch one higher, Active = Proposer, ISR unchanged or without the old active
+//	renew    by the active: Epoch one higher, ISR unchanged. The active has restarted with its log from disk and must
+//	         not continue an epoch of which it may have lost entries
+//	address  by the active: another Addr for members, which have reported it
+//	cancel   by the active: only Proposer and Nonce change, so that an earlier change in flight fails
+//	retire   by the active, when the last host ends the service: Active is the zero Host and ISR is empty
+//	reset    by any host, dangerous: Loss and Epoch one higher, Active = Proposer, ISR = {Proposer}. The state of the
+//	         previous members is lost. If the resolver has lost the record, any Loss from 1 and any Epoch
 //
-// A host is one incarnation: equal ID and Inc. While it is a member its Key stays as it is, and only the host itself
-// or the active proposes another Addr for it. Active is one of ISR. Feature never goes down, save in a recreate and a reset.
+// A host here is one incarnation: equal ID and Incarnation. While it is a member its Key does not change, and only the host
+// itself and the active may change its Addr. Active is in ISR.
 //
-// By these rules (Loss, Epoch) never goes down, and it goes up whenever another incarnation becomes active.
+// Under these rules (Loss, Epoch) never decreases, and it increases whenever another incarnation becomes active.
 func Check(cur *Record, next Record) error {
 	if err := validate(next); err != nil {
 		return err
@@ -61,7 +58,7 @@ func Check(cur *Record, next Record) error {
 	return legal(cur, next)
 }
 
-// legal is [Check] for a next that is well formed.
+// legal is [Check] for a well-formed next.
 func legal(cur *Record, next Record) error {
 	if cur == nil {
 		if next.Loss > 0 {
@@ -73,7 +70,7 @@ func legal(cur *Record, next Record) error {
 		return checkFresh(next, "create")
 	}
 	if cur.Name != next.Name {
-		return refuse(next, "turn the record of %q into that of another name", cur.Name)
+		return refuse(next, "change the name %q of the record", cur.Name)
 	}
 	if next.Loss != cur.Loss {
 		if next.Loss != cur.Loss+1 || next.Epoch != cur.Epoch+1 {
@@ -93,11 +90,8 @@ func legal(cur *Record, next Record) error {
 	if cur.ISR[by].Key != next.Proposer.Key {
 		return refuse(next, "change its key from %q to %q", cur.ISR[by].Key, next.Proposer.Key)
 	}
-	if next.Feature < cur.Feature {
-		return refuse(next, "lower the feature level from %d to %d", cur.Feature, next.Feature)
-	}
 	for _, h := range next.ISR {
-		// A member stays as it was, but for the address that the proposer gives itself, or as the active to others.
+		// Members do not change, except for the address: the proposer may change its own, the active also those of others.
 		i := member(cur.ISR, h)
 		if i < 0 || h == cur.ISR[i] || h == next.Proposer {
 			continue
@@ -112,16 +106,16 @@ func legal(cur *Record, next Record) error {
 	return checkPromote(cur, next)
 }
 
-// IsReset reports whether a next that follows cur (nil: there is no record), and that [Check] allows, gives up what the
-// members before held: the loud loss of a running service, or the return of a name that the resolver has lost.
-func IsReset(cur *Record, next Record) bool {
+// isReset reports whether a legal change from cur (nil: there is no record) to next gives up the state of the members: a
+// service that lost its state, or a name whose record the resolver lost.
+func isReset(cur *Record, next Record) bool {
 	if cur == nil {
 		return next.Loss > 0
 	}
 	return next.Loss != cur.Loss && !cur.Active.isZero()
 }
 
-// checkFresh checks what create, recreate and reset have in common: the proposer starts alone.
+// checkFresh checks the common part of create, recreate and reset: the proposer starts alone.
 func checkFresh(next Record, kind string) error {
 	if next.Active != next.Proposer || len(next.ISR) != 1 || next.ISR[0] != next.Proposer {
 		return refuse(next, "%s it with %s active and in-sync set %s: the proposer must be the active and the only member",
@@ -139,7 +133,7 @@ func checkActive(cur *Record, next Record) error {
 		return refuse(next, "go from epoch %d to %d: the active stays in its epoch", cur.Epoch, next.Epoch)
 	}
 	if next.Active.isZero() {
-		return nil // Retired; validate has seen to it that the in-sync set is empty.
+		return nil // Retired; validate has checked that the in-sync set is empty.
 	}
 	if !next.Active.Same(cur.Active) {
 		return refuse(next, "make %s active: a host only promotes itself", next.Active.label())
@@ -157,7 +151,7 @@ func checkActive(cur *Record, next Record) error {
 			added = h
 		}
 	}
-	// In a replacement, the newcomer takes the place of its own host ID: IDs are unique, so the ID must be one of cur's.
+	// A replace keeps the host ID. IDs are unique, so the ID must be one of cur's.
 	replaced := gone == 1 && come == 1 && hasID(cur.ISR, added.ID)
 	if gone+come > 1 && !replaced {
 		return refuse(next, "change the in-sync set from %s to %s: it changes by one member at a time",
@@ -166,7 +160,7 @@ func checkActive(cur *Record, next Record) error {
 	return nil
 }
 
-// checkRenew checks that nothing but the epoch changes.
+// checkRenew checks that only the epoch changes.
 func checkRenew(cur *Record, next Record) error {
 	same := len(next.ISR) == len(cur.ISR)
 	for _, h := range next.ISR {
@@ -178,7 +172,7 @@ func checkRenew(cur *Record, next Record) error {
 	return nil
 }
 
-// checkPromote checks a change by a member that is not the active: it can only make itself the active.
+// checkPromote checks a change by a member that is not the active, which can only make itself active.
 func checkPromote(cur *Record, next Record) error {
 	if next.Epoch != cur.Epoch+1 {
 		return refuse(next, "go from epoch %d to %d: %s is active, and a promotion raises the epoch by one",
@@ -200,7 +194,7 @@ func checkPromote(cur *Record, next Record) error {
 	return nil
 }
 
-// validate checks what a record must be whatever came before it.
+// validate checks a record by itself.
 func validate(r Record) error {
 	if err := CheckName(r.Name); err != nil {
 		return err
@@ -225,7 +219,7 @@ func validate(r Record) error {
 			return invalid("service %q: isr: %s", r.Name, strings.TrimPrefix(err.Error(), "resolver: "))
 		}
 		if hasID(r.ISR[:i], h.ID) {
-			return invalid("service %q: host %q is twice in the in-sync set", r.Name, h.ID)
+			return invalid("service %q: host %q appears twice in the in-sync set", r.Name, h.ID)
 		}
 	}
 	if r.Active.isZero() {
@@ -235,26 +229,46 @@ func validate(r Record) error {
 		return nil
 	}
 	if i := member(r.ISR, r.Active); i < 0 || r.ISR[i] != r.Active {
-		return invalid("service %q: the active host %s is not, as it stands, in the in-sync set %s",
+		return invalid("service %q: the active host %s is not in the in-sync set %s with the same address and key",
 			r.Name, r.Active.label(), hosts(r.ISR))
 	}
 	return nil
 }
 
-// CheckName reports whether a service may have that name, as an error that is [ErrInvalid] and says what is wrong with it.
-// A name has 1 to [MaxName] bytes of UTF-8. Each character is a letter, a mark, a digit or another number, a punctuation
-// sign or a symbol, of any script, as [unicode.IsPrint] has them: so there is no space of any kind, no control, and nothing
-// that can't be seen. Names are compared byte for byte: upper and lower case, and other ways to write one character, differ.
+// CheckName returns an error that is [ErrInvalid] if name is not a valid name of a service. A name has 1 to 253 bytes of
+// UTF-8. Its characters are printable as defined by [unicode.IsPrint], and not spaces. Names are compared byte by byte: upper
+// and lower case differ, and so do different encodings of one character.
 //
-// A [Resolver] checks the names that it is given; CheckName is for who wants to know before it asks.
+// Every [Resolver] checks the names that it gets. Use CheckName to validate a name up front.
 func CheckName(name string) error {
-	if problem := badText(name, 1, MaxName); problem != "" {
+	if problem := badText(name, 1, maxName); problem != "" {
 		return invalid("service name %.300q %s", name, problem)
 	}
 	return nil
 }
 
-// validateHost checks a host that stands for a real one.
+// CheckAnnouncement returns an error that is [ErrInvalid] if a [Resolver] must refuse an announcement with these arguments:
+// the ID of the host has 1 to [MaxHostID] bytes of the characters that [CheckName] allows, its address up to 256 of them, the
+// incarnation is 1 to 2^53-1, ttl is 0 to 24 hours, and there are at most 131,072 services.
+func CheckAnnouncement(h Host, services []string, ttl time.Duration) error {
+	if err := validateHost(h); err != nil {
+		return err
+	}
+	if ttl < 0 || ttl > maxTTL {
+		return invalid("host %q: ttl %v is not in 0..%v", h.ID, ttl, maxTTL)
+	}
+	if len(services) > maxServices {
+		return invalid("host %q: %d services announced, more than %d", h.ID, len(services), maxServices)
+	}
+	for _, name := range services {
+		if err := CheckName(name); err != nil {
+			return invalid("host %q: %s", h.ID, strings.TrimPrefix(err.Error(), "resolver: "))
+		}
+	}
+	return nil
+}
+
+// validateHost checks a host other than the zero Host.
 func validateHost(h Host) error {
 	if problem := badText(h.ID, 1, MaxHostID); problem != "" {
 		return invalid("host id %.300q %s", h.ID, problem)
@@ -262,13 +276,13 @@ func validateHost(h Host) error {
 	if h.Incarnation == 0 || h.Incarnation > maxNumber {
 		return invalid("host %q: incarnation %d is not in 1..2^53-1", h.ID, h.Incarnation)
 	}
-	if problem := badText(h.Addr, 0, MaxAddr); problem != "" {
+	if problem := badText(h.Addr, 0, maxAddr); problem != "" {
 		return invalid("host %q: address %.300q %s", h.ID, h.Addr, problem)
 	}
 	return nil
 }
 
-// badText says what is wrong with s, "" if nothing.
+// badText describes the fault of s, "" if there is none.
 func badText(s string, least, most int) string {
 	if len(s) < least || len(s) > most {
 		return "has " + strconv.Itoa(len(s)) + " bytes, not " + strconv.Itoa(least) + ".." + strconv.Itoa(most)
@@ -278,16 +292,16 @@ func badText(s string, least, most int) string {
 	}
 	for _, r := range s {
 		if '!' <= r && r <= '~' {
-			continue // the usual case, fast
+			continue // the common case, fast
 		}
-		if r == ' ' || !unicode.IsPrint(r) { // IsPrint knows no other space.
+		if r == ' ' || !unicode.IsPrint(r) { // IsPrint accepts no other space.
 			return "contains " + strconv.QuoteRune(r) + ", a space or an unprintable character"
 		}
 	}
 	return ""
 }
 
-// member returns the index of h's incarnation in hs, -1 if it is not there.
+// member returns the index of h's incarnation in hs, or -1.
 func member(hs []Host, h Host) int {
 	for i := range hs {
 		if hs[i].Same(h) {
@@ -308,15 +322,15 @@ func hasID(hs []Host, id string) bool {
 
 func (h Host) isZero() bool { return h == Host{} }
 
-// label is h in an error: "host-a/17".
+// label formats h for an error: "host-a/17".
 func (h Host) label() string {
 	if h.isZero() {
-		return "nobody"
+		return "no host"
 	}
 	return h.ID + "/" + strconv.FormatUint(h.Incarnation, 10)
 }
 
-// hosts is hs in an error: "{host-a/17 host-b/4}".
+// hosts formats hs for an error: "{host-a/17 host-b/4}".
 func hosts(hs []Host) string {
 	labels := make([]string, len(hs))
 	for i, h := range hs {
@@ -325,7 +339,7 @@ func hosts(hs []Host) string {
 	return "{" + strings.Join(labels, " ") + "}"
 }
 
-// refuse makes the error of a proposer that may not do what the format says.
+// refuse returns the error of a proposer that may not do what the format describes.
 func refuse(next Record, format string, args ...any) error {
 	return transport.Errorf(CodeRefused, "resolver: service %q: host %s may not "+format,
 		append([]any{next.Name, next.Proposer.label()}, args...)...)

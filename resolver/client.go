@@ -20,44 +20,43 @@ import (
 type ClientConfig struct {
 	Transport transport.Transport
 
-	// Server is where the resolver listens, and the key that it must prove; a zero key trusts whoever answers there.
+	// Server is the address of the resolver and the key that it must prove. A zero key accepts any.
 	Server transport.Peer
 
-	// Timeout bounds one attempt of a call other than Watch; then the connection is given up and the call is tried again
-	// on another one. 0 stands for 1 s.
+	// Timeout limits one attempt of a call other than Watch. Then the client closes the connection and repeats the call on
+	// another one. It defaults to 1 s.
 	Timeout time.Duration
 
-	// Logger is told when the resolver is lost and found; nil discards.
+	// Logger logs when the resolver does not answer. It defaults to none.
 	Logger *slog.Logger
 }
 
-// Client is the [Resolver] that a [Server] serves. It is safe for concurrent use.
+// Client is a [Resolver] that uses a [Server]. It is safe for concurrent use.
 //
-// All calls share one connection, which is made when a call needs it and made again when it broke: an idle client has at
-// most the connection, and no goroutine beside the connection's. A call whose attempt fails is repeated after a pause (at
-// random about 20 ms at first, 1 s later) until its context ends: give every call one. However many calls wait, they dial
-// together. What was asked is the same in each attempt, and the server takes a resent change for what it is, so that
-// nothing happens twice. The error then wraps the context's and says what the last attempt ran into; after a
-// CompareAndSwap its outcome is unknown. Errors that the server answered are returned at once, and so are
-// [transport.ErrWrongKey], where who answers does not prove the key of ClientConfig.Server, and [transport.ErrVersion]: no
-// later attempt of the call would fare better, and none is made. The next call dials again.
+// All calls share one connection. The client dials when a call needs it and the connection is missing or broken; calls that
+// wait share the dial. A call whose attempt fails is repeated after a random pause, at first about 20 ms, later 1 s, until its
+// context ends: give every call a deadline. The error then wraps the context's error and describes the last failure. Repeating
+// a change is safe, because the server recognizes it, but after such an error of CompareAndSwap its outcome is unknown.
+//
+// Errors that the server replied are returned at once. So are [transport.ErrWrongKey] and [transport.ErrVersion], which a
+// further attempt would not change. The next call dials again.
 type Client struct {
 	cfg     ClientConfig
 	watchID atomic.Uint64
 	list    chan struct{}      // held by the call that sends a list of services in parts
-	stop    context.CancelFunc // ends dialling
+	stop    context.CancelFunc // stops dialling
 	stopped context.Context
-	wait    sync.WaitGroup // the dialling goroutine, and one for each connection until its handler was told its end
+	wait    sync.WaitGroup // the dialling goroutine, and one for each connection until Closed is called
 
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards the fields below
 	conn    *clientConn
-	dialing *dial               // not nil while someone dials
+	dialing *dial               // nil: no dial in progress
 	failed  int                 // dials that failed since the last one that did not
-	known   map[string]listSent // by host ID: the announcements that the server should know
+	known   map[string]listSent // by host ID: the announcements that the server has accepted
 	closed  bool
 }
 
-// clientConn is a connection as the client sees it; it is the connection's handler, too. Client.mu guards its fields.
+// clientConn is a connection and its handler. Client.mu guards its fields.
 type clientConn struct {
 	transport.Conn
 	client  *Client
@@ -72,7 +71,7 @@ type dial struct {
 	err  error
 }
 
-// listSent is an announcement that the server took.
+// listSent is an announcement that the server has accepted.
 type listSent struct {
 	host   Host
 	digest [sha256.Size]byte
@@ -81,10 +80,10 @@ type listSent struct {
 var errClientClosed = transport.Errorf(transport.CodeClosed, "the client is closed")
 
 const (
-	dialTimeout = 5 * time.Second // longer than an attempt: after a restart many clients shake hands at once
+	dialTimeout = 5 * time.Second // longer than Timeout: after a restart many clients connect at once
 	minPause    = 20 * time.Millisecond
 	maxPause    = time.Second
-	maxKnown    = 64 // hosts whose announcements a client remembers; others send their list each time
+	maxKnown    = 64 // hosts whose announcements a client remembers; it sends the lists of others each time
 )
 
 // NewClient returns a client that connects when it is first used.
@@ -107,8 +106,8 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	return c, nil
 }
 
-// Dial is [NewClient] for programs that should say at once, in an error that names the address, when no resolver answers, or
-// one with another key: it connects, and does not try twice.
+// Dial is like [NewClient] but connects at once. It does not retry: the error names the address if no resolver answers, or one
+// with another key.
 func Dial(ctx context.Context, cfg ClientConfig) (*Client, error) {
 	c, err := NewClient(cfg)
 	if err != nil {
@@ -166,7 +165,7 @@ func (c *Client) Watch(ctx context.Context, name string, after uint64) (Record, 
 		result, err := conn.Call(ctx, methodWatch, params)
 		if ctx.Err() != nil {
 			if p, merr := transport.Marshal(unwatchParams{ID: id}); merr == nil {
-				conn.Notify(methodUnwatch, p) // The server learns of a broken connection by itself.
+				conn.Notify(methodUnwatch, p) // if this fails, the server notices the broken connection
 			}
 		}
 		return result, err
@@ -174,9 +173,9 @@ func (c *Client) Watch(ctx context.Context, name string, after uint64) (Record, 
 	return record(what, data, err)
 }
 
-// Announce implements [Resolver]. A list of services that the server knows from before is not sent again.
+// Announce implements [Resolver]. It does not resend a list of services that the server knows.
 func (c *Client) Announce(ctx context.Context, h Host, services []string, ttl time.Duration) error {
-	if err := validateAnnouncement(h, services, ttl); err != nil {
+	if err := CheckAnnouncement(h, services, ttl); err != nil {
 		return err
 	}
 	if ttl == 0 {
@@ -207,7 +206,7 @@ func (c *Client) Announce(ctx context.Context, h Host, services []string, ttl ti
 		}
 	}
 
-	// Parts of two lists of one host must not mix.
+	// The parts of two lists of one host must not mix.
 	select {
 	case c.list <- struct{}{}:
 		defer func() { <-c.list }()
@@ -229,7 +228,7 @@ func (c *Client) Announce(ctx context.Context, h Host, services []string, ttl ti
 		}
 		parts = append(parts, part)
 	}
-	// All parts go over one connection; when it breaks they begin anew.
+	// All parts use one connection. If it breaks, the list is sent again from the start.
 	_, err := c.retry(ctx, what, func(conn *clientConn) (result []byte, err error) {
 		for _, part := range parts {
 			if result, err = c.attempt(ctx, conn, methodAnnounce, part); err != nil {
@@ -267,8 +266,8 @@ func (c *Client) Hosts(ctx context.Context, name string) ([]Host, error) {
 	return hs, nil
 }
 
-// Close ends the client and its connection; calls under way end with [transport.ErrClosed]. It waits for the client's
-// goroutines, always returns nil, and may be called twice and from many goroutines.
+// Close closes the client and its connection, waits for its goroutines, and returns nil. Calls in progress return
+// [transport.ErrClosed]. It is safe to call several times and from several goroutines.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	c.closed = true
@@ -294,7 +293,7 @@ func record(what string, data []byte, err error) (Record, error) {
 	return r, err
 }
 
-// call makes a call with v as its params, as often as it takes.
+// call makes a call with v as its params, and repeats it as needed.
 func (c *Client) call(ctx context.Context, what, method string, v any) ([]byte, error) {
 	params, err := transport.Marshal(v)
 	if err != nil {
@@ -303,8 +302,7 @@ func (c *Client) call(ctx context.Context, what, method string, v any) ([]byte, 
 	return c.retry(ctx, what, func(conn *clientConn) ([]byte, error) { return c.attempt(ctx, conn, method, params) })
 }
 
-// attempt makes a call once, and gives the connection up when no answer comes in time: a connection to a host that
-// vanished looks like that.
+// attempt makes a call once. If no answer arrives in time, it closes the connection: the host may have vanished.
 func (c *Client) attempt(ctx context.Context, conn *clientConn, method string, params []byte) ([]byte, error) {
 	tctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
@@ -317,7 +315,7 @@ func (c *Client) attempt(ctx context.Context, conn *clientConn, method string, p
 	return result, err
 }
 
-// retry calls try with a connection until it succeeds, the server answers an error, or ctx ends.
+// retry calls try with a connection until it succeeds, the server replies an error, or ctx ends.
 func (c *Client) retry(ctx context.Context, what string, try func(*clientConn) ([]byte, error)) ([]byte, error) {
 	var last error
 	for failed := 0; ; {
@@ -336,14 +334,14 @@ func (c *Client) retry(ctx context.Context, what string, try func(*clientConn) (
 		case c.stopped.Err() != nil:
 			return nil, fmt.Errorf("resolver: %s: %w", what, errClientClosed)
 		case errors.Is(err, transport.ErrWrongKey), errors.Is(err, transport.ErrVersion):
-			return nil, fmt.Errorf("resolver: %s: %w", what, err) // No later attempt fares better.
+			return nil, fmt.Errorf("resolver: %s: %w", what, err) // a further attempt would fail, too
 		}
 		if ctx.Err() == nil {
 			if last == nil {
 				c.cfg.Logger.Warn("resolver does not answer", "what", what, "addr", c.cfg.Server.Addr, "err", err)
 			}
 			last = err
-			if dialed { // Otherwise the next dial waits, for all callers.
+			if dialed { // otherwise the next dial waits, for all callers
 				failed++
 				pause(failed, ctx.Done(), c.stopped.Done())
 			}
@@ -360,7 +358,7 @@ func (c *Client) retry(ctx context.Context, what string, try func(*clientConn) (
 	}
 }
 
-// answered is the error e that the server answered, and says what was asked where e does not say what it is about.
+// answered returns the error e that the server replied, with the question if e does not name its subject.
 func answered(what string, e *transport.Error) error {
 	for _, about := range []string{"resolver: service ", "resolver: no service ", "resolver: host "} {
 		if strings.HasPrefix(e.Message, about) {
@@ -372,7 +370,7 @@ func answered(what string, e *transport.Error) error {
 	return fmt.Errorf("resolver: %s: %w", what, &short)
 }
 
-// pause waits before what has failed some times is tried again, longer each time; the channels end it early.
+// pause waits before the next attempt, longer after each failure. The channels end it early.
 func pause(failed int, end, stop <-chan struct{}) {
 	if failed == 0 {
 		return
@@ -390,7 +388,7 @@ func pause(failed int, end, stop <-chan struct{}) {
 	}
 }
 
-// connect returns the connection, and makes it if there is none. Its errors are without the name of this package.
+// connect returns the connection, and dials if there is none. Its errors do not name this package.
 func (c *Client) connect(ctx context.Context) (*clientConn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -406,7 +404,7 @@ func (c *Client) connect(ctx context.Context) (*clientConn, error) {
 	}
 	d := c.dialing
 	if d == nil {
-		// It goes on when the caller's context ends: other calls may wait for it, too, or come soon.
+		// The dial continues when the caller's context ends: other calls may wait for it, or need it soon.
 		d = &dial{done: make(chan struct{})}
 		c.dialing = d
 		failed := c.failed
@@ -421,7 +419,7 @@ func (c *Client) connect(ctx context.Context) (*clientConn, error) {
 	}
 }
 
-// dial makes the connection that d's callers wait for, after a number of dials that failed.
+// dial connects for the callers that wait for d. failed is the number of failed dials before.
 func (c *Client) dial(d *dial, failed int) {
 	defer close(d.done)
 	pause(failed, nil, c.stopped.Done())
@@ -441,7 +439,7 @@ func (c *Client) dial(d *dial, failed int) {
 		c.failed = 0
 		switch {
 		case conn.gone:
-			d.err = fmt.Errorf("the resolver at %s hung up", c.cfg.Server.Addr)
+			d.err = fmt.Errorf("the resolver at %s closed the connection", c.cfg.Server.Addr)
 		case closed:
 			d.err = errClientClosed
 			fallthrough
@@ -459,19 +457,19 @@ func (c *Client) dial(d *dial, failed int) {
 	}
 }
 
-// dialError says what an error of the transport's Dial means.
+// dialError explains an error of the transport's Dial.
 func (c *Client) dialError(err error) error {
 	addr := c.cfg.Server.Addr
 	switch {
 	case !errors.Is(err, transport.ErrWrongKey):
 		return fmt.Errorf("no resolver answers at %s: %w", addr, err)
-	case c.cfg.Transport.Key().IsZero(): // Without TLS nobody has been asked.
+	case c.cfg.Transport.Key().IsZero(): // Without TLS the dial was not attempted.
 		return fmt.Errorf("the resolver at %s does not prove its key: %w", addr, err)
 	}
 	return fmt.Errorf("the resolver at %s has another key: %w", addr, err)
 }
 
-// drop makes the next call dial, unless someone has dialled since.
+// drop makes the next call dial, unless there is a newer connection.
 func (c *Client) drop(conn *clientConn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -480,7 +478,7 @@ func (c *Client) drop(conn *clientConn) {
 	}
 }
 
-// Handle implements [transport.Handler]: a resolver calls nobody.
+// Handle implements [transport.Handler]. A resolver sends no requests.
 func (cc *clientConn) Handle(_ transport.Conn, r *transport.Request) {
 	r.Reply(nil, transport.Errorf(transport.CodeNoMethod, "resolver: a client has no method %.100q", r.Method))
 }
@@ -497,7 +495,7 @@ func (cc *clientConn) Closed(transport.Conn, error) {
 	}
 }
 
-// nextPart returns how many of the services go into the next part of an announcement, and whether it is the last.
+// nextPart returns how many of the services fit in the next part of an announcement, and whether it is the last.
 func nextPart(services []string) (n int, last bool) {
 	size := 0
 	for ; n < len(services) && n < partNames; n++ {
@@ -508,7 +506,7 @@ func nextPart(services []string) (n int, last bool) {
 	return n, n == len(services)
 }
 
-// digestOf tells a sorted list of services from any other.
+// digestOf returns a digest of a sorted list of services.
 func digestOf(services []string) (sum [sha256.Size]byte) {
 	h := sha256.New()
 	for _, name := range services {

@@ -12,9 +12,10 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/roam-go/roam/transport"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/roam-go/roam/transport"
 )
 
 func TestDialNobody(t *testing.T) {

@@ -4,10 +4,11 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/resolver/resolvertest"
 	"github.com/roam-go/roam/transport"
-	"github.com/stretchr/testify/require"
 )
 
 // serve starts a server and returns where it listens.

@@ -16,17 +16,10 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// The file of a [Server] begins with fileMagic; frames follow to its end. A frame is the length of its body (4 bytes, big
-// endian), the CRC-32C of these 4 bytes and the body (4 bytes), and the body, one MessagePack value. The first body is a
-// fileHeader, the others are the records in the order of their names. The last character of the magic is the version of
-// the format: 1 since the beginning.
-//
-// The file is written as a whole beside the old one, forced to the disk, and put into the old one's place by a rename, so
-// that a crash at any moment leaves the old file or the new one. That is what lets the loader refuse whatever is not
-// complete to the last bit: no crash makes such a file.
+// PROTOCOL.md describes the file of a [Server]. The last character of the magic is the version of the format.
 const (
 	fileMagic = "roam-rs1"
-	maxFrame  = 64 << 10 // more than the largest record needs
+	maxFrame  = 64 << 10 // more than the largest record
 	frameHead = 8
 )
 
@@ -39,10 +32,10 @@ type fileHeader struct {
 	Count uint64 // of the records
 }
 
-// errLocked is what Lock wraps where another process, or another Server in this one, has the lock.
+// errLocked is wrapped by the error of Lock if another process, or another Server in this one, has the lock.
 var errLocked = errors.New("it is locked")
 
-// filesystem is what a stateFile asks of the operating system; tests put failures and crashes behind it.
+// filesystem is the part of the operating system that a stateFile uses. Tests inject failures and crashes.
 type filesystem interface {
 	ReadFile(name string) ([]byte, error)
 	Create(name string) (syncer, error) // empties a file that exists
@@ -56,28 +49,28 @@ type syncer interface {
 	Sync() error
 }
 
-// stateFile keeps records in a file. Its methods are called by one goroutine at a time.
+// stateFile stores records in a file. Only one goroutine at a time calls its methods.
 type stateFile struct {
 	fs     filesystem
 	path   string
 	lock   io.Closer
 	gen    uint64
-	frames map[string][]byte // each record's frame, as it is in the file
+	frames map[string][]byte // each record's frame
 	names  []string          // their names, sorted
 	buf    []byte
 }
 
-// openFile locks and reads the file at path, and makes it if there is none.
+// openFile locks and reads the file at path, and creates it if it does not exist.
 func openFile(fsys filesystem, path string) (*stateFile, map[string]Record, error) {
 	lock, err := fsys.Lock(path + ".lock")
 	switch {
 	case errors.Is(err, errLocked):
 		return nil, nil, transport.Errorf(CodeStore, "resolver: %s is in use by another resolver: %v", path, err)
-	case errors.Is(err, fs.ErrNotExist): // The lock's file would have been made.
-		return nil, nil, transport.Errorf(CodeStore, "resolver: %s can't be made: the directory %s does not exist: %v",
+	case errors.Is(err, fs.ErrNotExist): // Lock creates the file, not the directory.
+		return nil, nil, transport.Errorf(CodeStore, "resolver: cannot create %s: the directory %s does not exist: %v",
 			path, filepath.Dir(path), err)
 	case err != nil:
-		return nil, nil, transport.Errorf(CodeStore, "resolver: %s can't be locked: %v", path, err)
+		return nil, nil, transport.Errorf(CodeStore, "resolver: cannot lock %s: %v", path, err)
 	}
 	f := &stateFile{fs: fsys, path: path, lock: lock, frames: make(map[string][]byte)}
 	records, err := f.load()
@@ -91,7 +84,7 @@ func openFile(fsys filesystem, path string) (*stateFile, map[string]Record, erro
 func (f *stateFile) load() (map[string]Record, error) {
 	data, err := f.fs.ReadFile(f.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		// It never was, or it is gone: in both cases nothing before is known. That must last before anyone hears of it.
+		// It never existed, or it was deleted. Store the new generation before anyone sees it.
 		f.gen = newGen()
 		return make(map[string]Record), f.save(nil)
 	}
@@ -101,8 +94,8 @@ func (f *stateFile) load() (map[string]Record, error) {
 	gen, records, at, err := decodeFile(data)
 	if err != nil {
 		return nil, fmt.Errorf("resolver: %s is damaged at byte %d of %d: %w. The resolver does not start from it, because "+
-			"an epoch could go back: restore the file as it last was, or move it away to start without memory, "+
-			"whereupon each service needs a reset", f.path, at, len(data), err)
+			"an epoch could decrease: restore its last content, or move it away to start without records, "+
+			"after which each service needs a reset", f.path, at, len(data), err)
 	}
 	f.gen = gen
 	for name, r := range records {
@@ -114,7 +107,7 @@ func (f *stateFile) load() (map[string]Record, error) {
 	return records, nil
 }
 
-// save makes changed last, and what was saved before. After an error the file may hold either.
+// save stores changed and everything saved before. After an error the file holds the old or the new records.
 func (f *stateFile) save(changed map[string]Record) error {
 	for name, r := range changed {
 		b, err := frame(r)
@@ -136,13 +129,13 @@ func (f *stateFile) save(changed map[string]Record) error {
 		f.buf = append(f.buf, f.frames[name]...)
 	}
 	if err := f.replace(f.buf); err != nil {
-		return transport.Errorf(CodeStore, "resolver: %v: what is in %s is uncertain, so that nothing is "+
-			"answered any more; free the disk and start the resolver again", err, f.path)
+		return transport.Errorf(CodeStore, "resolver: %v: the content of %s is uncertain, so the resolver "+
+			"stops answering; repair the disk and restart the resolver", err, f.path)
 	}
 	return nil
 }
 
-// replace puts data into the file's place.
+// replace replaces the file atomically.
 func (f *stateFile) replace(data []byte) error {
 	temp := f.path + ".tmp"
 	w, err := f.fs.Create(temp)
@@ -183,7 +176,7 @@ func frame(v any) ([]byte, error) {
 	return append(b, body...), nil
 }
 
-// decodeFile reads what save wrote; at is the offset of an error.
+// decodeFile decodes the file; at is the offset of an error.
 func decodeFile(data []byte) (gen uint64, records map[string]Record, at int, err error) {
 	if len(data) == 0 {
 		return 0, nil, 0, errors.New("it is empty")

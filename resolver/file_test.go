@@ -17,8 +17,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/roam-go/roam/transport"
 	"github.com/stretchr/testify/require"
+
+	"github.com/roam-go/roam/transport"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -439,7 +440,7 @@ func TestRefusesDamagedFile(t *testing.T) {
 				_, err := NewServer(ServerConfig{Transport: transport.NewMemory().Host("dns"), File: path})
 				require.ErrorIs(t, err, ErrStore)
 				require.ErrorContains(t, err, path+" is damaged at byte ")
-				require.ErrorContains(t, err, "restore the file")
+				require.ErrorContains(t, err, "restore its last content")
 			}
 			left, err := os.ReadFile(path)
 			require.NoError(t, err)

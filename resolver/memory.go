@@ -6,9 +6,8 @@ import (
 	"time"
 )
 
-// Memory is a [Resolver] inside the process, for tests and for programs of a single process: what it knows ends with it.
-// It starts no goroutine and opens no file, keeps time by [time.Now], and works in a testing/synctest bubble. It needs no
-// Close. Its limits are those of a [Server] by default.
+// Memory is a [Resolver] inside the process, for tests and for programs of a single process. It stores nothing, starts no
+// goroutine, works in a testing/synctest bubble, and needs no Close. Its limits are the defaults of a [Server].
 type Memory struct{ store *store }
 
 // NewMemory returns a Memory without records.
@@ -29,7 +28,7 @@ func (m *Memory) CompareAndSwap(ctx context.Context, expect uint64, next Record)
 	if err := ctx.Err(); err != nil {
 		return Record{}, err
 	}
-	done := make(chan struct{}) // Another caller's goroutine may make the change.
+	done := make(chan struct{}) // another caller's goroutine may make the change
 	m.store.cas(expect, next, func(r Record, e error) {
 		rec, err = r, e
 		close(done)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"github.com/hashicorp/go-msgpack/v2/codec"
+
 	"github.com/roam-go/roam/transport"
 )
 
@@ -11,54 +13,53 @@ import (
 //
 // Implementations pass the suite in package resolvertest.
 type Resolver interface {
-	// Get returns the record of a name as it is at some moment between the call and its return (a linearizable read), or
-	// [ErrNotFound].
+	// Get returns the record of a name, or [ErrNotFound]. The read is linearizable.
 	Get(ctx context.Context, name string) (Record, error)
 
-	// CompareAndSwap writes next if the name's record has version expect (0: there is none) and [Check] allows the
-	// change, and returns what it wrote: next with Version = expect+1 and Generation filled in. Where the version differs it returns
-	// the present record (zero if there is none) and [ErrConflict].
+	// CompareAndSwap writes next if the name's record has version expect (0: there is no record) and [Check] allows the
+	// change. It returns the written record: next with Version = expect+1 and the resolver's Generation. If the version is
+	// another one, it returns the present record (zero if there is none) and [ErrConflict].
 	//
-	// A resolver that has lost records says [ErrAmnesia]: when next.Generation is neither 0 nor the resolver's, and when its
-	// record has a version below expect. A next made from a record that was read keeps that record's Gen.
+	// It returns [ErrAmnesia] if the resolver has lost records: if next.Generation is neither 0 nor the resolver's, or if
+	// expect is higher than the version of the resolver's record. A next derived from a record keeps its Generation.
 	//
-	// To resend the identical call is always safe: if the change was made before and is still the newest, it is answered
-	// as if it were made now. Any error other than ErrConflict, [ErrRefused], [ErrInvalid] and ErrAmnesia leaves the
-	// outcome unknown: the change may have been made, or may still be made until the version has moved on.
+	// Repeating the identical call is always safe: if its change is still the newest, the call returns as the first time.
+	// After any error other than ErrConflict, [ErrRefused], [ErrInvalid] and ErrAmnesia the outcome is unknown: the change
+	// may have been made, or may still be made while the version is expect.
 	CompareAndSwap(ctx context.Context, expect uint64, next Record) (Record, error)
 
-	// Watch waits until the name's record has a version other than after and returns it; after 0 returns the first
-	// record there is. A slow watcher sees the newest record, not each one. It is a hint that spares polling, and ends
-	// with ctx's error.
+	// Watch waits until the name's record has a version other than after, and returns the record. With after 0 it waits
+	// until there is a record. A slow watcher gets the newest record, not each one. Watch saves polling; it returns ctx's
+	// error when ctx ends.
 	Watch(ctx context.Context, name string, after uint64) (Record, error)
 
-	// Announce says that a host is present, and willing to hold the named services, for the next ttl; it replaces what
-	// the same host ID announced before. A ttl of 0 withdraws it. At most [MaxServices] names. Where two processes have
-	// one ID, the one that came first gets [ErrRefused] from then on.
+	// Announce declares that a host is present, and able to hold the named services, for the next ttl. It replaces the
+	// previous announcement of the same host ID. A ttl of 0 withdraws the announcement of this incarnation.
+	// [CheckAnnouncement] checks the arguments. If two processes use the same ID, announcements of the earlier one fail with
+	// [ErrRefused] while the later one is present.
 	Announce(ctx context.Context, h Host, services []string, ttl time.Duration) error
 
-	// Hosts returns the hosts whose announcement for the name has not run out, ordered by ID.
+	// Hosts returns the hosts with an unexpired announcement of the name, ordered by ID.
 	Hosts(ctx context.Context, name string) ([]Host, error)
 }
 
-// Host is one incarnation of one host: a process that was started once, or, where a host keeps its services on disk
-// (package migrate's NodeConfig.Dir), each process that goes on with what is there.
+// Host is one incarnation of a host: one process or, if the host keeps its services on disk (NodeConfig.Dir of package
+// migrate), all processes that use the same directory.
 type Host struct {
 	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
-	// ID is the host's name, unique among hosts; it stays the same over restarts.
+	// ID is the name of the host. It is unique among hosts and stays the same over restarts.
 	ID string
-	// Incarnation is the incarnation: a random number from 1 to 2^53-1. It is drawn at each start of the process; where the host
-	// keeps its services on disk it is drawn once, and kept there over restarts.
+	// Incarnation is a random number from 1 to 2^53-1, chosen at each start of the process, or once if the host keeps its
+	// services on disk.
 	Incarnation uint64
-	// Addr is where the host's transport listens.
+	// Addr is the address of the host's listener.
 	Addr string
-	// Key is the key that the host proves; zero where the transport proves none.
+	// Key is the key that the host proves, zero if its transport proves none.
 	Key transport.Key
 }
 
-// String is h for people to read: "host-a at 10.0.0.1:7000", the ID alone where there is no address, and "no host" for the
-// zero Host. The incarnation and the key are not in it.
+// String returns the ID and the address of h, such as "host-a at 10.0.0.1:7000", or "no host" for the zero Host.
 func (h Host) String() string {
 	switch {
 	case h.isZero():
@@ -69,34 +70,47 @@ func (h Host) String() string {
 	return h.ID + " at " + h.Addr
 }
 
-// Same reports whether h and o are the same incarnation of the same host, whatever address is given for it.
+// Same reports whether h and o are the same incarnation of the same host. Addresses and keys may differ.
 func (h Host) Same(o Host) bool { return h.ID == o.ID && h.Incarnation == o.Incarnation }
 
-// Record says who serves a name. The pair (Loss, Epoch) is the fencing token: everything that hosts say to one another
-// and to clients carries it, and who has seen a higher one refuses a lower one.
+// Record says which host serves a name. The pair (Loss, Epoch) is the fencing token: every message between hosts and to
+// clients carries it, and a receiver that has seen a higher token refuses a lower one.
 type Record struct {
 	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
-	// Name is the service.
+	// Name is the name of the service.
 	Name string
-	// Generation identifies the memory of the resolver: it changes when a resolver starts without what it knew.
+	// Generation identifies the data of the resolver. It changes when a resolver starts without its records.
 	Generation uint64
 	// Version grows by one with each change.
 	Version uint64
-	// Loss grows each time that the service is restarted without its state, by one, or by more where the resolver had lost the
-	// record: what was acknowledged under a lower Loss can be gone.
+	// Loss grows each time the service is restarted without its state: by one, or by more if the resolver had lost the
+	// record. Commands acknowledged under a lower Loss may be lost.
 	Loss uint64
-	// Epoch counts the terms: it grows by one whenever another incarnation becomes active, and never goes back.
+	// Epoch counts the terms. It grows by one whenever another incarnation becomes active, and never decreases.
 	Epoch uint64
-	// Active serves. It is the zero Host when the service was retired ([Retire]).
+	// Active is the host that serves. It is the zero Host if the service was retired.
 	Active Host
-	// ISR is the in-sync set: the hosts that hold every acknowledged command, the active included. Only they may become
+	// ISR is the in-sync set: the hosts that hold every acknowledged command, the active one included. Only they may become
 	// active.
 	ISR []Host
-	// Feature is the level of the protocol that all of ISR support.
-	Feature uint32
-	// Proposer is the host that proposes this version; [Check] compares it with the rights that the version before gives.
+	reserved
+	// Proposer is the host that proposes this version. [Check] decides whether it may.
 	Proposer Host
-	// Nonce tells this proposal from any other.
+	// Nonce is a random number that distinguishes this proposal from others.
 	Nonce uint64
+}
+
+// reserved is the place in an encoded record of a number that is not used: always 0, ignored when read.
+type reserved struct{ Reserved zero }
+
+type zero struct{}
+
+// CodecEncodeSelf implements codec.Selfer.
+func (zero) CodecEncodeSelf(e *codec.Encoder) { e.MustEncode(uint64(0)) }
+
+// CodecDecodeSelf implements codec.Selfer.
+func (*zero) CodecDecodeSelf(d *codec.Decoder) {
+	var ignored uint64
+	d.MustDecode(&ignored)
 }

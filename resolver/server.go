@@ -1,6 +1,7 @@
 package resolver
 
 import (
+	"cmp"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -11,41 +12,53 @@ import (
 
 // ServerConfig configures a [Server]. Only Transport is required.
 type ServerConfig struct {
-	// Transport accepts the clients. Where it proves keys, a client proposes changes and announces hosts only with the key
-	// that it proved.
+	// Transport accepts the clients. If it proves keys, a client can propose changes and announce hosts only with the key that
+	// it proved.
 	Transport transport.Transport
 
-	// File is where the records are kept; it is made if there is none. A change is answered once it is on the disk. Beside
-	// it are File.lock, which keeps a second Server away, and File.tmp while it is written. "": records live in memory
-	// only and are gone with the Server, for tests.
+	// File stores the records. It is created if it does not exist. A change is acknowledged once it is on the disk. File.lock
+	// excludes a second Server, and File.tmp exists while the file is written. If File is "", records are kept in memory
+	// only, for tests.
 	File string
 
-	// Allow says whether the holder of a key may propose changes of a service and announce a host for it; nil: everyone
-	// may. It must not block and is called from many goroutines.
+	// Allow reports whether the holder of a key may propose changes of a service and announce a host for it. nil allows
+	// everyone. It is called from several goroutines and must not block.
 	Allow func(service string, key transport.Key) bool
 
-	// AllowReset says whether the holder of a key may, in addition, give up the state of a running or lost service (the
-	// reset of [Check]); nil: everyone whom Allow allows. It must not block.
+	// AllowReset reports whether the holder of a key may also reset a running or lost service, which loses its state (see
+	// [Check]). nil allows everyone that Allow allows. It must not block.
 	AllowReset func(service string, key transport.Key) bool
 
-	// MaxRecords and MaxHosts bound the services with a record and the hosts present; 0 stands for 65,536 and 1,024.
-	// MaxNames bounds the services that all present hosts together announce; 0 stands for 2,097,152. What is beyond is
-	// refused with [ErrRefused].
-	MaxRecords, MaxHosts, MaxNames int
+	// MaxRecords limits the services with a record. It defaults to 65,536. Beyond it, creating a record fails with
+	// [ErrRefused].
+	MaxRecords int
 
-	// MaxConns bounds the connections, and MaxWatches the watches under way on each, of which all together have at most 16
-	// times as many; 0 stands for 16,384 and 65,536. Connections beyond are closed, watches beyond refused with [ErrRefused].
-	MaxConns, MaxWatches int
-
-	// Logger is told of refused changes and of storage that fails; nil discards.
+	// Logger logs refused changes and storage failures. It defaults to none.
 	Logger *slog.Logger
+
+	limits limits // set by tests only
 }
 
-// Server is the name service as others reach it: what [Client] talks to. Records are kept in a file; presence is not,
-// because hosts renew it. It is safe for concurrent use.
+// limits are the fixed limits of a server. Zero means the default.
+type limits struct {
+	conns   int // connections
+	watches int // watches in progress on one connection; watchedBy times as many on all together
+	hosts   int // hosts present
+	names   int // services that all present hosts together announce
+}
+
+func (l *limits) fill() {
+	l.conns = cmp.Or(l.conns, 1<<16)
+	l.watches = cmp.Or(l.watches, 1<<16)
+	l.hosts = cmp.Or(l.hosts, 1<<10)
+	l.names = cmp.Or(l.names, 1<<21)
+}
+
+// Server is a name service for [Client] values. It stores the records in a file. It does not store presence, which hosts renew.
+// It is safe for concurrent use.
 //
-// The file is written as a whole for each change, or once for all changes that arrive meanwhile: some milliseconds for a
-// thousand services on a disk that syncs as fast.
+// The Server writes the whole file for each change, or once for all changes that arrive during a write. With a thousand
+// services this takes a few milliseconds on a fast disk.
 type Server struct {
 	cfg   ServerConfig
 	store *store
@@ -64,36 +77,23 @@ type Server struct {
 	closed sync.Once
 }
 
-// NewServer makes a server with what cfg.File holds. A file that is not complete to the last bit is refused with
-// [ErrStore]: it never starts with less than it promised to keep. Where there is no file, all records have another Gen
-// than before, by which hosts see that the memory was lost.
+// NewServer returns a server with the records in cfg.File. It returns [ErrStore] if the file is damaged anywhere, so it never
+// starts without acknowledged records. If the file does not exist, the Generation changes, by which hosts detect the loss.
 func NewServer(cfg ServerConfig) (*Server, error) { return newServer(cfg, osFS{}) }
 
 func newServer(cfg ServerConfig, fsys filesystem) (*Server, error) {
 	if cfg.Transport == nil {
 		return nil, invalid("ServerConfig.Transport is nil")
 	}
-	for _, limit := range []struct {
-		name  string
-		value *int
-		usual int
-	}{
-		{"MaxRecords", &cfg.MaxRecords, defaultMaxRecords}, {"MaxHosts", &cfg.MaxHosts, defaultMaxHosts},
-		{"MaxNames", &cfg.MaxNames, defaultMaxNames}, {"MaxConns", &cfg.MaxConns, 16_384},
-		{"MaxWatches", &cfg.MaxWatches, 65_536},
-	} {
-		if *limit.value < 0 {
-			return nil, invalid("ServerConfig.%s is %d: it must not be negative", limit.name, *limit.value)
-		}
-		if *limit.value == 0 {
-			*limit.value = limit.usual
-		}
+	if cfg.MaxRecords < 0 {
+		return nil, invalid("ServerConfig.MaxRecords is %d: it must not be negative", cfg.MaxRecords)
 	}
+	cfg.limits.fill()
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	s := &Server{cfg: cfg, store: newStore(), done: make(chan struct{}), conns: make(map[transport.Conn]struct{})}
-	s.store.maxRecords, s.store.maxHosts, s.store.maxNames = cfg.MaxRecords, cfg.MaxHosts, cfg.MaxNames
+	s.store.maxRecords, s.store.limits = cmp.Or(cfg.MaxRecords, defaultMaxRecords), cfg.limits
 	s.store.allowReset = cfg.AllowReset
 	if cfg.File != "" {
 		file, records, err := openFile(fsys, cfg.File)
@@ -107,7 +107,7 @@ func newServer(cfg ServerConfig, fsys filesystem) (*Server, error) {
 	return s, nil
 }
 
-// save writes changes to the file, and ends the server's service when that fails.
+// save writes changes to the file, and ends the service when that fails.
 func (s *Server) save(changed map[string]Record) error {
 	begin := time.Now()
 	err := s.file.save(changed)
@@ -120,7 +120,7 @@ func (s *Server) save(changed map[string]Record) error {
 	return nil
 }
 
-// end lets Wait return.
+// end makes Wait return.
 func (s *Server) end(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -132,8 +132,8 @@ func (s *Server) end(err error) {
 	}
 }
 
-// Listen begins to serve clients at addr and returns the address at which they reach it, with the port that was really
-// bound. It may be called for several addresses.
+// Listen begins to serve clients at addr and returns the address at which they reach it, with the port that is actually in use.
+// It can be called for several addresses.
 func (s *Server) Listen(addr string) (string, error) {
 	l, err := s.cfg.Transport.Listen(addr, s.accept)
 	if err != nil {
@@ -146,21 +146,21 @@ func (s *Server) Listen(addr string) (string, error) {
 	}
 	s.mu.Unlock()
 	if closing {
-		l.Close() // Not under the lock: it may wait for accept.
+		l.Close() // not under the lock: it may wait for accept
 		return "", errClosed
 	}
 	return l.Addr(), nil
 }
 
-// accept makes the handler of a new connection.
+// accept returns the handler of a new connection.
 func (s *Server) accept(c transport.Conn) transport.Handler {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
 		return nil
 	}
-	if len(s.conns) >= s.cfg.MaxConns {
-		s.cfg.Logger.Warn("connection refused: the resolver has as many as it may", "peer", c.Peer().Addr, "conns", len(s.conns))
+	if len(s.conns) >= s.cfg.limits.conns {
+		s.cfg.Logger.Warn("connection refused: too many connections", "peer", c.Peer().Addr, "conns", len(s.conns))
 		return nil
 	}
 	s.conns[c] = struct{}{}
@@ -168,7 +168,7 @@ func (s *Server) accept(c transport.Conn) transport.Handler {
 	return newSession(s, c)
 }
 
-// leave forgets a connection that has ended.
+// leave removes a connection that has ended.
 func (s *Server) leave(c transport.Conn) {
 	s.mu.Lock()
 	delete(s.conns, c)
@@ -176,8 +176,8 @@ func (s *Server) leave(c transport.Conn) {
 	s.sessions.Done()
 }
 
-// Wait blocks until the server is closed, and then returns nil, or until its file can't be trusted any more ([ErrStore]):
-// then it answers nothing but errors, and should be closed and started again.
+// Wait blocks until the server is closed, and returns nil, or until it cannot store changes any more, and returns [ErrStore]: then
+// the server answers every call with an error, and should be closed and started again.
 func (s *Server) Wait() error {
 	<-s.done
 	s.mu.Lock()
@@ -185,8 +185,8 @@ func (s *Server) Wait() error {
 	return s.err
 }
 
-// Close ends the server: changes that were taken up are finished and answered, connections are closed, the file is
-// released. It returns when all that is done, always nil, and may be called twice and from many goroutines.
+// Close finishes the changes in progress, closes the connections, releases the file, and returns nil. It is safe to call
+// several times and from several goroutines.
 func (s *Server) Close() error {
 	s.closed.Do(func() {
 		s.mu.Lock()
@@ -215,7 +215,7 @@ func (s *Server) Close() error {
 	return nil
 }
 
-// allowed checks a client's right to speak for a host and a service.
+// allowed checks whether a client may act for a host and services.
 func (s *Server) allowed(conn transport.Conn, h Host, services ...string) error {
 	if err := validateHost(h); err != nil {
 		return err
@@ -232,7 +232,7 @@ func (s *Server) allowed(conn transport.Conn, h Host, services ...string) error 
 	}
 	for _, name := range services {
 		if !s.cfg.Allow(name, key) {
-			return transport.Errorf(CodeRefused, "resolver: service %q: host %s with key %q has no right to it",
+			return transport.Errorf(CodeRefused, "resolver: service %q: host %s with key %q is not allowed",
 				name, h.label(), key)
 		}
 	}

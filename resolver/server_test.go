@@ -12,9 +12,10 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/roam-go/roam/transport"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/roam-go/roam/transport"
 )
 
 // world is a server and hosts that reach it, in a bubble.
@@ -187,7 +188,7 @@ func TestServerRights(t *testing.T) {
 }
 
 func TestServerLimits(t *testing.T) {
-	cfg := ServerConfig{MaxRecords: 2, MaxHosts: 2, MaxNames: 5, MaxWatches: 3, MaxConns: 4}
+	cfg := ServerConfig{MaxRecords: 2, limits: limits{hosts: 2, names: 5, watches: 3, conns: 4}}
 	inBubble(t, cfg, func(t *testing.T, w *world) {
 		ctx := t.Context()
 		c, a := w.client("a"), w.host("a")
@@ -229,7 +230,7 @@ func TestServerLimits(t *testing.T) {
 		}
 		_, err = w.call(conn, methodWatch, watchParams{Name: "nobody.com", ID: 9})
 		require.ErrorIs(t, err, ErrRefused)
-		require.ErrorContains(t, err, `"nobody.com": no more watches are allowed than 3 on one connection`)
+		require.ErrorContains(t, err, `"nobody.com": too many watches: the limits are 3 on one connection`)
 		_, err = w.call(w.dial("raw2"), methodWatch, watchParams{Name: "one.com"})
 		require.NoError(t, err, "the limit is one of each connection")
 
@@ -251,7 +252,7 @@ func TestServerLimits(t *testing.T) {
 
 // All connections together have as many watches as some of them may have, and no more.
 func TestServerWatchesInAll(t *testing.T) {
-	inBubble(t, ServerConfig{MaxWatches: 2}, func(t *testing.T, w *world) {
+	inBubble(t, ServerConfig{limits: limits{watches: 2}}, func(t *testing.T, w *world) {
 		p := func(id uint64) []byte { return fuzzMarshal(t, watchParams{Name: "nobody.com", ID: id}) }
 		var conns []transport.Conn
 		var refused atomic.Int32
@@ -298,7 +299,7 @@ func TestServerWatches(t *testing.T) {
 
 		_, err = w.call(conn, methodWatch, watchParams{Name: "backend.com", After: 1, ID: 7})
 		require.ErrorIs(t, err, ErrInvalid)
-		require.ErrorContains(t, err, "watch 7 is under way")
+		require.ErrorContains(t, err, "watch 7 is in progress")
 		_, err = w.call(conn, methodUnwatch, unwatchParams{ID: 7})
 		require.NoError(t, err)
 		require.ErrorIs(t, <-answers, transport.ErrClosed)
@@ -388,7 +389,7 @@ func TestServerWire(t *testing.T) {
 }
 
 func TestServerAnnouncementParts(t *testing.T) {
-	inBubble(t, ServerConfig{MaxHosts: 3}, func(t *testing.T, w *world) {
+	inBubble(t, ServerConfig{limits: limits{hosts: 3}}, func(t *testing.T, w *world) {
 		conn := w.dial("a")
 		a := w.host("a")
 		b := a
@@ -463,7 +464,7 @@ func TestServerAnnouncementParts(t *testing.T) {
 			many[i] = fmt.Sprint("service-", i)
 		}
 		for i := 0; err == nil || i == 0; i++ {
-			require.LessOrEqual(t, i, MaxServices/partNames)
+			require.LessOrEqual(t, i, maxServices/partNames)
 			_, err = say([]Host{a, b}[i%2], partMore, "z", many...)
 		}
 		require.ErrorIs(t, err, ErrInvalid)
@@ -513,9 +514,7 @@ func TestServerConfigErrors(t *testing.T) {
 	require.ErrorContains(t, err, "ServerConfig.Transport")
 	tr := transport.NewMemory().Host("dns")
 	for field, cfg := range map[string]ServerConfig{
-		"MaxRecords": {Transport: tr, MaxRecords: -1}, "MaxHosts": {Transport: tr, MaxHosts: -1},
-		"MaxNames": {Transport: tr, MaxNames: -1}, "MaxConns": {Transport: tr, MaxConns: -1},
-		"MaxWatches": {Transport: tr, MaxWatches: -1},
+		"MaxRecords": {Transport: tr, MaxRecords: -1},
 	} {
 		_, err := NewServer(cfg)
 		require.ErrorContains(t, err, "ServerConfig."+field)

@@ -7,26 +7,27 @@ import (
 	"time"
 
 	"github.com/roam-go/roam/transport"
+	"github.com/roam-go/roam/transport/msgpack"
 )
 
-// maxChanges bounds the changes of one connection that wait for the disk; after that it is not read until one is done.
+// maxChanges limits the changes of one connection that wait for the disk. Then the connection is not read until one is done.
 const maxChanges = 64
 
-// watchedBy is how many connections may have as many watches as one may have.
+// watchedBy is how many connections together can reach the limit of watches of one.
 const watchedBy = 16
 
 // session serves one connection. Its methods run on the connection's reading goroutine, but for what the store calls.
 type session struct {
 	server  *Server
 	conn    transport.Conn
-	changes chan struct{}        // holds a token for each change under way
-	lists   map[string]*listPart // by host ID: announcements of which more is to come
+	changes chan struct{}        // holds a token for each change in progress
+	lists   map[string]*listPart // by host ID: incomplete announcements
 
 	mu      sync.Mutex // guards watches
 	watches map[uint64]*pendingWatch
 }
 
-// listPart is the beginning of an announcement. All of a session's together have at most MaxServices names.
+// listPart is the first part of an announcement. All parts of a session have at most maxServices names.
 type listPart struct {
 	digest   string
 	services []string
@@ -83,7 +84,7 @@ func (ss *session) Handle(_ transport.Conn, r *transport.Request) {
 	}
 }
 
-// Closed implements [transport.Handler]: it forgets the connection's watches.
+// Closed implements [transport.Handler]. It ends the connection's watches.
 func (ss *session) Closed(transport.Conn, error) {
 	ss.mu.Lock()
 	ids := slices.Collect(maps.Keys(ss.watches))
@@ -113,7 +114,7 @@ func (ss *session) cas(r *transport.Request, p casParams) {
 	})
 }
 
-// refused logs a change that was refused for lack of a right; conflicts are everyday.
+// refused logs a change that was not allowed. Conflicts are normal and not logged.
 func (ss *session) refused(next Record, err error) {
 	if code := transport.CodeOf(err); code != CodeRefused && code != CodeAmnesia {
 		return
@@ -125,7 +126,7 @@ func (ss *session) watch(r *transport.Request, p watchParams) {
 	w := &pendingWatch{req: r}
 	ss.mu.Lock()
 	_, used := ss.watches[p.ID]
-	most := ss.server.cfg.MaxWatches
+	most := ss.server.cfg.limits.watches
 	full := len(ss.watches) >= most
 	if !used && !full {
 		if full = ss.server.watching.Add(1) > watchedBy*int64(most); full {
@@ -137,14 +138,14 @@ func (ss *session) watch(r *transport.Request, p watchParams) {
 	ss.mu.Unlock()
 	switch {
 	case used:
-		r.Reply(nil, invalid("service %q: watch %d is under way on this connection", p.Name, p.ID))
+		r.Reply(nil, invalid("service %q: watch %d is in progress on this connection", p.Name, p.ID))
 		return
 	case full:
-		r.Reply(nil, transport.Errorf(CodeRefused, "resolver: service %q: no more watches are allowed than %d on one connection and %d on all",
+		r.Reply(nil, transport.Errorf(CodeRefused, "resolver: service %q: too many watches: the limits are %d on one connection and %d on all",
 			p.Name, most, watchedBy*most))
 		return
 	}
-	// Only this goroutine cancels, so that w.cancel needs no lock.
+	// Only this goroutine cancels, so w.cancel needs no lock.
 	w.cancel = ss.server.store.watch(p.Name, p.After, func(rec Record, err error) {
 		if ss.drop(p.ID, w) != nil {
 			replyRecord(r, rec, err)
@@ -152,7 +153,7 @@ func (ss *session) watch(r *transport.Request, p watchParams) {
 	})
 }
 
-// drop takes a watch out of the session; it returns nil if it is not there any more. A nil w stands for any.
+// drop removes a watch and returns it, or nil if the session does not have it. A nil w matches any.
 func (ss *session) drop(id uint64, w *pendingWatch) *pendingWatch {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
@@ -172,11 +173,11 @@ func (ss *session) unwatch(id uint64) {
 	}
 }
 
-// announce handles one part of an announcement. The result is false when the client must send the whole list.
+// announce handles one part of an announcement. It returns false if the client must send the whole list.
 func (ss *session) announce(p announceParams) (bool, error) {
 	h := p.Host
-	if p.TTL > uint64(MaxTTL/time.Millisecond) {
-		return false, invalid("host %q: ttl %d ms is not in 0..%d", h.ID, p.TTL, MaxTTL/time.Millisecond)
+	if p.TTL > uint64(maxTTL/time.Millisecond) {
+		return false, invalid("host %q: ttl %d ms is not in 0..%d", h.ID, p.TTL, maxTTL/time.Millisecond)
 	}
 	ttl := time.Duration(p.TTL) * time.Millisecond
 	if len(p.Digest) > maxDigest {
@@ -204,14 +205,14 @@ func (ss *session) announce(p announceParams) (bool, error) {
 		for _, l := range ss.lists {
 			n += len(l.services)
 		}
-		if n > MaxServices || len(ss.lists) >= ss.server.cfg.MaxHosts {
-			return false, invalid("host %q: %d services announced, more than %d", h.ID, n, MaxServices)
+		if n > maxServices || len(ss.lists) >= ss.server.cfg.limits.hosts {
+			return false, invalid("host %q: %d services announced, more than %d", h.ID, n, maxServices)
 		}
 		if ss.lists == nil {
 			ss.lists = make(map[string]*listPart)
 		}
 		ss.lists[h.ID] = &listPart{digest, services}
-		return true, validateAnnouncement(h, p.Services, ttl)
+		return true, CheckAnnouncement(h, p.Services, ttl)
 	case partLast:
 		return true, ss.server.store.announce(h, services, digest, ttl)
 	default:
@@ -219,9 +220,9 @@ func (ss *session) announce(p announceParams) (bool, error) {
 	}
 }
 
-// params decodes a request's params, and answers it if they are malformed.
+// params decodes a request's params. If they are malformed, it replies the error.
 func params[P any](r *transport.Request) (p P, ok bool) {
-	read := transport.UnmarshalSmall
+	read := msgpack.UnmarshalSmall
 	if r.Method == methodAnnounce {
 		read = transport.Unmarshal
 	}

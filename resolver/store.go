@@ -10,32 +10,25 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// The limits of a store unless a [ServerConfig] says otherwise.
-const (
-	defaultMaxRecords = 1 << 16
-	defaultMaxHosts   = 1 << 10
-	defaultMaxNames   = 1 << 21
-)
+const defaultMaxRecords = 1 << 16
 
-// store is the state of a name service: what [Memory] and [Server] have in common. It starts no goroutine, but for the
-// commits to a file.
+// store is the state of a name service, common to [Memory] and [Server]. It starts goroutines only for commits to a file.
 type store struct {
 	gen        uint64
 	maxRecords int
-	maxHosts   int
-	maxNames   int // in the announcements of all hosts
+	limits     limits
 	allowReset func(name string, by transport.Key) bool
-	save       func(changed map[string]Record) error // makes changes last; nil: records live in memory only
+	save       func(changed map[string]Record) error // stores changes; nil: records are in memory only
 
-	mu      sync.Mutex // guards what follows; no I/O and no callback runs under it
+	mu      sync.Mutex // guards the fields below; not held over I/O and callbacks
 	records map[string]Record
 	watches map[string]map[*watch]struct{} // by name
 	hosts   map[string]presence            // by host ID
-	names   int                            // the sum of the names that hosts announced
-	expire  time.Time                      // no presence runs out before
-	queue   []change                       // changes that no commit has taken up
-	busy    bool                           // a commit is under way, and takes up queue next
-	failed  error                          // why the store keeps nothing any more
+	names   int                            // the number of names in all announcements
+	expire  time.Time                      // no presence expires before
+	queue   []change                       // changes for the next commit
+	busy    bool                           // a commit is in progress, and takes the queue next
+	failed  error                          // why the store cannot store changes any more
 	closed  bool
 	commits sync.WaitGroup
 }
@@ -47,19 +40,19 @@ type watch struct {
 	fire  func(Record, error)
 }
 
-// presence is what a host announced.
+// presence is an announcement.
 type presence struct {
 	host     Host
 	services []string // sorted
-	digest   string   // tells this list of services from another
+	digest   string   // identifies the list of services
 	until    time.Time
-	replaced []uint64 // the lives of the host that this one, or one of them, took the place of while they were present
+	replaced []uint64 // earlier incarnations that this one, directly or not, replaced while they were present
 }
 
-// maxReplaced is how many lives of a host are told that another one has taken their place.
+// maxReplaced is how many earlier incarnations of a host are refused.
 const maxReplaced = 8
 
-// change is a compare-and-swap on its way. done is called once, and must not block.
+// change is a compare-and-swap in progress. done is called once, and must not block.
 type change struct {
 	expect uint64
 	next   Record
@@ -67,15 +60,15 @@ type change struct {
 }
 
 func newStore() *store {
-	return &store{
+	s := &store{
 		gen:        newGen(),
 		maxRecords: defaultMaxRecords,
-		maxHosts:   defaultMaxHosts,
-		maxNames:   defaultMaxNames,
 		records:    make(map[string]Record),
 		watches:    make(map[string]map[*watch]struct{}),
 		hosts:      make(map[string]presence),
 	}
+	s.limits.fill()
+	return s
 }
 
 func newGen() uint64 { return 1 + rand.Uint64N(maxNumber) }
@@ -97,8 +90,8 @@ func (s *store) get(name string) (Record, error) {
 	return r.clone(), nil
 }
 
-// cas makes a change and calls done with what CompareAndSwap returns: before cas returns when the store has no file, and
-// otherwise on a goroutine of the store's once the change is in the file. Changes that wait for the file share a write.
+// cas makes a change and calls done with the results of CompareAndSwap: before cas returns if the store has no file, else on
+// a goroutine of the store when the change is in the file. Changes that wait for the file share a write.
 func (s *store) cas(expect uint64, next Record, done func(Record, error)) {
 	next = next.clone()
 	s.mu.Lock()
@@ -122,7 +115,7 @@ func (s *store) cas(expect uint64, next Record, done func(Record, error)) {
 	s.mu.Unlock()
 }
 
-// commit makes the changes in the queue until there are none. It alone writes s.records.
+// commit makes the changes in the queue until there are none. Only commit writes s.records.
 func (s *store) commit() {
 	for {
 		s.mu.Lock()
@@ -137,7 +130,7 @@ func (s *store) commit() {
 		s.mu.Unlock()
 
 		staged := staging{records: make(map[string]Record)}
-		results := make([]func(), 0, len(batch)) // what to tell, once it is known to last
+		results := make([]func(), 0, len(batch)) // the answers, to be given when the changes are stored
 		for _, c := range batch {
 			r, cerr := s.decide(&staged, c)
 			results = append(results, func() { c.done(r, cerr) })
@@ -146,7 +139,7 @@ func (s *store) commit() {
 			err = s.save(staged.records)
 		}
 		if err != nil {
-			// What the file holds is unknown from here on, so that nothing is promised any more.
+			// The content of the file is unknown from here on, so nothing is acknowledged any more.
 			for _, c := range batch {
 				c.done(Record{}, err)
 			}
@@ -163,13 +156,13 @@ func (s *store) commit() {
 	}
 }
 
-// staging holds what a commit is about to write.
+// staging holds the records that a commit will write.
 type staging struct {
 	records map[string]Record
-	created int // how many of them are of names that have no record yet
+	created int // how many of them are new
 }
 
-// decide returns the answer to a change, and stages what it writes.
+// decide returns the answer to a change, and stages its record.
 func (s *store) decide(staged *staging, c change) (Record, error) {
 	next := c.next
 	if err := validate(next); err != nil {
@@ -177,14 +170,14 @@ func (s *store) decide(staged *staging, c change) (Record, error) {
 	}
 	cur, ok := staged.records[next.Name]
 	if !ok {
-		cur, ok = s.records[next.Name] // Read without the lock: only commit, which runs once at a time, writes it.
+		cur, ok = s.records[next.Name] // without the lock: only commit, which runs once at a time, writes it
 	}
 	switch {
 	case next.Generation != 0 && next.Generation != s.gen, c.expect > cur.Version:
 		return Record{}, transport.Errorf(CodeAmnesia, "resolver: service %q: a change of version %d (gen %d), but the "+
 			"resolver is at version %d (gen %d): it has lost records", next.Name, c.expect, next.Generation, cur.Version, s.gen)
 	case ok && cur.Version == c.expect+1 && sameProposal(cur, next):
-		return cur.clone(), nil // A resend of what was done.
+		return cur.clone(), nil // a repeated call
 	case c.expect != cur.Version:
 		return cur.clone(), transport.Errorf(CodeConflict, "resolver: service %q has version %d, not %d",
 			next.Name, cur.Version, c.expect)
@@ -196,7 +189,7 @@ func (s *store) decide(staged *staging, c change) (Record, error) {
 	if err := legal(before, next); err != nil {
 		return Record{}, err
 	}
-	if s.allowReset != nil && IsReset(before, next) && !s.allowReset(next.Name, next.Proposer.Key) {
+	if s.allowReset != nil && isReset(before, next) && !s.allowReset(next.Name, next.Proposer.Key) {
 		return Record{}, refuse(next, "reset it: key %q has no right to", next.Proposer.Key)
 	}
 	if !ok {
@@ -210,7 +203,7 @@ func (s *store) decide(staged *staging, c change) (Record, error) {
 	return next.clone(), nil
 }
 
-// apply puts staged into s.records and returns the watches that it ends.
+// apply moves staged to s.records and returns the watches that it ends.
 func (s *store) apply(staged map[string]Record) []*watch {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -227,7 +220,7 @@ func (s *store) apply(staged map[string]Record) []*watch {
 	return fired
 }
 
-// fail ends the store's service: everything is answered with err.
+// fail ends the service of the store: every call returns err.
 func (s *store) fail(err error) {
 	s.mu.Lock()
 	s.failed = err
@@ -270,7 +263,7 @@ func (s *store) watch(name string, after uint64, fire func(Record, error)) (canc
 	return func() {}
 }
 
-// forget drops a watch; s.mu is held.
+// forget removes a watch. The caller holds s.mu.
 func (s *store) forget(w *watch) {
 	set := s.watches[w.name]
 	delete(set, w)
@@ -279,9 +272,9 @@ func (s *store) forget(w *watch) {
 	}
 }
 
-// announce notes a host's presence. services belongs to the store from then on, and digest stands for it in renew.
+// announce records a host's presence. The store keeps services; digest identifies the list in renew.
 func (s *store) announce(h Host, services []string, digest string, ttl time.Duration) error {
-	if err := validateAnnouncement(h, services, ttl); err != nil {
+	if err := CheckAnnouncement(h, services, ttl); err != nil {
 		return err
 	}
 	slices.Sort(services)
@@ -292,7 +285,7 @@ func (s *store) announce(h Host, services []string, digest string, ttl time.Dura
 	now := time.Now()
 	old, ok := s.present(h.ID, now)
 	if ttl == 0 {
-		if ok && old.host.Same(h) { // Never the presence of a host that started anew meanwhile.
+		if ok && old.host.Same(h) { // never the presence of a later incarnation
 			s.leave(h.ID)
 		}
 		return nil
@@ -300,19 +293,19 @@ func (s *store) announce(h Host, services []string, digest string, ttl time.Dura
 	s.sweep(now)
 	replaced := old.replaced
 	if ok && !old.host.Same(h) {
-		// A life that is heard again after another one has taken its place has not ended.
+		// The earlier process still runs.
 		if slices.Contains(replaced, h.Incarnation) {
 			return transport.Errorf(CodeRefused, "resolver: host %q: another process with this ID has announced itself since, at %s",
 				h.ID, old.host.Addr)
 		}
 		replaced = append(replaced[max(len(replaced)-maxReplaced+1, 0):len(replaced):len(replaced)], old.host.Incarnation)
 	}
-	if !ok && len(s.hosts) >= s.maxHosts {
-		return transport.Errorf(CodeRefused, "resolver: host %q: the resolver is full with %d hosts", h.ID, s.maxHosts)
+	if !ok && len(s.hosts) >= s.limits.hosts {
+		return transport.Errorf(CodeRefused, "resolver: host %q: the resolver is full with %d hosts", h.ID, s.limits.hosts)
 	}
-	if n := s.names - len(old.services) + len(services); n > s.maxNames {
+	if n := s.names - len(old.services) + len(services); n > s.limits.names {
 		return transport.Errorf(CodeRefused, "resolver: host %q: %d services announced by all hosts, more than %d",
-			h.ID, n, s.maxNames)
+			h.ID, n, s.limits.names)
 	}
 	s.names += len(services) - len(old.services)
 	s.hosts[h.ID] = presence{h, services, digest, now.Add(ttl), replaced}
@@ -320,9 +313,9 @@ func (s *store) announce(h Host, services []string, digest string, ttl time.Dura
 	return nil
 }
 
-// renew prolongs an announcement, and reports whether there is one of that host with that digest.
+// renew extends an announcement, and reports whether there is one of that host with that digest.
 func (s *store) renew(h Host, digest string, ttl time.Duration) (bool, error) {
-	if err := validateAnnouncement(h, nil, ttl); err != nil {
+	if err := CheckAnnouncement(h, nil, ttl); err != nil {
 		return false, err
 	}
 	s.mu.Lock()
@@ -338,7 +331,7 @@ func (s *store) renew(h Host, digest string, ttl time.Duration) (bool, error) {
 	return true, nil
 }
 
-// present returns what a host announced if it has not run out; s.mu is held.
+// present returns a host's unexpired announcement. The caller holds s.mu.
 func (s *store) present(id string, now time.Time) (presence, bool) {
 	p, ok := s.hosts[id]
 	if ok && !p.until.After(now) {
@@ -348,13 +341,13 @@ func (s *store) present(id string, now time.Time) (presence, bool) {
 	return p, ok
 }
 
-// leave drops what a host announced; s.mu is held.
+// leave removes a host's announcement. The caller holds s.mu.
 func (s *store) leave(id string) {
 	s.names -= len(s.hosts[id].services)
 	delete(s.hosts, id)
 }
 
-// sweep drops what has run out; s.mu is held.
+// sweep removes expired announcements. The caller holds s.mu.
 func (s *store) sweep(now time.Time) {
 	if s.expire.IsZero() || s.expire.After(now) {
 		return
@@ -385,7 +378,7 @@ func (s *store) hostsOf(name string) ([]Host, error) {
 	return found, nil
 }
 
-// close makes the store refuse changes, and waits for those under way.
+// close makes the store refuse changes, and waits for those in progress.
 func (s *store) close() {
 	s.mu.Lock()
 	s.closed = true
@@ -393,32 +386,13 @@ func (s *store) close() {
 	s.commits.Wait()
 }
 
-// validateAnnouncement checks the arguments of [Resolver.Announce].
-func validateAnnouncement(h Host, services []string, ttl time.Duration) error {
-	if err := validateHost(h); err != nil {
-		return err
-	}
-	if ttl < 0 || ttl > MaxTTL {
-		return invalid("host %q: ttl %v is not in 0..%v", h.ID, ttl, MaxTTL)
-	}
-	if len(services) > MaxServices {
-		return invalid("host %q: %d services announced, more than %d", h.ID, len(services), MaxServices)
-	}
-	for _, name := range services {
-		if err := CheckName(name); err != nil {
-			return invalid("host %q: %s", h.ID, strings.TrimPrefix(err.Error(), "resolver: "))
-		}
-	}
-	return nil
-}
-
-// sameProposal reports whether r is what next asked for.
+// sameProposal reports whether r is the result of next.
 func sameProposal(r, next Record) bool {
 	return r.Nonce == next.Nonce && r.Proposer == next.Proposer && r.Loss == next.Loss && r.Epoch == next.Epoch &&
-		r.Active == next.Active && r.Feature == next.Feature && slices.Equal(r.ISR, next.ISR)
+		r.Active == next.Active && slices.Equal(r.ISR, next.ISR)
 }
 
-// clone returns a copy of r that shares nothing with it. An empty ISR is nil in every copy.
+// clone returns a copy of r that shares no memory with it. An empty ISR becomes nil.
 func (r Record) clone() Record {
 	r.ISR = append([]Host(nil), r.ISR...)
 	return r
@@ -428,7 +402,7 @@ func notFound(name string) error {
 	return transport.Errorf(CodeNotFound, "resolver: no service %q", name)
 }
 
-// earlier returns the earlier of two times, of which a zero one stands for never.
+// earlier returns the earlier of two times. A zero one means never.
 func earlier(a, b time.Time) time.Time {
 	if a.IsZero() || b.Before(a) {
 		return b

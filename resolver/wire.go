@@ -3,10 +3,10 @@ package resolver
 import (
 	"time"
 
-	"github.com/roam-go/roam/transport"
+	"github.com/roam-go/roam/transport/msgpack"
 )
 
-// The methods of a resolver on the wire; doc.go describes them field by field.
+// The methods of a resolver. PROTOCOL.md describes them.
 const (
 	methodGet      = "resolver.get"      // nameParams -> Record
 	methodCAS      = "resolver.cas"      // casParams -> Record
@@ -56,23 +56,23 @@ type announceParams struct {
 // The values of announceParams.Part.
 const (
 	partLast  = 0 // the list of services ends here
-	partMore  = 1 // it goes on in the next call
-	partRenew = 2 // there is no list: prolong the announcement that had the digest
+	partMore  = 1 // the list continues in the next call
+	partRenew = 2 // no list: renew the announcement with the digest
 )
 
-// Bounds on one call of an announcement: it must fit in a message, and in what transport.Unmarshal takes.
+// Limits of one call of an announcement: it must fit in a message and satisfy transport.Unmarshal.
 const (
 	partNames = 8192
 	partBytes = 128 << 10
 	maxDigest = 64
 )
 
-// wireTTL is ttl in milliseconds, rounded up so that a short one does not become a withdrawal.
+// wireTTL returns ttl in milliseconds, rounded up so that a short one does not become a withdrawal.
 func wireTTL(ttl time.Duration) uint64 {
 	return uint64((ttl + time.Millisecond - 1) / time.Millisecond)
 }
 
-// onWire is r as it is encoded: an empty in-sync set is an empty array, as other languages expect, and not nil.
+// onWire returns r for encoding: an empty in-sync set becomes an empty array, as other languages expect, not nil.
 func (r Record) onWire() Record {
 	if r.ISR == nil {
 		r.ISR = []Host{}
@@ -80,10 +80,10 @@ func (r Record) onWire() Record {
 	return r
 }
 
-// decodeRecord reads a record that a resolver sent.
+// decodeRecord decodes a record from a resolver.
 func decodeRecord(data []byte) (Record, error) {
 	var r Record
-	if err := transport.UnmarshalSmall(data, &r); err != nil {
+	if err := msgpack.UnmarshalSmall(data, &r); err != nil {
 		return Record{}, err
 	}
 	return r.clone(), nil

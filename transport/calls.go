@@ -5,11 +5,11 @@ import (
 	"slices"
 )
 
-// pending is a call that waits for its reply: one of the three is set.
+// pending is a call that waits for its reply. One of the two fields is set.
 type pending struct {
-	done func([]byte, error)
-	keep func(buf, result []byte, err error) // the result is in buf, which is to end in putChunk
-	wait chan answer                         // has room for the one answer
+	done     func([]byte, error)
+	borrowed bool        // done gets a part of the read buffer
+	wait     chan answer // has room for the one answer
 }
 
 type answer struct {
@@ -18,19 +18,16 @@ type answer struct {
 }
 
 func (p pending) complete(result []byte, err error) {
-	switch {
-	case p.done != nil:
+	if p.done != nil {
 		p.done(result, err)
-	case p.keep != nil:
-		p.keep(nil, result, err)
-	default:
+	} else {
 		p.wait <- answer{result, err}
 	}
 }
 
-// callTable holds the calls that wait for their replies, by id. On most connections there is one at most, which needs no map.
+// callTable holds the pending calls by id. Most connections have at most one, which needs no map.
 type callTable struct {
-	alone bool // one is there
+	alone bool // one is set
 	id    uint64
 	one   pending
 	more  map[uint64]pending
@@ -75,10 +72,10 @@ func (t *callTable) take(id uint64) (pending, bool) {
 	return p, ok
 }
 
-// fail completes all with an error, in the order of their ids.
+// fail completes all calls with an error, in the order of their ids.
 func (t *callTable) fail(err error) {
 	if t.alone {
-		t.put(t.id, t.one) // among the others
+		t.put(t.id, t.one) // move it to the map
 		t.alone = false
 	}
 	for _, id := range slices.Sorted(maps.Keys(t.more)) {

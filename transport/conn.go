@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// limits are what both transports configure, with nothing left at zero.
+// limits is the configuration of both transports, with defaults filled in.
 type limits struct {
 	maxMessage, maxPending      int
 	maxConns                    int
@@ -20,32 +20,31 @@ type limits struct {
 	handshake, message, writing time.Duration
 	minVersion, maxVersion      uint64
 	log                         *slog.Logger
-	messages                    *atomic.Int64 // counts what is sent, if not nil
+	messages                    *atomic.Int64 // counts sent messages, if not nil
 }
 
-// closeGrace is how long Close lets the peer take what was sent before.
+// closeGrace is how long Close waits for the peer to read the messages sent before.
 const closeGrace = time.Second
 
-// conn is a [Conn] over any net.Conn. One goroutine reads, calls the handler, and in the end cleans up (read.go). Whoever
-// sends appends to a buffer, which is written by the sender itself where that cannot block, else by a goroutine that lives
-// until the buffer is empty (write.go).
+// conn is a [Conn] over any net.Conn. One goroutine reads, calls the handler, and finally cleans up (read.go). Senders append
+// to a buffer. The sender writes it if that cannot block, else a goroutine that ends when the buffer is empty (write.go).
 type conn struct {
 	nc      net.Conn
-	base    net.Conn // what nc encrypts, or nc: closing it never waits
-	seal    *sealer  // between the two; nil: they are the same
+	base    net.Conn // the connection below TLS, or nc; closing it never blocks
+	seal    *sealer  // between TLS and base; nil without TLS
 	lim     *limits
 	peer    Peer
 	handler Handler
 	ended   chan struct{} // closed when err is set
-	over    atomic.Bool   // err is set: a cheap look for the reader
+	over    atomic.Bool   // err is set; cheap to check for the reader
 	rd      reader        // of the reading goroutine
 	owner   *endpoint     // set before that begins
 	turn    atomic.Uint64 // odd while Handle runs on the reading goroutine, see lend.go
 
-	mu      sync.Mutex // guards what follows; never held over I/O
-	err     error      // why the connection ended; the first reason stays
-	callErr error      // the same for the caller of a method
-	closeBy time.Time  // set by Close: when the last bytes must be gone
+	mu      sync.Mutex // guards the fields below; never held over I/O
+	err     error      // why the connection ended; the first reason wins
+	callErr error      // the error that methods return then
+	closeBy time.Time  // set by Close: deadline for the last bytes
 	lastID  uint64
 	calls   callTable
 	writer
@@ -80,7 +79,7 @@ func (c *conn) Call(ctx context.Context, method string, params []byte) ([]byte, 
 	if c.forget(id) {
 		return nil, err
 	}
-	a := <-wait // it has just come
+	a := <-wait // it has just arrived
 	return a.result, a.err
 }
 
@@ -90,7 +89,14 @@ func (c *conn) Go(method string, params []byte, done func(result []byte, err err
 	}
 }
 
-// sendCall returns an error if and only if p will not be completed.
+// GoBorrow implements [Borrower].
+func (c *conn) GoBorrow(method string, params []byte, done func(result []byte, err error)) {
+	if _, err := c.sendCall(method, params, pending{done: done, borrowed: true}, usual); err != nil {
+		done(nil, err)
+	}
+}
+
+// sendCall returns an error exactly if p will not be completed.
 func (c *conn) sendCall(method string, params []byte, p pending, h haste) (uint64, error) {
 	if err := c.checkOut(method, params); err != nil {
 		return 0, err
@@ -105,7 +111,7 @@ func (c *conn) sendCall(method string, params []byte, p pending, h haste) (uint6
 	return id, nil
 }
 
-// addCall is called with c.mu held.
+// addCall appends a call. The caller holds c.mu.
 func (c *conn) addCall(method string, params []byte, p pending) uint64 {
 	for {
 		c.lastID = (c.lastID + 1) & (1<<31 - 1)
@@ -119,7 +125,7 @@ func (c *conn) addCall(method string, params []byte, p pending) uint64 {
 	return id
 }
 
-// forget takes back a call that is no longer waited for, and reports whether it was still pending.
+// forget removes a cancelled call, and reports whether it was still pending.
 func (c *conn) forget(id uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -140,7 +146,7 @@ func (c *conn) Notify(method string, params []byte) error {
 	return c.kick(usual)
 }
 
-// reply answers call id of the peer; it is called once for each.
+// reply answers call id of the peer. It is called once for each.
 func (c *conn) reply(id uint64, result []byte, err error) {
 	if err == nil && len(result) > 0 {
 		if len(result) > c.lim.maxMessage-maxEnvelope {
@@ -166,19 +172,6 @@ func (c *conn) reply(id uint64, result []byte, err error) {
 	c.kick(usual)
 }
 
-// replyOwned is reply for a result that the caller gives away, behind room for wideReply: it is not copied, and ends in
-// putChunk.
-func (c *conn) replyOwned(id uint64, frame []byte) {
-	putWideReply(frame, id)
-	c.mu.Lock()
-	if c.err != nil {
-		c.mu.Unlock()
-		return
-	}
-	c.enqueue(frame)
-	c.kick(usual)
-}
-
 func (c *conn) checkOut(method string, params []byte) error {
 	if method == "" || len(method) > maxMethod {
 		return Errorf(CodeBadMessage, "transport: method %.32q has %d bytes, not 1 to %d", method, len(method), maxMethod)
@@ -187,7 +180,7 @@ func (c *conn) checkOut(method string, params []byte) error {
 		return nil
 	}
 	if len(params) > c.lim.maxMessage-maxEnvelope {
-		return Errorf(CodeBadMessage, "transport: params of %s: %d bytes are more than a message holds (%d)",
+		return Errorf(CodeBadMessage, "transport: params of %s have %d bytes, more than a message can hold (%d)",
 			method, len(params), c.lim.maxMessage-maxEnvelope)
 	}
 	if params[0] == 0xc0 {
@@ -201,8 +194,8 @@ func (c *conn) Close() error {
 	return nil
 }
 
-// end ends the connection for a reason. After ErrClosed what is pending is still written; after anything else it is not.
-// The reading goroutine does the rest (finish). It does not block.
+// end ends the connection for a reason. After ErrClosed the queued messages are still written, otherwise not. It does not
+// block: the reading goroutine does the rest (finish).
 func (c *conn) end(err error) {
 	c.mu.Lock()
 	if c.err != nil {
@@ -231,7 +224,7 @@ func (c *conn) end(err error) {
 	c.base.Close()
 }
 
-// finish is the end of the reading goroutine, with its own reason, which counts only if there was none before.
+// finish ends the reading goroutine. Its reason counts only if there was none before.
 func (c *conn) finish(err error) {
 	c.end(err)
 	c.mu.Lock()
@@ -246,8 +239,8 @@ func (c *conn) finish(err error) {
 	c.linger()
 }
 
-// linger closes the connection when the last bytes are written, and, unless it failed, the peer has taken them: closing a
-// socket with unread data would make the system throw away what is still on its way.
+// linger closes the connection when the last bytes are written and, unless the connection failed, the peer has read them:
+// closing a socket with unread data would discard the bytes in flight.
 func (c *conn) linger() {
 	c.mu.Lock()
 	for c.flushing {
@@ -256,11 +249,11 @@ func (c *conn) linger() {
 	closeBy := c.closeBy
 	c.mu.Unlock()
 	if !closeBy.IsZero() {
-		// A peer that reads nothing can keep even the last few bytes from leaving.
+		// A peer that does not read can block even the last few bytes.
 		late := time.AfterFunc(time.Until(closeBy), func() { c.base.Close() })
 		defer late.Stop()
 		if half, ok := c.nc.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
-			if c.seal != nil { // that the end has come is to be written, too
+			if c.seal != nil { // also write the close_notify alert
 				c.base.SetWriteDeadline(closeBy)
 				_, _ = c.base.Write(c.seal.take())
 			}
@@ -277,7 +270,7 @@ func isTimeout(err error) bool {
 	return ok && ne.Timeout()
 }
 
-// readError makes the reason for Closed out of what a read returned.
+// readError turns the error of a read into the reason for Closed.
 func (c *conn) readError(err error, midMessage bool) error {
 	switch {
 	case errors.Is(err, io.EOF) && midMessage, errors.Is(err, io.ErrUnexpectedEOF):

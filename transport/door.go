@@ -10,31 +10,30 @@ import (
 )
 
 const (
-	// maxStrangers bounds the connections that have come to a transport's listeners and are not through the handshake.
+	// maxStrangers limits the inbound connections in the handshake.
 	maxStrangers = 2048
-	// welcomed is the part of its time that a stranger has for itself, however many come after it.
+	// welcomed is the fraction of its time limit for which a stranger is not evicted.
 	welcomed = 8
 )
 
-// door is where connections shake hands. A handshake costs either side some hundred microseconds of computing, in pieces
-// between which it waits for the other. When thousands of clients come at once, their pieces would stand in the scheduler's
-// queue before everything else that the process has to do, and the heartbeats of hosts would be late. So the pieces take
-// turns, of which there are as many as processors: whoever has no handshake to make waits for one piece at most.
+// door schedules handshakes. A handshake takes some hundred microseconds of CPU time on each side, in steps between which it
+// waits for the peer. If thousands of clients connect at once, their steps would fill the scheduler's queue, and the heartbeats
+// of hosts would be late. So each step needs a turn, and there are as many turns as processors: other work waits for one step
+// at most.
 //
-// Who has begun goes on before others begin, of whom the newest and the oldest are let in by turns: a host that comes in the
-// middle of a crowd of clients is not kept waiting by them, and nor is, by those who come later, a client that was among the
-// first because somebody waits for it. A stranger that finds no room takes that of the oldest, which was given a fair time
-// and has been idle or was too late.
+// Handshakes that have begun go first. Of the others, the newest and the oldest begin alternately: neither a host that connects
+// during a rush of clients nor one of the first clients waits for all others. If there are too many strangers, a new one evicts
+// the oldest, which had its share of the time limit.
 type door struct {
 	ctx   context.Context // ends when the door is closed
 	close context.CancelFunc
-	limit int // of strangers
+	limit int // on strangers
 
 	mu        sync.Mutex // guards what follows
-	turns     int        // that nobody has
-	begun     []*visit   // wait for a turn to go on; the first is next
+	turns     int        // that are free
+	begun     []*visit   // wait for a turn to continue; the first is next
 	fresh     []*visit   // wait for their first turn, oldest first
-	oldest    bool       // the next of them is the first, not the last
+	oldest    bool       // the oldest is next, not the newest
 	strangers list.List  // of *visit, oldest first
 }
 
@@ -44,34 +43,33 @@ func newDoor(turns int) *door {
 	return d
 }
 
-// visit is a connection at the door, and what its TLS speaks through: it has a turn while it computes, and none while it
-// waits for the peer.
+// visit is a connection in the handshake, below TLS. It has a turn while it computes, and none while it waits for the peer.
 type visit struct {
 	net.Conn
 	door *door
 	ctx  context.Context // ends the waiting for a turn
 	turn chan struct{}   // has room for the one turn
 
-	// What follows belongs to the goroutine that shakes hands, and does not change afterwards.
+	// The fields below belong to the goroutine of the handshake.
 	begun bool
 	has   bool // a turn
 	over  bool
 
-	// Of a stranger.
+	// Of an inbound connection, a stranger:
 	came   time.Time
-	limit  time.Duration // for its first word, and from its first turn on for all the rest
+	limit  time.Duration // for its first bytes, and from its first turn on for the rest
 	end    context.CancelFunc
-	place  *list.Element // guarded by door.mu; nil when it has left
-	thrown bool          // guarded by door.mu: it made room for another
+	place  *list.Element // guarded by door.mu; nil after leave
+	thrown bool          // guarded by door.mu: it was evicted
 }
 
-// enter makes a visit of a connection that this side has dialled. computed ends it.
+// enter returns the visit of a connection that this side has dialled. computed ends it.
 func (d *door) enter(ctx context.Context, base net.Conn) *visit {
 	return &visit{Conn: base, door: d, ctx: ctx, turn: make(chan struct{}, 1)}
 }
 
-// receive makes a visit of a stranger. Its first word must come within limit, and the handshake take no longer from its first
-// turn on. leave ends it.
+// receive returns the visit of a stranger. Its first bytes must arrive within limit, and the handshake must end within limit
+// from its first turn on. leave ends the visit.
 func (d *door) receive(base net.Conn, limit time.Duration) *visit {
 	v := d.enter(d.ctx, base)
 	v.ctx, v.end = context.WithCancel(d.ctx)
@@ -86,7 +84,7 @@ func (d *door) receive(base net.Conn, limit time.Duration) *visit {
 	return v
 }
 
-// room makes room for a stranger, if there is none and the oldest has had its time.
+// room evicts the oldest stranger if there are too many and it had its time. It reports whether there is room.
 func (d *door) room() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -104,7 +102,7 @@ func (d *door) room() bool {
 	return true
 }
 
-// leave ends the visit of a stranger, who is through or refused, and reports whether it had to make room for another.
+// leave ends the visit of a stranger, and reports whether it was evicted.
 func (v *visit) leave() (thrown bool) {
 	v.computed()
 	v.end()
@@ -117,13 +115,13 @@ func (v *visit) leave() (thrown bool) {
 	return v.thrown
 }
 
-// computed ends the taking of turns, when the handshake is over.
+// computed ends the use of turns when the handshake is over.
 func (v *visit) computed() {
 	v.giveTurn()
 	v.over = true
 }
 
-// Read waits for the peer without a turn, and for a turn after that.
+// Read waits for the peer without a turn, and then for a turn.
 func (v *visit) Read(b []byte) (int, error) {
 	if v.over {
 		return v.Conn.Read(b)
@@ -162,12 +160,12 @@ func (v *visit) takeTurn() error {
 	if i := slices.Index(*queue, v); i >= 0 {
 		*queue = slices.Delete(*queue, i, i+1)
 	} else {
-		d.next() // the turn has just come
+		d.next() // it has just received a turn
 	}
 	return net.ErrClosed
 }
 
-// begin notes that v has a turn.
+// begin records that v has a turn.
 func (v *visit) begin() {
 	if !v.begun && v.limit > 0 {
 		v.Conn.SetDeadline(time.Now().Add(v.limit))
@@ -185,7 +183,7 @@ func (v *visit) giveTurn() {
 	v.door.next()
 }
 
-// next gives a turn away. d.mu is held.
+// next passes a turn on. The caller holds d.mu.
 func (d *door) next() {
 	var v *visit
 	switch {

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// endpoint is what both transports are made of: it keeps track of listeners, connections and their goroutines.
+// endpoint is the common part of both transports. It tracks listeners, connections and their goroutines.
 type endpoint struct {
 	lim *limits
 	wg  sync.WaitGroup // every goroutine of the transport
@@ -19,7 +19,7 @@ type endpoint struct {
 	mu        sync.Mutex // guards what follows
 	closed    bool
 	listeners map[io.Closer]struct{}
-	conns     map[net.Conn]*conn // by the lowest layer; nil until the greeting is over
+	conns     map[net.Conn]*conn // by base; nil until the greeting is over
 }
 
 func (e *endpoint) init(lim *limits) {
@@ -28,7 +28,7 @@ func (e *endpoint) init(lim *limits) {
 	e.conns = make(map[net.Conn]*conn)
 }
 
-// add keeps track of a connection that is greeting, unless the endpoint is closed.
+// add tracks a connection that begins its greeting, unless the endpoint is closed.
 func (e *endpoint) add(base net.Conn) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -39,7 +39,7 @@ func (e *endpoint) add(base net.Conn) bool {
 	return true
 }
 
-// full reports whether there are as many connections as allowed.
+// full reports whether the number of connections is at its limit.
 func (e *endpoint) full() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -53,13 +53,13 @@ func (e *endpoint) drop(base net.Conn) {
 	e.mu.Unlock()
 }
 
-// dialled has a peer greeted to whom base leads, in the time that ctx allows, and begins to read what it sends.
+// dialled greets the peer at the other end of base, within the deadline of ctx, and starts to read.
 func (e *endpoint) dialled(ctx context.Context, base net.Conn, greet func() (*conn, error)) (*conn, error) {
 	if !e.add(base) {
 		base.Close()
 		return nil, ErrClosed
 	}
-	// From here on base is closed by drop, or by the connection's own end.
+	// From here on drop closes base, or the connection does when it ends.
 	if _, ok := ctx.Deadline(); !ok {
 		base.SetDeadline(e.lim.handshakeBy())
 	}
@@ -79,7 +79,7 @@ func (e *endpoint) dialled(ctx context.Context, base net.Conn, greet func() (*co
 	return c, nil
 }
 
-// enter takes in a connection that has greeted, unless the endpoint was closed meanwhile. read has to follow.
+// enter tracks a connection after its greeting, unless the endpoint was closed meanwhile. read must follow.
 func (e *endpoint) enter(c *conn) bool {
 	c.seal.hold()
 	e.mu.Lock()
@@ -88,7 +88,7 @@ func (e *endpoint) enter(c *conn) bool {
 		return false
 	}
 	c.mu.Lock()
-	if c.err == nil { // else it was closed by accept, and its last bytes have a deadline of their own
+	if c.err == nil { // else accept closed it, and its last bytes have a deadline
 		c.base.SetDeadline(time.Time{})
 	}
 	c.mu.Unlock()
@@ -97,7 +97,7 @@ func (e *endpoint) enter(c *conn) bool {
 	return true
 }
 
-// read is the reading goroutine. first is the frame of a peer that did not greet.
+// read is the reading goroutine. first is the first frame of a peer that did not greet, or nil.
 func (e *endpoint) read(c *conn, first []byte) {
 	c.owner = e
 	if !c.run(first) {
@@ -107,7 +107,7 @@ func (e *endpoint) read(c *conn, first []byte) {
 	e.wg.Done()
 }
 
-// serve keeps track of a listener and runs it, unless the endpoint is closed.
+// serve tracks a listener and runs it, unless the endpoint is closed.
 func (e *endpoint) serve(l io.Closer, run func()) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -147,17 +147,17 @@ func (e *endpoint) close() {
 	e.wg.Wait()
 }
 
-// dialError is what Dial returns for err: the context's error if that was the reason.
+// dialError returns the error of Dial for err: the context's error if that was the cause.
 func dialError(ctx context.Context, to Peer, err error) error {
 	if ctx.Err() != nil && CodeOf(err) != CodeClosed {
 		err = ctx.Err()
 	} else if _, ok := ctx.Deadline(); ok && errors.Is(err, os.ErrDeadlineExceeded) {
-		err = context.DeadlineExceeded // the socket's clock was a moment ahead
+		err = context.DeadlineExceeded // the socket's deadline passed a moment earlier
 	}
 	return fmt.Errorf("transport: dial %s: %w", to.Addr, err)
 }
 
-// gate is what a listener's Close shuts: accept is not called for those who are greeted afterwards.
+// gate holds a listener's accept, which is not called after Close.
 type gate struct {
 	accept func(Conn) Handler
 
@@ -177,7 +177,7 @@ func (g *gate) open() bool {
 	return !g.closed
 }
 
-// receive greets a peer that has connected, and takes the connection in. greeted is called in between.
+// receive greets a peer that has connected, calls greeted, and tracks the connection.
 func (e *endpoint) receive(c *conn, g *gate, greeted func()) (first []byte, err error) {
 	first, err = c.welcome()
 	greeted()
@@ -188,7 +188,7 @@ func (e *endpoint) receive(c *conn, g *gate, greeted func()) (first []byte, err 
 		return nil, ErrClosed
 	}
 	if c.handler = g.accept(c); c.handler == nil {
-		return nil, errors.New("not accepted")
+		return nil, errors.New("accept refused it")
 	}
 	entered := e.enter(c)
 	if !entered {
@@ -202,7 +202,7 @@ func (e *endpoint) receive(c *conn, g *gate, greeted func()) (first []byte, err 
 	return first, nil
 }
 
-// crash marks the endpoint closed, and leaves what its connections and listeners do then to themselves.
+// crash marks the endpoint closed without closing its connections.
 func (e *endpoint) crash() {
 	e.mu.Lock()
 	e.closed = true

@@ -70,8 +70,8 @@ func TestBadMessagesEndTheConnection(t *testing.T) {
 		in   []byte
 		want string
 	}{
-		"nil":           {[]byte{0xc0}, "nil in place of a message"},
-		"ext":           {[]byte{0xd4}, "extension type 0xd4 in place of a message"},
+		"nil":           {[]byte{0xc0}, "nil instead of a message"},
+		"ext":           {[]byte{0xd4}, "extension type 0xd4 instead of a message"},
 		"map":           {[]byte{0x83}, "begins with 0x83"},
 		"number":        {[]byte{5}, "begins with 0x05"},
 		"TLS":           {[]byte{0x16, 3, 1}, "begins with 0x16"},
@@ -199,8 +199,8 @@ func TestAnswerToHello(t *testing.T) {
 		"foreign peer": {[]byte{0x94, 1, 1, 0xa5, 'w', 'h', 'a', 't', '?', 0xc0}, nil, ""},
 		"version 2":    {appendReply(nil, 1, appendWelcome(nil, 2)), ErrVersion, "chose protocol version 2, this side speaks 1 to 1"},
 		"none":         {appendErrorReply(nil, 1, Errorf(CodeVersion, "none in common"), 100), ErrVersion, "none in common"},
-		"another id":   {appendReply(nil, 2, appendWelcome(nil, 1)), ErrBadMessage, "something else"},
-		"notification": {appendNotify(nil, "x", nil), ErrBadMessage, "something else"},
+		"another id":   {appendReply(nil, 2, appendWelcome(nil, 1)), ErrBadMessage, "another message"},
+		"notification": {appendNotify(nil, "x", nil), ErrBadMessage, "another message"},
 		"malformed":    {appendReply(nil, 1, []byte{0x91, 1}), ErrBadMessage, "malformed"},
 		"no features":  {appendReply(nil, 1, []byte{0x92, 1, 1}), ErrBadMessage, "malformed"},
 		"garbage":      {[]byte("HTTP/1.1 400 Bad Request"), ErrBadMessage, "no array"},
@@ -254,7 +254,7 @@ func TestSlowMessages(t *testing.T) {
 		}
 		err := <-s.closed
 		require.ErrorIs(t, err, ErrTimeout)
-		require.ErrorContains(t, err, "not whole after 10s")
+		require.ErrorContains(t, err, "not completed a message within 10s")
 		require.InDelta(t, 10, time.Since(start).Seconds(), 1.5)
 	})
 }

@@ -5,19 +5,19 @@ import (
 	"fmt"
 )
 
-// Code says what kind of error an [Error] is. Codes travel between versions and languages, so they are append-only: a
-// number never changes its meaning. 1-99 belong to package transport, 100-199 to resolver, 200-299 to migrate, 300-399 to
-// chatcore; programs use numbers from 1000.
+// Code is the kind of an [Error]. Codes are exchanged between versions and languages, so they are append-only: a number never
+// changes its meaning. 1-99 belong to package transport, 100-199 to resolver, 200-299 to migrate, 300-399 to chatcore;
+// programs use numbers from 1000.
 type Code uint32
 
 // The codes of this package.
 const (
-	CodeUnknown    Code = 1 // an error without a code of its own
+	CodeUnknown    Code = 1 // an error without a code
 	CodeNoMethod   Code = 2 // the peer has no such method
-	CodeBadMessage Code = 3 // bytes that are not a message of this protocol, or too large
+	CodeBadMessage Code = 3 // bytes that are not a valid message, or a message that is too large
 	CodeClosed     Code = 4 // closed on this side (connection, listener, transport), or by a peer that refused the connection
-	CodeSlowPeer   Code = 5 // the peer did not read what was sent to it
-	CodeWrongKey   Code = 6 // the peer proved another key than the expected one
+	CodeSlowPeer   Code = 5 // the peer does not read
+	CodeWrongKey   Code = 6 // the peer did not prove the expected key
 	CodeVersion    Code = 7 // the two sides have no protocol version in common
 	CodeTimeout    Code = 8 // the peer was silent for too long
 )
@@ -25,16 +25,16 @@ const (
 // Error is an error with a code that survives the wire. [errors.Is] compares codes, so that a sentinel such as [ErrClosed]
 // matches wherever the error was made.
 type Error struct {
-	// Code says what kind of error it is, Message what has happened.
+	// Code is the kind of the error, Message its text.
 	Code    Code
 	Message string
 	// Data is an optional detail, one MessagePack value.
 	Data []byte
-	// Remote is set when the peer answered the error, and clear when it arose on this side.
+	// Remote is set if the peer replied the error, and clear if it arose on this side.
 	Remote bool
 }
 
-// Errorf makes an error with a code. The message is formatted as by [fmt.Sprintf].
+// Errorf returns an error with a code. The message is formatted as by [fmt.Sprintf].
 func Errorf(code Code, format string, args ...any) *Error {
 	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}
 }
@@ -59,7 +59,7 @@ func CodeOf(err error) Code {
 	return CodeUnknown
 }
 
-// Sentinels for [errors.Is].
+// The errors of this package, for [errors.Is].
 var (
 	ErrNoMethod   error = &Error{Code: CodeNoMethod, Message: "no such method"}
 	ErrBadMessage error = &Error{Code: CodeBadMessage, Message: "bad message"}

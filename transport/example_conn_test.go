@@ -96,16 +96,6 @@ func ExampleNewRequest() {
 	// Output: <nil> 5 <nil>
 }
 
-// Nothing is written before the receiver asks, and never more than it has room for.
-func ExampleNewBulkSource() {
-	book := transport.NewBulkSource(bytes.NewReader([]byte("a long story")))
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	n, err := book.Send(ctx) // nobody has asked so far
-	fmt.Println(n, err)
-	// Output: 0 context canceled
-}
-
 func ExampleNewIdentity() {
 	a, b := transport.NewIdentity(), transport.NewIdentity()
 	key := a.Key()
@@ -131,4 +121,73 @@ func ExampleLoadIdentity() {
 	}
 	fmt.Println(first.Key() == again.Key())
 	// Output: true
+}
+
+// shout sends a notification to many connections.
+func shout(conns []transport.Conn, method string, params []byte) {
+	if b, ok := conns[0].(transport.Broadcaster); ok {
+		b.NotifyAll(conns, method, params)
+		return
+	}
+	for _, c := range conns {
+		_ = c.Notify(method, params)
+	}
+}
+
+// printer prints the methods of its requests.
+type printer struct{ ended chan struct{} }
+
+func (printer) Handle(c transport.Conn, r *transport.Request) { fmt.Println(r.Method) }
+func (p printer) Closed(c transport.Conn, err error)          { p.ended <- struct{}{} }
+
+func ExampleBroadcaster() {
+	network := transport.NewMemory()
+	h := printer{make(chan struct{}, 2)}
+	l, err := network.Host("server").Listen(":0", func(transport.Conn) transport.Handler { return h })
+	if err != nil {
+		log.Fatal(err)
+	}
+	var conns []transport.Conn
+	for range 2 {
+		c, err := network.Host("client").Dial(context.Background(), transport.Peer{Addr: l.Addr()}, nil)
+		if err != nil {
+			log.Fatal(err)
+		}
+		conns = append(conns, c)
+	}
+	shout(conns, "news", nil)
+	for _, c := range conns {
+		c.Close()
+		<-h.ended
+	}
+	// Output:
+	// news
+	// news
+}
+
+// A result that is copied anyway can be borrowed.
+func ExampleBorrower() {
+	network := transport.NewMemory()
+	l, err := network.Host("server").Listen(":0", func(transport.Conn) transport.Handler { return adder{} })
+	if err != nil {
+		log.Fatal(err)
+	}
+	c, err := network.Host("client").Dial(context.Background(), transport.Peer{Addr: l.Addr()}, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	params, err := transport.Marshal([]int{2, 3})
+	if err != nil {
+		log.Fatal(err)
+	}
+	call := c.Go
+	if b, ok := c.(transport.Borrower); ok {
+		call = b.GoBorrow
+	}
+	buf, done := make([]byte, 8), make(chan []byte)
+	call("add", params, func(result []byte, err error) { done <- buf[:copy(buf, result)] })
+	fmt.Printf("% x\n", <-done)
+	network.Host("client").Close()
+	network.Host("server").Close()
+	// Output: 05
 }

@@ -1,11 +1,9 @@
 package transport_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log"
 
 	"github.com/roam-go/roam/transport"
@@ -149,64 +147,4 @@ func ExampleMemory() {
 	// 2 <nil>
 	// true
 	// transport: dial server:1: connection refused
-}
-
-// library sends its one book to whoever pulls it.
-type library struct{ book *transport.BulkSource }
-
-func (h library) Handle(c transport.Conn, r *transport.Request) {
-	if id, ok := transport.IsBulk(r); ok && id == 1 {
-		h.book.Handle(r)
-		return
-	}
-	r.Reply(nil, transport.ErrNoMethod)
-}
-
-func (h library) Closed(c transport.Conn, err error) {}
-
-func ExampleReceiveBulk() {
-	ctx := context.Background()
-	network := transport.NewMemory()
-	book := transport.NewBulkSource(bytes.NewReader(make([]byte, 1_000_000)))
-	l, err := network.Host("library").Listen(":0", func(transport.Conn) transport.Handler { return library{book} })
-	if err != nil {
-		log.Fatal(err)
-	}
-	sent := make(chan error, 1)
-	go func() {
-		_, err := book.Send(ctx)
-		sent <- err
-	}()
-
-	c, err := network.Host("reader").Dial(ctx, transport.Peer{Addr: l.Addr()}, nil)
-	if err != nil {
-		log.Fatal(err)
-	}
-	r := transport.ReceiveBulk(ctx, c, 1, 10<<20)
-	defer r.Close()
-	n, err := io.Copy(io.Discard, r) // nil only if every byte is right
-	fmt.Println(n, err, <-sent)
-	network.Host("reader").Close()
-	network.Host("library").Close()
-	// Output: 1000000 <nil> <nil>
-}
-
-// Messages that come in great numbers are put together and taken apart field by field.
-func ExampleReadValues() {
-	msg := transport.AppendArray(nil, 3)
-	msg = transport.AppendUint(msg, 7)
-	msg = transport.AppendString(msg, "hello")
-	msg = transport.AppendBytes(msg, []byte{1, 2, 3})
-
-	v := transport.ReadValues(msg)
-	fields := v.Array()
-	id, text, data := v.Uint(), v.Bytes(), v.Bytes()
-	if err := v.End(); err != nil {
-		fmt.Println(err)
-		return
-	}
-	fmt.Println(fields, id, string(text), data)
-
-	// Output:
-	// 3 7 hello [1 2 3]
 }

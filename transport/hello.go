@@ -3,37 +3,39 @@ package transport
 import (
 	"io"
 	"time"
+
+	"github.com/roam-go/roam/transport/internal/mp"
 )
 
-// The versions of the protocol that this package speaks. The history is in the package's documentation.
+// The versions of the protocol that this package speaks. PROTOCOL.md has their history.
 const (
 	minVersion = 1
 	maxVersion = 1
 )
 
-// The dialer's first call is hello with [min, max, features], and the answer is [version, features]. Features are names,
-// for what comes later: a peer ignores those that it does not know. Further values in either array are ignored, too.
+// The dialer's first call is hello with [min, max, features]; the answer is [version, features]. Features are names for later
+// extensions. A peer ignores unknown ones, and further values in either array.
 
 func appendHello(b []byte, lo, hi uint64) []byte {
-	return append(AppendUint(AppendUint(append(b, 0x93), lo), hi), emptyArray...)
+	return append(mp.AppendUint(mp.AppendUint(append(b, 0x93), lo), hi), emptyArray...)
 }
 
 func appendWelcome(b []byte, version uint64) []byte {
-	return append(AppendUint(append(b, 0x92), version), emptyArray...)
+	return append(mp.AppendUint(append(b, 0x92), version), emptyArray...)
 }
 
-// takeVersions reads the n numbers at the front of a hello or a welcome, which holds an array of features after them.
+// takeVersions reads the n numbers at the front of a hello or a welcome. An array of features follows them.
 func takeVersions(b []byte, n int) ([2]uint64, error) {
 	var v [2]uint64
-	count, b, ok := takeArray(b)
+	count, b, ok := mp.TakeArray(b)
 	ok = ok && count > uint64(n)
 	for i := range n {
 		if ok {
-			v[i], b, ok = takeUint(b)
+			v[i], b, ok = mp.TakeUint(b)
 		}
 	}
 	if ok {
-		_, _, ok = takeArray(b)
+		_, _, ok = mp.TakeArray(b)
 	}
 	if !ok {
 		return v, Errorf(CodeBadMessage, "transport: malformed %s", methodHello)
@@ -41,7 +43,7 @@ func takeVersions(b []byte, n int) ([2]uint64, error) {
 	return v, nil
 }
 
-// greet is the dialer's half. It runs before the reading goroutine starts, and under a deadline that the caller has set.
+// greet is the dialer's part of the greeting. It runs before the reading goroutine starts. The caller has set a deadline.
 func (c *conn) greet() error {
 	params := appendHello(nil, c.lim.minVersion, c.lim.maxVersion)
 	c.lastID = 1
@@ -60,13 +62,13 @@ func (c *conn) greet() error {
 	}
 	m := c.rd.msg
 	if m.kind != kindReply || m.id != c.lastID {
-		return Errorf(CodeBadMessage, "transport: %s sent something else before its answer to %s", c.peer.Addr, methodHello)
+		return Errorf(CodeBadMessage, "transport: %s sent another message before its answer to %s", c.peer.Addr, methodHello)
 	}
 	if m.failed() {
 		if e := parseError(m.fault.of(frame)); e.Code == CodeVersion || e.Code == CodeBadMessage {
 			return e
 		}
-		return nil // a peer that knows MessagePack-RPC only
+		return nil // a peer that implements only MessagePack-RPC
 	}
 	v, err := takeVersions(m.body.of(frame), 1)
 	if err != nil {
@@ -79,16 +81,15 @@ func (c *conn) greet() error {
 	return nil
 }
 
-// welcome is the listener's half. It puts the answer into the sending buffer and leaves the flush open, so that nothing is
-// written before release is called. A peer whose first message is anything else is served in version 1, and that message
-// is returned.
+// welcome is the listener's part. It appends the answer to the buffer but keeps flushing set, so nothing is written before
+// release. A peer whose first message is another one is served in version 1; welcome returns that message.
 func (c *conn) welcome() (first []byte, err error) {
 	c.flushing = true
 	c.rd.limit = readFirst
 	frame, err := c.next()
 	if c.foundTLS(err) {
 		err := Errorf(CodeBadMessage, "transport: %s speaks TLS, this side does not: %s", c.peer.Addr, askPlaintext)
-		c.refuse(0, err) // its TLS sees a message in place of a record, which handshakeError knows
+		c.refuse(0, err) // the peer's TLS finds a message instead of a record, which handshakeError explains
 		return nil, err
 	}
 	if err != nil {
@@ -97,7 +98,7 @@ func (c *conn) welcome() (first []byte, err error) {
 	m := c.rd.msg
 	if m.kind != kindCall || string(m.method.of(frame)) != methodHello {
 		if c.lim.minVersion > 1 {
-			return nil, Errorf(CodeVersion, "transport: %s does not say which version it speaks", c.peer.Addr)
+			return nil, Errorf(CodeVersion, "transport: %s does not announce its protocol version", c.peer.Addr)
 		}
 		return frame, nil
 	}
@@ -118,7 +119,7 @@ func (c *conn) welcome() (first []byte, err error) {
 	return nil, nil
 }
 
-// release lets the answer out, and what was sent while accept ran.
+// release writes the answer, and the messages sent while accept ran.
 func (c *conn) release() {
 	if c.raw != nil {
 		c.flushInline()
@@ -127,8 +128,8 @@ func (c *conn) release() {
 	}
 }
 
-// foundTLS reports whether err, of the first message, is that there is TLS on a connection that has none: the message begins
-// as a record with a handshake or an alert does.
+// foundTLS reports whether reading the first message failed with err because the peer speaks TLS: the message begins like a
+// handshake or alert record.
 func (c *conn) foundTLS(err error) bool {
 	b := c.rd.buf[c.rd.r:c.rd.w]
 	return err != nil && c.seal == nil && len(b) > 1 && (b[0] == 0x15 || b[0] == 0x16) && b[1] == 3
@@ -139,7 +140,7 @@ func (c *conn) refuse(id uint64, err error) {
 	c.count()
 	c.nc.Write(appendErrorReply(nil, id, err, c.lim.maxMessage-maxEnvelope))
 	if half, ok := c.nc.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
-		io.CopyN(io.Discard, c.nc, readDrain) // until the peer has read it; the handshake's deadline holds
+		io.CopyN(io.Discard, c.nc, readDrain) // until the peer has read it, or the deadline of the handshake
 	}
 }
 
@@ -159,5 +160,5 @@ func (c *conn) greetError(err error) error {
 	return err
 }
 
-// handshakeBy is when a handshake that begins now must be over.
+// handshakeBy returns the deadline of a handshake that begins now.
 func (l *limits) handshakeBy() time.Time { return time.Now().Add(l.handshake) }

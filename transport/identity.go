@@ -13,13 +13,13 @@ import (
 	"path/filepath"
 )
 
-// Key is an Ed25519 public key (RFC 8032), by which a process is known. The zero Key stands for none.
+// Key is the Ed25519 public key (RFC 8032) of a process. The zero Key means no key.
 type Key [ed25519.PublicKeySize]byte
 
-// IsZero reports whether k stands for no key.
+// IsZero reports whether k is the zero Key.
 func (k Key) IsZero() bool { return k == Key{} }
 
-// String is k in unpadded URL-safe base64, 43 characters; "" for the zero Key. [ParseKey] reads it.
+// String returns k in unpadded URL-safe base64, which has 43 characters, or "" for the zero Key. [ParseKey] reads it.
 func (k Key) String() string {
 	if k.IsZero() {
 		return ""
@@ -27,7 +27,7 @@ func (k Key) String() string {
 	return base64.RawURLEncoding.EncodeToString(k[:])
 }
 
-// ParseKey reads what [Key.String] wrote.
+// ParseKey parses the output of [Key.String].
 func ParseKey(s string) (Key, error) {
 	var k Key
 	if s == "" {
@@ -41,22 +41,23 @@ func ParseKey(s string) (Key, error) {
 	return k, nil
 }
 
-// Identity is a private key, by which this process proves who it is. It does not change and is safe for concurrent use.
+// Identity is the private key that proves the identity of a process. It is immutable and safe for concurrent use.
 type Identity struct {
 	key ed25519.PrivateKey
 }
 
-// NewIdentity makes an identity at random.
+// NewIdentity returns a new random identity.
 func NewIdentity() *Identity {
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
-		panic(err) // the random source of the system does not fail: it would end the process itself
+		panic(err) // crypto/rand never fails: it would end the process
 	}
 	return &Identity{key: key}
 }
 
-// LoadIdentity reads the identity in the file at path, which it makes, with mode 0600, if there is none. The file holds the
-// key in PKCS #8 as PEM, as openssl makes and reads it. A file that is anything else is an error and stays as it is.
+// LoadIdentity reads the identity in the file at path, and creates the file with mode 0600 if it does not exist. The file
+// contains the key in PKCS #8 as PEM, as openssl writes and reads it. LoadIdentity never changes a file that exists, and
+// returns an error if it contains anything else.
 func LoadIdentity(path string) (*Identity, error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -64,7 +65,7 @@ func LoadIdentity(path string) (*Identity, error) {
 		if err = id.save(path); err == nil {
 			return id, nil
 		}
-		if errors.Is(err, fs.ErrExist) { // another process was faster
+		if errors.Is(err, fs.ErrExist) { // another process has created it
 			data, err = os.ReadFile(path)
 		}
 	}
@@ -73,8 +74,8 @@ func LoadIdentity(path string) (*Identity, error) {
 	}
 	block, rest := pem.Decode(data)
 	if block == nil || block.Type != "PRIVATE KEY" || len(rest) > 0 {
-		return nil, fmt.Errorf("transport: identity: %s does not hold one PEM block PRIVATE KEY: it is torn or another file; "+
-			"restore it, or remove it to become somebody new", path)
+		return nil, fmt.Errorf("transport: identity: %s is not one PEM block PRIVATE KEY: it is damaged or another file; "+
+			"restore it, or remove it to create a new identity", path)
 	}
 	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil {
@@ -87,17 +88,17 @@ func LoadIdentity(path string) (*Identity, error) {
 	return &Identity{key: private}, nil
 }
 
-// save writes the file so that at any time there is either none or a whole one at path, and never replaces one.
+// save creates the file at path atomically, and never replaces one.
 func (id *Identity) save(path string) error {
 	err := id.saveBeside(path)
-	// Who asked for path knows nothing of a temporary file.
+	// The caller knows path, not the temporary file.
 	if e, ok := errors.AsType[*fs.PathError](err); ok {
 		err = e.Err
 	} else if e, ok := errors.AsType[*os.LinkError](err); ok {
 		err = e.Err
 	}
 	if err != nil {
-		return fmt.Errorf("make %s: %w", path, err)
+		return fmt.Errorf("create %s: %w", path, err)
 	}
 	return nil
 }
@@ -126,9 +127,9 @@ func (id *Identity) saveBeside(path string) error {
 	return os.Link(f.Name(), path)
 }
 
-// Key is the public key.
+// Key returns the public key.
 func (id *Identity) Key() Key { return Key(id.key.Public().(ed25519.PublicKey)) }
 
-// Sign signs message; [ed25519.Verify] with the Key checks it. What is signed should say what it is for, since the same key
-// proves the identity in TLS.
+// Sign signs message; [ed25519.Verify] with the Key verifies the signature. The message should state its purpose, because the
+// same key signs in TLS.
 func (id *Identity) Sign(message []byte) []byte { return ed25519.Sign(id.key, message) }

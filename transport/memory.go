@@ -15,12 +15,11 @@ import (
 	"time"
 )
 
-// Memory is a network inside the process, for tests: hosts with names, connected by streams of bytes that can be slow, cut,
-// damaged or partitioned. It carries the same messages as [TCP], and runs in a bubble of testing/synctest. It is safe for
-// concurrent use.
+// Memory is a network of named hosts inside the process, for tests. Its connections can be slow, cut, damaged or partitioned.
+// It carries the same messages as [TCP] and works in a testing/synctest bubble. It is safe for concurrent use.
 //
-// Faults concern a direction from one host to another, or all between two, and hold for connections that exist and those to
-// come unless the method says otherwise. Hosts need not exist when a fault is set.
+// A fault applies to one direction between two hosts, or to both, and to existing and future connections unless the method
+// states otherwise. The hosts need not exist when a fault is set.
 type Memory struct {
 	mu        sync.Mutex // guards everything here and in the streams; held for moments only
 	hosts     map[string]*MemoryTransport
@@ -30,14 +29,14 @@ type Memory struct {
 	oneWay    time.Duration
 	ports     int
 	dials     int64
-	changed   sync.Cond // a dial that waits may go on
+	changed   sync.Cond // wakes dials that wait
 	messages  atomic.Int64
 }
 
-// memLink is what happens to bytes from one host to another.
+// memLink is the state of one direction between two hosts.
 type memLink struct {
 	from, to string
-	delay    time.Duration // below 0: the network's
+	delay    time.Duration // below 0: use the network's
 	blocked  bool
 	refuse   bool
 	rate     int64 // bytes a second; 0: no limit
@@ -46,7 +45,7 @@ type memLink struct {
 	flipIn   int64 // bytes until one is damaged; below 0: none
 }
 
-// MemoryStats counts what has happened in a [Memory].
+// MemoryStats are counters of a [Memory].
 type MemoryStats struct {
 	Dials    int64 // attempts to connect, successful or not
 	Open     int   // connections that at least one side has not closed
@@ -55,7 +54,7 @@ type MemoryStats struct {
 
 var errRefused error = syscall.ECONNREFUSED
 
-// NewMemory makes a network without delay and faults.
+// NewMemory returns a network without delay and faults.
 func NewMemory() *Memory {
 	m := &Memory{
 		hosts:     make(map[string]*MemoryTransport),
@@ -67,8 +66,8 @@ func NewMemory() *Memory {
 	return m
 }
 
-// Host returns the host with that name, with the default limits and a key that depends on the name only; it makes it if
-// there is none, or the last one was closed or crashed.
+// Host returns the host with that name. It creates the host, with the default configuration and a key that depends only on
+// the name, if there is none or the last one was closed or crashed.
 func (m *Memory) Host(name string) *MemoryTransport {
 	seed := sha256.Sum256([]byte("roam memory host " + name))
 	t, err := m.HostWith(name, TCPConfig{Identity: &Identity{key: ed25519.NewKeyFromSeed(seed[:])}})
@@ -78,11 +77,11 @@ func (m *Memory) Host(name string) *MemoryTransport {
 	return t
 }
 
-// HostWith is Host for a configuration, which counts only when the host is made. Nothing is encrypted: Identity is the key
-// that the host has for the others, and with InsecurePlaintext, or without an Identity, it has none.
+// HostWith is like Host with a configuration, which is used only if the host is created. Nothing is encrypted: Identity is
+// the key that other hosts see. With InsecurePlaintext, or without an Identity, the host has no key.
 func (m *Memory) HostWith(name string, cfg TCPConfig) (*MemoryTransport, error) {
 	if name == "" || strings.Contains(name, ":") {
-		return nil, fmt.Errorf("transport: %q is no name for a host", name)
+		return nil, fmt.Errorf("transport: %q is not a valid host name", name)
 	}
 	lim, err := cfg.limits()
 	if err != nil {
@@ -114,11 +113,11 @@ type MemoryTransport struct {
 
 var _ Transport = (*MemoryTransport)(nil)
 
-// Key is the host's key.
+// Key returns the host's key.
 func (t *MemoryTransport) Key() Key { return t.key }
 
-// Close closes the host's listeners and connections and waits until their goroutines have ended. It must not be called from
-// a handler.
+// Close closes the host's listeners and connections and waits until their goroutines have ended. Do not call it from a
+// handler.
 func (t *MemoryTransport) Close() error {
 	t.net.mu.Lock()
 	t.dead = true
@@ -128,7 +127,7 @@ func (t *MemoryTransport) Close() error {
 	return nil
 }
 
-// Listen implements [Transport]. addr is name:port, or :port, with the host's own name; port 0 picks one.
+// Listen implements [Transport]. addr is name:port with the host's own name, or :port. Port 0 selects a free port.
 func (t *MemoryTransport) Listen(addr string, accept func(Conn) Handler) (Listener, error) {
 	l, err := t.listen(addr, accept)
 	if err != nil {
@@ -193,7 +192,7 @@ func (l *memListener) Close() error {
 	return nil
 }
 
-// Dial implements [Transport]. HandshakeTimeout bounds the greeting where ctx has no deadline.
+// Dial implements [Transport]. If ctx has no deadline, the greeting may take 2 s.
 func (t *MemoryTransport) Dial(ctx context.Context, to Peer, h Handler) (Conn, error) {
 	c, err := t.dial(ctx, to, h)
 	if err != nil {
@@ -214,7 +213,7 @@ func (t *MemoryTransport) dial(ctx context.Context, to Peer, h Handler) (*conn, 
 	})
 }
 
-// connect makes the two ends of a connection after one round trip, and hands one to the listener.
+// connect creates the two ends of a connection after one round trip, and passes one to the listener.
 func (m *Memory) connect(ctx context.Context, t *MemoryTransport, to Peer) (*memConn, Key, error) {
 	host, _, err := net.SplitHostPort(to.Addr)
 	if err != nil {
@@ -238,7 +237,7 @@ func (m *Memory) connect(ctx context.Context, t *MemoryTransport, to Peer) (*mem
 	return here, l.t.key, nil
 }
 
-// pair waits for the link and makes both ends.
+// pair waits for the link and creates both ends.
 func (m *Memory) pair(ctx context.Context, t *MemoryTransport, to Peer, host string) (here, far *memConn, l *memListener, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -253,7 +252,7 @@ func (m *Memory) pair(ctx context.Context, t *MemoryTransport, to Peer, host str
 		case there.refuse:
 			return nil, nil, nil, errRefused
 		case there.blocked || back.blocked:
-			m.changed.Wait() // nobody answers
+			m.changed.Wait() // no answer
 			continue
 		}
 		if trip := m.delay(there) + m.delay(back); trip > 0 && !begun {
@@ -275,7 +274,7 @@ func (m *Memory) pair(ctx context.Context, t *MemoryTransport, to Peer, host str
 		return nil, nil, nil, errRefused
 	}
 	if !to.Key.IsZero() && to.Key != l.t.key {
-		return nil, nil, nil, Errorf(CodeWrongKey, "key %v is wanted, the peer has %v", to.Key, l.t.key)
+		return nil, nil, nil, Errorf(CodeWrongKey, "expected key %v, the peer has %v", to.Key, l.t.key)
 	}
 	m.ports++
 	local := memAddr(net.JoinHostPort(t.name, strconv.Itoa(m.ports)))
@@ -286,7 +285,7 @@ func (m *Memory) pair(ctx context.Context, t *MemoryTransport, to Peer, host str
 	return here, far, l, nil
 }
 
-// take starts the greeting on the listener's side, unless that is closed.
+// take starts the greeting on the listener's side, unless the endpoint is closed.
 func (l *memListener) take(base *memConn, peer Peer) bool {
 	e := &l.t.endpoint
 	e.mu.Lock()
@@ -318,7 +317,7 @@ func (m *Memory) stream(l *memLink) *memStream {
 	return s
 }
 
-// link is the link between two hosts. The mutex is held.
+// link returns the link between two hosts. The caller holds the mutex.
 func (m *Memory) link(from, to string) *memLink {
 	l := m.links[[2]string{from, to}]
 	if l == nil {
@@ -335,10 +334,10 @@ func (m *Memory) delay(l *memLink) time.Duration {
 	return m.oneWay
 }
 
-// gone forgets an end that was closed or reset.
+// gone removes an end that was closed or reset.
 func (m *Memory) gone(c *memConn) { delete(m.conns, c) }
 
-// damage applies the faults that count bytes to what is sent, and reports whether the connection is cut after it.
+// damage applies the faults that count bytes to the data that is sent, and reports whether the connection is cut after it.
 func (l *memLink) damage(data *[]byte) (cut bool) {
 	b := *data
 	if l.cutIn >= 0 {
@@ -361,7 +360,7 @@ func (l *memLink) damage(data *[]byte) (cut bool) {
 	return cut
 }
 
-// change runs f on the links in one or both directions and wakes everybody who may wait for it.
+// change runs f on the links of the pairs and wakes all goroutines that may wait for it.
 func (m *Memory) change(f func(*memLink), pairs ...[2]string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -381,27 +380,25 @@ func (m *Memory) wake() {
 
 func both(a, b string) [][2]string { return [][2]string{{a, b}, {b, a}} }
 
-// SetDelay sets how long bytes travel from one host to any other. A dial takes two such times more. What is on its way
-// already is not affected.
+// SetDelay sets the delay from each host to any other. A dial takes two delays more. Bytes already in flight keep theirs.
 func (m *Memory) SetDelay(oneWay time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.oneWay = max(oneWay, 0)
 }
 
-// SetLinkDelay is SetDelay for what goes from one host to another; below 0 it is the network's again.
+// SetLinkDelay sets the delay from one host to another. A negative one restores the delay of SetDelay.
 func (m *Memory) SetLinkDelay(from, to string, oneWay time.Duration) {
 	m.change(func(l *memLink) { l.delay = oneWay }, [2]string{from, to})
 }
 
-// Throttle limits what goes from one host to another, on all connections together, to a number of bytes a second; 0 lifts
-// the limit.
+// Throttle limits the bytes per second from one host to another, on all connections together. 0 means no limit.
 func (m *Memory) Throttle(from, to string, bytesPerSecond int) {
 	m.change(func(l *memLink) { l.rate, l.free = int64(max(bytesPerSecond, 0)), time.Time{} }, [2]string{from, to})
 }
 
-// Block holds back what goes from one host to another, as when a route is lost: connections stall, and dials get no answer,
-// in either direction. After [Memory.Heal] what was held back arrives, since TCP would have sent it again.
+// Block holds back all bytes from one host to another, as if a route was lost. Connections stall, and dials in either
+// direction get no answer. After [Memory.Heal] the bytes arrive, since TCP would have sent them again.
 func (m *Memory) Block(from, to string) {
 	m.change(func(l *memLink) { l.blocked = true }, [2]string{from, to})
 }
@@ -411,16 +408,16 @@ func (m *Memory) Partition(a, b string) {
 	m.change(func(l *memLink) { l.blocked = true }, both(a, b)...)
 }
 
-// Isolate partitions a host from every other host that has existed.
+// Isolate partitions a host from every other host created so far.
 func (m *Memory) Isolate(host string) { m.eachPeer(host, m.Partition) }
 
-// Refuse makes dials from one host to another fail at once, even where the link is blocked. Connections that exist are not
-// affected.
+// Refuse makes dials from one host to another fail at once, even if the link is blocked. It does not affect existing
+// connections.
 func (m *Memory) Refuse(from, to string) {
 	m.change(func(l *memLink) { l.refuse = true }, [2]string{from, to})
 }
 
-// Heal lifts what Block, Partition and Refuse did between two hosts, in both directions.
+// Heal ends the effects of Block, Partition, Isolate and Refuse between two hosts, in both directions.
 func (m *Memory) Heal(a, b string) {
 	m.change(func(l *memLink) { l.blocked, l.refuse = false, false }, both(a, b)...)
 }
@@ -435,8 +432,8 @@ func (m *Memory) HealAll() {
 	m.wake()
 }
 
-// Drop makes everything vanish that goes from one host to another on the connections that exist now, for ever: to the
-// receiver they fall silent. New connections work.
+// Drop discards all bytes from one host to another, on the existing connections and for their lifetime: the receiver hears
+// nothing. New connections work.
 func (m *Memory) Drop(from, to string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -448,7 +445,7 @@ func (m *Memory) Drop(from, to string) {
 	}
 }
 
-// Cut resets the connections between two hosts. New ones can be made.
+// Cut resets the connections between two hosts. New ones work.
 func (m *Memory) Cut(a, b string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -459,18 +456,18 @@ func (m *Memory) Cut(a, b string) {
 	}
 }
 
-// CutAfter resets the connection on which the n-th byte from now on goes from one host to another, after that byte.
+// CutAfter resets the connection that carries the n-th byte from now on from one host to another, after that byte.
 func (m *Memory) CutAfter(from, to string, n int64) {
 	m.change(func(l *memLink) { l.cutIn = n }, [2]string{from, to})
 }
 
-// FlipAfter inverts a bit of the byte that goes from one host to another after n others.
+// FlipAfter inverts a bit of the byte after the next n bytes from one host to another.
 func (m *Memory) FlipAfter(from, to string, n int64) {
 	m.change(func(l *memLink) { l.flipIn = n }, [2]string{from, to})
 }
 
-// Crash ends a host as if its process had died: its connections are reset, its listeners are gone, and its transport
-// answers ErrClosed. [Memory.Host] makes a new one of that name.
+// Crash ends a host as if its process had died: its connections are reset, its listeners disappear, and its transport
+// returns [ErrClosed]. [Memory.Host] then creates a new host with that name.
 func (m *Memory) Crash(host string) {
 	m.mu.Lock()
 	t := m.hosts[host]
@@ -508,7 +505,7 @@ func (m *Memory) eachPeer(host string, f func(a, b string)) {
 	}
 }
 
-// Stats counts what has happened so far.
+// Stats returns the counters.
 func (m *Memory) Stats() MemoryStats {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -215,8 +215,8 @@ func TestMemory(t *testing.T) {
 			_, err := n.HostWith(name, TCPConfig{})
 			require.Error(t, err)
 		}
-		_, err = n.HostWith("new", TCPConfig{MaxMessage: -1})
-		require.ErrorContains(t, err, "MaxMessage")
+		_, err = n.HostWith("new", TCPConfig{MaxPending: -1})
+		require.ErrorContains(t, err, "MaxPending")
 		none, err := n.HostWith("new", TCPConfig{InsecurePlaintext: true})
 		require.NoError(t, err)
 		require.True(t, none.Key().IsZero())

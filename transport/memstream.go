@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	memWindow = 256 << 10 // bytes that may be on their way or unread, as in a socket's buffers
+	memWindow = 256 << 10 // bytes in flight or unread, as in the buffers of a socket
 	memPiece  = 16 << 10  // bytes that travel together
 )
 
@@ -29,20 +29,20 @@ type memConn struct {
 type memStream struct {
 	net      *Memory
 	link     *memLink
-	cond     sync.Cond // anything changed
+	cond     sync.Cond // signals any change
 	segs     []memSegment
-	off      int  // bytes of segs[0] that were read
-	size     int  // bytes written and not read
-	black    bool // what is written vanishes
-	finished bool // the writer sends no more
+	off      int  // bytes of segs[0] already read
+	size     int  // bytes written but not read
+	black    bool // written bytes are discarded
+	finished bool // the writer has ended the stream
 	deaf     bool // the reader has closed
 	reset    error
 
 	readBy, writeBy memDeadline
-	arrival         *time.Timer // wakes the reader for a segment that was still on its way
+	arrival         *time.Timer // wakes the reader when a segment arrives
 }
 
-// memSegment is some bytes and when they arrive; the end of the stream, or of the connection, if there are none.
+// memSegment is bytes and their time of arrival. Without bytes it is the end of the stream, or a reset.
 type memSegment struct {
 	data  []byte
 	at    time.Time
@@ -54,7 +54,7 @@ type memAddr string
 func (memAddr) Network() string  { return "memory" }
 func (a memAddr) String() string { return string(a) }
 
-// memDeadline is a time that wakes those who wait on a stream when it comes.
+// memDeadline is a deadline that wakes the goroutines that wait on a stream.
 type memDeadline struct {
 	at    time.Time
 	timer *time.Timer
@@ -97,7 +97,7 @@ func (s *memStream) die(err error) {
 	s.cond.Broadcast()
 }
 
-// ready is the first segment if it has arrived; if it is on its way, it sees to it that the reader is woken.
+// ready returns the first segment if it has arrived. If it is in flight, the reader is woken later.
 func (s *memStream) ready() *memSegment {
 	if len(s.segs) == 0 || s.link.blocked {
 		return nil
@@ -114,7 +114,7 @@ func (s *memStream) ready() *memSegment {
 	return nil
 }
 
-// put sends a segment on its way.
+// put sends a segment.
 func (s *memStream) put(seg memSegment) {
 	now := time.Now()
 	at := now
@@ -125,7 +125,7 @@ func (s *memStream) put(seg memSegment) {
 		s.link.free = s.link.free.Add(time.Duration(float64(len(seg.data)) / float64(s.link.rate) * float64(time.Second)))
 		at = s.link.free
 	}
-	seg.at = at.Add(s.net.delay(s.link)) // what arrives earlier than what was sent before waits for it in the queue
+	seg.at = at.Add(s.net.delay(s.link)) // the queue keeps the order
 	s.size += len(seg.data)
 	if s.black {
 		return
@@ -210,14 +210,14 @@ func (s *memStream) opError(op string, c *memConn, err error) error {
 	return &net.OpError{Op: op, Net: "memory", Source: c.local, Addr: c.remote, Err: err}
 }
 
-// die resets the connection at both ends. The network's mutex is held.
+// die resets the connection at both ends. The caller holds the network's mutex.
 func (c *memConn) die(err error) {
 	c.in.die(err)
 	c.out.die(err)
 	c.net.gone(c)
 }
 
-// CloseWrite tells the peer that nothing more comes.
+// CloseWrite ends the stream to the peer.
 func (c *memConn) CloseWrite() error {
 	c.net.mu.Lock()
 	defer c.net.mu.Unlock()

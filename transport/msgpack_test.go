@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/roam-go/roam/transport/internal/mp"
 )
 
 type sample struct {
@@ -66,7 +68,7 @@ func TestMarshalIsPlainMessagePack(t *testing.T) {
 }
 
 func TestUnmarshalRefuses(t *testing.T) {
-	many, err := Marshal(make([]bool, maxElements))
+	many, err := Marshal(make([]bool, mp.MaxElements))
 	require.NoError(t, err)
 	for name, b := range map[string][]byte{
 		"empty":            {},
@@ -108,22 +110,6 @@ func TestUnmarshalMemory(t *testing.T) {
 		_ = Unmarshal(b, v)
 		runtime.ReadMemStats(&after)
 		require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(16<<20), "%T", v)
-	}
-}
-
-func TestUnmarshalSmall(t *testing.T) {
-	type large struct{ A, B, C, D, E, F, G, H [64]byte }
-	for n, ok := range map[int]bool{smallElements - 1: true, smallElements: false, 0xff00: false} {
-		b := append([]byte{0xdd, 0, 0, byte(n >> 8), byte(n)}, bytes.Repeat([]byte{0x80}, n)...)
-		var before, after runtime.MemStats
-		runtime.ReadMemStats(&before)
-		err := UnmarshalSmall(b, new([]large))
-		runtime.ReadMemStats(&after)
-		if require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(1<<20), "%d", n); ok {
-			require.NoError(t, err)
-		} else {
-			require.ErrorIs(t, err, ErrBadMessage)
-		}
 	}
 }
 

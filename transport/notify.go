@@ -1,18 +1,16 @@
 package transport
 
-// shareFrom is the size in bytes from which one copy of a notification serves all connections. Smaller ones are copied to
-// each, so that they can be written together with what else waits there.
+// shareFrom is the size in bytes from which all connections share one copy of a notification. Smaller ones are copied to each
+// connection's buffer, so that they are written together with what else waits there.
 const shareFrom = 8 << 10
 
-// manyConns are so many that the sender leaves TLS to others: to encrypt for one after the other would take it so long that
-// there is more to send by then, and less would be written at a time.
+// manyConns is the number of connections from which the sender leaves encryption to other goroutines. Encrypting for one
+// connection after the other would take so long that more messages arrive, and each write would carry fewer of them.
 const manyConns = 8
 
-// NotifyAll sends the same notification on many connections: like [Conn].Notify on each of them, but it is checked and
-// encoded once, and a large one is held in memory once however many wait to be sent. Those on which it can't be sent are
-// passed over: their handlers learn why they ended.
-func NotifyAll(conns []Conn, method string, params []byte) {
-	var shared *conn // under whose limits the frame was made
+// NotifyAll implements [Broadcaster].
+func (*conn) NotifyAll(conns []Conn, method string, params []byte) {
+	var shared *conn // whose limits the frame satisfies
 	var frame []byte
 	for _, cc := range conns {
 		c, ok := cc.(*conn)
@@ -33,11 +31,11 @@ func NotifyAll(conns []Conn, method string, params []byte) {
 	}
 }
 
-// newShared makes the place for a frame of at most n bytes that is in the queues of several connections. Its capacity is
-// one that no pool has, so that putChunk leaves it alone.
+// newShared returns a buffer for a frame of at most n bytes that several connections queue. No pool has its capacity, so
+// putChunk ignores it.
 func newShared(n int) []byte { return make([]byte, 0, n&^3+6) }
 
-// notifyFrame sends a frame that many others get, too.
+// notifyFrame sends a frame that other connections share.
 func (c *conn) notifyFrame(frame []byte, many bool) error {
 	c.mu.Lock()
 	if c.err != nil {

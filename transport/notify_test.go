@@ -20,7 +20,7 @@ type collector struct {
 func (c *collector) Handle(_ Conn, r *Request) {
 	c.mu.Lock()
 	c.all = append(c.all, r.Method+" "+string(r.Params))
-	c.more = append(c.more, r.More())
+	c.more = append(c.more, r.More)
 	c.mu.Unlock()
 	c.news <- struct{}{}
 }
@@ -58,7 +58,7 @@ func TestNotifyAll(t *testing.T) {
 		send := func(n int) {
 			params, err := Marshal(bytes.Repeat([]byte{byte(n)}, n))
 			require.NoError(t, err)
-			NotifyAll(conns, "all", params)
+			conns[0].(Broadcaster).NotifyAll(conns, "all", params)
 			want = append(want, "all "+string(params))
 			clear(params) // the caller may use it again
 			for _, c := range conns[:len(got)] {
@@ -66,7 +66,7 @@ func TestNotifyAll(t *testing.T) {
 			}
 			want = append(want, "one \x90")
 		}
-		sizes := []int{1, shareFrom, 100, 3 * chunkLarge, 5, chunkSmall, chunkLarge, bulkBuffer}
+		sizes := []int{1, shareFrom, 100, 3 * chunkLarge, 5, chunkSmall, chunkLarge, chunkHuge}
 		for i := range 8 {
 			for k := range 12 { // sizes of frames that could be taken for those of a pool
 				send(sizes[i] - k%min(12, sizes[i]))
@@ -77,8 +77,8 @@ func TestNotifyAll(t *testing.T) {
 				}
 			}
 		}
-		NotifyAll(conns, "", []byte{1})       // no method
-		NotifyAll(conns, "bad", []byte{0xc1}) // no value
+		conns[0].(Broadcaster).NotifyAll(conns, "", []byte{1})       // no method
+		conns[0].(Broadcaster).NotifyAll(conns, "bad", []byte{0xc1}) // no value
 		for i, c := range got {
 			require.True(t, slices.Equal(want, c.all), "connection %d", i)
 		}
@@ -87,7 +87,7 @@ func TestNotifyAll(t *testing.T) {
 
 // What several connections send must not be given to a pool by the one that is first done with it.
 func TestSharedIsNotPooled(t *testing.T) {
-	for _, pooled := range []int{chunkSmall, chunkLarge, bulkBuffer} {
+	for _, pooled := range []int{chunkSmall, chunkLarge, chunkHuge} {
 		for n := pooled - 16; n <= pooled+16; n++ {
 			require.GreaterOrEqual(t, cap(newShared(n)), n)
 			require.NotEqual(t, pooled, cap(newShared(n)))

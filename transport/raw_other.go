@@ -4,7 +4,7 @@ package transport
 
 import "net"
 
-// rawWriter is not implemented here: a goroutine writes.
+// rawWriter is not available: a goroutine writes.
 type rawWriter struct{}
 
 func newRawWriter(net.Conn) *rawWriter { return nil }

@@ -9,10 +9,10 @@ import (
 	"syscall"
 )
 
-// rawWriter writes to a socket without ever waiting for it. It is used by one goroutine at a time.
+// rawWriter writes to a socket without blocking. It is used by one goroutine at a time.
 type rawWriter struct {
 	rc  syscall.RawConn
-	fn  func(fd uintptr) bool // made once: a closure for each write would be garbage
+	fn  func(fd uintptr) bool // created once, to save an allocation for each write
 	buf []byte
 	n   int
 	err error
@@ -35,7 +35,7 @@ func newRawWriter(nc net.Conn) *rawWriter {
 	return w
 }
 
-// write writes as much of b as the system takes at once, possibly nothing.
+// write writes as much of b as the system accepts at once, possibly nothing.
 func (w *rawWriter) write(b []byte) (int, error) {
 	w.buf, w.n, w.err = b, 0, nil
 	err := w.rc.Write(w.fn)

@@ -4,52 +4,54 @@ import (
 	"errors"
 	"sync"
 	"time"
+
+	"github.com/roam-go/roam/transport/internal/mp"
 )
 
 const (
 	readSmall   = 1 << 10  // buffer of an idle connection
 	readLarge   = 64 << 10 // buffer of a busy one
-	readFirst   = 4 << 10  // largest first message, from a peer that nothing is known of yet
-	readDrain   = 64 << 10 // what is read of a peer that is refused, so that it gets the answer
-	spareReads  = 64       // reads that a buffer is too large for before it shrinks
-	methods     = 64       // names kept, so that they are not allocated for each message
-	smallParams = 64       // bytes of params up to which they share a piece of memory with their request
+	readFirst   = 4 << 10  // largest first message, from an unknown peer
+	readDrain   = 64 << 10 // bytes read from a refused peer, so that it gets the answer
+	spareReads  = 64       // small reads before the buffer shrinks
+	methods     = 64       // method names kept, to save an allocation for each message
+	smallParams = 64       // largest params allocated together with their request
 	smallCall   = 120      // the same for a call
-	burstLen    = 4        // small notifications that share a piece of memory, where they come one upon the other
+	burstLen    = 4        // small notifications of a burst that share an allocation
 )
 
 // reader is the receiving half of a conn. It belongs to the reading goroutine.
 type reader struct {
-	buf     []byte // buf[r:w] was read and not handed out
+	buf     []byte // buf[r:w] was read but not handled
 	r, w    int
-	limit   int // bytes a message may have now
-	scan    scanner
-	begun   bool      // scan is in a message
-	whole   bool      // msg is the next message, which was not handed out
-	bad     error     // why what comes next is no message
-	msg     message   // the latest that was whole
+	limit   int // the size limit of a message
+	scan    mp.Scanner
+	begun   bool      // scan is inside a message
+	whole   bool      // msg is the next message and not handled yet
+	bad     error     // why the next bytes are not a message
+	msg     message   // the last complete message
 	full    bool      // the last read filled the buffer
-	spare   int       // reads in a row for which a quarter of the buffer was enough
-	waiting time.Time // since when nothing has arrived
-	started time.Time // when the message that is not whole began to arrive; zero if there is none
+	spare   int       // consecutive reads that filled less than a quarter of the buffer
+	waiting time.Time // when the last bytes arrived
+	started time.Time // when the first bytes of an incomplete message arrived, or zero
 	armed   time.Time // the read deadline
 	pinged  bool
 	last    string // the method of the last message
 	names   map[string]string
-	burst   *[burstLen]smallRequest // the latest, of which some were handed out
-	used    int                     // how many
+	burst   *[burstLen]smallRequest // the last one
+	used    int                     // how many of burst are in use
 }
 
 var largeBuffers = sync.Pool{New: func() any { return new([readLarge]byte) }}
 
-// resize changes the size of the buffer, keeping what it holds.
+// resize changes the size of the buffer and keeps its content.
 func (rd *reader) resize(n int) {
 	var buf []byte
 	switch {
 	case n == readLarge:
 		buf = largeBuffers.Get().(*[readLarge]byte)[:]
-	case n > readLarge && n <= bulkBuffer:
-		buf = bulkBuffers.Get().(*[bulkBuffer]byte)[:]
+	case n > readLarge && n <= chunkHuge:
+		buf = hugeChunks.Get().(*[chunkHuge]byte)[:]
 	default:
 		buf = make([]byte, n)
 	}
@@ -62,30 +64,13 @@ func (rd *reader) release() {
 	switch len(rd.buf) {
 	case readLarge:
 		largeBuffers.Put((*[readLarge]byte)(rd.buf))
-	case bulkBuffer:
-		bulkBuffers.Put((*[bulkBuffer]byte)(rd.buf))
+	case chunkHuge:
+		hugeChunks.Put((*[chunkHuge]byte)(rd.buf))
 	}
 	rd.buf = nil
 }
 
-// giveAway returns a buffer that begins with the frame that next has just returned. It belongs to the caller: a large frame
-// takes the reader's own buffer with it.
-func (rd *reader) giveAway(frame []byte) []byte {
-	if len(frame) > bulkBuffer {
-		return clone(frame)
-	}
-	buf := bulkBuffers.Get().(*[bulkBuffer]byte)[:]
-	if rd.r != len(frame) || len(frame) < readLarge || len(rd.buf) != bulkBuffer {
-		copy(buf, frame)
-		return buf
-	}
-	given := rd.buf
-	rd.r, rd.w, rd.buf = 0, copy(buf, given[rd.r:rd.w]), buf
-	return given
-}
-
-// next returns the next whole frame, which is valid until next is called again. rd.msg tells what it is, until next or more
-// is called.
+// next returns the next complete frame, which is valid until the next call. rd.msg describes it until next or more is called.
 func (c *conn) next() ([]byte, error) {
 	rd := &c.rd
 	for !rd.ahead() {
@@ -97,13 +82,12 @@ func (c *conn) next() ([]byte, error) {
 		}
 	}
 	rd.begun, rd.whole, rd.started = false, false, time.Time{}
-	frame := rd.buf[rd.r : rd.r+rd.scan.pos]
-	rd.r += rd.scan.pos
+	frame := rd.buf[rd.r : rd.r+rd.scan.Pos]
+	rd.r += rd.scan.Pos
 	return frame, nil
 }
 
-// ahead reports whether the next message is there to be taken without a read. Then rd.msg tells what it is; rd.bad, why it
-// never will be.
+// ahead reports whether the next message is complete in the buffer. Then rd.msg describes it. If it is invalid, rd.bad is set.
 func (rd *reader) ahead() bool {
 	if rd.whole || rd.w == rd.r || rd.bad != nil {
 		return rd.whole
@@ -113,17 +97,17 @@ func (rd *reader) ahead() bool {
 			rd.bad = err
 			return false
 		}
-		rd.scan.reset(rd.limit, maxDepth+1)
+		rd.scan.Reset(rd.limit, mp.MaxDepth+1)
 		rd.begun = true
 	}
-	whole, err := rd.scan.scan(rd.buf[rd.r:rd.w])
+	whole, err := rd.scan.Scan(rd.buf[rd.r:rd.w])
 	switch {
-	case err == errTooLong:
+	case err == mp.ErrTooLong:
 		rd.bad = Errorf(CodeBadMessage, "transport: message of more than %d bytes", rd.limit)
 	case err != nil:
 		rd.bad = Errorf(CodeBadMessage, "transport: message with %v", err)
 	case whole:
-		if err := rd.msg.parse(rd.buf[rd.r : rd.r+rd.scan.pos]); err != nil {
+		if err := rd.msg.parse(rd.buf[rd.r : rd.r+rd.scan.Pos]); err != nil {
 			rd.bad = err
 			return false
 		}
@@ -132,36 +116,36 @@ func (rd *reader) ahead() bool {
 	return rd.whole
 }
 
-// checkFirst refuses what cannot become a message by its first byte.
+// checkFirst returns an error if b cannot begin a message.
 func checkFirst(b byte) error {
 	switch {
 	case b == 0x93, b == 0x94, b == 0xdc, b == 0xdd:
 		return nil
 	case b == 0xc0:
-		return Errorf(CodeBadMessage, "transport: nil in place of a message")
-	case isExt(b):
-		return Errorf(CodeBadMessage, "transport: extension type 0x%02x in place of a message", b)
+		return Errorf(CodeBadMessage, "transport: nil instead of a message")
+	case mp.IsExt(b):
+		return Errorf(CodeBadMessage, "transport: extension type 0x%02x instead of a message", b)
 	case b&0xf0 == 0x90:
 		return Errorf(CodeBadMessage, "transport: message is an array of %d values", b&0x0f)
 	}
 	return Errorf(CodeBadMessage, "transport: message begins with 0x%02x, which is no array", b)
 }
 
-// fill reads once, at least a byte.
+// fill reads at least one byte.
 func (c *conn) fill() error {
 	rd := &c.rd
 	switch size, have := len(rd.buf), rd.w-rd.r; {
 	case size == 0:
 		rd.resize(readSmall)
-	case rd.full && size < readLarge: // there may be much more
+	case rd.full && size < readLarge: // there may be much more to read
 		rd.resize(min(4*size, readLarge))
 	case have == 0 && size > readSmall && rd.spare >= spareReads:
 		rd.spare = 0
 		rd.resize(max(min(size/4, readLarge), readSmall))
 	case have > size/2 && rd.w == size:
-		// What is kept for a message grows with what has come of it, not with what it says it will be.
-		rd.resize(min(max(2*size, min(rd.scan.pos, 8*size)), max(rd.limit, readLarge)))
-	case rd.r > 0 && have < size/8 || rd.w == size: // to read with much room is worth a small copy
+		// The buffer grows with the bytes that have arrived, not with the announced size.
+		rd.resize(min(max(2*size, min(rd.scan.Pos, 8*size)), max(rd.limit, readLarge)))
+	case rd.r > 0 && have < size/8 || rd.w == size: // room for a large read is worth a small copy
 		copy(rd.buf, rd.buf[rd.r:rd.w])
 		rd.r, rd.w = 0, have
 	}
@@ -193,11 +177,11 @@ func (c *conn) fill() error {
 	}
 }
 
-// tick is called when the read deadline has passed: it pings a peer that is silent, and gives up on one that stays so.
+// tick is called when the read deadline has passed. It pings a silent peer, and returns an error if it stays silent.
 func (c *conn) tick(now time.Time) error {
 	rd := &c.rd
-	// The goroutine was to wake at armed. If it is much later, and not because the handler kept it from waiting until
-	// then, this process stood still: what the peer sent meanwhile may be there already.
+	// The goroutine should wake at armed. If it wakes much later, and not because of the handler, the process was suspended,
+	// and data of the peer may have arrived meanwhile.
 	due := rd.armed
 	if due.Before(rd.waiting) {
 		due = rd.waiting
@@ -211,7 +195,7 @@ func (c *conn) tick(now time.Time) error {
 	quiet := now.Sub(rd.waiting)
 	switch {
 	case !rd.started.IsZero() && now.Sub(rd.started) >= c.lim.message:
-		return Errorf(CodeTimeout, "transport: %s sent a message that is not whole after %v", c.peer.Addr, c.lim.message)
+		return Errorf(CodeTimeout, "transport: %s has not completed a message within %v", c.peer.Addr, c.lim.message)
 	case quiet >= 3*c.lim.pingEvery:
 		return Errorf(CodeTimeout, "transport: %s has been silent for %v", c.peer.Addr, quiet.Round(time.Millisecond))
 	case quiet >= c.lim.pingEvery && !rd.pinged:
@@ -226,7 +210,7 @@ func (c *conn) tick(now time.Time) error {
 	return nil
 }
 
-// arm sets the read deadline to the next moment at which tick may have to act.
+// arm sets the read deadline to the next time at which tick may have to act.
 func (c *conn) arm(now time.Time) {
 	rd := &c.rd
 	at := rd.waiting.Add(c.lim.pingEvery)
@@ -236,7 +220,7 @@ func (c *conn) arm(now time.Time) {
 	if !rd.started.IsZero() {
 		at = earlier(at, rd.started.Add(c.lim.message))
 	} else {
-		at = earlier(at, now.Add(c.lim.message)) // so that it need not be set when a message begins
+		at = earlier(at, now.Add(c.lim.message)) // so the start of a message need not set it
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -253,8 +237,8 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// run is the reading goroutine, from the moment on at which the two sides have greeted each other. The frame of a peer that
-// did not greet comes first. It returns false if another goroutine has taken its place.
+// run is the reading goroutine after the greeting. first is the first frame of a peer that did not greet, or nil. It returns false if
+// another goroutine has taken its place.
 func (c *conn) run(first []byte) bool {
 	c.rd.limit = c.lim.maxMessage
 	now := time.Now()
@@ -271,7 +255,7 @@ func (c *conn) run(first []byte) bool {
 		}
 	}
 	if err == nil {
-		err = ErrClosed // over, and end has the reason
+		err = ErrClosed // end has set the reason
 	}
 	if errors.Is(err, ErrBadMessage) {
 		c.lim.log.Warn("connection ended by a bad message", "peer", c.peer.Addr, "error", err)
@@ -280,7 +264,7 @@ func (c *conn) run(first []byte) bool {
 	return true
 }
 
-// more reports whether the next message is there and for the handler.
+// more reports whether the next message has arrived and is for the handler.
 func (c *conn) more() bool {
 	rd := &c.rd
 	if !rd.ahead() || rd.msg.kind == kindReply {
@@ -290,7 +274,7 @@ func (c *conn) more() bool {
 	return string(method) != methodPing && string(method) != methodHello
 }
 
-// dispatch hands out one frame, whose message is rd.msg. It returns false if another goroutine reads on.
+// dispatch handles one frame, which rd.msg describes. It returns false if another goroutine reads on.
 func (c *conn) dispatch(frame []byte) bool {
 	m := &c.rd.msg
 	switch m.kind {
@@ -299,12 +283,11 @@ func (c *conn) dispatch(frame []byte) bool {
 		p, ok := c.calls.take(m.id)
 		c.mu.Unlock()
 		switch {
-		case !ok: // nobody waits for it any more
+		case !ok: // the call was cancelled
 		case m.failed():
 			p.complete(nil, parseError(m.fault.of(frame)))
-		case p.keep != nil:
-			buf := c.rd.giveAway(frame)
-			p.keep(buf, m.body.of(buf), nil)
+		case p.borrowed:
+			p.done(m.body.of(frame), nil)
 		default:
 			p.complete(clone(m.body.of(frame)), nil)
 		}
@@ -327,7 +310,7 @@ func (c *conn) dispatch(frame []byte) bool {
 	return true
 }
 
-// request makes what a handler is given of a frame, whose message is rd.msg until then.
+// request returns the request of a frame, which rd.msg describes.
 func (c *conn) request(frame []byte) *Request {
 	rd := &c.rd
 	m := &rd.msg
@@ -342,11 +325,11 @@ func (c *conn) request(frame []byte) *Request {
 	default:
 		r = rd.small(more).with(body)
 	}
-	r.Method, r.more = name, more
+	r.Method, r.More = name, more
 	return r
 }
 
-// small is a place for a small notification. If there are more to come at once, it is a part of a larger one.
+// small returns a small request. In a burst it is part of a larger allocation.
 func (rd *reader) small(more bool) *smallRequest {
 	if rd.burst == nil || rd.used == burstLen {
 		if !more {
@@ -364,7 +347,7 @@ type smallRequest struct {
 	params [smallParams]byte
 }
 
-// with gives the request its params.
+// with sets the params.
 func (s *smallRequest) with(params []byte) *Request {
 	n := len(params)
 	s.Params = s.params[:n:n]
@@ -372,7 +355,7 @@ func (s *smallRequest) with(params []byte) *Request {
 	return &s.Request
 }
 
-// newCall makes a request that is to be answered.
+// newCall returns the request of a call.
 func newCall(c *conn, id uint64, params []byte) *Request {
 	if n := len(params); n <= smallCall {
 		s := new(struct {
@@ -398,7 +381,7 @@ func clone(b []byte) []byte {
 	return d
 }
 
-// intern makes a string of a method's name, without garbage for names that come often.
+// intern returns a method's name as a string, without an allocation for frequent names.
 func (rd *reader) intern(b []byte) string {
 	if string(b) == rd.last {
 		return rd.last

@@ -6,26 +6,26 @@ import (
 )
 
 const (
-	// sealPiece is how many bytes are sealed before they are written: one record, which is still in the cache then.
+	// sealPiece is how many bytes are encrypted before they are written: one record, which is then still in the cache.
 	sealPiece = 15 << 10
-	// sealLarge is the same for a bulk frame: with what TLS adds, a large chunk holds them.
+	// sealLarge is the same for a huge chunk. A large chunk holds the records.
 	sealLarge = 60 << 10
-	// maxSealed bounds what TLS has written by itself to a peer that reads nothing, beside a piece that is being sealed. In one
-	// read TLS answers 16 times at most.
+	// maxSealed limits the bytes that TLS itself writes to a peer that does not read, besides a piece being encrypted. TLS
+	// responds at most 16 times in one read.
 	maxSealed = 2 * chunkLarge
 )
 
-// sealer is between TLS and the socket. Once the two sides have greeted each other it keeps what TLS writes until the conn
-// takes it: so to encrypt never waits for the peer, and many records leave in one system call.
+// sealer is between TLS and the socket. After the greeting it buffers the output of TLS until the conn takes it: so encrypting
+// never waits for the peer, and many records leave in one system call.
 type sealer struct {
-	net.Conn // what TLS reads from, and writes to before hold is called
+	net.Conn // TLS reads from it, and writes to it before hold is called
 
-	mu   sync.Mutex // guards what follows; taken after conn.mu
+	mu   sync.Mutex // guards the fields below; taken after conn.mu
 	held bool
-	buf  []byte // records that wait to be taken; nil: none
+	buf  []byte // records not taken yet; nil: none
 }
 
-// hold begins the keeping; s may be nil.
+// hold begins the buffering. s may be nil.
 func (s *sealer) hold() {
 	if s == nil {
 		return
@@ -35,7 +35,7 @@ func (s *sealer) hold() {
 	s.mu.Unlock()
 }
 
-// Write is called by TLS: for what the conn sends, and, on the reading goroutine, for answers that TLS gives by itself.
+// Write is called by TLS: for the data of the conn and, on the reading goroutine, for responses of TLS itself.
 func (s *sealer) Write(b []byte) (int, error) {
 	s.mu.Lock()
 	if !s.held {
@@ -50,7 +50,7 @@ func (s *sealer) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// grow makes room for n bytes and what TLS adds to them.
+// grow makes room for n bytes and the overhead of TLS.
 func (s *sealer) grow(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -59,7 +59,7 @@ func (s *sealer) grow(n int) {
 	}
 }
 
-// take returns the records that wait; they end in putChunk. nil: there are none.
+// take returns the buffered records, or nil. The caller passes them to putChunk.
 func (s *sealer) take() []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -68,7 +68,7 @@ func (s *sealer) take() []byte {
 	return b
 }
 
-// pending is how many bytes wait to be taken.
+// pending returns the number of buffered bytes.
 func (s *sealer) pending() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

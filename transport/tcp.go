@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -11,102 +12,69 @@ import (
 	"time"
 )
 
-// TCPConfig configures a [TCP]. The zero value is a working configuration: TLS with an identity made for the occasion.
+// TCPConfig configures a [TCP]. The zero value is valid: TLS with a new identity.
 type TCPConfig struct {
-	// Identity is the key that this side proves. nil: a new one, which nobody knows from before.
+	// Identity is the key that this side proves. It defaults to a new one, which no peer knows.
 	Identity *Identity
 
-	// InsecurePlaintext switches TLS off: no peer proves who it is, and everybody on the way can read and change what is
-	// said. Both sides must agree on it. An Identity is then an error.
+	// InsecurePlaintext disables TLS: no peer proves its identity, and everybody on the path can read and change the
+	// messages. Both sides must use the same setting. It cannot be combined with an Identity.
 	InsecurePlaintext bool
 
-	// MaxMessage is the largest message, in bytes, envelope included, that is sent or accepted: 512 to 1 GiB. 0 stands
-	// for 1 MiB.
-	MaxMessage int
-
-	// MaxPending bounds the bytes that wait to be sent on one connection; past it the connection is closed with
-	// [ErrSlowPeer]. It is at least MaxMessage. 0 stands for 4 MiB, or MaxMessage if that is larger.
+	// MaxPending limits the bytes that wait to be sent on one connection. Beyond it the connection is closed with
+	// [ErrSlowPeer]. It is at least 4 MiB, and defaults to that.
 	MaxPending int
 
-	// MaxConns is how many connections the transport has, those included that it dialled, before it closes what others
-	// dial at once, without a handshake. Those that are there are not affected. 0 stands for 65,536.
+	// MaxConns limits the open connections, outbound included; further inbound ones are closed before the handshake. It
+	// defaults to 65,536.
 	MaxConns int
 
-	// PingEvery is how long a peer may be silent before it is asked for a sign of life; after three times as long without
-	// one the connection is closed with [ErrTimeout]. At least 1 ms. 0 stands for 5 s.
+	// PingEvery is how long a peer may be silent before it is pinged. After three times as long the connection is closed
+	// with [ErrTimeout]. It is at least 1 ms, and defaults to 5 s.
 	PingEvery time.Duration
 
-	// HandshakeTimeout bounds TLS and the greeting that follows, or the first message of a peer that does not greet. It
-	// does not hold for a dial whose context has a deadline: where many dial at once they wait for one another, and who
-	// gives up early only makes it longer. 0 stands for 2 s.
-	HandshakeTimeout time.Duration
-
-	// MessageTimeout bounds the time from a message's first byte to its last, and the time a write may wait for a peer
-	// that reads nothing. 0 stands for 10 s.
-	MessageTimeout time.Duration
-
-	// Logger is told of connections that were refused or broke the protocol; nil discards.
+	// Logger logs refused connections and protocol errors. It defaults to none.
 	Logger *slog.Logger
+
+	// Set by tests only.
+	maxMessage                       int           // bytes of a message, envelope included
+	handshakeTimeout, messageTimeout time.Duration // see limits
 }
+
+const (
+	defaultMessage = 1 << 20
+	minPending     = 4 << 20
+)
 
 func (cfg *TCPConfig) limits() (*limits, error) {
 	l := &limits{
-		maxMessage: cfg.MaxMessage,
-		maxPending: cfg.MaxPending,
-		maxConns:   cfg.MaxConns,
-		pingEvery:  cfg.PingEvery,
-		handshake:  cfg.HandshakeTimeout,
-		message:    cfg.MessageTimeout,
-		writing:    cfg.MessageTimeout,
+		minVersion: minVersion,
+		maxVersion: maxVersion,
+		maxMessage: cmp.Or(cfg.maxMessage, defaultMessage),
+		maxPending: cmp.Or(cfg.MaxPending, minPending),
+		maxConns:   cmp.Or(cfg.MaxConns, 1<<16),
+		pingEvery:  cmp.Or(cfg.PingEvery, 5*time.Second),
+		handshake:  cmp.Or(cfg.handshakeTimeout, 2*time.Second),
+		message:    cmp.Or(cfg.messageTimeout, 10*time.Second),
 		log:        cfg.Logger,
 	}
-	return l, l.fill()
-}
-
-// fill puts the defaults where there is zero, and checks what is not.
-func (l *limits) fill() error {
-	l.minVersion, l.maxVersion = minVersion, maxVersion
-	if l.maxMessage == 0 {
-		l.maxMessage = 1 << 20
-	}
-	if l.maxPending == 0 {
-		l.maxPending = max(4<<20, l.maxMessage)
-	}
-	if l.maxConns == 0 {
-		l.maxConns = 1 << 16
-	}
-	if l.pingEvery == 0 {
-		l.pingEvery = 5 * time.Second
-	}
-	if l.handshake == 0 {
-		l.handshake = 2 * time.Second
-	}
-	if l.message == 0 {
-		l.message = 10 * time.Second
-		l.writing = l.message
-	}
+	l.writing = l.message
 	if l.log == nil {
 		l.log = slog.New(slog.DiscardHandler)
 	}
 	switch {
-	case l.maxMessage < 512 || l.maxMessage > 1<<30:
-		return fmt.Errorf("transport: MaxMessage is %d, not 512 to 1 GiB", l.maxMessage)
-	case l.maxPending < l.maxMessage:
-		return fmt.Errorf("transport: MaxPending is %d, less than MaxMessage (%d)", l.maxPending, l.maxMessage)
+	case l.maxPending < minPending:
+		return nil, fmt.Errorf("transport: MaxPending is %d, less than %d", l.maxPending, minPending)
 	case l.maxConns < 0:
-		return fmt.Errorf("transport: MaxConns is %d, below 0", l.maxConns)
+		return nil, fmt.Errorf("transport: MaxConns is %d, below 0", l.maxConns)
 	case l.pingEvery < time.Millisecond:
-		return fmt.Errorf("transport: PingEvery is %v, less than 1 ms", l.pingEvery)
-	case l.handshake < 0:
-		return fmt.Errorf("transport: HandshakeTimeout is %v, below 0", l.handshake)
-	case l.message < 0:
-		return fmt.Errorf("transport: MessageTimeout is %v, below 0", l.message)
+		return nil, fmt.Errorf("transport: PingEvery is %v, less than 1 ms", l.pingEvery)
 	}
-	return nil
+	return l, nil
 }
 
-// TCP is a [Transport] over TCP: MessagePack-RPC in TLS 1.3, where both sides prove an Ed25519 key and nothing else about
-// a certificate counts. The format is described in the package's documentation.
+// TCP is a [Transport] over TCP: MessagePack-RPC in TLS 1.3. Both sides prove an Ed25519 key; nothing else in their
+// certificates is checked.
 type TCP struct {
 	endpoint
 	key    Key
@@ -117,7 +85,7 @@ type TCP struct {
 
 var _ Transport = (*TCP)(nil)
 
-// NewTCP makes a transport. An error names the field of cfg that is wrong.
+// NewTCP returns a transport. An error names the invalid field of cfg.
 func NewTCP(cfg TCPConfig) (*TCP, error) {
 	lim, err := cfg.limits()
 	if err != nil {
@@ -127,7 +95,7 @@ func NewTCP(cfg TCPConfig) (*TCP, error) {
 	t.init(lim)
 	if cfg.InsecurePlaintext {
 		if cfg.Identity != nil {
-			return nil, errors.New("transport: Identity is set, but with InsecurePlaintext nothing proves it")
+			return nil, errors.New("transport: Identity is set, but InsecurePlaintext cannot prove it")
 		}
 		return t, nil
 	}
@@ -142,11 +110,11 @@ func NewTCP(cfg TCPConfig) (*TCP, error) {
 	return t, nil
 }
 
-// Key is the public key of the identity; zero with InsecurePlaintext.
+// Key returns the public key of the identity, zero with InsecurePlaintext.
 func (t *TCP) Key() Key { return t.key }
 
-// Dial implements [Transport]. It takes as long as ctx allows; where ctx has no deadline, HandshakeTimeout bounds what
-// comes after reaching the peer. With InsecurePlaintext a Peer with a key is refused, since nothing would be proved.
+// Dial implements [Transport]. If ctx has no deadline, the handshake may take 2 s after the connection is made. With
+// InsecurePlaintext, Dial of a Peer with a key fails, since the peer cannot prove it.
 func (t *TCP) Dial(ctx context.Context, to Peer, h Handler) (Conn, error) {
 	c, err := t.dial(ctx, to, h)
 	if err != nil {
@@ -157,9 +125,9 @@ func (t *TCP) Dial(ctx context.Context, to Peer, h Handler) (Conn, error) {
 
 func (t *TCP) dial(ctx context.Context, to Peer, h Handler) (*conn, error) {
 	if t.client == nil && !to.Key.IsZero() {
-		return nil, Errorf(CodeWrongKey, "key %v is wanted, but with InsecurePlaintext no peer proves one", to.Key)
+		return nil, Errorf(CodeWrongKey, "expected key %v, but with InsecurePlaintext no peer proves a key", to.Key)
 	}
-	d := net.Dialer{KeepAlive: -1} // the engine has its own
+	d := net.Dialer{KeepAlive: -1} // the engine sends pings
 	base, err := d.DialContext(ctx, "tcp", to.Addr)
 	if err != nil {
 		return nil, err
@@ -167,7 +135,7 @@ func (t *TCP) dial(ctx context.Context, to Peer, h Handler) (*conn, error) {
 	return t.dialled(ctx, base, func() (*conn, error) { return t.greet(ctx, base, to, h) })
 }
 
-// greet shakes hands with a peer that this side has dialled.
+// greet performs the handshake with a peer that this side has dialled.
 func (t *TCP) greet(ctx context.Context, base net.Conn, to Peer, h Handler) (*conn, error) {
 	nc, seal := base, (*sealer)(nil)
 	if t.client != nil {
@@ -175,7 +143,7 @@ func (t *TCP) greet(ctx context.Context, base net.Conn, to Peer, h Handler) (*co
 		cfg.VerifyConnection = func(st tls.ConnectionState) error {
 			key, err := peerKey(st)
 			if err == nil && !to.Key.IsZero() && key != to.Key {
-				err = Errorf(CodeWrongKey, "key %v is wanted, the peer has %v", to.Key, key)
+				err = Errorf(CodeWrongKey, "expected key %v, the peer has %v", to.Key, key)
 			}
 			to.Key = key
 			return err
@@ -183,7 +151,7 @@ func (t *TCP) greet(ctx context.Context, base net.Conn, to Peer, h Handler) (*co
 		v := t.door.enter(ctx, base)
 		seal = &sealer{Conn: v}
 		tc := tls.Client(seal, cfg)
-		err := v.takeTurn() // the first word is ours
+		err := v.takeTurn() // the dialer begins the handshake
 		if err == nil {
 			err = tc.Handshake()
 		}
@@ -198,17 +166,16 @@ func (t *TCP) greet(ctx context.Context, base net.Conn, to Peer, h Handler) (*co
 	return c, c.greet()
 }
 
-// Close closes all listeners and connections of t and waits until their goroutines have ended. It must not be called from
-// a handler. It is safe to call twice and from many goroutines.
+// Close closes all listeners and connections of t and waits until their goroutines have ended. Do not call it from a handler.
+// It is safe to call several times and from several goroutines.
 func (t *TCP) Close() error {
 	t.door.close()
 	t.close()
 	return nil
 }
 
-// Listen implements [Transport]: addr is host:port as for [net.Listen]; port 0 picks one. Connections that shake hands take
-// turns in computing, as many at a time as there are CPUs; of more than 2,048 that are not through, the
-// oldest is closed. accept must not wait for the peer.
+// Listen implements [Transport]. addr is host:port as for [net.Listen]; port 0 selects a free port. At most 2,048 connections
+// can be in the handshake; beyond that the oldest is closed. accept must not wait for the peer.
 func (t *TCP) Listen(addr string, accept func(Conn) Handler) (Listener, error) {
 	lc := net.ListenConfig{KeepAlive: -1}
 	nl, err := lc.Listen(context.Background(), "tcp", addr)
@@ -246,7 +213,7 @@ func (l *tcpListener) run() {
 			if errors.Is(err, net.ErrClosed) {
 				return
 			}
-			// Out of files, most likely: others may close some.
+			// Most likely the process has too many open files; others may close some.
 			l.t.lim.log.Warn("accept failed", "addr", l.Addr(), "error", err)
 			time.Sleep(wait)
 			wait = min(2*wait, time.Second)
@@ -255,7 +222,7 @@ func (l *tcpListener) run() {
 		wait = 5 * time.Millisecond
 		if l.t.full() {
 			base.Close()
-			l.t.lim.log.Info("connection refused: there are as many as allowed", "peer", base.RemoteAddr().String())
+			l.t.lim.log.Info("connection refused: too many connections", "peer", base.RemoteAddr().String())
 			continue
 		}
 		if !l.t.add(base) {
@@ -268,15 +235,14 @@ func (l *tcpListener) run() {
 	}
 }
 
-// serve shakes hands with a peer, and then reads what it sends: another goroutine for that would have to grow a stack of its
-// own.
+// serve performs the handshake and then reads, on one goroutine: a second one would have to grow a stack of its own.
 func (l *tcpListener) serve(base net.Conn, v *visit) {
 	t := l.t
 	c, first, err := l.handshake(base, v)
 	if err != nil {
 		level := slog.LevelInfo
 		if v.leave() {
-			level = slog.LevelDebug // there can be very many of these
+			level = slog.LevelDebug // there can be very many
 		}
 		t.drop(base)
 		t.lim.log.Log(context.Background(), level, "connection refused", "peer", base.RemoteAddr().String(), "error", err)
@@ -311,9 +277,9 @@ func (l *tcpListener) handshake(base net.Conn, v *visit) (c *conn, first []byte,
 	return c, first, err
 }
 
-// AdvertiseAddr is the address at which the process at remote can reach a listener of this machine. listenAddr is
-// [Listener.Addr]: where its host is unspecified, as after listening at ":0", it is replaced by the address that the system
-// would use towards remote, a host:port. No packet is sent.
+// AdvertiseAddr returns the address at which the process at remote, a host:port, reaches a listener of this machine.
+// listenAddr is the address from [Listener].Addr. If its host is unspecified, as after listening at ":0", AdvertiseAddr
+// replaces it with the address that the system would use to reach remote. It sends no packet.
 func AdvertiseAddr(listenAddr, remote string) (string, error) {
 	host, port, err := net.SplitHostPort(listenAddr)
 	if err != nil {

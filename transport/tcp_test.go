@@ -62,13 +62,9 @@ func listenEcho(t testing.TB, tr *TCP) string {
 
 func TestTCPConfig(t *testing.T) {
 	for want, cfg := range map[string]TCPConfig{
-		"MaxMessage is 511":           {MaxMessage: 511},
-		"MaxMessage is 2147483648":    {MaxMessage: 1 << 31},
 		"MaxPending is 1000, less":    {MaxPending: 1000},
 		"MaxConns is -1":              {MaxConns: -1},
 		"PingEvery is 1ns":            {PingEvery: 1},
-		"HandshakeTimeout is -1ns":    {HandshakeTimeout: -1},
-		"MessageTimeout is -1ns":      {MessageTimeout: -1},
 		"Identity is set, but":        {Identity: NewIdentity(), InsecurePlaintext: true},
 		"MaxPending is 1, less than ": {MaxPending: 1},
 	} {
@@ -191,7 +187,7 @@ func TestTCPRefusesOtherTLS(t *testing.T) {
 // Connections that never finish their greeting end by themselves, and keep nobody else out.
 func TestTCPHandshakeTimeout(t *testing.T) {
 	for _, plain := range []bool{true, false} {
-		cfg := TCPConfig{InsecurePlaintext: plain, HandshakeTimeout: 300 * time.Millisecond}
+		cfg := TCPConfig{InsecurePlaintext: plain, handshakeTimeout: 300 * time.Millisecond}
 		a := newTCP(t, cfg)
 		a.door.limit = 64
 		addr := listenEcho(t, a)
@@ -207,7 +203,7 @@ func TestTCPHandshakeTimeout(t *testing.T) {
 				}
 			})
 		}
-		b := newTCP(t, TCPConfig{InsecurePlaintext: plain, HandshakeTimeout: 20 * time.Second})
+		b := newTCP(t, TCPConfig{InsecurePlaintext: plain, handshakeTimeout: 20 * time.Second})
 		c, err := b.Dial(t.Context(), Peer{Addr: addr}, nil)
 		require.NoError(t, err)
 		_, err = c.Call(t.Context(), "echo", nil)
@@ -313,7 +309,7 @@ func TestTCPDialCancelled(t *testing.T) {
 	require.NoError(t, err)
 	defer l.Close()
 	for _, plain := range []bool{true, false} {
-		b := newTCP(t, TCPConfig{InsecurePlaintext: plain, HandshakeTimeout: time.Minute})
+		b := newTCP(t, TCPConfig{InsecurePlaintext: plain, handshakeTimeout: time.Minute})
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(20*time.Millisecond, cancel)
 		_, err = b.Dial(ctx, Peer{Addr: l.Addr().String()}, nil)
@@ -422,7 +418,7 @@ func TestIdentity(t *testing.T) {
 	path = filepath.Join(t.TempDir(), "no", "key")
 	_, err = LoadIdentity(path)
 	require.ErrorIs(t, err, fs.ErrNotExist)
-	require.ErrorContains(t, err, "make "+path+": ")
+	require.ErrorContains(t, err, "create "+path+": ")
 	require.NotContains(t, err.Error(), ".key", "the name of a temporary file")
 }
 
@@ -504,8 +500,8 @@ func TestTLSAnswersAreBounded(t *testing.T) {
 func readAnswering(t *testing.T, answer []byte) (c *conn, there net.Conn, done <-chan error) {
 	here, there := net.Pipe()
 	seal := &sealer{Conn: here}
-	lim := new(limits)
-	require.NoError(t, lim.fill())
+	lim, err := new(TCPConfig).limits()
+	require.NoError(t, err)
 	c = newConn(answering{here, seal, answer}, here, seal, lim, Peer{})
 	seal.hold()
 	c.rd.limit = lim.maxMessage

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// tlsConfigs makes the two halves' configurations. Both sides show a certificate that they signed themselves: it is only
-// the envelope in which TLS carries a public key, and the handshake proves that its owner holds the private one.
+// tlsConfigs returns the configurations of a client and a server. Both sides present a self-signed certificate. It only carries
+// the public key; the handshake proves the possession of the private key.
 func tlsConfigs(id *Identity) (client, server *tls.Config, err error) {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1),
@@ -27,12 +27,12 @@ func tlsConfigs(id *Identity) (client, server *tls.Config, err error) {
 		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: id.key}},
 		MinVersion:   tls.VersionTLS13,
 		NextProtos:   []string{"roam/1"},
-		// A resumed session would be one more thing that has to be pinned.
+		// A resumed session would have to be pinned, too.
 		SessionTicketsDisabled: true,
 	}
 	client, server = base.Clone(), base.Clone()
-	// Peers are known by their keys, not by names that an authority has signed: the chain means nothing here, and
-	// VerifyConnection, which is set for each dial, compares the key.
+	// Peers are identified by their keys, not by names in a certificate chain. VerifyConnection, which is set for each dial,
+	// compares the key.
 	client.InsecureSkipVerify = true
 	server.ClientAuth = tls.RequireAnyClientCert
 	server.VerifyConnection = func(st tls.ConnectionState) error {
@@ -42,11 +42,11 @@ func tlsConfigs(id *Identity) (client, server *tls.Config, err error) {
 	return client, server, nil
 }
 
-// peerKey is the key that the peer has proved in a handshake.
+// peerKey returns the key that the peer has proved.
 func peerKey(st tls.ConnectionState) (Key, error) {
 	var k Key
 	if len(st.PeerCertificates) == 0 {
-		return k, Errorf(CodeWrongKey, "the peer shows no certificate")
+		return k, Errorf(CodeWrongKey, "the peer presents no certificate")
 	}
 	pub, ok := st.PeerCertificates[0].PublicKey.(ed25519.PublicKey)
 	if !ok || len(pub) != len(k) {
@@ -56,13 +56,13 @@ func peerKey(st tls.ConnectionState) (Key, error) {
 	return k, nil
 }
 
-// askPlaintext ends the errors of two sides of which one speaks TLS.
+// askPlaintext is the hint in errors where only one side speaks TLS.
 const askPlaintext = "does one of the two use InsecurePlaintext?"
 
-// plaintextAlert is what a listener with TLS answers to a message: the fatal alert unexpected_message (RFC 8446, 6).
+// plaintextAlert is the answer of a listener with TLS to a plaintext message: the fatal alert unexpected_message (RFC 8446, 6).
 var plaintextAlert = []byte{0x15, 3, 3, 0, 2, 2, 10}
 
-// foundMessage reports whether a handshake failed because there was a message in place of TLS.
+// foundMessage reports whether a handshake failed because the peer sent a plaintext message.
 func foundMessage(err error) bool {
 	e, ok := errors.AsType[tls.RecordHeaderError](err)
 	return ok && checkFirst(e.RecordHeader[0]) == nil

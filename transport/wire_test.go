@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/roam-go/roam/transport/internal/mp"
 )
 
 // The bytes on the wire are a promise to other languages and later versions.
@@ -30,18 +32,18 @@ func TestGoldenBytes(t *testing.T) {
 		{"welcome", appendReply(nil, 1, appendWelcome(nil, 1)), "94 01 01 c0 92 01 90"},
 	} {
 		require.Equal(t, strings.ReplaceAll(g.want, " ", ""), hex.EncodeToString(g.got), g.name)
-		var s scanner
-		s.reset(1<<20, maxDepth+1)
-		done, err := s.scan(g.got)
+		var s mp.Scanner
+		s.Reset(1<<20, mp.MaxDepth+1)
+		done, err := s.Scan(g.got)
 		require.NoError(t, err, g.name)
-		require.True(t, done && s.pos == len(g.got), g.name)
+		require.True(t, done && s.Pos == len(g.got), g.name)
 		err = new(message).parse(g.got)
 		require.NoError(t, err, g.name)
 	}
 }
 
 func TestParse(t *testing.T) {
-	long := append(AppendString([]byte{0x93, 2}, strings.Repeat("m", 256)), 0x90)
+	long := append(mp.AppendString([]byte{0x93, 2}, strings.Repeat("m", 256)), 0x90)
 	for _, c := range []struct{ in, want string }{
 		{"93 02 a161 90", ""},
 		{"dc0003 d002 d90161 90", ""},                    // wide forms of everything
@@ -68,11 +70,11 @@ func TestParse(t *testing.T) {
 	} {
 		b, err := hex.DecodeString(strings.ReplaceAll(c.in, " ", ""))
 		require.NoError(t, err)
-		var s scanner
-		s.reset(1<<20, maxDepth+1)
-		done, err := s.scan(b)
+		var s mp.Scanner
+		s.Reset(1<<20, mp.MaxDepth+1)
+		done, err := s.Scan(b)
 		require.NoError(t, err, c.in)
-		require.True(t, done && s.pos == len(b), c.in)
+		require.True(t, done && s.Pos == len(b), c.in)
 		err = new(message).parse(b)
 		if c.want == "" {
 			require.NoError(t, err, c.in)
@@ -130,7 +132,7 @@ func TestErrorReplyIsBounded(t *testing.T) {
 // An error that is longer than a message may be does not end the connection.
 func TestLongError(t *testing.T) {
 	m := NewMemory()
-	cfg := TCPConfig{MaxMessage: 512}
+	cfg := TCPConfig{maxMessage: 512}
 	a, err := m.HostWith("a", cfg)
 	require.NoError(t, err)
 	defer a.Close()

@@ -7,32 +7,35 @@ import (
 )
 
 const (
-	chunkSmall = 4 << 10  // of what waits to be written: the first chunk
-	chunkLarge = 64 << 10 // and the ones after it
+	// Sizes of the chunks that wait to be written.
+	chunkSmall = 4 << 10       // the first
+	chunkLarge = 64 << 10      // the next ones
+	chunkHuge  = 256<<10 + 512 // for one large message, such as a piece of a snapshot of package migrate
 
-	// After a write, before a sender writes by itself again.
+	// The time after a write until a sender writes by itself again.
 	quietFor    = 10 * time.Microsecond
 	quietForTLS = 50 * time.Microsecond
 )
 
 // writer is the sending half of a conn, guarded by its mutex.
 //
-// Messages are appended to out. Who finds that nobody is flushing makes it happen; until that flush is over, everybody
-// else's messages join what is written next, so that many small messages cost few system calls and no goroutine switch.
+// Messages are appended to out. The first sender to find no flush running starts one. Until it is over, the messages of other
+// senders join the next write, so many small messages cost few system calls and no goroutine switch.
 type writer struct {
-	raw       *rawWriter // writes to base without blocking; nil where that is not to be had
+	raw       *rawWriter // writes to base without blocking; nil if the system cannot
 	queue     [][]byte   // full chunks, to be written before out
-	out       []byte     // the chunk that is being filled
+	out       []byte     // the current chunk
 	waiting   int        // bytes in queue, and those being written
-	flushing  bool       // somebody is writing, or will at once
-	idle      sync.Cond  // told when flushing ends after the connection has
+	flushing  bool       // a flush is running or about to
+	idle      sync.Cond  // signals the end of a flush after the connection has ended
 	lastFlush time.Time
-	deadline  time.Time // armed for writes that may block
+	deadline  time.Time // for writes that can block
 }
 
 var (
 	smallChunks = sync.Pool{New: func() any { return new([chunkSmall]byte) }}
 	largeChunks = sync.Pool{New: func() any { return new([chunkLarge]byte) }}
+	hugeChunks  = sync.Pool{New: func() any { return new([chunkHuge]byte) }}
 )
 
 func putChunk(b []byte) {
@@ -41,12 +44,12 @@ func putChunk(b []byte) {
 		smallChunks.Put((*[chunkSmall]byte)(b[:chunkSmall]))
 	case chunkLarge:
 		largeChunks.Put((*[chunkLarge]byte)(b[:chunkLarge]))
-	case bulkBuffer:
-		bulkBuffers.Put((*[bulkBuffer]byte)(b[:bulkBuffer]))
+	case chunkHuge:
+		hugeChunks.Put((*[chunkHuge]byte)(b[:chunkHuge]))
 	}
 }
 
-// enqueue puts a frame behind what is to be written, as it is: it is not copied.
+// enqueue queues a frame without copying it.
 func (w *writer) enqueue(frame []byte) {
 	if len(w.out) > 0 {
 		w.queue = append(w.queue, w.out)
@@ -57,7 +60,7 @@ func (w *writer) enqueue(frame []byte) {
 	w.waiting += len(frame)
 }
 
-// room is where the next message of at most n bytes is appended.
+// room returns the buffer to which the next message of at most n bytes is appended.
 func (w *writer) room(n int) []byte {
 	if cap(w.out)-len(w.out) >= n {
 		return w.out
@@ -69,27 +72,29 @@ func (w *writer) room(n int) []byte {
 		size = chunkLarge
 	}
 	switch {
-	case n > chunkLarge:
+	case n > chunkHuge:
 		return make([]byte, 0, n)
+	case n > chunkLarge:
+		return hugeChunks.Get().(*[chunkHuge]byte)[:0]
 	case n > chunkSmall, size == chunkLarge:
 		return largeChunks.Get().(*[chunkLarge]byte)[:0]
 	}
 	return smallChunks.Get().(*[chunkSmall]byte)[:0]
 }
 
-// forgetAll drops what was not written.
+// forgetAll drops all unwritten bytes.
 func (w *writer) forgetAll() { w.queue, w.out = nil, nil }
 
-// haste is how soon what was appended is to be written.
+// haste is how soon an appended message is written.
 type haste uint8
 
 const (
-	patient haste = iota // by a goroutine: more may come until it runs
-	usual                // by the sender if the connection was quiet, so that a burst is written in few pieces
-	urgent               // by the sender, who is going to wait for an answer
+	patient haste = iota // by a goroutine: more messages may join until it runs
+	usual                // by the sender if the connection was idle, so a burst takes few writes
+	urgent               // by the sender, which then waits for an answer
 )
 
-// kick sees to it that what was appended gets written. It is called with c.mu held and releases it.
+// kick makes the appended messages be written. The caller holds c.mu, which kick releases.
 func (c *conn) kick(h haste) error {
 	if c.lim.messages != nil {
 		c.lim.messages.Add(1)
@@ -98,7 +103,7 @@ func (c *conn) kick(h haste) error {
 		waiting := len(c.out) + c.waiting
 		c.mu.Unlock()
 		if waiting > c.lim.maxPending {
-			err := Errorf(CodeSlowPeer, "transport: %s does not read: %d bytes wait for it", c.peer.Addr, waiting)
+			err := Errorf(CodeSlowPeer, "transport: %s does not read: %d bytes are waiting", c.peer.Addr, waiting)
 			c.end(err)
 			return err
 		}
@@ -113,13 +118,13 @@ func (c *conn) kick(h haste) error {
 		return nil
 	}
 	if h == urgent && !alone {
-		runtime.Gosched() // others who are about to send may join
+		runtime.Gosched() // other senders may join
 	}
 	c.flushInline()
 	return nil
 }
 
-// quiet reports whether nothing was written for a while. With TLS each piece costs more, so that more should go into one.
+// quiet reports whether nothing was written for a while. With TLS each write costs more, so it should carry more.
 func (c *conn) quiet() bool {
 	d := quietFor
 	if c.seal != nil {
@@ -128,8 +133,8 @@ func (c *conn) quiet() bool {
 	return time.Since(c.lastFlush) > d
 }
 
-// take returns the chunk that is to be written next, which is empty if there are only records that TLS wrote by itself, or nil
-// after it has ended the flush. done is what was written before.
+// take returns the next chunk to write. It is empty if only TLS has records to write, and nil if there is nothing: then the
+// flush has ended. done is the chunk written before.
 func (c *conn) take(done []byte) []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -160,15 +165,15 @@ func (c *conn) take(done []byte) []byte {
 	return nil
 }
 
-// outgoing is what a flush has taken and not written.
+// outgoing is the data that a flush has taken but not written.
 type outgoing struct {
-	chunk  []byte // ends in putChunk
-	plain  []byte // what of it is not sealed yet
-	wire   []byte // what goes to the socket next: a part of chunk, or of records
-	sealed []byte // where the records are; ends in putChunk, too
+	chunk  []byte // goes to putChunk
+	plain  []byte // the part of chunk not encrypted yet
+	wire   []byte // the next bytes for the socket: part of chunk or of sealed
+	sealed []byte // encrypted records; goes to putChunk
 }
 
-// fetch sees to it that there is something to write, or returns false after it has ended the flush.
+// fetch fills o.wire. It returns false if there is nothing to write: then the flush has ended.
 func (c *conn) fetch(o *outgoing) bool {
 	for len(o.wire) == 0 {
 		putChunk(o.sealed)
@@ -204,7 +209,7 @@ func (c *conn) fetch(o *outgoing) bool {
 	return true
 }
 
-// flushInline writes without blocking, and leaves what the system does not take to a goroutine.
+// flushInline writes without blocking, and leaves the bytes that the system does not accept to a goroutine.
 func (c *conn) flushInline() {
 	var o outgoing
 	for range 2 {
@@ -223,13 +228,13 @@ func (c *conn) flushInline() {
 	go c.flush(o)
 }
 
-// flush writes o, and what was sent after it.
+// flush writes o and the messages sent after it.
 func (c *conn) flush(o outgoing) {
 	for c.fetch(&o) {
 		c.armWrite()
 		if _, err := c.base.Write(o.wire); err != nil {
 			if isTimeout(err) {
-				err = Errorf(CodeSlowPeer, "transport: %s took nothing for %v", c.peer.Addr, c.lim.writing)
+				err = Errorf(CodeSlowPeer, "transport: %s has read nothing for %v", c.peer.Addr, c.lim.writing)
 			}
 			c.giveUp(err)
 		}
@@ -237,7 +242,7 @@ func (c *conn) flush(o outgoing) {
 	}
 }
 
-// flushSealed has records written that TLS wrote by itself while it was read.
+// flushSealed writes the records that TLS produced while reading.
 func (c *conn) flushSealed() {
 	if c.seal == nil {
 		return
@@ -247,7 +252,7 @@ func (c *conn) flushSealed() {
 		return
 	}
 	if n > maxSealed {
-		c.end(Errorf(CodeSlowPeer, "transport: %s does not read the answers of TLS", c.peer.Addr))
+		c.end(Errorf(CodeSlowPeer, "transport: %s does not read TLS responses", c.peer.Addr))
 		return
 	}
 	c.mu.Lock()
@@ -258,7 +263,7 @@ func (c *conn) flushSealed() {
 	}
 }
 
-// armWrite sets a deadline for the next write. It is set anew only when a third of it has gone, because that is cheaper.
+// armWrite sets a deadline for the next write. To save calls, it resets the deadline only when a third of it has passed.
 func (c *conn) armWrite() {
 	now := time.Now()
 	c.mu.Lock()
@@ -269,8 +274,7 @@ func (c *conn) armWrite() {
 	}
 }
 
-// giveUp ends the connection after a failed write; when it is closing already, the bytes left are dropped, and there is
-// nothing more to wait for.
+// giveUp ends the connection after a failed write. If it is already closing, the remaining bytes are dropped.
 func (c *conn) giveUp(err error) {
 	c.end(err)
 	c.mu.Lock()

@@ -11,9 +11,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
-	"github.com/stretchr/testify/require"
 )
 
 func TestRules(t *testing.T) {
@@ -37,40 +38,40 @@ type broken struct {
 // faults says for each fault which rule finds it, at least.
 var faults = map[string]string{
 	"unknown names have an empty record":  "Get of an unknown name is ErrNotFound",
-	"Get is one change behind":            "a change is seen by every Get that begins after it",
-	"Ver is that of the proposal":         "CompareAndSwap returns what it wrote, with Ver and Gen filled in",
-	"Gen is not filled in":                "CompareAndSwap returns what it wrote, with Ver and Gen filled in",
+	"Get is one change behind":            "every Get that begins after a change returns it",
+	"Ver is that of the proposal":         "CompareAndSwap returns the written record with Version and Generation",
+	"Gen is not filled in":                "CompareAndSwap returns the written record with Version and Generation",
 	"addresses are cut":                   "a record keeps every field",
 	"a conflict comes without the record": "ErrConflict comes with the present record and changes nothing",
 	"a conflict is written":               "ErrConflict comes with the present record and changes nothing",
-	"amnesia is a conflict":               "a change of a higher version than there is, or of another Gen, is ErrAmnesia",
-	"a resend is a conflict":              "an identical resend is answered as the first time, as long as the change is the newest",
-	"losers are told that they won":       "of many concurrent changes of one version exactly one is made",
-	"everything is allowed":               "what the rules of Check forbid is ErrRefused and changes nothing",
-	"an error names nobody":               "what the rules of Check forbid is ErrRefused and changes nothing",
+	"amnesia is a conflict":               "a change of a future version or of another Generation is ErrAmnesia",
+	"a resend is a conflict":              "an identical call returns the same while its change is the newest",
+	"losers are told that they won":       "exactly one of several concurrent changes of a version succeeds",
+	"everything is allowed":               "a change that Check forbids is ErrRefused and changes nothing",
+	"an error names nobody":               "a change that Check forbids is ErrRefused and changes nothing",
 	"nobody retires":                      "a service lives from its creation to its reset",
 	"names are not checked":               "malformed arguments are ErrInvalid",
-	"records are shared":                  "records that went in and came out are copies",
+	"records are shared":                  "records share no memory with the caller",
 	"contexts are ignored":                "an ended context ends every call",
-	"Watch returns at once":               "Watch waits for another version, and returns at once where there is one",
+	"Watch returns at once":               "Watch waits for another version and returns at once if there is one",
 	"Watch needs a record":                "Watch after 0 waits for the first record",
-	"Watch waits for a higher version":    "Watch waits for another version, and returns at once where there is one",
-	"Watch returns the first change":      "a slow watcher sees the newest record",
-	"Watch never ends":                    "Watch ends with its context, alone",
-	"Watch serves 100":                    "many watchers all hear of a change",
-	"hosts come in any order":             "Hosts returns who announced the name, whole and ordered by ID",
-	"hosts without keys":                  "Hosts returns who announced the name, whole and ordered by ID",
-	"announcements add up":                "an announcement replaces the one before",
-	"lives take turns":                    "of two lives of one host at a time, the earlier is refused",
-	"a withdrawal takes any life":         "a time to live of 0 withdraws the announcement of this life",
-	"a withdrawal does nothing":           "a time to live of 0 withdraws the announcement of this life",
-	"announcements run out early":         "an announcement runs out, not before its time",
-	"announcements last for ever":         "an announcement runs out, not before its time",
-	"a renewal never shortens":            "announcing again prolongs an announcement, or shortens it",
-	"long lists are cut":                  "a host announces many services",
-	"lists are sorted in place":           "a host announces many services",
-	"any number of services":              "more than MaxServices in one announcement are ErrInvalid",
-	"active hosts are present":            "what a host announces has nothing to do with records",
+	"Watch waits for a higher version":    "Watch waits for another version and returns at once if there is one",
+	"Watch returns the first change":      "a slow watcher gets the newest record",
+	"Watch never ends":                    "Watch ends with its own context",
+	"Watch serves 100":                    "every watcher gets a change",
+	"hosts come in any order":             "Hosts returns the announced hosts of a name ordered by ID",
+	"hosts without keys":                  "Hosts returns the announced hosts of a name ordered by ID",
+	"announcements add up":                "an announcement replaces the previous one",
+	"lives take turns":                    "of two incarnations at a time, the earlier one is refused",
+	"a withdrawal takes any life":         "a ttl of 0 withdraws the announcement of this incarnation",
+	"a withdrawal does nothing":           "a ttl of 0 withdraws the announcement of this incarnation",
+	"announcements run out early":         "an announcement expires, but not early",
+	"announcements last for ever":         "an announcement expires, but not early",
+	"a renewal never shortens":            "announcing again extends or shortens an announcement",
+	"long lists are cut":                  "a host can announce many services",
+	"lists are sorted in place":           "a host can announce many services",
+	"any number of services":              "more than 131,072 services in one announcement are ErrInvalid",
+	"active hosts are present":            "announcements and records are independent",
 }
 
 func (b *broken) is(fault string) bool { return b.fault == fault }
@@ -79,7 +80,7 @@ func (b *broken) Get(ctx context.Context, name string) (resolver.Record, error) 
 	if b.is("contexts are ignored") {
 		ctx = context.WithoutCancel(ctx)
 	}
-	if b.is("names are not checked") && len(name) > resolver.MaxName {
+	if b.is("names are not checked") && len(name) > maxName {
 		return resolver.Record{}, resolver.ErrNotFound
 	}
 	r, err := b.Resolver.Get(ctx, name)
@@ -194,12 +195,12 @@ func (b *broken) Announce(ctx context.Context, h resolver.Host, services []strin
 		ttl = time.Hour
 	case b.is("a renewal never shortens") && ttl < time.Hour && h.ID == "shorter":
 		return nil
-	case b.is("long lists are cut") && len(services) > 10_000 && len(services) <= resolver.MaxServices:
+	case b.is("long lists are cut") && len(services) > 10_000 && len(services) <= maxServices:
 		services = services[:10_000]
 	case b.is("lists are sorted in place"):
 		slices.Reverse(services)
-	case b.is("any number of services") && len(services) > resolver.MaxServices:
-		services = services[:resolver.MaxServices]
+	case b.is("any number of services") && len(services) > maxServices:
+		services = services[:maxServices]
 	}
 	return b.Resolver.Announce(ctx, h, services, ttl)
 }

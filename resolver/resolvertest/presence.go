@@ -7,11 +7,11 @@ import (
 	"github.com/roam-go/roam/resolver"
 )
 
-// shortly is a time to live that a test waits for.
+// shortly is a short ttl.
 const shortly = 100 * time.Millisecond
 
 var presenceRules = []rule{
-	{"Hosts returns who announced the name, whole and ordered by ID", func(s *suite) {
+	{"Hosts returns the announced hosts of a name ordered by ID", func(s *suite) {
 		s.Empty(s.hosts(name))
 		s.announce(s.host("c"), time.Hour, name, "other.com")
 		s.announce(s.host("a"), time.Hour, "zzz.com", name, name)
@@ -25,7 +25,7 @@ var presenceRules = []rule{
 		s.Empty(s.hosts("nobody.com"))
 	}},
 
-	{"an announcement replaces the one before", func(s *suite) {
+	{"an announcement replaces the previous one", func(s *suite) {
 		a := s.host("a")
 		s.announce(a, time.Hour, name, "other.com")
 		s.announce(a, time.Hour, "other.com", "third.com")
@@ -36,10 +36,10 @@ var presenceRules = []rule{
 		s.announce(a, time.Hour, "third.com", "other.com")
 		hs, err := s.B.Hosts(s.ctx, "third.com")
 		s.NoError(err)
-		s.Equal([]resolver.Host{a}, hs, "the later life is the one that is present")
+		s.Equal([]resolver.Host{a}, hs, "the later incarnation is present")
 	}},
 
-	{"of two lives of one host at a time, the earlier is refused", func(s *suite) {
+	{"of two incarnations at a time, the earlier one is refused", func(s *suite) {
 		first := s.host("a")
 		second, third := first, first
 		second.Incarnation, second.Addr = 2, "b.example:7000"
@@ -57,13 +57,13 @@ var presenceRules = []rule{
 			s.ErrorIs(s.A.Announce(s.ctx, h, []string{name}, time.Hour), resolver.ErrRefused)
 		}
 		s.announce(third, 0)
-		s.announce(first, shortly, name) // now it is alone
+		s.announce(first, shortly, name) // it is the only one now
 		s.pass(2 * shortly)
 		s.announce(second, time.Hour, name)
 		s.Equal([]string{"a"}, s.hosts(name))
 	}},
 
-	{"a time to live of 0 withdraws the announcement of this life", func(s *suite) {
+	{"a ttl of 0 withdraws the announcement of this incarnation", func(s *suite) {
 		a, b := s.host("a"), s.host("b")
 		s.announce(a, time.Hour, name)
 		s.announce(b, time.Hour, name)
@@ -76,10 +76,10 @@ var presenceRules = []rule{
 		later.Incarnation = 2
 		s.announce(later, time.Hour, name)
 		s.announce(b, 0)
-		s.Equal([]string{"a", "b"}, s.hosts(name), "an earlier life withdrew the later one")
+		s.Equal([]string{"a", "b"}, s.hosts(name), "an earlier incarnation withdrew a later one")
 	}},
 
-	{"an announcement runs out, not before its time", func(s *suite) {
+	{"an announcement expires, but not early", func(s *suite) {
 		s.announce(s.host("stays"), time.Hour, name)
 		begin := time.Now()
 		s.announce(s.host("goes"), shortly, name)
@@ -95,14 +95,14 @@ var presenceRules = []rule{
 			seen = asked
 			s.pass(time.Millisecond)
 		}
-		s.GreaterOrEqual(time.Since(begin), shortly, "the announcement ran out early")
-		s.Less(seen.Sub(begin), shortly+10*time.Second, "the announcement ran out late")
+		s.GreaterOrEqual(time.Since(begin), shortly, "the announcement expired early")
+		s.Less(seen.Sub(begin), shortly+10*time.Second, "the announcement expired late")
 		s.Equal([]string{"stays"}, s.hosts(name))
 		s.announce(s.host("goes"), time.Hour, name)
 		s.Equal([]string{"goes", "stays"}, s.hosts(name))
 	}},
 
-	{"announcing again prolongs an announcement, or shortens it", func(s *suite) {
+	{"announcing again extends or shortens an announcement", func(s *suite) {
 		s.announce(s.host("longer"), shortly, name)
 		s.announce(s.host("longer"), time.Hour, name)
 		s.announce(s.host("shorter"), time.Hour, name)
@@ -111,13 +111,13 @@ var presenceRules = []rule{
 		s.Equal([]string{"longer"}, s.hosts(name))
 	}},
 
-	{"a host announces many services", func(s *suite) {
+	{"a host can announce many services", func(s *suite) {
 		services := make([]string, 20_000)
 		for i := range services {
 			services[i] = fmt.Sprintf("service-%05d.example", i)
 		}
 		given := append([]string(nil), services...)
-		for range 2 { // The second time it may be that little is sent.
+		for range 2 { // the second time the resolver may know the list
 			s.NoError(s.A.Announce(s.ctx, s.host("a"), given, time.Hour))
 			s.Equal(services, given, "Announce changed its argument")
 			for i := 0; i < len(services); i += 3_917 {
@@ -132,8 +132,8 @@ var presenceRules = []rule{
 		s.Equal([]string{"a"}, s.hosts(services[1]))
 	}},
 
-	{"more than MaxServices in one announcement are ErrInvalid", func(s *suite) {
-		services := make([]string, resolver.MaxServices+1)
+	{"more than 131,072 services in one announcement are ErrInvalid", func(s *suite) {
+		services := make([]string, maxServices+1)
 		for i := range services {
 			services[i] = fmt.Sprint("service-", i)
 		}
@@ -143,7 +143,7 @@ var presenceRules = []rule{
 		s.Empty(s.hosts(services[0]))
 	}},
 
-	{"what a host announces has nothing to do with records", func(s *suite) {
+	{"announcements and records are independent", func(s *suite) {
 		r := s.create(name, s.host("a"))
 		s.Empty(s.hosts(name))
 		s.announce(s.host("b"), time.Hour, name)

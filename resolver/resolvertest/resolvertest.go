@@ -1,4 +1,4 @@
-// Package resolvertest holds the conformance suite of package resolver: what every resolver.Resolver must do.
+// Package resolvertest is the conformance suite for implementations of resolver.Resolver.
 //
 //	func TestMyResolver(t *testing.T) {
 //		resolvertest.Run(t, func(t *testing.T) resolvertest.Subject {
@@ -14,30 +14,31 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
-	"github.com/stretchr/testify/require"
 )
 
 // Subject is a resolver under test.
 type Subject struct {
-	// A and B are two clients of one resolver, which has no records and knows of no hosts. They may be the same.
+	// A and B are two clients of one empty resolver. They may be the same.
 	A, B resolver.Resolver
 
-	// Key is the key that both clients prove, with which the suite's hosts speak; zero if they prove none.
+	// Key is the key that both clients prove, which the hosts of the suite then use; zero if they prove none.
 	Key transport.Key
 }
 
-// Run tests a resolver. open is called for each rule of the suite, makes a new resolver, and has t.Cleanup end it. The name
-// of a failed subtest is the rule that the resolver breaks. Run never sleeps longer than it must: a few seconds in all.
+// Run checks each rule in a subtest, whose name is the rule. open returns a new resolver for each and ends it in t.Cleanup. Run
+// takes a few seconds.
 func Run(t *testing.T, open func(t *testing.T) Subject) {
 	for _, r := range rules {
 		t.Run(r.name, func(t *testing.T) { r.check(newSuite(t, open(t))) })
 	}
 }
 
-// RunSynctest is [Run] with each rule in a testing/synctest bubble of its own: open is called inside it, and what it starts
-// must end in t.Cleanup.
+// RunSynctest is [Run] with each rule in a testing/synctest bubble. open is called in the bubble, and the goroutines that it
+// starts must end in t.Cleanup.
 func RunSynctest(t *testing.T, open func(t *testing.T) Subject) {
 	for _, r := range rules {
 		t.Run(r.name, func(t *testing.T) {
@@ -46,13 +47,13 @@ func RunSynctest(t *testing.T, open func(t *testing.T) Subject) {
 	}
 }
 
-// rule is one thing that a resolver must do.
+// rule is a rule with its check.
 type rule struct {
 	name  string
 	check func(*suite)
 }
 
-// tb is what the suite needs of a test.
+// tb is the part of testing.TB that the suite uses.
 type tb interface {
 	require.TestingT
 	Helper()
@@ -60,15 +61,15 @@ type tb interface {
 	Cleanup(func())
 }
 
-// suite is what a rule is checked with.
+// suite is the state of one check.
 type suite struct {
 	Subject
 	*require.Assertions
 	t   tb
-	ctx context.Context // ends after a time in which every step must be done
+	ctx context.Context // limits the time of the check
 }
 
-// patience is how long the suite waits for what must happen.
+// patience is how long a check may take.
 const patience = 20 * time.Second
 
 func newSuite(t tb, s Subject) *suite {
@@ -79,17 +80,25 @@ func newSuite(t tb, s Subject) *suite {
 
 const name = "backend.com"
 
+// Limits that every resolver enforces.
+const (
+	maxName     = 253
+	maxAddr     = 256
+	maxServices = 1 << 17
+	maxTTL      = 24 * time.Hour
+)
+
 // host returns the first incarnation of a host.
 func (s *suite) host(id string) resolver.Host {
 	return resolver.Host{ID: id, Incarnation: 1, Addr: id + ".example:7000", Key: s.Key}
 }
 
-// fresh returns the first record of a service.
+// fresh returns a first record of a service.
 func (s *suite) fresh(name string, h resolver.Host) resolver.Record {
 	return resolver.Record{Name: name, Epoch: 1, Active: h, ISR: []resolver.Host{h}, Proposer: h, Nonce: 1}
 }
 
-// create makes the first record of a service.
+// create creates the record of a service.
 func (s *suite) create(name string, h resolver.Host) resolver.Record {
 	s.t.Helper()
 	r, err := s.A.CompareAndSwap(s.ctx, 0, s.fresh(name, h))
@@ -97,13 +106,13 @@ func (s *suite) create(name string, h resolver.Host) resolver.Record {
 	return r
 }
 
-// cancelled returns the change that changes nothing: the one to use where any will do.
+// cancelled returns a change of kind cancel, for where any change will do.
 func cancelled(r resolver.Record) resolver.Record {
 	r.Proposer, r.Nonce = r.Active, r.Nonce+1
 	return r
 }
 
-// swap makes a change of cur that must succeed.
+// swap changes cur to next, which must succeed.
 func (s *suite) swap(by resolver.Resolver, cur, next resolver.Record) resolver.Record {
 	s.t.Helper()
 	r, err := by.CompareAndSwap(s.ctx, cur.Version, next)
@@ -111,7 +120,7 @@ func (s *suite) swap(by resolver.Resolver, cur, next resolver.Record) resolver.R
 	return r
 }
 
-// present asserts what the record of a name is, as both clients see it.
+// present asserts that both clients see the record.
 func (s *suite) present(want resolver.Record) {
 	s.t.Helper()
 	for _, by := range []resolver.Resolver{s.A, s.B} {
@@ -121,7 +130,7 @@ func (s *suite) present(want resolver.Record) {
 	}
 }
 
-// result is what a call on another goroutine returned.
+// result is the result of a call on another goroutine.
 type result struct {
 	rec resolver.Record
 	err error
@@ -145,19 +154,19 @@ func (s *suite) await(ch <-chan result, what string) resolver.Record {
 		s.NoError(r.err, what)
 		return r.rec
 	case <-s.ctx.Done():
-		s.FailNow("waited in vain", what)
+		s.FailNow("timeout", what)
 		return resolver.Record{}
 	}
 }
 
-// pass waits, for at least d.
+// pass waits for at least d.
 func (s *suite) pass(d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	<-timer.C
 }
 
-// quiet asserts that a watch has nothing to tell for a moment.
+// quiet asserts that a watch does not return for a moment.
 func (s *suite) quiet(ch <-chan result, what string) {
 	s.t.Helper()
 	s.pass(30 * time.Millisecond)

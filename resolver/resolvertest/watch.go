@@ -9,7 +9,7 @@ import (
 )
 
 var watchRules = []rule{
-	{"Watch after 0 returns the record that there is", func(s *suite) {
+	{"Watch after 0 returns an existing record", func(s *suite) {
 		r := s.create(name, s.host("a"))
 		got, err := s.B.Watch(s.ctx, name, 0)
 		s.NoError(err)
@@ -25,7 +25,7 @@ var watchRules = []rule{
 		s.Equal(r, s.await(ch, "a watcher of a new record"))
 	}},
 
-	{"Watch waits for another version, and returns at once where there is one", func(s *suite) {
+	{"Watch waits for another version and returns at once if there is one", func(s *suite) {
 		r := s.create(name, s.host("a"))
 		ch := s.watch(s.ctx, s.B, name, r.Version)
 		s.quiet(ch, "Watch returned the version that it should wait to pass")
@@ -43,7 +43,7 @@ var watchRules = []rule{
 		}
 	}},
 
-	{"a slow watcher sees the newest record", func(s *suite) {
+	{"a slow watcher gets the newest record", func(s *suite) {
 		r := s.create(name, s.host("a"))
 		seen := r.Version
 		for range 10 {
@@ -54,7 +54,7 @@ var watchRules = []rule{
 		s.Equal(r, got)
 	}},
 
-	{"a watcher that watches again misses no last change", func(s *suite) {
+	{"a watcher that watches again gets the last change", func(s *suite) {
 		const changes = 100
 		last := make(chan result, 1)
 		go func() {
@@ -75,7 +75,7 @@ var watchRules = []rule{
 		s.Equal(r, s.await(last, "a watcher of each change"))
 	}},
 
-	{"Watch ends with its context, alone", func(s *suite) {
+	{"Watch ends with its own context", func(s *suite) {
 		r := s.create(name, s.host("a"))
 		ctx, cancel := context.WithCancel(s.ctx)
 		ended, stays := s.watch(ctx, s.A, name, r.Version), s.watch(s.ctx, s.A, name, r.Version)
@@ -97,7 +97,7 @@ var watchRules = []rule{
 		s.ErrorIs(err, context.DeadlineExceeded)
 	}},
 
-	{"many watchers all hear of a change", func(s *suite) {
+	{"every watcher gets a change", func(s *suite) {
 		r := s.create(name, s.host("a"))
 		var chs []<-chan result
 		for i := range 200 {

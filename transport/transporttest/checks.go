@@ -17,32 +17,32 @@ import (
 
 var checks = []check{
 	{"Order", "messages arrive whole, once each and in the order of the calls that sent them", order},
-	{"BothDirections", "calls and notifications go both ways on one connection", bothDirections},
+	{"BothDirections", "calls and notifications work in both directions of one connection", bothDirections},
 	{"ConcurrentCalls", "each of many concurrent calls gets its own reply", concurrentCalls},
 	{"AnyOrder", "a call can be answered before an earlier one", anyOrder},
-	{"Params", "nil params stand for the empty array, a nil result for nil", params},
-	{"BadParams", "params that are not one MessagePack value are refused on this side and harm nobody", badParams},
-	{"SizeLimit", "a message that is too large is refused with ErrBadMessage and harms nobody, one that is not passes", sizeLimit},
+	{"Params", "nil params arrive as the empty array, a nil result as nil", params},
+	{"BadParams", "params that are not one MessagePack value fail on this side with ErrBadMessage, and the connection stays open", badParams},
+	{"SizeLimit", "a message that is too large fails with ErrBadMessage, and the connection stays open; a smaller one arrives", sizeLimit},
 	{"Cancel", "cancelling one call returns the context's error, drops the late reply, and leaves the connection alive", cancelCall},
 	{"Errors", "an error arrives with its code, message and data and with Remote set", remoteErrors},
-	{"UnknownMethod", "without a handler a call is answered with ErrNoMethod and a notification ignored", unknownMethod},
+	{"UnknownMethod", "without a handler a call is answered with ErrNoMethod and a notification is ignored", unknownMethod},
 	{"SlowPeer", "no sender waits for a peer that does not read: the connection ends with ErrSlowPeer", slowPeer},
-	{"Ownership", "bytes passed in may be reused after the method returns, bytes received belong to the receiver", ownership},
+	{"Ownership", "the caller may reuse passed bytes after the method returns; received bytes belong to the receiver", ownership},
 	{"ReplyElsewhere", "a call can be answered from another goroutine, after Handle has returned", replyElsewhere},
 	{"ReplyTwice", "a further reply to the same call is dropped", replyTwice},
 	{"ReplyToNotification", "a reply to a notification does nothing", replyToNotification},
-	{"CloseManyTimes", "Close is safe to call twice and from many goroutines", closeManyTimes},
-	{"CloseDelivers", "what was sent before Close still arrives", closeDelivers},
+	{"CloseManyTimes", "Close is safe to call several times and from several goroutines", closeManyTimes},
+	{"CloseDelivers", "messages sent before Close arrive", closeDelivers},
 	{"CloseInHandler", "Close may be called from the handler", closeInHandler},
-	{"PendingCalls", "calls that wait when the connection ends get an error, each once", pendingCalls},
-	{"AfterClose", "after Close every method fails with ErrClosed and blocks nobody", afterClose},
-	{"Closed", "Closed is called once, after the last Handle, with ErrClosed where this side closed and io.EOF where the peer did", closedOnce},
-	{"Accept", "accept is called once a connection, before anything of it is handled", accept},
+	{"PendingCalls", "calls that are pending when the connection ends get an error, each once", pendingCalls},
+	{"AfterClose", "after Close every method fails with ErrClosed and none blocks", afterClose},
+	{"Closed", "Closed is called once, after the last Handle, with ErrClosed if this side closed and io.EOF if the peer did", closedOnce},
+	{"Accept", "accept is called once for each connection, before a message of it is handled", accept},
 	{"AcceptNil", "a nil handler from accept refuses the connection", acceptNil},
-	{"ListenerClose", "after a listener's Close no accept begins, and connections accepted before stay open", listenerClose},
-	{"Keys", "each side is told the key that the other proved", keys},
-	{"WrongKey", "a peer with another key than the expected one is refused with ErrWrongKey", wrongKey},
-	{"DialRefused", "dialing where nobody listens fails with an error that wraps syscall.ECONNREFUSED", dialRefused},
+	{"ListenerClose", "after a listener's Close new connections fail, and accepted ones stay open", listenerClose},
+	{"Keys", "Peer has the key that the other side proved", keys},
+	{"WrongKey", "dialing a peer that does not prove the expected key fails with ErrWrongKey", wrongKey},
+	{"DialRefused", "dialing an address without a listener fails with an error that wraps syscall.ECONNREFUSED", dialRefused},
 	{"DialCancelled", "a cancelled dial returns the context's error", dialCancelled},
 	{"DialContext", "cancelling the context after Dial has returned does not touch the connection", dialContext},
 }
@@ -297,7 +297,7 @@ func slowPeer(r *run) {
 		r.failf("sending 256 MiB to a peer that does not read: got %v", err)
 	}
 	if err := receive(r, "Closed", ended); !errors.Is(err, transport.ErrSlowPeer) {
-		r.failf("Closed was told %v", err)
+		r.failf("Closed got %v", err)
 	}
 }
 
@@ -347,7 +347,7 @@ func replyElsewhere(r *run) {
 			return
 		}
 		select {
-		case first := <-calls: // its Handle has returned, or this would not be handled yet
+		case first := <-calls: // its Handle has returned
 			go first.Reply(value("later"), nil)
 		default:
 		}
@@ -539,7 +539,7 @@ func closedOnce(r *run) {
 		r.wait("Closed", ended)
 		r.wait("Closed at the other side", ended)
 		closer.Close()
-		select { // an event too many would be a moment late
+		select { // wait a moment for a surplus event
 		case <-ended:
 		case <-time.After(min(20*time.Millisecond, r.patience)):
 		}
@@ -578,7 +578,7 @@ func accept(r *run) {
 	}})
 	r.must(c.Notify("n", nil), "notify")
 	r.alive(c)
-	r.wait("what accept sent", greeted)
+	r.wait("the notification from accept", greeted)
 	if got, want := events.all(), []string{"accept", "handle"}; !slices.Equal(got, want) {
 		r.failf("got %q, want %q", got, want)
 	}
@@ -598,7 +598,7 @@ func acceptNil(r *run) {
 		}
 	}
 	if ctx.Err() != nil {
-		r.failf("the dialer was not told")
+		r.failf("the dialer got no error")
 	}
 }
 
@@ -631,10 +631,10 @@ func listenerClose(r *run) {
 func keys(r *run) {
 	d, a := r.connect(&handler{}, nil)
 	if got, want := d.Peer().Key, r.Listener.Key(); got != want {
-		r.failf("the dialer was told %q, the listener has %q", got, want)
+		r.failf("the dialer sees %q, the listener has %q", got, want)
 	}
 	if got, want := a.Peer().Key, r.Dialer.Key(); got != want {
-		r.failf("the listener was told %q, the dialer has %q", got, want)
+		r.failf("the listener sees %q, the dialer has %q", got, want)
 	}
 	if d.Peer().Addr == "" || a.Peer().Addr == "" {
 		r.failf("no address: %q, %q", d.Peer().Addr, a.Peer().Addr)
@@ -678,7 +678,7 @@ func dialRefused(r *run) {
 func dialCancelled(r *run) {
 	hold := make(chan struct{})
 	l, err := r.Listener.Listen(r.Addr, func(transport.Conn) transport.Handler {
-		<-hold // keeps the greeting open
+		<-hold // delays the greeting
 		return nil
 	})
 	r.must(err, "listen")

@@ -1,4 +1,4 @@
-// Package transporttest checks that an implementation of transport.Transport keeps the interface's promises.
+// Package transporttest is the conformance suite for implementations of transport.Transport.
 //
 //	func TestMyTransport(t *testing.T) {
 //		transporttest.Run(t, func(t *testing.T) transporttest.Pair {
@@ -6,7 +6,7 @@
 //		})
 //	}
 //
-// A failure names the rule that was broken.
+// A failure names the rule that the implementation breaks.
 package transporttest
 
 import (
@@ -19,17 +19,17 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// Pair is two transports that reach each other, made for one check and closed by their maker's t.Cleanup.
+// Pair is two transports that can reach each other. Each check uses a new pair, which t.Cleanup closes.
 type Pair struct {
-	// Listener listens at Addr, where any port is to be had, and Dialer dials it.
+	// Listener listens at Addr, at any free port, and Dialer dials it.
 	Listener, Dialer transport.Transport
 	Addr             string
 
-	// MaxMessage is the largest message, in bytes, that the two carry. 0 stands for 1 MiB.
+	// MaxMessage is the largest message in bytes that the transports carry. It defaults to 1 MiB.
 	MaxMessage int
 }
 
-// Run checks the rules, each in a subtest and with a pair of its own.
+// Run checks each rule in a subtest with a new pair.
 func Run(t *testing.T, newPair func(t *testing.T) Pair) {
 	for _, c := range checks {
 		t.Run(c.name, func(t *testing.T) {
@@ -38,7 +38,7 @@ func Run(t *testing.T, newPair func(t *testing.T) Pair) {
 	}
 }
 
-// tb is what a check needs of a test, so that the checks themselves can be checked.
+// tb is the part of testing.TB that a check uses, so that the checks can be tested.
 type tb interface {
 	Helper()
 	Context() context.Context
@@ -60,12 +60,12 @@ func (c check) run(t tb, p Pair, patience time.Duration) {
 	c.f(&run{tb: t, Pair: p, rule: c.rule, patience: patience})
 }
 
-// run is one check on its way.
+// run is one check in progress.
 type run struct {
 	tb
 	Pair
 	rule     string
-	patience time.Duration // how long something that must happen may take
+	patience time.Duration // how long to wait for what must happen
 }
 
 func (r *run) failf(format string, args ...any) {
@@ -93,7 +93,7 @@ func (r *run) wait(what string, ch <-chan struct{}) {
 	receive(r, what, ch)
 }
 
-// receive takes a value that must come.
+// receive receives a value that must arrive.
 func receive[T any](r *run, what string, ch <-chan T) (v T) {
 	r.Helper()
 	select {
@@ -104,7 +104,7 @@ func receive[T any](r *run, what string, ch <-chan T) (v T) {
 	return v
 }
 
-// offer sends v if there is room: a transport that delivers too much must not block a check.
+// offer sends v if there is room, so a transport that delivers too much does not block a check.
 func offer[T any](ch chan<- T, v T) {
 	select {
 	case ch <- v:
@@ -112,14 +112,14 @@ func offer[T any](ch chan<- T, v T) {
 	}
 }
 
-// call calls with a limit of time.
+// call calls with a deadline.
 func (r *run) call(c transport.Conn, method string, params []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(r.Context(), r.patience)
 	defer cancel()
 	return c.Call(ctx, method, params)
 }
 
-// alive checks that c still answers.
+// alive checks that c still works.
 func (r *run) alive(c transport.Conn) {
 	r.Helper()
 	p := value("alive")
@@ -130,7 +130,7 @@ func (r *run) alive(c transport.Conn) {
 	}
 }
 
-// connect makes a connection whose two ends handle with the given handlers, and returns both ends.
+// connect returns both ends of a connection with the given handlers.
 func (r *run) connect(listener, dialer transport.Handler) (dialed, accepted transport.Conn) {
 	r.Helper()
 	conns := make(chan transport.Conn, 1)
@@ -154,7 +154,7 @@ func (r *run) dial(l transport.Listener, h transport.Handler) transport.Conn {
 	return c
 }
 
-// value is v in MessagePack.
+// value returns v in MessagePack.
 func value(v any) []byte {
 	b, err := transport.Marshal(v)
 	if err != nil {
@@ -163,7 +163,7 @@ func value(v any) []byte {
 	return b
 }
 
-// handler is a handler made of functions. It answers "echo" itself.
+// handler is a handler made of functions. It echoes calls of "echo".
 type handler struct {
 	handle func(transport.Conn, *transport.Request)
 	closed func(transport.Conn, error)
@@ -184,7 +184,7 @@ func (h *handler) Closed(c transport.Conn, err error) {
 	}
 }
 
-// log keeps what happened, in order.
+// log records events in order.
 type log struct {
 	mu sync.Mutex
 	s  []string

@@ -31,13 +31,6 @@ func TestPlaintext(t *testing.T) {
 	})
 }
 
-func TestSmallMessages(t *testing.T) {
-	cfg := transport.TCPConfig{MaxMessage: 1 << 13, MaxPending: 1 << 16}
-	transporttest.Run(t, func(t *testing.T) transporttest.Pair {
-		return transporttest.Pair{Listener: tcp(t, cfg), Dialer: tcp(t, cfg), Addr: "127.0.0.1:0", MaxMessage: 1 << 13}
-	})
-}
-
 func TestMemory(t *testing.T) {
 	transporttest.Run(t, func(t *testing.T) transporttest.Pair {
 		n := transport.NewMemory()

@@ -127,6 +127,20 @@ func (a *Applier) Step() (more bool) {
 	return true
 }
 
+// Next is what Step does next: it applies e, or does another job if e.Index is 0. ok is false if nothing waits. It is called by
+// whoever calls Step.
+func (a *Applier) Next() (e core.Entry, ok bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.next == len(a.jobs) {
+		return core.Entry{}, false
+	}
+	if j := &a.jobs[a.next]; j.call == nil {
+		e = j.entries[0]
+	}
+	return e, true
+}
+
 // step does one job, or applies one entry. It is false if there was none: the applier is then idle.
 func (a *Applier) step() bool {
 	var e core.Entry

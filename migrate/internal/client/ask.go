@@ -11,6 +11,9 @@ import (
 
 // Query asks the service without changing its state.
 func (c *Client) Query(ctx context.Context, q []byte) ([]byte, error) {
+	if err := wire.CheckOutsideApply(c.service, "Query"); err != nil {
+		return nil, err
+	}
 	if len(q) > wire.MaxCommand {
 		return nil, transport.Errorf(wire.CodeTooLarge, "migrate: service %s: query of %d bytes, more than %d",
 			c.service, len(q), wire.MaxCommand)

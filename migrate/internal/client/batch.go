@@ -5,6 +5,7 @@ import (
 
 	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/transport"
+	"github.com/roam-go/roam/transport/msgpack"
 )
 
 // eventBatch is a received wire.EventsParams. It decodes an event when the reader takes it.
@@ -15,13 +16,13 @@ type eventBatch struct {
 	gap     uint64 // its Event.Gap
 	n       int    // events left
 	bytes   int    // size of the message
-	times   transport.Values
-	bodies  transport.Values
+	times   msgpack.Reader
+	bodies  msgpack.Reader
 }
 
 // unmarshalEvents decodes a batch, whose bodies then refer to data.
 func unmarshalEvents(data []byte) (b eventBatch, err error) {
-	v := transport.ReadValues(data)
+	v := msgpack.NewReader(data)
 	fields := v.Array()
 	b.service, b.term.loss, b.term.epoch, b.first, b.bytes = v.Bytes(), v.Uint(), v.Uint(), v.Uint(), len(data)
 	b.n = v.Array()

@@ -8,6 +8,7 @@ import (
 	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
+	"github.com/roam-go/roam/transport/msgpack"
 )
 
 // sendWindow bounds the bytes of unanswered commands on a connection, and those of the replies expected, to less than a
@@ -91,19 +92,19 @@ func (l *link) Handle(_ transport.Conn, r *transport.Request) {
 		}
 	case wire.MethodMoved:
 		var p wire.MovedParams
-		if transport.UnmarshalSmall(r.Params, &p) == nil && p.Service == c.service {
+		if msgpack.UnmarshalSmall(r.Params, &p) == nil && p.Service == c.service {
 			c.learn(p.Record, l)
 		}
 	case wire.MethodSpread:
 		var p wire.SpreadParams
-		if transport.UnmarshalSmall(r.Params, &p) == nil && p.Service == c.service {
+		if msgpack.UnmarshalSmall(r.Params, &p) == nil && p.Service == c.service {
 			c.mu.Lock()
 			c.search.spread = spreadOf(p.SpreadMS)
 			c.mu.Unlock()
 		}
 	case wire.MethodPrepare:
 		var p wire.PrepareParams
-		if transport.UnmarshalSmall(r.Params, &p) == nil && p.Service == c.service {
+		if msgpack.UnmarshalSmall(r.Params, &p) == nil && p.Service == c.service {
 			c.prepare(l, &p)
 		}
 	default:

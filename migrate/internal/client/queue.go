@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/roam-go/roam/transport"
+	"github.com/roam-go/roam/transport/msgpack"
 )
 
 // Call is a command under way.
@@ -238,7 +238,7 @@ func (r *queueRoom) leave(w *roomWaiter) {
 // commandPrefix encodes the beginning of the params of every command of a session: all of wire.DoParams up to Body. Seq and
 // Low at its end are integers of fixed width, so that a command is encoded once, however often it is sent.
 func commandPrefix(service string, session uint64) []byte {
-	b := transport.AppendString(transport.AppendArray(nil, 5), service)
+	b := msgpack.AppendString(msgpack.AppendArray(nil, 5), service)
 	b = binary.BigEndian.AppendUint64(append(b, 0xcf), session)
 	b = binary.BigEndian.AppendUint64(append(b, 0xcf), 0)
 	return binary.BigEndian.AppendUint64(append(b, 0xcf), 0)
@@ -264,7 +264,7 @@ func newCall(c *Client, command []byte) *Call {
 		call, p = new(Call), make([]byte, 0, n)
 	}
 	p = append(p, prefix...)
-	p = transport.AppendBytes(p, command)
+	p = msgpack.AppendBytes(p, command)
 	*call = Call{c: c, params: p, size: len(command), queuedAt: time.Now(), done: make(chan struct{})}
 	return call
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
+	"github.com/roam-go/roam/transport/msgpack"
 )
 
 const (
@@ -411,7 +412,7 @@ func errDeposed(epoch uint64) error { return fmt.Errorf("its epoch %d is over", 
 // learnFrom processes the record in the data of a host's refusal, if there is one.
 func (c *Client) learnFrom(data []byte) {
 	var rec resolver.Record
-	if len(data) > 0 && transport.UnmarshalSmall(data, &rec) == nil {
+	if len(data) > 0 && msgpack.UnmarshalSmall(data, &rec) == nil {
 		c.learn(rec, nil)
 	}
 }

@@ -15,6 +15,9 @@ func (c *Client) Do(ctx context.Context, command []byte) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	if err := wire.CheckOutsideApply(c.service, "Do"); err != nil {
+		return nil, err
+	}
 	call, err := c.enqueue(ctx, command, true)
 	if err != nil {
 		return nil, err

@@ -149,10 +149,10 @@ func TestTooLarge(t *testing.T) {
 func TestTransportLimit(t *testing.T) {
 	inWorld(t, ab, func(t *testing.T, w *fakeWorld) {
 		c := w.dial(func(cfg *Config) {
-			tr, err := w.net.HostWith("small", transport.TCPConfig{MaxMessage: 64 << 10, InsecurePlaintext: true})
+			tr, err := w.net.HostWith("small", transport.TCPConfig{InsecurePlaintext: true})
 			require.NoError(t, err)
 			w.t.Cleanup(func() { tr.Close() })
-			cfg.Transport = tr
+			cfg.Transport = smallTransport{tr}
 			w.hosts["a"].host.Key = transport.Key{}
 			w.rec.Active = w.hosts["a"].host
 			w.res.set(w.rec)
@@ -163,6 +163,24 @@ func TestTransportLimit(t *testing.T) {
 		require.ErrorIs(t, err, wire.ErrTooLarge)
 		requireReply(t, x, "re:x")
 	})
+}
+
+// smallTransport refuses calls of more than 64 KiB.
+type smallTransport struct{ transport.Transport }
+
+func (t smallTransport) Dial(ctx context.Context, to transport.Peer, h transport.Handler) (transport.Conn, error) {
+	c, err := t.Transport.Dial(ctx, to, h)
+	return smallConn{c}, err
+}
+
+type smallConn struct{ transport.Conn }
+
+func (c smallConn) Go(method string, params []byte, done func(result []byte, err error)) {
+	if len(params) > 64<<10 {
+		done(nil, transport.Errorf(transport.CodeBadMessage, "too large"))
+		return
+	}
+	c.Conn.Go(method, params, done)
 }
 
 func TestDoCancelled(t *testing.T) {

@@ -35,8 +35,8 @@ type Config struct {
 	LogBytes      int // the whole log; when it is full, joining hosts that keep it from being trimmed are dropped: 256 MiB
 	LagBytes      int // a member that lacks more than this is removed: 32 MiB
 
-	// MaxUnapplied bounds the entries that the service has not applied yet: 16,384. The active host orders no more, and a
-	// standby accepts at most four times as many.
+	// MaxUnapplied bounds the entries that wait to be applied: the active host orders no more, and a standby accepts no more
+	// than four times as many: 16,384.
 	MaxUnapplied uint64
 }
 
@@ -210,13 +210,8 @@ func (c *Core) Last() uint64 { return c.log.last() }
 // HasState reports whether this host holds a copy.
 func (c *Core) HasState() bool { return c.hasState }
 
-// Tail returns the entries after index, in order: those that a service has yet to apply that has applied all up to index.
-func (c *Core) Tail(index uint64) (tail []Entry) {
-	if c.err != nil {
-		return nil
-	}
-	defer c.stop()
-	c.assert(index >= c.log.base && index <= c.log.last(), "tail after entry %d of %d to %d", index, c.log.base, c.log.last())
+// Tail returns the entries after index, in order: those that a service has yet to apply if index is the last that it applied.
+func (c *Core) Tail(index uint64) []Entry {
 	return c.log.slice(index+1, c.log.last())
 }
 

@@ -221,8 +221,8 @@ func (c *Core) persisted(seq uint64) {
 	}
 }
 
-// Checkpoint is the state passed to the store so far, for a copy captured at index. It is false if the log no longer reaches
-// back to index, or the copy was released.
+// Checkpoint is the state passed to the store so far, for a copy captured at index; false if the log no longer reaches back to
+// there, or the copy was released.
 func (c *Core) Checkpoint(index uint64) (State, bool) {
 	epoch, ok := c.log.epochAt(index)
 	if !ok || !c.hasState || index > c.applied {

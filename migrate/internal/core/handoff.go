@@ -21,7 +21,7 @@ type move struct {
 	stage       moveStage
 	deadline    time.Duration
 	begun       bool // false while a proposal to remove the target has no outcome
-	transferDue bool // Transfer waits for the outcome of another proposal, or until the target has caught up in applying
+	transferDue bool // Transfer waits for the outcome of another proposal, or for the target to catch up in applying
 }
 
 func (c *Core) handoff(target resolver.Host) {

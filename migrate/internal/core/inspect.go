@@ -27,17 +27,17 @@ func (c *Core) EpochAt(i uint64) (uint64, bool) { return c.log.epochAt(i) }
 
 // Lag is how far a member is behind.
 type Lag struct {
-	Host    string        // its ID
-	Entries uint64        // unacknowledged entries
-	Applied uint64        // last entry that its service has applied, as far as known
-	Heard   time.Duration // when it was last heard
+	Host      string        // its ID
+	Entries   uint64        // unacknowledged entries
+	Unapplied uint64        // entries that the active host's service has applied and this one's has not
+	Heard     time.Duration // when it was last heard
 }
 
 // Lags appends the members' lags, sorted by host ID, on an active host.
 func (c *Core) Lags(lags []Lag) []Lag {
 	for _, p := range c.active.peers {
 		if p.member {
-			lags = append(lags, Lag{p.host.ID, c.log.last() - max(p.match, p.base), p.applied, p.lastAck})
+			lags = append(lags, Lag{p.host.ID, c.log.last() - max(p.match, p.base), c.applied - min(p.applied, c.applied), p.lastAck})
 		}
 	}
 	return lags

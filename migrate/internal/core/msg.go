@@ -11,6 +11,7 @@ import (
 	"github.com/roam-go/roam/migrate/internal/binenc"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
+	"github.com/roam-go/roam/transport/msgpack"
 )
 
 // Term is the fencing token. Every message between hosts carries it.
@@ -41,7 +42,7 @@ const (
 	// Without Entries it is a heartbeat.
 	MsgAppend Type = 1
 	// MsgAck goes to the active host: Index (the log equals the active host's up to here), Commit, Round, Prev (invitation),
-	// PrevEpoch (one more than the index of the last applied entry; 0: no copy), Flag (resend from Commit).
+	// PrevEpoch (1 + the index of the last entry applied; 0: holds no copy), Flag (resend from Commit).
 	MsgAck Type = 2
 	// MsgReject goes to the sender of a lower term: Record.
 	MsgReject Type = 3
@@ -60,8 +61,8 @@ const (
 	MsgTransfer Type = 9
 	// MsgFailed tells the active host that the transfer failed: Reason.
 	MsgFailed Type = 10
-	// MsgMoved tells the former active host that the new one serves: Won and Served, the durations of the two phases,
-	// and in Index the part of Served for applying, in nanoseconds.
+	// MsgMoved tells the former active host that the new one serves: Won and Served, the durations of the two
+	// phases, and in Index the part of Served for applying, in ns.
 	MsgMoved Type = 11
 	// MsgLeave asks the active host to remove the sender: Round (invitation), Flag (holds no copy).
 	MsgLeave Type = 12
@@ -151,7 +152,7 @@ func ReadMsg(b []byte) (m Msg, err error) {
 	}
 	if len(rec) > 0 {
 		m.Record = new(resolver.Record)
-		if err := transport.UnmarshalSmall(rec, m.Record); err != nil {
+		if err := msgpack.UnmarshalSmall(rec, m.Record); err != nil {
 			return m, fmt.Errorf("%w: record: %w", errMalformed, err)
 		}
 	}

@@ -185,6 +185,8 @@ func (m *Machine) execute(e core.Entry, s *sessionSlot) (reply []byte, failed *t
 func (m *Machine) callApply(cmd Command) (reply []byte, failed *transport.Error) {
 	m.begin()
 	defer m.finish("Apply", &failed)
+	wire.EnterApply()
+	defer wire.LeaveApply()
 	reply, err := m.app.Apply(cmd)
 	return reply, m.serviceError(err)
 }

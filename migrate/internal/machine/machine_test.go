@@ -179,7 +179,7 @@ func TestMachineCommand(t *testing.T) {
 	l, j := newTestMachine(Limits{})
 	key := transport.Key{7}
 	a := l.apply(core.Entry{Kind: core.EpochStart, Time: 5_000})
-	require.Equal(t, Result{Index: 1, Epoch: 1, Kind: core.EpochStart, First: 1, Next: 1}, a)
+	require.Equal(t, Result{At: 1, Index: 1, Epoch: 1, Kind: core.EpochStart, First: 1, Next: 1}, a)
 	require.Nil(t, l.open(9, key).Err)
 
 	a = l.command(9, 1, 1, "emit 2")

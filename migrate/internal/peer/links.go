@@ -13,6 +13,7 @@ import (
 	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
+	"github.com/roam-go/roam/transport/msgpack"
 )
 
 // Config configures [Links]. All fields are required.
@@ -162,7 +163,7 @@ func (ls *Links) greet(ctx context.Context, conn transport.Conn, to resolver.Hos
 		return err
 	}
 	var hello wire.HostHello
-	if err := transport.UnmarshalSmall(reply, &hello); err != nil {
+	if err := msgpack.UnmarshalSmall(reply, &hello); err != nil {
 		return err
 	}
 	if !hello.Host.Same(to) {

@@ -4,7 +4,8 @@
 package replica
 
 import (
-	"fmt"
+	"errors"
+	"slices"
 
 	"github.com/roam-go/roam/migrate/internal/apply"
 	"github.com/roam-go/roam/migrate/internal/core"
@@ -57,10 +58,19 @@ type Replica struct {
 	applier *apply.Applier   // of machine
 
 	dirty     bool   // the core was given something since it was last asked what is to be done
-	active    bool   // Activated was called, and Deposed not since
 	changed   bool   // role, term or record changed since Changed was last called
 	lastCheck uint64 // the entry up to which hosts have compared hashes
+
+	captures []*capture // that have no outcome
 }
+
+// capture is what is to be called with the captured copy.
+type capture struct {
+	then func(c *machine.Capture, index, epoch uint64, err error)
+}
+
+// ErrDropped is the error of [Replica.Capture] if the copy is dropped before it is captured.
+var ErrDropped = errors.New("the copy was dropped")
 
 // HashEvery is the number of entries between two checks that hosts agree.
 const HashEvery = 4096
@@ -93,11 +103,13 @@ func (r *Replica) Step(ev core.Event) {
 // Touch has the next Settle ask the core what is due.
 func (r *Replica) Touch() { r.dirty = true }
 
-// Align carries out a change of role that the core has decided, if there is one: what comes next must find what belongs to it.
+// Align carries out a change of role that the core has decided, or drops the copy, if either is due: what comes next must find the
+// copy that belongs to it.
 func (r *Replica) Align() error {
-	if r.core.Role().Active() == r.active {
+	if !r.core.Switching() {
 		return nil
 	}
+	r.dirty = true
 	return r.Settle()
 }
 
@@ -110,6 +122,9 @@ func (r *Replica) Settle() error {
 			return err
 		}
 		if err := r.do(d); err != nil {
+			return err
+		}
+		if err := r.core.Err(); err != nil {
 			return err
 		}
 	}
@@ -129,7 +144,6 @@ func (r *Replica) do(d core.Ready) error {
 		r.env.Send(m) // before clients hear of anything: a new active host waits for it
 	}
 	if d.Deposed {
-		r.active = false
 		if r.machine != nil {
 			r.machine.ResetOrdered(nil)
 		}
@@ -175,7 +189,6 @@ func (r *Replica) do(d core.Ready) error {
 }
 
 func (r *Replica) activate(handedOver bool) error {
-	r.active = true
 	if r.machine == nil {
 		m, err := r.env.Machine()
 		if err != nil {
@@ -203,6 +216,12 @@ func (r *Replica) drop() {
 		r.applier.Drop()
 	}
 	r.machine, r.applier, r.lastCheck = nil, nil, 0
+	// What waits to be captured is not captured any more, and nothing would tell.
+	captures := r.captures
+	r.captures = nil
+	for _, w := range captures {
+		w.then(nil, 0, 0, ErrDropped)
+	}
 }
 
 // Stop has nothing more applied.
@@ -278,18 +297,24 @@ func (r *Replica) checkHash() {
 	}
 }
 
-// Capture captures the copy when everything committed so far is applied, and calls then with it, and the place of the last entry
-// in it, on the loop. It reports whether there is a copy.
+// Capture captures the copy when everything committed so far is applied, and calls then once on the loop: with the capture and the
+// place of the last entry in it, or with an error. It reports whether there is a copy; if not, then is not called.
 func (r *Replica) Capture(then func(c *machine.Capture, index, epoch uint64, err error)) bool {
+	if r.applier == nil {
+		return false
+	}
+	w := &capture{then}
+	r.captures = append(r.captures, w)
 	return r.Later(func(m *machine.Machine) {
 		c, err := m.Snapshot()
 		index, epoch := m.Applied()
 		r.env.Post(func() {
-			if m != r.machine && c != nil {
-				c.Release()
-				c, err = nil, fmt.Errorf("the copy was dropped meanwhile")
+			if i := slices.Index(r.captures, w); i >= 0 {
+				r.captures = slices.Delete(r.captures, i, i+1)
+				then(c, index, epoch, err)
+			} else if c != nil {
+				c.Release() // the copy was dropped
 			}
-			then(c, index, epoch, err)
 		}, func() {
 			if c != nil {
 				c.Release()
@@ -302,7 +327,9 @@ func (r *Replica) Capture(then func(c *machine.Capture, index, epoch uint64, err
 func (r *Replica) offer(to resolver.Host) {
 	r.Capture(func(c *machine.Capture, index, epoch uint64, err error) {
 		ev := core.Captured{To: to}
-		if err != nil {
+		if err == ErrDropped {
+			// This host is not active any more.
+		} else if err != nil {
 			r.env.CaptureFailed(to.ID, err)
 		} else if ev.ID = r.env.Offer(to, c); ev.ID != 0 {
 			ev.Index, ev.Epoch = index, epoch

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"iter"
 	"maps"
+	"math"
 	"slices"
 	"time"
 
@@ -73,7 +74,7 @@ type request struct {
 }
 
 type reply struct {
-	Code   Code
+	Code   code
 	Index  uint64
 	Count  uint64
 	Hash   uint64
@@ -244,7 +245,7 @@ func (q *request) answer(r reply) {
 		w.tracef("%s answers client %d: %v %d: %s at %d", n.proc.name(), n.c.id, q.kind, q.seq, r.Code, r.Index)
 	}
 	r.Term = n.proc.core.Term()
-	if r.Code == OK {
+	if r.Code == codeOK {
 		r.Events = n.events()
 	}
 	n.from = max(n.from, w.now+w.latency())
@@ -258,7 +259,7 @@ func (q *request) answer(r reply) {
 // events are those that the process has not sent yet. They go ahead of an answer, as on a real connection they go ahead of all
 // that comes of later entries.
 func (n *conn) events() events {
-	first, bodies := n.proc.m.Events(n.listen)
+	first, _, bodies, _ := n.proc.replica.Machine().Events(n.listen, math.MaxInt, math.MaxInt)
 	if first < n.listen {
 		return events{first: n.listen} // it has not caught up with what the client has heard elsewhere
 	}
@@ -279,7 +280,7 @@ func (n *conn) reset() {
 func (c *client) answered(q *request, r reply) {
 	w := c.w
 	c.heard = w.now
-	if r.Code == NotActive {
+	if r.Code == codeNotActive {
 		c.learn(r.Record)
 		c.conn.reset()
 		return
@@ -304,14 +305,14 @@ func (c *client) answered(q *request, r reply) {
 	}
 	c.seen = r.Term
 	switch r.Code {
-	case Expired:
+	case codeExpired:
 		w.chk.expired(c, r.Term)
 		w.tracef("client %d: session %d has expired", c.id, c.session)
 		w.stats.Expired++
 		c.newSession()
 		c.conn.reset()
 		return
-	case OutOfOrder, Retry:
+	case codeOutOfOrder, codeRetry:
 		if !c.resend {
 			c.resend = true
 			w.after(w.exp(20*time.Millisecond), func() {
@@ -319,7 +320,7 @@ func (c *client) answered(q *request, r reply) {
 				if c.conn == nil {
 					return
 				}
-				if !c.opened || r.Code == Retry && w.chance(0.3) {
+				if !c.opened || r.Code == codeRetry && w.chance(0.3) {
 					c.conn.reset()
 					return
 				}
@@ -327,7 +328,7 @@ func (c *client) answered(q *request, r reply) {
 			})
 		}
 		return
-	case Other:
+	case codeOther:
 		w.failf("client %d: %v in answer to command %d", c.id, r.Code, q.seq)
 	}
 	w.chk.heard(c, q, r)

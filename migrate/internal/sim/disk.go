@@ -5,13 +5,14 @@ import (
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/migrate/internal/machine"
 )
 
 // disk is a host's store: it outlives the process, and keeps of what is not written yet a part at most.
 type disk struct {
 	held  bool       // something was ever written
 	state core.State // what is written
-	copy  snap       // of the state at state.Base; without restore it is the empty one
+	copy  snapshot   // of the state at state.Base
 	queue []write
 	done  func() // ends the batch that is being written, if any
 }
@@ -20,7 +21,7 @@ type disk struct {
 type write struct {
 	save *core.Save
 	upTo uint64
-	copy snap
+	copy snapshot
 }
 
 // write gives the disk something. Everything that waits is written at once, one such batch at a time.
@@ -95,12 +96,11 @@ func (d *disk) crash(p *proc) {
 	d.queue, d.done = nil, nil
 }
 
-// save carries out what the core asks of the store.
-func (p *proc) save(v *core.Save) {
-	s := *v
-	s.Entries = slices.Clone(s.Entries)
-	e := write{save: &s}
-	if s.Rebase && s.Base.Index > 0 {
+// Save gives the disk a change.
+func (p *proc) Save(v core.Save) {
+	v.Entries = slices.Clone(v.Entries)
+	e := write{save: &v}
+	if v.Rebase && v.Base.Index > 0 {
 		e.copy = p.fetched
 	}
 	p.write(e)
@@ -109,15 +109,23 @@ func (p *proc) save(v *core.Save) {
 // compact writes a newer copy from time to time.
 func (p *proc) compact() {
 	w := p.w
-	if p.m == nil || !p.core.HasState() || !w.chance(w.prof.compact) {
+	if p.compacting || !p.core.HasState() || !w.chance(w.prof.compact) {
 		return
 	}
-	restore := p.m.Capture()
-	st, ok := p.core.Checkpoint(p.m.Index())
-	if !ok {
-		w.failf("%s: no checkpoint after entry %d, which was applied", p, p.m.Index())
-	}
-	p.write(write{upTo: st.Base.Index, copy: snap{p.m.Time(), restore}})
+	p.compacting = p.replica.Capture(func(c *machine.Capture, index, _ uint64, err error) {
+		p.compacting = false
+		if err != nil {
+			w.tracef("%s: no snapshot for the disk: %v", p.name(), err)
+			return
+		}
+		s, err := newSnapshot(c)
+		if err != nil {
+			w.failf("%s: no snapshot for the disk: %v", p, err)
+		}
+		if st, ok := p.core.Checkpoint(index); ok { // else the log was trimmed meanwhile, or the copy was dropped
+			p.write(write{upTo: st.Base.Index, copy: s})
+		}
+	})
 }
 
 // recover takes up what the disk holds.
@@ -129,20 +137,21 @@ func (p *proc) recover() {
 	st := d.state
 	st.Entries = slices.Clone(st.Entries)
 	w.stats.Recoveries++
-	w.tracef("%s recovers %+v, log %d..%d", p.name(), st.Meta, st.Base.Index, st.Last())
+	meta := st.Meta
+	meta.Gen = 0 // the resolver draws it, not the seed
+	w.tracef("%s recovers %+v, log %d..%d", p.name(), meta, st.Base.Index, st.Last())
+	var m *machine.Machine
 	if st.Copy {
-		p.m = w.o.New()
-		if d.copy.restore != nil {
-			m, err := d.copy.restore()
-			if err != nil {
-				w.failf("%s: the copy on its disk: %v", p.name(), err)
-			}
-			p.m = m
+		var err error
+		if m, err = d.copy.restore(); err != nil {
+			w.failf("%s: the copy on its disk: %v", p.name(), err)
 		}
-		if p.m.Index() != st.Base.Index {
-			w.failf("%s: the copy on its disk is of entry %d, the log begins after %d", p.name(), p.m.Index(), st.Base.Index)
+		if index, _ := m.Applied(); index != st.Base.Index {
+			w.failf("%s: the copy on its disk is of entry %d, the log begins after %d", p.name(), index, st.Base.Index)
 		}
 	}
-	p.step(core.Recovered{State: st, Time: d.copy.time})
+	p.loss = st.Term.Loss
+	p.replica.Recover(st, m)
 	w.chk.recovered(p)
+	w.chk.stepped(p)
 }

@@ -45,6 +45,9 @@ type profile struct {
 	steady                 bool    // the standbys must be back in sync while commands come without a break
 	hostile                float64 // clients that send twice or in disorder
 
+	load    load          // the time that the service takes
+	restore time.Duration // to restore a copy, on average
+
 	cfg core.Config
 }
 
@@ -138,6 +141,13 @@ func newProfile(r *rand.Rand) profile {
 	if p.amnesia || c.MinInSync > 1 {
 		p.wipe = 0 // the same start without its copy can be neither replaced nor removed: that takes a reset
 	}
+	if p.load = newLoad(r, p.hosts, p.duration); p.load.kind != loadNone {
+		c.MaxUnapplied = uint64(num(0, 0, 2, 20))
+		p.restore = some(0.3, 100*ms, s, 5*s)
+		if p.amnesia && p.load.kind == loadStuck {
+			p.load.kind = loadRandom // a start to repair it would be one too many
+		}
+	}
 	return p
 }
 
@@ -153,6 +163,7 @@ func (p *profile) faults() map[string]int {
 		"resolver duplicate": p.nameDup > 0, "resolver outage": p.outage > 0, "resolver amnesia": p.amnesia,
 		"retire": p.retire, "force": p.force, "poison": p.poison, "disk slow": p.syncSlow > 0, "disk error": p.syncFails > 0,
 		"disk wiped": p.wipe > 0, "power cut": p.power > 0, "compaction": p.compact > 0, "slow standby": p.steady,
+		"load " + p.load.kind.String(): true, "slow restore": p.restore > 0,
 	} {
 		if there {
 			m[kind] = 1
@@ -405,7 +416,8 @@ func (w *world) heal() {
 	p.drop, p.dup, p.reorder, p.slow, p.late, p.misdeliver, p.hostile = 0, 0, 0, 0, 0, 0, 0
 	p.nameLost, p.nameSlow, p.nameDup, p.fetchFails, p.expiry = 0, 0, 0, 0, 0
 	p.nameTime = min(p.nameTime, 2*time.Millisecond)
-	p.fetch = min(p.fetch, 200*time.Millisecond)
+	p.fetch, p.restore = min(p.fetch, 200*time.Millisecond), 0
+	p.load.time, p.load.calls = min(p.load.time, 100*time.Microsecond), min(p.load.calls, time.Millisecond)
 	p.sync, p.syncSlow, p.syncFails, p.wipe = min(p.sync, 5*time.Millisecond), 0, 0, 0
 	w.res.down = false
 	for i := range w.hosts {
@@ -420,6 +432,10 @@ func (w *world) heal() {
 		}
 		w.hosts[i].blind = false
 		if pr := w.hosts[i].proc; pr == nil {
+			w.hosts[i].start()
+		} else if pr.stuck {
+			w.tracef("%s is started again, for its service is stuck", pr.name())
+			pr.exit()
 			w.hosts[i].start()
 		} else {
 			pr.resume()

@@ -110,7 +110,7 @@ func linearizable(ops []operation, steps int) (v verdict, stuck *operation) {
 			}
 			next.count, next.sum = p.count, p.sum
 			if !o.read {
-				next.count, next.sum = p.count+1, Chain(p.sum, o.session, o.body)
+				next.count, next.sum = p.count+1, chain(p.sum, o.session, o.body)
 			}
 			if o.answer != unanswered && (o.count != next.count || o.read && o.sum != next.sum) {
 				continue

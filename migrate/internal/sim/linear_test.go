@@ -18,7 +18,7 @@ func lost(call int, command byte) operation { return did(call, unanswered, comma
 func saw(call, answer int, commands ...byte) operation {
 	o := operation{call: call, answer: answer, read: true, count: uint64(len(commands))}
 	for _, c := range commands {
-		o.sum = Chain(o.sum, uint64(c/10), []byte{c})
+		o.sum = chain(o.sum, uint64(c/10), []byte{c})
 	}
 	return o
 }
@@ -122,7 +122,7 @@ func randomHistory(rng *rand.Rand) []operation {
 			gone[o.session] = true
 			o.answer = unanswered
 		default:
-			count, sum = count+1, Chain(sum, o.session, o.body)
+			count, sum = count+1, chain(sum, o.session, o.body)
 			if o.count = count; rng.IntN(6) == 0 {
 				o.answer = unanswered
 			}
@@ -160,7 +160,7 @@ func anyOrder(ops []operation, done []bool, count, sum uint64) bool {
 		}
 		c, s := count, sum
 		if !o.read {
-			c, s = count+1, Chain(sum, o.session, o.body)
+			c, s = count+1, chain(sum, o.session, o.body)
 		}
 		if o.answer != unanswered && (o.count != c || o.read && o.sum != s) {
 			continue

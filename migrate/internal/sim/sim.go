@@ -19,12 +19,10 @@ import (
 // Options say what to run.
 type Options struct {
 	Seed uint64
-	// New makes the machine that applies a log; nil stands for [NewModel].
-	New func() Machine
-	// Kept returns how many of events, of all there were, a machine still has; nil: all.
-	Kept func(events [][]byte) int
 	// Log receives the history; nil discards.
 	Log func(at time.Duration, line string)
+
+	shape func(*profile) // changes what the seed has made; nil: nothing
 }
 
 // Stats counts what happened in a run.
@@ -116,9 +114,6 @@ type failure string
 
 // Run runs one seed to its end, or to the first invariant that breaks.
 func Run(o Options) (stats Stats, err error) {
-	if o.New == nil {
-		o.New = NewModel
-	}
 	w := newWorld(o)
 	defer func() {
 		w.stats.Virtual = w.now
@@ -165,6 +160,9 @@ type world struct {
 func newWorld(o Options) *world {
 	w := &world{o: o, rng: rand.New(rand.NewPCG(o.Seed, 0x726f616d))}
 	w.prof = newProfile(w.rng)
+	if o.shape != nil {
+		o.shape(&w.prof)
+	}
 	w.stats.Faults = w.prof.faults()
 	w.chk = newChecker(w)
 	w.res = newNameService(w)

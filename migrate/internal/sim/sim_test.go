@@ -10,9 +10,10 @@ import (
 var (
 	seedFlag  = flag.Uint64("sim.seed", 0, "run only this seed, and print its history")
 	seedsFlag = flag.Uint64("sim.seeds", 100, "run so many seeds")
+	stopFlag  = flag.Int("sim.stop", 20, "stop after so many have failed")
 )
 
-func TestModel(t *testing.T) {
+func TestSeeds(t *testing.T) {
 	if *seedFlag != 0 {
 		s, err := Run(Options{Seed: *seedFlag, Log: func(at time.Duration, line string) { fmt.Printf("%12v  %s\n", at, line) }})
 		t.Log(s)
@@ -28,7 +29,7 @@ func TestModel(t *testing.T) {
 		sum.Add(s)
 		if err != nil {
 			t.Error(err)
-			if bad++; bad >= 20 {
+			if bad++; bad >= *stopFlag {
 				break
 			}
 		}

@@ -5,25 +5,26 @@ import (
 
 	"github.com/roam-go/roam/migrate/internal/core"
 	"github.com/roam-go/roam/transport"
+	"github.com/roam-go/roam/transport/msgpack"
 )
 
 // What every command consists of is put together and taken apart by hand, which takes a tenth of the codec's time. The
 // bytes are the same.
 
 func AppendDoResult(b []byte, r *DoResult) []byte {
-	b = transport.AppendArray(b, 4)
-	b = transport.AppendUint(b, r.Index)
-	b = transport.AppendUint(b, r.Epoch)
-	b = transport.AppendUint(b, uint64(r.Replicas))
+	b = msgpack.AppendArray(b, 4)
+	b = msgpack.AppendUint(b, r.Index)
+	b = msgpack.AppendUint(b, r.Epoch)
+	b = msgpack.AppendUint(b, uint64(r.Replicas))
 	if r.Reply == nil {
 		return append(b, 0xc0)
 	}
-	return transport.AppendBytes(b, r.Reply)
+	return msgpack.AppendBytes(b, r.Reply)
 }
 
 // UnmarshalDoResult reads a result, whose Reply then refers to data.
 func UnmarshalDoResult(data []byte) (r DoResult, err error) {
-	v := transport.ReadValues(data)
+	v := msgpack.NewReader(data)
 	n := v.Array()
 	r.Index, r.Epoch, r.Replicas, r.Reply = v.Uint(), v.Uint(), uint32(v.Uint()), v.Bytes()
 	return r, Enough(&v, n, 4)
@@ -31,7 +32,7 @@ func UnmarshalDoResult(data []byte) (r DoResult, err error) {
 
 // unmarshal reads a command, whose Body then refers to data. A Service that is called name is not copied.
 func (p *DoParams) Unmarshal(data []byte, name string) error {
-	v := transport.ReadValues(data)
+	v := msgpack.NewReader(data)
 	n := v.Array()
 	p.Service = name
 	if s := v.Bytes(); string(s) != name {
@@ -42,7 +43,7 @@ func (p *DoParams) Unmarshal(data []byte, name string) error {
 }
 
 // Enough is the error of what was read as the beginning of an array of n values, of which at least want must be there.
-func Enough(v *transport.Values, n, want int) error {
+func Enough(v *msgpack.Reader, n, want int) error {
 	if err := v.Err(); err != nil {
 		return err
 	}
@@ -54,7 +55,7 @@ func Enough(v *transport.Values, n, want int) error {
 
 // AppendMsgParams appends the params of a message between hosts.
 func AppendMsgParams(b []byte, service string, m core.Msg) ([]byte, error) {
-	b = transport.AppendString(transport.AppendArray(b, 2), service)
+	b = msgpack.AppendString(msgpack.AppendArray(b, 2), service)
 	b = append(b, 0xc6, 0, 0, 0, 0)
 	start := len(b)
 	b, err := core.AppendMsg(b, m)
@@ -66,7 +67,7 @@ func AppendMsgParams(b []byte, service string, m core.Msg) ([]byte, error) {
 
 // UnmarshalMsgParams reads the params of a message between hosts; both refer to data.
 func UnmarshalMsgParams(data []byte) (service, msg []byte, err error) {
-	v := transport.ReadValues(data)
+	v := msgpack.NewReader(data)
 	n := v.Array()
 	service, msg = v.Bytes(), v.Bytes()
 	return service, msg, Enough(&v, n, 2)

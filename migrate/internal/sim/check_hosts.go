@@ -1,0 +1,154 @@
+package sim
+
+import (
+	"time"
+
+	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/resolver"
+)
+
+// proposed: a host is proposed for the in-sync set only when it has acknowledged all that is committed and the epoch's
+// first entry, and its acknowledgement is needed from then on (I8).
+func (k *checker) proposed(p *proc, c core.CAS) {
+	k.asked(p)
+	if !p.core.Role().Active() {
+		return
+	}
+	for _, h := range c.Next.ISR {
+		if h.Same(p.self) || contains(p.core.Record().ISR, h) {
+			continue
+		}
+		need := max(p.core.Commit(), p.core.EpochStart())
+		if got := k.acks[ackKey{h.Incarnation, p.core.Term()}]; got < need {
+			k.failf("%s proposes %s, which has acknowledged %d of %d entries (I8)", p, label(h), got, need)
+		}
+		if !p.core.Needs(h) {
+			k.failf("%s proposes %s, but commits without it (I8)", p, label(h))
+		}
+	}
+}
+
+// recordChanged: terms only rise (I2), and who becomes active was in the in-sync set, or the loss rises (I6).
+func (k *checker) recordChanged(before, after resolver.Record) {
+	b, a := core.TermOf(before), core.TermOf(after)
+	if after.Generation == before.Generation || k.top.Version > 0 {
+		if a.Compare(core.TermOf(k.top)) < 0 {
+			k.failf("the resolver goes from %s back to %s (I2)", core.TermOf(k.top), a)
+		}
+	}
+	k.top, k.bound = after, after
+	if !after.Active.Same(before.Active) && after.Loss == before.Loss && before.Version > 0 && after.Active.ID != "" {
+		if !contains(before.ISR, after.Active) {
+			k.failf("%s becomes active without being in the in-sync set (I6)", label(after.Active))
+		}
+		if a.Compare(b) <= 0 {
+			k.failf("another host is active in %s", a)
+		}
+	}
+	k.records[a] = after
+	k.durable(&after)
+}
+
+// forgotten: terms may begin anew, but the last record goes on to bind those who know it.
+func (k *checker) forgotten() { k.top = resolver.Record{} }
+
+// look checks one process after each thing that it did.
+func (k *checker) look(p *proc) {
+	c, v := p.core, &p.watch
+	t := c.Term()
+	if t.Compare(v.term) < 0 {
+		k.failf("%s goes from %s back to %s (I2)", p, v.term, t)
+	}
+	rec := c.Record()
+	if c.Role().Active() {
+		k.isActive(p, t)
+		for _, h := range rec.ISR {
+			if !h.Same(p.self) && !c.Needs(h) {
+				k.failf("%s commits without %s, which is in its record (I7): %s", p, label(h), describeRecord(&rec))
+			}
+		}
+		if c.Commit() > v.commit || v.role != c.Role() {
+			// I5, by the resolver's own record: whoever is in the in-sync set has acknowledged what is committed.
+			if last, ok := k.records[t]; ok {
+				for _, h := range last.ISR {
+					// Under an earlier epoch it was committed by others.
+					if got := k.acks[ackKey{h.Incarnation, t}]; !h.Same(p.self) && got < c.Commit() && c.Commit() >= c.EpochStart() {
+						k.failf("%s commits %d, but %s has acknowledged only %d (I5): %s", p, c.Commit(), label(h), got, describeRecord(&last))
+					}
+				}
+			}
+		}
+	}
+	if c.Role() != v.role {
+		k.w.tracef("%s (was %s)", p, v.role)
+	}
+	if c.Halted() != v.halted {
+		if v.halted = c.Halted(); v.halted {
+			k.w.stats.Halts++
+			k.w.tracef("%s halts", p)
+		}
+	}
+	changed := c.HasState() != v.hasState || t != v.term || c.Role() != v.role
+	v.term, v.commit, v.ver, v.gen, v.hasState, v.role = t, c.Commit(), rec.Version, rec.Generation, c.HasState(), c.Role()
+	if changed {
+		k.durable(nil)
+	}
+}
+
+// durable: every living member of the in-sync set holds all that is committed.
+func (k *checker) durable(r *resolver.Record) {
+	if r == nil {
+		r = &k.bound
+	}
+	h := k.logs[r.Loss]
+	if h == nil || len(h.entries) == 0 {
+		return
+	}
+	n := uint64(len(h.entries))
+	for _, m := range r.ISR {
+		p := k.w.hosts[hostIndex(m)].proc
+		if p == nil || !p.self.Same(m) {
+			continue
+		}
+		c := p.core
+		if k.lost[m.Incarnation] && !c.HasState() {
+			continue // and says so to whoever counts on it
+		}
+		if c.Term().Loss < r.Loss && m.Same(r.Active) && !k.begun[core.TermOf(*r)] {
+			continue // it does not know yet what it is about to begin
+		}
+		if !c.HasState() || c.Term().Loss != r.Loss || c.Last() < n {
+			k.failf("%s is in the in-sync set %s, but lacks committed entries up to %d", p, describeRecord(r), n)
+		}
+		if e, ok := c.EpochAt(n); ok && e != h.entries[n-1].Epoch {
+			k.failf("%s is in the in-sync set, but has entry %d of epoch %d instead of the committed one of epoch %d",
+				p, n, e, h.entries[n-1].Epoch)
+		}
+	}
+}
+
+const (
+	maxTicks = 150 // a second
+	maxAsks  = 60
+)
+
+// ticked and asked: a host with nothing to do does not spin, and does not besiege the resolver.
+func (k *checker) ticked(p *proc) {
+	k.second(p)
+	if p.watch.ticks++; p.watch.ticks > maxTicks {
+		k.failf("%s: its timer has gone off %d times within a second", p, p.watch.ticks)
+	}
+}
+
+func (k *checker) asked(p *proc) {
+	k.second(p)
+	if p.watch.asks++; p.watch.asks > maxAsks {
+		k.failf("%s has asked the resolver %d times within a second", p, p.watch.asks)
+	}
+}
+
+func (k *checker) second(p *proc) {
+	if v := &p.watch; k.w.now-v.second >= time.Second {
+		v.second, v.ticks, v.asks = k.w.now, 0, 0
+	}
+}
