@@ -318,7 +318,7 @@ func (s *Service) handle(it *item) error {
 	case itemHalt:
 		return it.err
 	}
-	return s.core.Err()
+	return nil
 }
 
 // flush does all that the core has made due.

@@ -30,8 +30,8 @@ func (c *Core) Applied(now time.Duration, index uint64) {
 // AppliedIndex is the index of the last entry that the service has applied.
 func (c *Core) AppliedIndex() uint64 { return c.applied }
 
-// Switching reports whether Ready will make or end this host's time as the active one, or drop the copy: what is true of the core
-// now is not yet true of the copy.
+// Switching reports whether the next Ready activates or deposes this host, or drops the copy: the copy does not yet have the
+// core's state.
 func (c *Core) Switching() bool { return c.out.Activated || c.out.Deposed || c.out.Drop }
 
 // Unapplied is the number of entries in the log that the service has not applied.

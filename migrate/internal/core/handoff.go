@@ -139,8 +139,6 @@ func (c *Core) moveTaken() {
 func (c *Core) recvMoved(m Msg) {
 	if mv := c.active.takenMove; mv != nil && mv.target.Same(m.From) {
 		c.active.takenMove = nil
-		c.out.Moves = append(c.out.Moves, MoveEvent{
-			Stage: MoveServed, Won: m.Won, Served: m.Served, Applying: time.Duration(m.Index),
-		})
+		c.out.Moves = append(c.out.Moves, MoveEvent{Stage: MoveServed, Won: m.Won, Served: m.Served, Applying: time.Duration(m.Index)})
 	}
 }

@@ -117,18 +117,14 @@ func (r *Replica) Align() error {
 func (r *Replica) Settle() error {
 	for r.dirty {
 		r.dirty = false
-		d := r.core.Ready()
-		if err := r.core.Err(); err != nil {
-			return err
-		}
-		if err := r.do(d); err != nil {
+		if err := r.do(r.core.Ready()); err != nil {
 			return err
 		}
 		if err := r.core.Err(); err != nil {
 			return err
 		}
 	}
-	return r.core.Err()
+	return nil
 }
 
 // do carries out what the core asks for.
@@ -198,9 +194,6 @@ func (r *Replica) activate(handedOver bool) error {
 	}
 	index, _ := r.machine.Applied()
 	r.machine.ResetOrdered(r.core.Tail(index))
-	if err := r.core.Err(); err != nil {
-		return err
-	}
 	r.env.Activated(handedOver)
 	return nil
 }
@@ -259,9 +252,6 @@ func (r *Replica) Collect(a *apply.Applier) error {
 			return res.Halt
 		}
 		r.core.Applied(r.env.Now(), res.At)
-		if err := r.core.Err(); err != nil {
-			return err
-		}
 		if res.Mismatch {
 			r.env.Diverged(res.Checked)
 		}
