@@ -30,7 +30,7 @@ type activeState struct {
 	requestedAt    time.Duration // when it requested that
 	wonAt          time.Duration // when this host won its epoch
 	servingAt      time.Duration // when the epoch's first entry was committed
-	announced      bool          // predecessor has heard that this host serves
+	announced      bool          // this host has reported to the predecessor that it serves
 }
 
 // peer is the active host's view of another host.
@@ -46,7 +46,7 @@ type peer struct {
 	stage             stage
 	base              uint64        // it holds everything up to here, whatever the epoch
 	match             uint64        // it has acknowledged everything up to here in this epoch
-	applied           uint64        // its service has applied everything up to here, as far as it has told
+	applied           uint64        // its service has applied everything up to here, as far as known
 	next              uint64        // next entry to send
 	lastAck           time.Duration // when it was last heard
 	round             uint64        // last heartbeat round that it has acknowledged
@@ -216,7 +216,7 @@ func (c *Core) append(e Entry) Entry {
 	return e
 }
 
-// Room reports whether Propose would accept an entry now: the log is not full, and not too much of it is unapplied.
+// Room reports whether Propose would accept an entry now: neither the log nor the backlog of unapplied entries is full.
 func (c *Core) Room() bool {
 	return c.role.Active() && c.Unapplied() < c.cfg.MaxUnapplied && (c.log.bytes < c.cfg.LogBytes || c.log.last() == c.applied)
 }

@@ -6,11 +6,11 @@ import (
 	"github.com/roam-go/roam/resolver"
 )
 
-// A service takes its time to apply what is committed, and the protocol does not wait for it: a host counts for what its log
-// holds. What depends on applied entries is here: what a host may order or take while its service lags, when a new active
-// host serves, and which host had better not take over.
+// A service may be slow to apply committed entries, and the protocol does not wait for it: a host counts for the entries
+// in its log. This file has what depends on applied entries: how much a host may order or accept while its service lags,
+// when a new active host serves, and which host should not take over.
 
-// Applied notes that the service has applied everything up to index, all of which Ready has handed out.
+// Applied records that the service has applied all entries up to index, which Ready has returned.
 func (c *Core) Applied(now time.Duration, index uint64) {
 	if c.err != nil {
 		return
@@ -20,7 +20,7 @@ func (c *Core) Applied(now time.Duration, index uint64) {
 	if index <= c.applied {
 		return
 	}
-	c.assert(index <= c.emitted, "entry %d is applied, entries up to %d were handed out", index, c.emitted)
+	c.assert(index <= c.emitted, "entry %d is applied, but Ready returned entries up to %d", index, c.emitted)
 	c.applied = index
 	if c.role == Serving {
 		c.announceServing()
@@ -30,17 +30,17 @@ func (c *Core) Applied(now time.Duration, index uint64) {
 // AppliedIndex is the index of the last entry that the service has applied.
 func (c *Core) AppliedIndex() uint64 { return c.applied }
 
-// Switching reports whether Ready will make or end this host's time as the active one, or drop the copy: what is true of the core
-// now is not yet true of the copy.
+// Switching reports whether the next Ready activates or deposes this host, or drops the copy: the copy does not yet have the
+// core's state.
 func (c *Core) Switching() bool { return c.out.Activated || c.out.Deposed || c.out.Drop }
 
 // Unapplied is the number of entries in the log that the service has not applied.
 func (c *Core) Unapplied() uint64 { return c.log.last() - c.applied }
 
-// CaughtUp reports whether this host, which is active, has applied everything that earlier epochs committed: it serves.
+// CaughtUp reports whether this active host serves: it has applied all entries that earlier epochs committed.
 func (c *Core) CaughtUp() bool { return c.role == Serving && c.applied >= c.active.epochStart }
 
-// announceServing tells the host that handed over that this one serves.
+// announceServing reports to the host that handed over that this one serves.
 func (c *Core) announceServing() {
 	a := &c.active
 	if a.predecessor.ID == "" || a.announced || !c.CaughtUp() {
@@ -52,24 +52,25 @@ func (c *Core) announceServing() {
 	})
 }
 
-// backlogged reports whether this standby takes no further entries until its service has applied some. The active host then
-// misses its acknowledgements and removes it: a service that is slow on one host alone holds up no other. Entries that are not
-// committed don't count: they may need the next one to become so.
+// backlogged reports whether this standby accepts no further entries until its service has applied some. The active host
+// then misses its acknowledgements and removes it, so that a service that is slow on one host does not delay the others.
+// Uncommitted entries do not count: their commit may need the next entry.
 func (c *Core) backlogged() bool {
 	return c.commit-c.applied >= 4*c.cfg.MaxUnapplied || c.log.bytes >= c.cfg.LogBytes && c.commit > c.applied
 }
 
-// lags reports whether a service that has applied everything up to theirs is far behind one that has up to ours.
+// lags reports whether a service that has applied the entries up to theirs is far behind one that has applied those up to
+// ours.
 func (c *Core) lags(theirs, ours uint64) bool { return theirs+c.cfg.MaxJoinLag < ours }
 
-// Behind reports whether the service of a member of the in-sync set is far behind this one's in applying: as the next active
-// host it would serve only when it has caught up.
+// Behind reports whether the service of a member is far behind this one in applying entries: as the next active host it
+// would not serve until it has caught up.
 func (c *Core) Behind(h resolver.Host) bool {
 	p := c.peer(h)
 	return p != nil && p.member && c.lags(p.applied, c.applied)
 }
 
-// Hears reports whether h is the active host that this one follows, and is heard.
+// Hears reports whether h is the active host that this one follows, and has been heard within FailureTimeout.
 func (c *Core) Hears(h resolver.Host) bool {
 	s := &c.standby
 	return !c.role.Active() && s.leader.Same(h) && c.now-s.heard < c.cfg.FailureTimeout

@@ -149,7 +149,7 @@ type MoveEvent struct {
 	Stage       MoveStage
 	Reason      string
 	Won, Served time.Duration // from the request to the target's win, and from there to serving
-	Applying    time.Duration // the part of Served in which the target applied what was committed
+	Applying    time.Duration // the part of Served in which the target applied committed entries
 }
 
 // Core is the state of one service on one host. It is not safe for concurrent use.

@@ -110,7 +110,7 @@ func TestStoredActive(t *testing.T) {
 	r = c.Ready()
 	require.Equal(t, Recovering, c.Role())
 	require.Empty(t, r.Msgs)
-	require.Equal(t, []Lag{{Host: "b", Entries: 4, Unapplied: 1, Heard: now}}, c.Lags(nil), "of what is committed it lacks nothing; what it has applied it has yet to tell")
+	require.Equal(t, []Lag{{Host: "b", Entries: 4, Unapplied: 1, Heard: now}}, c.Lags(nil), "it holds all committed entries; what it has applied is not known yet")
 	c.Step(now, Recv{Msg{Type: MsgAck, From: storedB, Term: Term{0, 2}, Index: 4, Round: 1}})
 	r2 := c.Ready()
 	require.EqualValues(t, 1, c.Commit(), "what it inherited is committed with the first entry of its own")

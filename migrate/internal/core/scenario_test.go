@@ -118,8 +118,8 @@ type scenarioHost struct {
 
 	halted, suspended bool
 
-	slow time.Duration // how long its service takes to apply what Ready has handed out
-	busy time.Duration // until when it does
+	slow time.Duration // how long its service takes to apply the entries of one Ready
+	busy time.Duration // when the service has applied all entries
 }
 
 func (s *scenario) printf(format string, args ...any) {
@@ -422,7 +422,7 @@ func (h *scenarioHost) ready() {
 			s.printf("%s: captures snapshot %d at %d", id, ev.ID, ev.Index)
 			h.step(ev)
 		}
-		if h.busy > s.now { // behind what is yet to be applied
+		if h.busy > s.now { // after the entries before it are applied
 			s.after(h.busy-s.now, capture)
 		} else {
 			capture()
@@ -461,7 +461,7 @@ func (h *scenarioHost) ready() {
 	s.check()
 }
 
-// applied notes that the service has applied everything up to index, at once or after as long as it takes.
+// applied reports to the core that the service has applied all entries up to index, at once or after h.slow.
 func (h *scenarioHost) applied(index uint64) {
 	self, s := h.self, h.s
 	note := func() {

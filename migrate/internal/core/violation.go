@@ -7,8 +7,8 @@ type Violation string
 
 func (v Violation) Error() string { return "invariant broken: " + string(v) }
 
-// Err returns the [Violation] that stopped the core, or nil. A stopped core stays as it is: Step and Propose do nothing, and
-// Ready returns nothing to do, for what it had decided so far may be wrong.
+// Err returns the [Violation] that stopped the core, or nil. A stopped core stays as it is: Step, Propose and Applied do
+// nothing, and Ready returns nothing to do, since earlier decisions may be wrong.
 func (c *Core) Err() error { return c.err }
 
 // violated is what assert panics with. The panic ends in [Core.stop], so that no caller of this package sees it.
