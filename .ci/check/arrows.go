@@ -18,7 +18,7 @@ const (
 	internal = face + "/internal"
 
 	// maxLines is the maximum length of a .go file.
-	maxLines = 700
+	maxLines      = 700
 	longFilesFail = true
 )
 
