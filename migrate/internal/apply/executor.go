@@ -28,8 +28,8 @@ type Lender interface {
 type loan struct {
 	conn Lender
 	turn uint64
-	seen bool // the watch has seen it
-	took bool // it does not read any more
+	seen bool   // the watch has seen it
+	stop func() // of watchStuck; nil: the goroutine still reads
 }
 
 const (
@@ -76,13 +76,16 @@ func (x *Executor) Lend(a *Applier, c Lender) {
 
 	x.mu.Lock()
 	delete(x.lent, a)
-	took := a.loan.took
+	stop := a.loan.stop
 	a.loan = loan{}
 	x.mu.Unlock()
+	if stop != nil {
+		stop()
+	}
 	switch {
 	case idle:
 		x.end(a)
-	case took:
+	case stop != nil:
 		x.run(a)
 	default:
 		go x.run(a)
@@ -95,10 +98,9 @@ func (x *Executor) look() {
 	for a := range x.lent {
 		l := &a.loan
 		// With the lock: then Lend sees whether its goroutine still reads.
-		if l.seen && !l.took && l.conn.Release(l.turn) {
-			l.took = true
+		if l.seen && l.stop == nil && l.conn.Release(l.turn) {
 			a.slowUntil.Store(now() + int64(slowFor))
-			x.watchStuck(a)
+			l.stop = x.watchStuck(a)
 		}
 		l.seen = true
 	}
