@@ -15,10 +15,10 @@ import (
 //
 // Each copy of a service has an applier, which calls the methods one at a time, but not always on the same goroutine. Only a
 // returned [Snapshot] is written concurrently with later calls, and a [ConcurrentQuerier] answers queries concurrently. A
-// call may take any time. Meanwhile its host remains active or in sync: it continues to send heartbeats and to acknowledge and
-// order commands, and other services are not affected. The clients of the service wait for their replies. If too many committed
-// entries wait to be applied, the active host orders no more and asks clients to retry; a standby that is too far behind
-// is removed from the in-sync set. [Hooks].Failed reports a call that has not returned after 5 s, with [ErrBusy].
+// call may take any time. Meanwhile its host remains active or in sync: it sends heartbeats, acknowledges entries to other hosts
+// and orders commands, and other services are not affected. The clients of the service wait for their replies. If too many
+// committed entries wait to be applied, the active host orders no more and clients are held back: it asks them to retry. A standby
+// that is too far behind is removed from the in-sync set. [Hooks].Failed reports a call that has not returned after 5 s, with [ErrBusy].
 //
 // A [Client] must not be used inside Apply, because the service would wait for itself: Do and Query return [ErrForbidden].
 //

@@ -40,7 +40,7 @@ type Report struct {
 	// Pause is the time, on the target's clock, from winning the record until the target served. No command was committed
 	// meanwhile. To a client, the pause is longer by its latency to the target; see [Move.Pause].
 	Pause time.Duration
-	// Applying is the part of Pause in which the target applied what was committed before: a new active host serves only once
+	// Applying is the part of Pause in which the target applied the entries committed before: a new active host serves only once
 	// it has applied all of that.
 	Applying time.Duration
 
