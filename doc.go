@@ -53,7 +53,8 @@
 //   - latent: present, without a copy. It can fetch one.
 //   - joining: fetching a copy and catching up.
 //   - standby: a member of the in-sync set. It holds every acknowledged command and can become active.
-//   - recovering: has become active and waits until all members of the in-sync set have acknowledged its term.
+//   - recovering: has become active and waits until all members of the in-sync set have acknowledged its term. It serves once
+//     its applier has also applied everything committed before (migrate.Report.Applying).
 //   - active: the leader. It orders commands, answers clients and pushes events. Each term has at most one active host, and
 //     only that of the highest term can commit.
 //   - halted: has stopped the service on this host, because continuing could violate its guarantees.
@@ -66,6 +67,8 @@
 //
 // The active host appends a command to the log and sends it to the members of the in-sync set. When all of them hold it, the
 // command is committed. Hosts apply it and the client receives its reply only after that, so nothing is ever rolled back.
+// Acknowledged means: committed by all members of the in-sync set and applied by the active host. An applier, which runs beside
+// the protocol, applies the commands one at a time; it may take any time without endangering the host's role.
 // Sessions, with the replies that a client may request again, are part of the replicated state. A command that a client sends
 // twice, to any host, is therefore executed once.
 //
@@ -82,7 +85,7 @@
 //  7. The target makes itself active in the record. This compare-and-swap decides the move. The old host can no longer commit
 //     entries in flight, because the target no longer acknowledges them.
 //  8. The target sends the rest of the log again in its own epoch, plus one entry of its own. When all members have
-//     acknowledged them, it serves. The pause lasts from step 7 to this point.
+//     acknowledged them, and it has applied everything committed before, it serves. The pause lasts from step 7 to this point.
 //  9. Both hosts notify the clients, which resume their sessions on the parked connections and resend commands without a
 //     reply.
 //  10. Hosts in excess of the configured number of copies leave the in-sync set and release their copies.
@@ -163,6 +166,8 @@
 //	replies kept                 1,024 and 8 MiB per session, 64 MiB per service
 //	events kept                  16 MiB per service (migrate.Policy)
 //	copies of a service          1 to 16 (migrate.Policy)
+//	committed entries not yet    16,384 on the active host, which then orders no more (clients are asked to retry), 4 times
+//	applied                      as many on a standby, which is then removed; 256 MiB of log
 //	log of a service in memory   256 MiB; a standby that lags by more than 32 MiB is removed
 //	log of a service on disk     64 MiB, or the size of a snapshot if larger, plus what arrives while the next snapshot is
 //	                             written (migrate.NodeConfig.Dir)

@@ -8,17 +8,17 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// applierNow is what applies entries to the copy that is here; nil if there is none.
+// applierNow returns the applier of this host's copy, or nil if there is no copy.
 func (s *Service) applierNow() *apply.Applier {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.applier
 }
 
-// busyLong is for how long a service's own code may run before an error mentions it.
+// busyLong is how long a call of the service's own code must have run for an error to mention it.
 const busyLong = 100 * time.Millisecond
 
-// busyWith describes what a service's own code does at the moment.
+// busyWith describes the current call of a service's own code.
 func busyWith(a *apply.Applier) string {
 	if a == nil {
 		return "Query"
@@ -30,7 +30,7 @@ func busyWith(a *apply.Applier) string {
 	return fmt.Sprintf("Apply of entry %d for %v", entry, d.Round(time.Millisecond))
 }
 
-// stuck reports a call of a service's own code that has not returned for long.
+// stuck reports a call of a service's own code that has not returned for a long time.
 func (n *Node) stuck(a *apply.Applier, entry uint64, d time.Duration) {
 	for _, s := range n.Services() {
 		if s.applierNow() != a {

@@ -112,7 +112,8 @@ func (c *Client) inner() *client.Client { return (*client.Client)(c) }
 // reply was too large, or was lost on its way and is no longer kept: hosts keep 8 MiB of replies for a session, and 64
 // MiB for a service. The bytes of command are copied.
 //
-// Do, like Query, must not be called inside a service's Apply, which it would wait for: the error is [ErrForbidden].
+// Do and Query must not be called inside a service's Apply, because the service could wait for itself: they return
+// [ErrForbidden].
 func (c *Client) Do(ctx context.Context, command []byte) ([]byte, error) {
 	return c.inner().Do(ctx, command)
 }
@@ -172,10 +173,10 @@ func (c *Client) Shutdown(ctx context.Context) error { return c.inner().Shutdown
 // for an OnMove call in progress.
 func (c *Client) Close() error { return c.inner().Close() }
 
-// Call is a command under way.
+// Call is a command in progress.
 type Call client.Call
 
-// Done returns a channel that is closed when the reply is there or the client has ended.
+// Done returns a channel that is closed when the reply has arrived or the client has ended.
 func (c *Call) Done() <-chan struct{} { return (*client.Call)(c).Done() }
 
 // Reply waits for the reply and returns it. If ctx ends first, the call continues.

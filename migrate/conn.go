@@ -10,7 +10,7 @@ import (
 	"github.com/roam-go/roam/transport/msgpack"
 )
 
-// accept returns the handler of a connection that another host or a client has made, or nil if the node is closed.
+// accept returns the handler of a connection that another host or a client has opened, or nil if the node is closed.
 func (n *Node) accept(c transport.Conn) transport.Handler {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -22,18 +22,18 @@ func (n *Node) accept(c transport.Conn) transport.Handler {
 	return s
 }
 
-// inbound is a connection that was made to this node. Only the reading goroutine uses its fields, except conn.
+// inbound is a connection that another host or a client has opened. Only the reading goroutine uses its fields, except conn.
 type inbound struct {
 	node *Node
 	conn serve.Conn
-	host resolver.Host // the host that calls; zero for a client
+	host resolver.Host // the calling host; zero for a client
 	used map[string]*Service
-	todo *Service // has items of this connection in its inbox, and starts at the end of the burst
+	todo *Service // has queued items of this connection; its loop starts at the end of the burst
 
 	asked *Service // the service of the client's last request
 	last  *Service // the service of the host's last message
 
-	upload transfer.Upload // the snapshot that the host fetches on this connection
+	upload transfer.Upload // of the snapshot that the host fetches on this connection
 }
 
 // Handle implements [transport.Handler].
@@ -55,7 +55,7 @@ func (c *inbound) Handle(conn transport.Conn, r *transport.Request) {
 	}
 }
 
-// post gives an item to a service, whose loop starts when the burst, or its part for this service, has been read.
+// post queues an item for a service. Its loop starts when the burst, or its part for this service, has been read.
 func (c *inbound) post(s *Service, it item) {
 	if c.todo != s {
 		c.work()
@@ -64,7 +64,7 @@ func (c *inbound) post(s *Service, it item) {
 	s.loop.Put(it)
 }
 
-// work starts the loop of the service that post gave items to.
+// work starts the loop of the service in todo.
 func (c *inbound) work() {
 	if s := c.todo; s != nil {
 		c.todo = nil
@@ -72,7 +72,7 @@ func (c *inbound) work() {
 	}
 }
 
-// lend is the last thing that Handle does: work on the reading goroutine, whose place another one may take meanwhile.
+// lend ends Handle: it works on the reading goroutine, while another goroutine may read in its place.
 func (c *inbound) lend(conn transport.Conn) {
 	if s := c.todo; s != nil {
 		c.todo = nil
@@ -99,7 +99,7 @@ func (c *inbound) Closed(_ transport.Conn, err error) {
 	}
 }
 
-// handleHello answers a host that introduces itself. The host must have proved the key that it names.
+// handleHello answers the introduction of a host, which must have proved the key that it names.
 func (c *inbound) handleHello(r *transport.Request) ([]byte, error) {
 	var h wire.HostHello
 	if err := msgpack.UnmarshalSmall(r.Params, &h); err != nil {
@@ -112,7 +112,7 @@ func (c *inbound) handleHello(r *transport.Request) ([]byte, error) {
 	return transport.Marshal(wire.HostHello{Host: c.node.self})
 }
 
-// handleMsg gives a host's message to the service's loop.
+// handleMsg queues a host's message for the service's loop.
 func (c *inbound) handleMsg(r *transport.Request) {
 	name, msg, err := wire.UnmarshalMsgParams(r.Params)
 	if err != nil || c.host.ID == "" {
@@ -138,7 +138,7 @@ func (c *inbound) handleMsg(r *transport.Request) {
 	c.post(s, item{kind: itemEvent, from: c, size: len(msg), ev: core.Recv{Msg: m}})
 }
 
-// handleClient reads a client's request and gives it to the service's loop.
+// handleClient decodes a client's request and queues it for the service's loop.
 func (c *inbound) handleClient(r *transport.Request) {
 	var (
 		p    any
@@ -200,19 +200,19 @@ func (c *inbound) handleClient(r *transport.Request) {
 	c.post(s, item{kind: itemClient, req: q, params: p})
 }
 
-// malformed refuses a request whose params can't be read.
+// malformed refuses a request whose params cannot be decoded.
 func (c *inbound) malformed(r *transport.Request, err error) {
 	r.Reply(nil, transport.Errorf(transport.CodeBadMessage, "migrate: %s: %v", r.Method, err))
 }
 
-// take admits a request, whose params have been decoded and are dropped.
+// take admits a request and drops its encoded params.
 func (c *inbound) take(q *serve.Request) {
 	q.Params = nil
 	c.enter(q.Size())
 }
 
-// enter waits until the intake has room, or the connection has ended. Before it waits, it starts the loop, so that items already
-// admitted do not wait with it.
+// enter waits until the intake has room or the connection has ended. Before it waits, it starts the loop, so that admitted items
+// do not wait as well.
 func (c *inbound) enter(size int) {
 	if !c.conn.TryEnter(size) {
 		c.work()
@@ -220,7 +220,7 @@ func (c *inbound) enter(size int) {
 	}
 }
 
-// eachService gives an event to all services.
+// eachService queues an event for all services.
 func (n *Node) eachService(ev core.Event) {
 	for _, s := range n.Services() {
 		s.post(item{kind: itemEvent, ev: ev})

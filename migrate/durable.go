@@ -14,7 +14,7 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// openDir takes the node's directory into use, and its owner's name and incarnation from it.
+// openDir opens the node's directory and reads the host's ID and incarnation from it.
 func (n *Node) openDir() error {
 	if n.cfg.Dir == "" {
 		return nil
@@ -31,11 +31,11 @@ func (n *Node) openDir() error {
 	return nil
 }
 
-// storeWait is how long a service waits for what was under way to its directory when it was last closed: a disk that hangs
-// must not hang who hosts it again.
+// storeWait limits how long a service waits for writes that were in progress when it was last closed, so that a disk that hangs
+// does not block Host.
 const storeWait = 3 * time.Second
 
-// openStore takes up what the node's directory holds of the service. It runs before anything else on the service's loop.
+// openStore loads the service's state from the node's directory, before the service's loop starts.
 func (s *Service) openStore() error {
 	d := s.node.dir
 	if d == nil {
@@ -61,7 +61,7 @@ func (s *Service) openStore() error {
 	s.store, s.resumed, s.resumedCopy = store, rec.State.Term, rec.State.Copy
 	s.mu.Unlock()
 	if rec.Cut > 0 {
-		s.log.Warn("the last write to the log was not finished", "bytes", rec.Cut)
+		s.log.Warn("the last write to the log was incomplete", "bytes", rec.Cut)
 	}
 	st := rec.State
 	var m *machine.Machine
@@ -94,12 +94,12 @@ func (s *Service) restoreCopy(rec *wal.Recovered) (*machine.Machine, error) {
 	return m, nil
 }
 
-// storeFailed halts the service: nothing is acknowledged here any more, and other hosts go on.
+// storeFailed halts the service: this host acknowledges nothing more, and the other hosts continue.
 func (s *Service) storeFailed(err error) {
 	s.post(item{kind: itemHalt, err: fmt.Errorf("nothing can be written to the disk any more: %w", err)})
 }
 
-// compact has the store write a copy of the state when its log has grown.
+// compact lets the store write a snapshot when its log has grown.
 func (s *Service) compact() {
 	if s.store == nil || s.compacting || !s.store.Due() {
 		return
@@ -123,13 +123,13 @@ func (s *Service) compact() {
 	})
 }
 
-// noCopy says that the service has failed to capture its state: nothing is lost, but its log grows on.
+// noCopy reports that the state could not be captured or written. Nothing is lost, but the log keeps growing.
 func (s *Service) noCopy(err error) {
 	s.log.Error("no snapshot for the disk", "err", err)
 	s.report(fmt.Errorf("migrate: service %s: no snapshot for the disk of host %s: %w", s.name, s.node.self.ID, err))
 }
 
-// closeStore ends writing. A service that was left, and of which there is no copy here any more, leaves nothing behind.
+// closeStore ends writing. If the node has left the service, it removes the service's files.
 func (s *Service) closeStore(left bool) {
 	s.mu.Lock()
 	store := s.store
@@ -145,7 +145,7 @@ func (s *Service) closeStore(left bool) {
 	}
 }
 
-// holds reports whether the copy in this node's directory counts, by the record.
+// holds reports whether rec counts the copy in this node's directory.
 func (s *Service) holds(rec resolver.Record) bool {
 	for _, h := range rec.ISR {
 		if h.Same(s.node.self) {
@@ -155,16 +155,16 @@ func (s *Service) holds(rec resolver.Record) bool {
 	return false
 }
 
-// forgotten is an error if this node's directory knows the service, of which the resolver knows nothing.
+// forgotten returns an error if this node's directory contains the service. It is called if the resolver has no record of it.
 func (s *Service) forgotten() error {
 	if s.resumed == (core.Term{}) {
 		return nil
 	}
-	return transport.Errorf(CodeNoHost, "migrate: the resolver has no record of service %s, which host %s took part in up to epoch %d: "+
-		"if its memory is lost, Reset starts the service from what this host holds", s.name, s.node.self.ID, s.resumed.Epoch)
+	return transport.Errorf(CodeNoHost, "migrate: the resolver has no record of service %s, in which host %s participated up to "+
+		"epoch %d: if the resolver has lost its records, Reset starts the service from this host's copy", s.name, s.node.self.ID, s.resumed.Epoch)
 }
 
-// keep receives a copy from another host and keeps it on the disk, too.
+// keep stores a snapshot on disk while it arrives from another host.
 func (s *Service) keep(ctx context.Context, r io.Reader) (io.Reader, func(ok bool) error, error) {
 	if s.store == nil {
 		return r, func(bool) error { return nil }, nil
@@ -182,7 +182,7 @@ func (s *Service) keep(ctx context.Context, r io.Reader) (io.Reader, func(ok boo
 	}, nil
 }
 
-// begin loads the node's directory, then lets the loop work through what has come in meanwhile.
+// begin loads the node's directory, then processes the items queued meanwhile.
 func (s *Service) begin() error {
 	err := s.openStore()
 	if s.node.ctx.Err() != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/roam-go/roam/resolver"
 )
 
-// env is the service as what its replica needs.
+// env is the environment of a service's replica.
 type env Service
 
 func (e *env) Now() time.Duration { return e.node.now() }

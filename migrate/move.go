@@ -14,13 +14,13 @@ import (
 type moveState struct {
 	report    Report
 	began     time.Duration
-	prepared  time.Duration // when clients were told
-	asked     time.Duration // when the target was told to take over
+	prepared  time.Duration // when clients were notified
+	asked     time.Duration // when the target was asked to take over
 	taken     bool
-	abandoned string // why nobody waits for the end any more
-	last      uint64 // the log's end at the beginning
+	abandoned string // why the caller no longer waits for the end
+	last      uint64 // the last index of the log at the start
 	preparing bool
-	waiting   int // clients that were told to connect to the target, and neither have nor are gone
+	waiting   int // connected clients that have not connected to the target yet
 	timer     *time.Timer
 	done      chan moveResult
 }
@@ -30,16 +30,18 @@ type moveResult struct {
 	err    error
 }
 
-// Handoff moves the service from this host, which must be active, to another, and returns when it serves there: host is
-// an ID, whatever the policy thinks of it, or "" for the one that the policy picks. A host without a copy gets one first while the service goes on here.
+// Handoff moves the service from this host, which must be active, to another host, and returns when that host serves. host is
+// an ID, regardless of the policy, or "" for a host that the policy selects. A host without a copy fetches one first,
+// while this host continues to serve.
 //
-// The error is [ErrNoTarget] if there is no such host, or it is this one, and [ErrTransferFailed] if the handoff did not
-// happen: the service then goes on here. When ctx ends the handoff is given up, unless the target was told already.
+// The error is [ErrNoTarget] if host is not present or is this one, and [ErrTransferFailed] if the handoff failed; in general, this
+// host then continues to serve, and the error says if the target has taken over but does not serve yet. If ctx ends, the handoff is
+// given up, unless the target has already been asked to take over.
 func (s *Service) Handoff(ctx context.Context, host string) (Report, error) {
-	return s.handoff(ctx, host, "demand")
+	return s.handoff(ctx, host, CauseDemand)
 }
 
-func (s *Service) handoff(ctx context.Context, host, cause string) (Report, error) {
+func (s *Service) handoff(ctx context.Context, host string, cause Cause) (Report, error) {
 	rep := Report{Service: s.name, From: s.node.self, Cause: cause, Began: time.Now()}
 	s.mu.Lock()
 	if s.moving {
@@ -87,12 +89,12 @@ func (s *Service) awaitMove(ctx context.Context, done chan moveResult) moveResul
 		s.mu.Lock()
 		changed, stopped := s.change(), s.stopped
 		s.mu.Unlock()
-		if stopped { // then nobody else may ever say how it ended
+		if stopped { // no result may arrive any more
 			select {
 			case res := <-done:
 				return res
 			default:
-				return moveResult{err: s.moveFailed("", "the service is closed there, or has halted")}
+				return moveResult{err: s.moveFailed("", "the service is closed on this host, or has halted")}
 			}
 		}
 		select {
@@ -108,8 +110,8 @@ func (s *Service) awaitMove(ctx context.Context, done chan moveResult) moveResul
 	}
 }
 
-// target finds the host to move to. At shutdown one that is in sync already is the best.
-func (s *Service) target(ctx context.Context, host, cause string) (resolver.Host, error) {
+// target selects the host to move to. At shutdown, it prefers one that is already in sync.
+func (s *Service) target(ctx context.Context, host string, cause Cause) (resolver.Host, error) {
 	if host == s.node.self.ID {
 		return resolver.Host{}, transport.Errorf(CodeNoTarget, "migrate: service %s is on host %s already", s.name, host)
 	}
@@ -120,7 +122,7 @@ func (s *Service) target(ctx context.Context, host, cause string) (resolver.Host
 	hosts, err := find(ctx)
 	if err != nil {
 		// Without the resolver no move can succeed.
-		return resolver.Host{}, transport.Errorf(CodeTransferFailed, "migrate: service %s can't move from host %s: %v",
+		return resolver.Host{}, transport.Errorf(CodeTransferFailed, "migrate: service %s cannot move from host %s: %v",
 			s.name, s.node.self.ID, err)
 	}
 	if host != "" {
@@ -131,25 +133,26 @@ func (s *Service) target(ctx context.Context, host, cause string) (resolver.Host
 		}
 		return resolver.Host{}, transport.Errorf(CodeNoTarget, "migrate: no host %s is present for service %s", host, s.name)
 	}
-	if cause == "shutdown" {
+	if cause == CauseShutdown {
 		heirs := s.heirs(ctx)
 		for _, h := range s.aheadFirst(ctx, hosts) {
 			if slices.ContainsFunc(heirs, h.Same) {
 				return h, nil
 			}
 		}
-		// A host that is not present may hold the state all the same: the resolver has started anew, or does not hear it.
+		// A host that is not present may still hold the state: the resolver may have restarted, or not hear from it.
 		hosts = append(hosts[:len(hosts):len(hosts)], heirs...)
 	}
 	hosts = s.aheadFirst(ctx, hosts)
 	if len(hosts) == 0 {
-		return resolver.Host{}, transport.Errorf(CodeNoTarget, "migrate: no other host is present for service %s, or Policy.Rank wants none", s.name)
+		return resolver.Host{}, transport.Errorf(CodeNoTarget,
+			"migrate: no other host is present for service %s, or Policy.Rank excludes all", s.name)
 	}
 	return hosts[0], nil
 }
 
-// aheadFirst puts the hosts last whose copies are far behind in applying: there the service would stand still until they have
-// caught up.
+// aheadFirst moves the hosts whose copies are far behind in applying to the end: on these, the service would be unavailable until
+// they have caught up.
 func (s *Service) aheadFirst(ctx context.Context, hosts []resolver.Host) []resolver.Host {
 	var ahead, behind []resolver.Host
 	if s.ask(ctx, func() {
@@ -166,7 +169,7 @@ func (s *Service) aheadFirst(ctx context.Context, hosts []resolver.Host) []resol
 	return append(ahead, behind...)
 }
 
-// heirs returns the hosts that hold the state and do not leave the service themselves.
+// heirs returns the hosts that hold the state and are not leaving the service.
 func (s *Service) heirs(ctx context.Context) []resolver.Host {
 	var hosts []resolver.Host
 	if s.ask(ctx, func() { hosts = s.core.Heirs() }) != nil {
@@ -182,7 +185,7 @@ func (s *Service) moveFailed(to, reason string) error {
 	return transport.Errorf(CodeTransferFailed, "migrate: service %s did not move from host %s%s: %s", s.name, s.node.self.ID, to, reason)
 }
 
-// beginMove runs on the loop, like all that follows.
+// beginMove starts a handoff. It runs on the loop, like all functions below.
 func (s *Service) beginMove(rep Report, done chan moveResult) {
 	now := s.node.now()
 	if s.move != nil {
@@ -208,7 +211,7 @@ func (s *Service) endMove(err error) {
 	m.done <- moveResult{m.report, err}
 }
 
-// moveEvent follows the core through a handoff.
+// moveEvent tracks a handoff by the events of the core.
 func (s *Service) moveEvent(ev core.MoveEvent) {
 	m := s.move
 	if m == nil {
@@ -225,7 +228,7 @@ func (s *Service) moveEvent(ev core.MoveEvent) {
 		m.report.Loss, m.report.Epoch = t.Loss, t.Epoch
 		m.report.Transfer = now - m.asked
 		m.report.Commands = s.core.Last() - m.last
-		// The target tells when it serves; should it die first, this host or another goes on.
+		// The target reports when it serves. If it dies first, this host or another one takes over.
 		s.awaitServing(m)
 		if m.abandoned != "" {
 			s.abandonMove(m.abandoned)
@@ -238,18 +241,18 @@ func (s *Service) moveEvent(ev core.MoveEvent) {
 	}
 }
 
-// abandonMove gives up a handoff for whose end nobody waits any more. If the target has taken over, it goes on there all the same.
+// abandonMove gives up a handoff whose caller no longer waits. If the target has taken over, it continues there nevertheless.
 func (s *Service) abandonMove(reason string) {
 	s.replica.Step(core.Abandon{Reason: reason})
 	if m := s.move; m != nil && m.taken {
-		s.endMove(s.moveFailed(m.report.To.ID, "it took over, and has yet to apply what was committed before; "+reason))
+		s.endMove(s.moveFailed(m.report.To.ID, "it has taken over, but has not yet applied all entries committed before; "+reason))
 	} else if m != nil {
 		m.abandoned = reason
 	}
 }
 
-// awaitServing ends a handoff whose target has won the record, and is not heard of again. One that is heard has yet to apply what
-// was committed, which takes as long as the service does.
+// awaitServing ends a handoff whose target has won the record and has been silent since. A target that is heard is still
+// applying committed entries, which may take any time.
 func (s *Service) awaitServing(m *moveState) {
 	m.timer = time.AfterFunc(2*s.node.cfg.FailureTimeout, func() {
 		s.call(func() {
@@ -258,14 +261,14 @@ func (s *Service) awaitServing(m *moveState) {
 			case s.core.Hears(m.report.To):
 				s.awaitServing(m)
 			default:
-				s.endMove(s.moveFailed(m.report.To.ID, "it took over, and has not said since that it serves"))
+				s.endMove(s.moveFailed(m.report.To.ID, "it has taken over, but has not reported since that it serves"))
 			}
 		})
 	})
 }
 
-// prepare tells clients to connect to the target ahead, at random moments of a spread that grows with their number, and
-// goes on when all have, or when the spread has passed and no further ones come.
+// prepare asks the clients to connect to the target ahead, at random times within a spread that grows with their number. The move
+// continues when all have connected, or when the spread has passed and no more clients connect.
 func (s *Service) prepare() {
 	m := s.move
 	m.prepared = s.node.now()
@@ -279,10 +282,10 @@ func (s *Service) prepare() {
 	m.timer = time.AfterFunc(spread+s.node.cfg.FailureTimeout, func() { s.post(item{kind: itemFunc, fn: func() { s.prepared(m, 0) }}) })
 }
 
-// maxPrepare bounds the time for which a move waits for clients that are still connecting ahead.
+// maxPrepare limits the time that a move waits for clients that are still connecting ahead.
 const maxPrepare = 20 * time.Second
 
-// prepared goes on with the move when no further client has connected for a while.
+// prepared continues the move if no further client has connected for FailureTimeout.
 func (s *Service) prepared(m *moveState, ready int) {
 	if s.move != m || !m.preparing {
 		return
@@ -294,7 +297,7 @@ func (s *Service) prepared(m *moveState, ready int) {
 	s.transfer()
 }
 
-// clientReady counts the clients that have connected to the target, and those that have left instead.
+// clientReady counts a client that has connected to the target, or has disconnected instead.
 func (s *Service) clientReady(gone bool) {
 	m := s.move
 	if m == nil || !m.preparing {
@@ -308,7 +311,7 @@ func (s *Service) clientReady(gone bool) {
 	}
 }
 
-// transfer tells the target to take over.
+// transfer asks the target to take over.
 func (s *Service) transfer() {
 	m := s.move
 	m.preparing = false
@@ -320,7 +323,7 @@ func (s *Service) transfer() {
 	s.replica.Step(core.Transfer{})
 }
 
-// startEvery sets the timer of a policy that moves from time to time.
+// startEvery starts the timer of Policy.Every.
 func (s *Service) startEvery() {
 	if s.policy.Every == 0 {
 		return
@@ -332,7 +335,7 @@ func (s *Service) startEvery() {
 	}
 }
 
-// turn is called when it is time to move.
+// turn is called when the timer of Policy.Every fires.
 func (s *Service) turn() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -342,7 +345,7 @@ func (s *Service) turn() {
 	s.node.wg.Go(func() {
 		ctx, cancel := context.WithTimeout(s.node.ctx, max(s.policy.Every, time.Minute))
 		defer cancel()
-		_, err := s.handoff(ctx, "", "timer")
+		_, err := s.handoff(ctx, "", CauseTimer)
 		if err == nil {
 			return
 		}

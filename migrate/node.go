@@ -28,57 +28,61 @@ import (
 
 // NodeConfig configures a [Node]. Resolver and Transport are required.
 type NodeConfig struct {
+	// Resolver stores the records of services. Transport connects to clients and other hosts. The node closes neither.
 	Resolver  resolver.Resolver
 	Transport transport.Transport
 
-	// ID is the host's name, unique among the hosts of its services: up to 128 bytes of printable UTF-8 without spaces. ""
-	// stands for one made from the transport's key, or a random one where the transport proves none. Where two processes have
-	// one ID, the resolver refuses to announce the one that came first, which Hooks.Failed is told of.
+	// ID is the host's name, unique among the hosts of its services: up to 128 bytes of printable UTF-8 without spaces. It
+	// defaults to a name derived from the transport's key, or a random one if the transport proves no key. If two processes have
+	// the same ID, the resolver refuses to announce the first one, and Hooks.Failed reports that.
 	ID string
-	// Listen is the address for the listener, as [transport.Transport] takes it. "" stands for ":0".
+	// Listen is the listener's address in the form that [transport.Transport] accepts. It defaults to ":0".
 	Listen string
-	// Advertise is the address at which others reach the listener; where it has no port, or port 0, the listener's is
-	// added. "" stands for the listener's own, which must then name a host ([transport.AdvertiseAddr] finds one).
+	// Advertise is the address at which others reach the listener. If it has no port, or port 0, the listener's port is added.
+	// It defaults to the listener's address, which must then name a host; [transport.AdvertiseAddr] finds one.
 	Advertise string
 
-	// Dir is a directory in which this node keeps what it acknowledges, for each service that it hosts: it acknowledges an
-	// entry when it is forced to the disk, and a node that starts again with the directory goes on as the host that it was.
-	// "" stands for none: the node keeps its services in memory. Hosts with and without one may serve together. The
-	// directory is made if there is none. It belongs to one host, with one key, which must be kept as well
-	// ([transport.LoadIdentity]), and to one process at a time: another use is refused with [ErrStore]. An older copy of it
-	// must never take its place, and nothing in it be removed by hand: a service whose Policy.MinInSync counts on what is
-	// gone may need [Node.Reset]. A service that is left leaves nothing in it. Each acknowledgement waits for the disk;
-	// what comes at one time shares that. One file is open for each service.
+	// Dir is a directory in which this node stores the state of each service that it hosts. The node acknowledges an entry only
+	// after forcing it to disk, and a node that restarts with the directory continues as the same host. It defaults to
+	// none: the node keeps its services in memory. Hosts with and without a directory may serve together.
+	//
+	// The node creates the directory if it does not exist. It belongs to one host with one key, which must be kept as well
+	// ([transport.LoadIdentity]), and to one process at a time: any other use fails with [ErrStore]. Never replace it by an older
+	// copy, and never remove files from it: a service whose Policy.MinInSync counts on the missing files may need [Node.Reset].
+	// A service that the node has left leaves no files behind. Each acknowledgement waits for the disk; entries that arrive
+	// together share a write. One file is open per service.
 	Dir string
 
-	// Heartbeat is the longest interval between two messages of an active host; it defaults to 100 ms. FailureTimeout is how
-	// long a host may be silent before it is replaced or removed: at least 3 heartbeats; it defaults to 500 ms, or 5 heartbeats
+	// Heartbeat is the longest interval between two messages of an active host. It defaults to 100 ms. FailureTimeout is how
+	// long a host may be silent before it is replaced or removed, at least 3 heartbeats. It defaults to 500 ms, or to 5 heartbeats
 	// if that is more. A host whose process has died is detected sooner.
 	Heartbeat, FailureTimeout time.Duration
-	// PresenceTTL is how long the resolver believes in this host after its last announcement; 0 stands for 3 s.
+	// PresenceTTL is the presence lease's duration: how long the resolver lists this host after its last announcement. It
+	// defaults to 3 s.
 	PresenceTTL time.Duration
 
-	// Hooks are told what happens; nil funcs are not called.
+	// Hooks report events of the node. Functions that are nil are not called.
 	Hooks Hooks
-	// Logger is told what the node does; nil discards.
+	// Logger logs events of the node. It defaults to one that discards everything.
 	Logger *slog.Logger
 
-	fs   wal.FS // for tests: of Dir; nil: the operating system's
-	grow int64  // for tests: how far a log grows before the state is written
+	fs   wal.FS // for tests: the file system of Dir; nil: the operating system's
+	grow int64  // for tests: the growth of a log after which the state is written
 }
 
-// Hooks tell a program what happens on its node. They are called one at a time, on a goroutine of the node's own that
-// holds no lock: they may call the library (except for Shutdown and Close of this node, which wait for them), and a slow
-// one delays only the hooks after it. They are not called after Close has returned.
+// Hooks report events of a node to the program. They are called one at a time, on a separate goroutine that holds no lock. They may
+// call the library, except for Shutdown and Close of this node, which wait for them. A slow hook delays only later hook calls.
+// No hook is called after Close has returned.
 type Hooks struct {
-	// Moved is called on the host that began a handoff, when it has ended, well or not; not for failovers.
+	// Moved is called on the host that began a handoff when the handoff has ended, with the error if it failed. It is not
+	// called for failovers.
 	Moved func(Report, error)
 	// Changed is called when this host's role for a service, or the service's record, has changed.
 	Changed func(Status)
-	// Failed is called when something went wrong that no caller is told of: a snapshot that could not be taken, written or
-	// restored, a panic in a service or in Policy.Rank (an [ErrPanic], with the stack as the Data of its [transport.Error]),
-	// states that differ between hosts, a service that has halted, a copy that counts no more because the service was reset
-	// on another host. The service is "" where it is the host that the resolver refuses to announce.
+	// Failed is called for failures that no call returns: a snapshot that could not be taken, written or restored, a panic in a
+	// service or in Policy.Rank (an [ErrPanic], with the stack as the Data of its [transport.Error]), a call of a service's own
+	// code that does not return (an [ErrBusy]), states that differ between hosts, a service that has halted, a copy that is
+	// obsolete because the service was reset on another host. service is "" if the resolver refuses to announce the host.
 	Failed func(service string, err error)
 }
 
@@ -121,8 +125,7 @@ func (c *NodeConfig) validate() error {
 	return nil
 }
 
-// Node is a process's part in hosting services: any number of them behind one listener and one announcement. It is safe
-// for concurrent use.
+// Node hosts services in a process: any number of them, with one listener and one announcement. It is safe for concurrent use.
 type Node struct {
 	cfg   NodeConfig
 	self  resolver.Host
@@ -133,30 +136,30 @@ type Node struct {
 	cancel   context.CancelFunc
 	wg       sync.WaitGroup
 	listener transport.Listener
-	renew    chan struct{} // asks for an announcement now
+	renew    chan struct{} // requests an announcement now
 	silent   chan struct{} // closed when no further announcement will be made
-	gone     chan struct{} // closed when Close is through
+	gone     chan struct{} // closed when Close has finished
 	hooks    *hooks.Queue  // calls NodeConfig.Hooks
 	links    *peer.Links   // to other hosts
 	offers   *transfer.Offers
 	fetcher  *transfer.Fetcher
-	dir      *wal.Dir       // nil: none
-	limits   machine.Limits // of the services' machines; zero but in tests
-	refused  string         // the last announcement's error that Hooks.Failed was told of; of announceLoop
+	dir      *wal.Dir       // nil without NodeConfig.Dir
+	limits   machine.Limits // of the services' machines; zero except in tests
+	refused  string         // the last announcement error reported to Hooks.Failed; belongs to announceLoop
 
 	appliers apply.Executor // runs the services' own code
 
-	mu       sync.Mutex // guards what follows
+	mu       sync.Mutex // guards the fields below
 	closed   bool
 	leaving  bool
 	services map[string]*Service
-	inbound  map[*inbound]struct{} // connections that others made
+	inbound  map[*inbound]struct{} // connections that others opened
 }
 
 // maxHooks limits the hook calls that wait for a slow hook; beyond it the oldest are dropped.
 const maxHooks = 1024
 
-// NewNode makes a node and begins to listen. It announces itself once it hosts a service.
+// NewNode creates a node and starts its listener. The node announces itself once it hosts a service.
 func NewNode(cfg NodeConfig) (*Node, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
@@ -190,7 +193,7 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 	if err != nil {
 		n.cancel()
 		n.closeDir()
-		return nil, fmt.Errorf("migrate: host %s can't listen at %s: %w", n.self.ID, cfg.Listen, err)
+		return nil, fmt.Errorf("migrate: host %s cannot listen at %s: %w", n.self.ID, cfg.Listen, err)
 	}
 	n.listener = l
 	n.self.Addr = withPort(cfg.Advertise, l.Addr())
@@ -200,7 +203,7 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 			l.Close()
 			n.closeDir()
 			return nil, transport.Errorf(CodeConfig,
-				"migrate: NodeConfig.Advertise must name a host to listen at %s: others can't reach %s", l.Addr(), n.self.Addr)
+				"migrate: NodeConfig.Advertise must name a host to listen at %s: other hosts cannot reach %s", l.Addr(), n.self.Addr)
 		}
 	}
 	n.hooks = hooks.New(maxHooks, n.wg.Go)
@@ -209,14 +212,14 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 	return n, nil
 }
 
-// withPort is the address to advertise for a listener: addr, with the listener's port where it has none.
+// withPort returns the address to advertise for a listener: addr, with the listener's port if addr has none.
 func withPort(addr, listener string) string {
 	if addr == "" {
 		return listener
 	}
 	_, port, err := net.SplitHostPort(listener)
 	if err != nil {
-		return addr // not an address of TCP's kind
+		return addr // not in the form of TCP
 	}
 	host, p, err := net.SplitHostPort(addr)
 	switch {
@@ -235,22 +238,23 @@ func randomName(k transport.Key) string {
 	return hex.EncodeToString(k[:4])
 }
 
-// Self is this host as records and presence name it.
+// Self returns this host as it appears in records and announcements.
 func (n *Node) Self() resolver.Host { return n.self }
 
-// now is the time that cores live in.
+// now returns the time used by the cores: the time since the node's start.
 func (n *Node) now() time.Duration { return time.Since(n.start) }
 
-// Host makes this node a host of a service, which it creates, with an empty state, if no record of it exists. If it exists
-// the node stands by like one that called [Node.Standby], unless none of the hosts that held the state answers: then the
-// error is [ErrNoHost]. A node whose own [NodeConfig.Dir] holds the state goes on with it. Where all hosts have a directory
-// and are started after a power cut, in any order, it is the one that holds the latest state that the others wait for: let
-// them try Host again until it is there. Only if it never comes back is it time for [Node.Reset], which gives up what only
+// Host makes this node a host of a service. If the service has no record, Host creates it with an empty state and returns when this
+// node serves it. If it exists, the node stands by, as after [Node.Standby], unless none of the hosts that held the state
+// answers: then the error is [ErrNoHost]. A node whose own [NodeConfig.Dir] holds the state continues with it.
+//
+// After a power failure of hosts that all have a directory, they may restart in any order. The others wait for the one that
+// holds the latest state: retry Host until it has started. Only if it never returns, use [Node.Reset], which discards what only
 // that host holds.
 //
-// fresh makes an empty instance of the service: one for each copy that comes to live here. ctx bounds the call only; the
-// service is hosted until [Service.Leave], [Node.Shutdown] or [Node.Close]. A service's name is 1 to 253 bytes of printable
-// UTF-8 without spaces.
+// fresh creates an empty instance of the service. It is called once for each copy on this node. ctx limits the call
+// alone: the service is hosted until [Service.Leave], [Node.Shutdown] or [Node.Close]. A service's name is 1 to 253 bytes of
+// printable UTF-8 without spaces.
 func (n *Node) Host(ctx context.Context, service string, fresh func() Migratable, policy Policy) (*Service, error) {
 	s, err := n.add(service, fresh, policy)
 	if err != nil {
@@ -263,7 +267,7 @@ func (n *Node) Host(ctx context.Context, service string, fresh func() Migratable
 	return s, nil
 }
 
-// during runs f with a context that ends with the node, too.
+// during runs f with a context that also ends when the node closes.
 func (n *Node) during(ctx context.Context, f func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -279,8 +283,8 @@ func (n *Node) errClosed() error {
 	return transport.Errorf(transport.CodeClosed, "migrate: host %s is closed", n.self.ID)
 }
 
-// Standby makes this node a latent host of a service: it takes a copy, or the service itself, when the active host asks
-// it to. The service need not exist yet.
+// Standby makes this node a latent host of a service: it fetches a copy, or takes over the service, when the active host requests
+// that. The service need not exist yet. fresh and policy are as for [Node.Host].
 func (n *Node) Standby(ctx context.Context, service string, fresh func() Migratable, policy Policy) (*Service, error) {
 	s, err := n.add(service, fresh, policy)
 	if err != nil {
@@ -294,12 +298,12 @@ func (n *Node) Standby(ctx context.Context, service string, fresh func() Migrata
 	return s, nil
 }
 
-// Reset hosts a service whose state is gone, with an empty state, or with what this node's [NodeConfig.Dir] has left of it:
-// what was acknowledged before may be lost, the record's Loss rises, and every client is told with [ErrStateLost]. While a
-// host that held the state still answers, or this one holds it, the error is [ErrExists].
+// Reset hosts a service whose state is lost, with an empty state, or with the remaining state in this node's [NodeConfig.Dir].
+// Acknowledged commands may be lost: the record's Loss increases, and all clients receive [ErrStateLost]. If a host that held the
+// state still answers, or this node holds the state, the error is [ErrExists].
 //
-// On a host that has halted because others took over in vain, Reset goes on with the copy that is there, and without the
-// command that could not be committed and all after it; fresh and policy are not looked at.
+// On a host that has halted because other hosts died after taking over, Reset continues with the host's copy, without the
+// command that could not be committed and all entries after it. fresh and policy are then ignored.
 func (n *Node) Reset(ctx context.Context, service string, fresh func() Migratable, policy Policy) (*Service, error) {
 	if s := n.service(service); s != nil && s.Status().Role == Halted && !s.over.Load() {
 		return s, n.during(ctx, s.resetHere)
@@ -339,10 +343,10 @@ func (n *Node) register(service string, fresh func() Migratable, policy Policy) 
 	case n.closed || n.leaving:
 		return nil, n.errClosed()
 	case old != nil && old.isGivenUp():
-		return nil, transport.Errorf(CodeExists, "migrate: host %s has given up an earlier Host of %s, of which something is still under way",
+		return nil, transport.Errorf(CodeExists, "migrate: host %s has given up an earlier Host of %s, which has not ended yet",
 			n.self.ID, service)
 	case old != nil:
-		return nil, transport.Errorf(CodeExists, "migrate: host %s hosts %s already", n.self.ID, service)
+		return nil, transport.Errorf(CodeExists, "migrate: host %s already hosts %s", n.self.ID, service)
 	}
 	s := newService(n, service, fresh, policy)
 	n.services[service] = s
@@ -356,7 +360,7 @@ func (n *Node) service(name string) *Service {
 	return n.services[name]
 }
 
-// Services returns the services that this node hosts, by name.
+// Services returns the services that this node hosts, sorted by name.
 func (n *Node) Services() []*Service {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -368,10 +372,10 @@ func (n *Node) Services() []*Service {
 	})
 }
 
-// Shutdown hands every service over, leaves every in-sync set, and closes the node. Services are handed over side by
-// side, to an in-sync host if there is one. The error is [ErrNoTarget] where there is no other host: then the service ends
-// with its state and its name is free to be hosted anew, or, with a [NodeConfig.Dir], it stays there and goes on when the node
-// starts again. When ctx ends first the node is closed as it is, and the error says which services were not handed over.
+// Shutdown hands over all services, leaves all in-sync sets, and closes the node. Services are handed over concurrently, each to an
+// in-sync host if there is one. If a service has no other host, the error is [ErrNoTarget]: the service ends with its state and its
+// name is free to be hosted again, or, with a [NodeConfig.Dir], it stays there and continues when the node restarts. If ctx ends
+// first, the node closes at once, and the error names the services that were not handed over.
 func (n *Node) Shutdown(ctx context.Context) error {
 	n.mu.Lock()
 	if n.closed {
@@ -398,25 +402,24 @@ func (n *Node) Shutdown(ctx context.Context) error {
 	wg.Wait()
 	patience := closePatience
 	if ctx.Err() != nil {
-		patience /= 10 // the caller has waited
+		patience /= 10 // the caller has waited already
 	}
 	return errors.Join(append(errs, n.close(patience))...)
 }
 
-// Close stops at once, as if the process had died: what this node was active for goes on at a standby. It tells the resolver
-// that the host is gone, for which it waits FailureTimeout at most, and waits for the node's goroutines: in a bubble of
-// testing/synctest a node has to be closed, as a [Client] has to. It is safe to call twice and from many goroutines, but not
-// from a [Migratable].
+// Close stops the node at once, as if the process had died: standbys take over its active services. It notifies the resolver that
+// the host is gone, which takes FailureTimeout at most, and waits for the node's goroutines. In a bubble of testing/synctest, a
+// node must be closed, and so must a [Client]. Close may be called repeatedly and concurrently, but not from a [Migratable].
 //
-// It does not wait for a service whose Apply does not return: it gives up after half a second, with [ErrBusy]. What that call still
-// does has no effect any more.
+// If a call of a service's own code does not return within half a second, Close stops waiting for it and returns [ErrBusy]. That
+// call then has no effect on the library.
 func (n *Node) Close() error { return n.close(closePatience) }
 
 func (n *Node) close(patience time.Duration) error {
 	n.mu.Lock()
 	if n.closed {
 		n.mu.Unlock()
-		<-n.gone // not for n.wg: until the services are stopped, it may fall to zero and rise again
+		<-n.gone // not n.wg: until the services are stopped, it may drop to zero and rise again
 		return nil
 	}
 	n.closed = true
@@ -437,10 +440,10 @@ func (n *Node) close(patience time.Duration) error {
 	return errors.Join(err, n.awaitAppliers(services, patience), n.closeDir())
 }
 
-// closePatience is how long Close waits for calls of the services' own code to return.
+// closePatience limits how long Close waits for calls of the services' own code.
 const closePatience = 500 * time.Millisecond
 
-// awaitAppliers waits for the services' own code. What does not return is left behind, and is the error.
+// awaitAppliers waits for the services' own code. It abandons calls that do not return, and reports them in the error.
 func (n *Node) awaitAppliers(services []*Service, patience time.Duration) error {
 	var errs []error
 	for _, a := range n.appliers.Wait(patience) {
@@ -450,12 +453,13 @@ func (n *Node) awaitAppliers(services []*Service, patience time.Duration) error 
 				name = s.name
 			}
 		}
-		errs = append(errs, transport.Errorf(CodeBusy, "migrate: host %s is closed, but service %s has not returned from %s", n.self.ID, name, busyWith(a)))
+		errs = append(errs, transport.Errorf(CodeBusy, "migrate: host %s is closed, but service %s has not returned from %s",
+			n.self.ID, name, busyWith(a)))
 	}
 	return errors.Join(errs...)
 }
 
-// closeConns closes all connections, those of peers and clients.
+// closeConns closes all connections of hosts and clients.
 func (n *Node) closeConns() {
 	n.links.Close()
 	n.mu.Lock()
@@ -473,8 +477,8 @@ func (n *Node) announceSoon() {
 	}
 }
 
-// announceLoop keeps the resolver informed that this host is there, and in the end that it is not: one announcement at a
-// time, so that none overtakes another.
+// announceLoop renews this host's presence at the resolver, and withdraws it at the end. It makes one announcement at a time,
+// so that none overtakes another.
 func (n *Node) announceLoop() {
 	defer close(n.silent)
 	timer := time.NewTimer(n.cfg.PresenceTTL / 3)
@@ -501,7 +505,7 @@ func (n *Node) announceLoop() {
 		n.mu.Unlock()
 		switch {
 		case len(names) > 0:
-			announced = true // it may arrive even if it fails
+			announced = true // it may have arrived even if the call fails
 			n.announce(names, n.cfg.PresenceTTL)
 		case announced:
 			announced = !n.announce(nil, 0)
@@ -530,13 +534,13 @@ func (n *Node) announce(names []string, ttl time.Duration) bool {
 	return err == nil
 }
 
-// unheard tells Hooks.Failed, once, of an announcement that a person has to do something about.
+// unheard calls Hooks.Failed, once, for a failed announcement that requires intervention.
 func (n *Node) unheard(err error) {
 	switch {
 	case errors.Is(err, resolver.ErrRefused), errors.Is(err, resolver.ErrInvalid), errors.Is(err, transport.ErrWrongKey),
 		errors.Is(err, transport.ErrVersion):
 	default:
-		return // the resolver may be there again soon
+		return // the resolver may soon be available again
 	}
 	if f := n.cfg.Hooks.Failed; f != nil && n.refused != err.Error() {
 		n.refused = err.Error()
@@ -544,7 +548,7 @@ func (n *Node) unheard(err error) {
 	}
 }
 
-// withdraw tells the resolver that this host is gone; it does not insist.
+// withdraw notifies the resolver that this host is gone. It waits for FailureTimeout at most.
 func (n *Node) withdraw() {
 	n.announceSoon()
 	patience := time.NewTimer(n.cfg.FailureTimeout)

@@ -9,38 +9,38 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// Policy says when a service moves, where to, and how many hosts hold a copy. The zero Policy moves only on demand and
-// at shutdown, and keeps one standby.
+// Policy configures when a service moves, where to, and how many hosts hold a copy. With the zero Policy, a service moves only
+// on demand and at shutdown, and has one standby.
 type Policy struct {
-	// Every is the time after which the active host hands the service to another, counted from when it became active; 0:
-	// never by timer. With no other host present nothing happens until the next turn.
+	// Every is the time after which the active host hands the service over, counted from when it became active. With 0, no
+	// timer moves the service. If no other host is present, nothing happens until the timer fires again.
 	Every time.Duration
 
-	// Copies is the number of hosts, the active one included, that hold every acknowledged command: all but one of them can
+	// Copies is the number of hosts, including the active one, that hold every acknowledged command. All but one of them can
 	// die at once without loss. It is at most 16 and defaults to 2. With 1 there is no standby: a crash of the host loses the
-	// state (planned moves do not).
+	// state, but planned moves do not.
 	Copies int
 
-	// MinInSync is how many hosts, the active included, must hold a command before it is acknowledged, from 2 to
-	// Copies. Then no crash of MinInSync - 1 hosts at once loses anything, whatever happened before; the price is
-	// that the service stands still while fewer are there: commands wait, as queries do, and [Status].Suspended is true,
-	// until the host that is away is heard again, has been started anew and taken a copy, or another one has taken its
-	// place. The in-sync set never shrinks below it, so that a standby that leaves waits for another one to come.
-	// 0 and 1: the service goes on with the hosts that are there, be it one alone.
+	// MinInSync is the minimum number of hosts, including the active one, that must hold a command before it is acknowledged,
+	// at most Copies. With 2 or more, a crash of MinInSync - 1 hosts at once never loses an acknowledged command. In return, the
+	// service is unavailable while fewer hosts are in sync: commands and queries wait, and [Status].Suspended is true, until the
+	// missing host is heard again, has restarted and fetched a copy, or another host has replaced it. The in-sync set never
+	// shrinks below MinInSync, so a standby that leaves waits until another one has joined. With 0 or 1, the service continues
+	// with the present hosts, even with one.
 	MinInSync int
 
-	// Rank puts the hosts that could take the service in the order of preference, best first, in place; it may drop
-	// some by returning a shorter slice. nil: random order. It is called on a goroutine of its own.
+	// Rank sorts the hosts that could take the service, best first, in place. It may exclude hosts by returning a shorter
+	// slice. It defaults to a random order. It is called on a separate goroutine.
 	Rank func(candidates []resolver.Host) []resolver.Host
 
-	// SessionTimeout is how long a client may be away before its session ends. 0 stands for 1 h.
+	// SessionTimeout is how long a client may be disconnected before its session expires. It defaults to 1 h.
 	SessionTimeout time.Duration
 
-	// EventBytes bounds the events kept for clients that resume, by the sum of their bodies. 0 stands for 16 MiB.
+	// EventBytes limits the total size of the events kept for clients that resume. It defaults to 16 MiB.
 	EventBytes int
 
-	// Spread is the time over which clients connect to the next host ahead of a move, at most; the service goes on
-	// meanwhile. Below it that is a millisecond a client. 0 stands for 10 s.
+	// Spread limits the time over which clients connect to the next host ahead of a move: one millisecond per client, up to
+	// Spread. The service continues meanwhile. It defaults to 10 s.
 	Spread time.Duration
 }
 

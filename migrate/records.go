@@ -12,7 +12,7 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// resolverTimeout is how long one question to the resolver may take before its outcome counts as unknown.
+// resolverTimeout limits a call to the resolver. After it, the outcome counts as unknown.
 const resolverTimeout = time.Second
 
 // compareAndSwap proposes a change of the record.
@@ -51,7 +51,7 @@ func (s *Service) get() {
 	})
 }
 
-// seek looks for hosts that could become standbys.
+// seek searches for hosts that could become standbys.
 func (s *Service) seek() {
 	s.node.wg.Go(func() {
 		hosts, err := s.candidates(s.node.ctx)
@@ -89,7 +89,7 @@ func (s *Service) present(ctx context.Context) ([]resolver.Host, error) {
 	return hosts, nil
 }
 
-// rank puts hosts in the policy's order.
+// rank sorts hosts by the policy.
 func (s *Service) rank(hosts []resolver.Host) (ranked []resolver.Host, err error) {
 	if s.policy.Rank == nil {
 		return hosts, nil
@@ -103,7 +103,7 @@ func (s *Service) rank(hosts []resolver.Host) (ranked []resolver.Host, err error
 	return s.policy.Rank(hosts), nil
 }
 
-// create makes the record if there is none, and returns when this host serves or the service lives elsewhere.
+// create creates the record if there is none. It returns when this host serves or another host does.
 func (s *Service) create(ctx context.Context) error {
 	rec, err := s.node.cfg.Resolver.Get(ctx, s.name)
 	switch {
@@ -123,7 +123,7 @@ func (s *Service) create(ctx context.Context) error {
 	return s.become(ctx, rec, core.Create{})
 }
 
-// become has the core propose to be active, after rec, and returns when it is, or another host has become it.
+// become lets the core propose itself as active host, after rec. It returns when this host is active or another one has become it.
 func (s *Service) become(ctx context.Context, rec resolver.Record, ev core.Event) error {
 	before := s.Status().Record
 	s.refusal.Store(nil)
@@ -140,7 +140,8 @@ func (s *Service) become(ctx context.Context, rec resolver.Record, ev core.Event
 	var refused *error
 	err = s.wait(ctx, func(st Status) bool {
 		r := &st.Record
-		other := r.Active.ID != "" && !r.Active.Same(s.node.self) && r.Version > rec.Version && (r.Version != before.Version || r.Generation != before.Generation)
+		other := r.Active.ID != "" && !r.Active.Same(s.node.self) && r.Version > rec.Version &&
+			(r.Version != before.Version || r.Generation != before.Generation)
 		refused = s.refusal.Load()
 		return st.Role == Active || other || refused != nil
 	})
@@ -155,8 +156,8 @@ func (s *Service) become(ctx context.Context, rec resolver.Record, ev core.Event
 	return err
 }
 
-// giveUp ends a service whose create has failed. A change of the record that the resolver has not answered may have made this
-// host active all the same: then nobody else could be, so that the name is kept until that is known, and freed again.
+// giveUp ends a service whose create has failed. If the resolver has not answered a change of the record, this host may be active
+// nevertheless, and then no other host could be. So giveUp keeps the name until the outcome is known, and then leaves it.
 func (s *Service) giveUp() {
 	n := s.node
 	s.mu.Lock()
@@ -187,7 +188,7 @@ func (s *Service) isGivenUp() bool {
 	return s.givenUp
 }
 
-// reset takes the name over from hosts that are gone.
+// reset takes over a name whose hosts are gone.
 func (s *Service) reset(ctx context.Context) error {
 	rec, err := s.node.cfg.Resolver.Get(ctx, s.name)
 	switch {
@@ -197,19 +198,21 @@ func (s *Service) reset(ctx context.Context) error {
 	case err != nil:
 		return err
 	case s.holds(rec):
-		return transport.Errorf(CodeExists, "migrate: service %s is held by host %s itself: it can't be reset", s.name, s.node.self.ID)
+		return transport.Errorf(CodeExists, "migrate: host %s itself holds the state of service %s, which therefore cannot be reset",
+			s.node.self.ID, s.name)
 	case s.anyAlive(ctx, rec) == nil:
-		return transport.Errorf(CodeExists, "migrate: service %s is alive on host %s: it can't be reset", s.name, rec.Active.ID)
+		return transport.Errorf(CodeExists, "migrate: service %s is alive on host %s and therefore cannot be reset",
+			s.name, rec.Active.ID)
 	}
 	return s.become(ctx, rec, resetOf(rec))
 }
 
-// resetOf is a reset of rec that is thought of now.
+// resetOf builds a reset of rec, stamped with the current time.
 func resetOf(rec resolver.Record) core.Reset {
 	return core.Reset{Record: rec, At: time.Now().UnixMilli()}
 }
 
-// resetHere makes this host active with the copy that it holds, and without what is not committed.
+// resetHere makes this host active with its copy, without the uncommitted entries.
 func (s *Service) resetHere(ctx context.Context) error {
 	rec, err := s.node.cfg.Resolver.Get(ctx, s.name)
 	if err != nil && !errors.Is(err, resolver.ErrNotFound) {
@@ -218,8 +221,8 @@ func (s *Service) resetHere(ctx context.Context) error {
 	return s.become(ctx, rec, resetOf(rec))
 }
 
-// anyAlive returns nil if one of the hosts that hold the state answers. A host may be slow, so that each has the time after
-// which it would be replaced, and the record may be about to change, so that it is read again before giving up.
+// anyAlive returns nil if one of the hosts that hold the state answers. Because a host may be slow, each has twice
+// FailureTimeout to answer. Because the record may be about to change, anyAlive reads it again before it gives up.
 func (s *Service) anyAlive(ctx context.Context, rec resolver.Record) error {
 	n := s.node
 	for try := 0; ; try++ {
@@ -228,7 +231,7 @@ func (s *Service) anyAlive(ctx context.Context, rec resolver.Record) error {
 		dctx, cancel := context.WithTimeout(ctx, 2*n.cfg.FailureTimeout)
 		for _, h := range rec.ISR {
 			if h.Same(n.self) {
-				continue // this one knows itself what it holds
+				continue // the caller has checked this host's own copy
 			}
 			asked++
 			if !n.spawn(func() {
@@ -265,24 +268,24 @@ func (s *Service) anyAlive(ctx context.Context, rec resolver.Record) error {
 		switch {
 		case now.Version != rec.Version && try <= 8:
 		case asked == 0:
-			return transport.Errorf(CodeNoHost, "migrate: service %s was last held by host %s itself, which holds it no more: Reset starts "+
-				"it anew", s.name, n.self.ID)
+			return transport.Errorf(CodeNoHost, "migrate: service %s was last held by host %s itself, which no longer has its state: Reset "+
+				"starts it without that state", s.name, n.self.ID)
 		default:
 			return transport.Errorf(CodeNoHost,
-				"migrate: service %s was last held by host %s at %s, which does not answer (%v): it goes on when that host starts again "+
-					"with its directory; Reset starts the service without what was held there", s.name, rec.Active.ID, rec.Active.Addr, last)
+				"migrate: service %s was last held by host %s at %s, which does not answer (%v): it continues when that host restarts "+
+					"with its directory; Reset starts the service without that state", s.name, rec.Active.ID, rec.Active.Addr, last)
 		}
 		rec = now
 	}
 }
 
-// Leave ends this node's part in the service: an active host hands over, a standby leaves the in-sync set, and
-// the copy is released. Where there is no other host the service ends with its state, and the error is
-// [ErrNoTarget]; a host of the in-sync set that does not leave itself is waited for, even if it is silent. When ctx ends first
-// the node stays what it is and the error says so.
+// Leave removes the service from this node: an active host hands over, a standby leaves the in-sync set, and the node releases its
+// copy. If there is no other host, the service ends with its state, and the error is [ErrNoTarget]. Leave waits for a host of the
+// in-sync set that is not leaving itself, even if that host is silent. If ctx ends first, the node keeps its role and Leave
+// returns an error.
 func (s *Service) Leave(ctx context.Context) error { return s.leave(ctx, false) }
 
-// leave is Leave; with keep, a service that nobody else could take stays as it is, in the node's directory.
+// leave implements Leave. With keep, a service that no other host can take stays unchanged in the node's directory.
 func (s *Service) leave(ctx context.Context, keep bool) error {
 	var ended error
 	for {
@@ -294,7 +297,7 @@ func (s *Service) leave(ctx context.Context, keep bool) error {
 			if err := s.wait(ctx, func(st Status) bool { return st.Role != Recovering }); err != nil {
 				return s.notLeft(err)
 			}
-			_, err := s.handoff(ctx, "", "shutdown")
+			_, err := s.handoff(ctx, "", CauseShutdown)
 			switch {
 			case err == nil:
 			case errors.Is(err, ErrNoTarget):

@@ -14,12 +14,11 @@ import (
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/apply"
+	"github.com/roam-go/roam/migrate/internal/core"
 	"github.com/roam-go/roam/migrate/internal/loop"
+	"github.com/roam-go/roam/migrate/internal/machine"
 	"github.com/roam-go/roam/migrate/internal/replica"
 	"github.com/roam-go/roam/migrate/internal/serve"
-
-	"github.com/roam-go/roam/migrate/internal/core"
-	"github.com/roam-go/roam/migrate/internal/machine"
 	"github.com/roam-go/roam/migrate/internal/transfer"
 	"github.com/roam-go/roam/migrate/internal/wal"
 	"github.com/roam-go/roam/migrate/internal/wire"
@@ -35,57 +34,57 @@ type Service struct {
 	fresh  func() Migratable
 	log    *slog.Logger
 
-	over   atomic.Bool // stopped, without the lock
-	halted atomic.Bool // Status says so, without the lock
+	over   atomic.Bool // stopped, readable without the lock
+	halted atomic.Bool // the role is Halted, readable without the lock
 
-	refusal  atomic.Pointer[error]         // of the last change of the record that the resolver refused
-	starting atomic.Pointer[apply.Applier] // waits for the goroutine that works for the loop to run it
+	refusal  atomic.Pointer[error]         // the resolver's error for the last refused change of the record
+	starting atomic.Pointer[apply.Applier] // to be run by the goroutine that works for the loop
 
 	loop loop.Loop[item]
 
-	mu        sync.Mutex // guards what follows
+	mu        sync.Mutex // guards the fields below
 	stopped   bool
-	moving    bool   // a handoff is under way
-	unsure    bool   // nobody has waited for what became of a change of the record that a caller wanted
+	moving    bool   // a handoff is in progress
+	unsure    bool   // a caller stopped waiting for the outcome of its change of the record
 	givenUp   bool   // see giveUp
-	why       *error // it has halted; nil: it has not
+	why       *error // why the service has halted; nil: it has not
 	status    Status
-	changed   chan struct{}  // closed when status changes; nil: nobody waits for that
+	changed   chan struct{}  // closed when status changes; nil: nobody waits
 	timer     *time.Timer    // of the core's next deadline
-	alarm     time.Duration  // when it goes off; 0: never
-	published stats          // what Stats returns
-	applier   *apply.Applier // of the copy that is here; nil: there is none
+	alarm     time.Duration  // when timer fires; 0: never
+	published stats          // returned by Stats
+	applier   *apply.Applier // of this host's copy; nil: no copy
 
-	// What follows belongs to the loop.
+	// The fields below belong to the loop.
 	replica     *replica.Replica
-	core        *core.Core // of replica, to look at
-	store       *wal.Store // nil: none; set under mu
-	resumed     core.Term  // that the store held when it was opened, with a copy or without
+	core        *core.Core // of replica, read only
+	store       *wal.Store // nil without NodeConfig.Dir; set under mu
+	resumed     core.Term  // the term that the store contained when it was opened, with or without a copy
 	clients     serve.Clients
 	stats       stats
 	move        *moveState
 	fetch       *transfer.Download // set under mu
 	every       *time.Timer
-	empty       Migratable      // made ahead for an empty copy; nil: none
-	known       []resolver.Host // those that may speak for the service
-	stranger    *core.Msg       // an invitation from a host that is not known
-	resumedCopy bool            // resumed is that of a copy; set under mu
+	empty       Migratable      // created ahead for an empty copy; nil: none
+	known       []resolver.Host // hosts that may send messages about the service
+	stranger    *core.Msg       // an invitation from an unknown host
+	resumedCopy bool            // the store contained a copy in term resumed; set under mu
 	past        bool            // the record has a higher Loss than resumed
-	divergences int8            // how often the state was found to differ from the active host's
+	divergences int8            // how often the state differed from the active host's
 	leaving     bool            // Leave was called
-	compacting  bool            // a copy for the store is being captured
-	lent        bool            // the goroutine at work was lent, and can go on with the applier
+	compacting  bool            // a snapshot for the store is being captured
+	lent        bool            // the working goroutine was lent and can continue with the applier
 }
 
-// item is something for the loop to do.
+// item is work for the loop.
 type item struct {
 	kind itemKind
 	ev   core.Event
 	from *inbound
 	req  *serve.Request
-	// params are those of req.
+	// params are the decoded params of req.
 	params  any
-	size    int // of the message in ev, which came from a host on from
+	size    int // of the message in ev, which arrived from a host on from
 	fn      func()
 	drop    func()
 	applier *apply.Applier
@@ -95,14 +94,14 @@ type item struct {
 type itemKind uint8
 
 const (
-	itemStart   itemKind = iota + 1 // begin to take part
+	itemStart   itemKind = iota + 1 // start to participate
 	itemEvent                       // step ev
-	itemClient                      // req came from a client
+	itemClient                      // req arrived from a client
 	itemGone                        // from is closed
-	itemFunc                        // call fn; if there is no loop any more, drop
+	itemFunc                        // call fn, or drop if the loop has ended
 	itemApplied                     // applier has results
-	itemHalt                        // the service must stop here, because of err
-	itemTick                        // time has passed
+	itemHalt                        // halt the service on this host, because of err
+	itemTick                        // the timer has fired
 )
 
 func newService(n *Node, name string, fresh func() Migratable, policy Policy) *Service {
@@ -117,15 +116,15 @@ func newService(n *Node, name string, fresh func() Migratable, policy Policy) *S
 		Durable: n.dir != nil, Nonce: wire.RandomID(),
 	})
 	s.replica = replica.New((*env)(s), s.core)
-	s.loop.Init((*mailbox)(s), &n.wg, inboxes, n.dir != nil) // nothing happens before the directory is read
+	s.loop.Init((*mailbox)(s), &n.wg, inboxes, n.dir != nil) // the loop starts after the directory has been read
 	s.clients.Init((*clientHost)(s))
 	return s
 }
 
-// Name is the service's name.
+// Name returns the service's name.
 func (s *Service) Name() string { return s.name }
 
-// Status describes the service as this node sees it now.
+// Status returns the current status of the service on this node.
 func (s *Service) Status() Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -138,7 +137,7 @@ func (s *Service) Status() Status {
 	return st
 }
 
-// ask has f called on the loop, and returns when it was, and Status is of that moment or later; or when ctx ends.
+// ask calls f on the loop. It returns when f has returned, and Status is at least as recent as that, or when ctx ends.
 func (s *Service) ask(ctx context.Context, f func()) error {
 	var done atomic.Bool
 	s.post(item{kind: itemFunc, fn: func() {
@@ -152,7 +151,7 @@ func (s *Service) ask(ctx context.Context, f func()) error {
 	return s.wait(ctx, func(Status) bool { return done.Load() })
 }
 
-// wait returns when ok is true of the status, or when ctx ends. ok must not lock anything.
+// wait returns when ok reports true for the status, or when ctx ends. ok must not lock anything.
 func (s *Service) wait(ctx context.Context, ok func(Status) bool) error {
 	for {
 		s.mu.Lock()
@@ -173,7 +172,7 @@ func (s *Service) wait(ctx context.Context, ok func(Status) bool) error {
 	}
 }
 
-// errClosed is the error of a service that has ended on this host, by Leave or Close or by itself.
+// errClosed returns the error of a service that has ended on this host: by Leave, by Close, or because it halted.
 func (s *Service) errClosed() error {
 	s.mu.Lock()
 	why := s.why
@@ -184,18 +183,17 @@ func (s *Service) errClosed() error {
 	return transport.Errorf(transport.CodeClosed, "migrate: service %s is closed on host %s", s.name, s.node.self.ID)
 }
 
-// post gives the loop something to do. If the loop is not at work, the caller's goroutine does the work. Nothing may be locked by
-// the caller.
+// post queues an item for the loop. If the loop is idle, the caller's goroutine does the work. The caller must not hold a lock.
 func (s *Service) post(it item) {
 	s.loop.Put(it)
 	s.work(nil)
 }
 
-// call has f called on the loop.
+// call calls f on the loop.
 func (s *Service) call(f func()) { s.post(item{kind: itemFunc, fn: f}) }
 
-// work lets the loop work on the caller's goroutine if there is something to do and nobody does it, and then, if the goroutine reads
-// c, applies what was committed. Where c is nil that is done on a goroutine of its own.
+// work runs the loop on the caller's goroutine if items are queued and the loop is idle. If the goroutine reads c, it then applies
+// the committed entries. If c is nil, another goroutine does that.
 func (s *Service) work(c apply.Lender) {
 	s.loop.Work(c != nil)
 	if c != nil {
@@ -207,10 +205,10 @@ func (s *Service) work(c apply.Lender) {
 
 var inboxes = loop.NewPool[item]()
 
-// mailbox is the service as the owner of its loop.
+// mailbox is the [loop.Loop] side of a service.
 type mailbox Service
 
-// Refuse disposes of what the loop will not look at any more.
+// Refuse disposes of items that the loop will not handle.
 func (m *mailbox) Refuse(items []item) {
 	s := (*Service)(m)
 	for _, it := range items {
@@ -225,7 +223,7 @@ func (m *mailbox) Refuse(items []item) {
 	}
 }
 
-// Handle does what a batch asks for, and then all that the core has made due.
+// Handle handles a batch of items, then executes everything that the core has requested.
 func (m *mailbox) Handle(batch []item, lent bool) (err error) {
 	s := (*Service)(m)
 	s.lent = lent
@@ -251,12 +249,12 @@ func (m *mailbox) Handle(batch []item, lent bool) (err error) {
 		return err
 	}
 	if s.clients.Waiting() > 1 {
-		runtime.Gosched() // more are likely to come at once
+		runtime.Gosched() // more are likely to arrive at once
 	}
 	return nil
 }
 
-// broken is the error of a panic: an invariant does not hold.
+// broken returns the error of a panic, which means that an invariant is violated.
 func (s *Service) broken(v any) error {
 	err, ok := v.(error)
 	if !ok {
@@ -266,7 +264,7 @@ func (s *Service) broken(v any) error {
 	return err
 }
 
-// Halted stops the service on this host, and leaves it as it is elsewhere: nobody is served here any more.
+// Halted stops the service on this host alone: this host no longer serves it.
 func (m *mailbox) Halted(err error) { (*Service)(m).halt(err) }
 
 func (s *Service) halt(err error) {
@@ -288,7 +286,7 @@ func (s *Service) halt(err error) {
 	s.node.announceSoon()
 }
 
-// report tells the Failed hook.
+// report calls Hooks.Failed.
 func (s *Service) report(err error) {
 	if f := s.node.cfg.Hooks.Failed; f != nil {
 		s.node.hooks.Call(func() { f(s.name, err) })
@@ -321,7 +319,7 @@ func (s *Service) handle(it *item) error {
 	return nil
 }
 
-// flush does all that the core has made due.
+// flush executes everything that the core has requested.
 func (s *Service) flush() error {
 	s.replica.Touch()
 	if err := s.replica.Settle(); err != nil {
@@ -337,11 +335,11 @@ func (s *Service) flush() error {
 	return nil
 }
 
-// maxKnown bounds the hosts that a service remembers.
+// maxKnown limits the hosts that a service remembers.
 const maxKnown = 256
 
-// introduce remembers hosts that the resolver, or a host that is known, has named: those in the record, and those that
-// were invited. The others are strangers whoever they claim to be.
+// introduce remembers hosts that the resolver or a known host has named: those in the record, and those that were invited. All
+// other hosts are strangers, whatever they claim to be.
 func (s *Service) introduce(hosts ...resolver.Host) {
 	for _, h := range hosts {
 		if h.Same(s.node.self) {
@@ -359,14 +357,14 @@ func (s *Service) introduce(hosts ...resolver.Host) {
 	}
 }
 
-// knows reports whether a host is one that may speak for the service, and has proved it.
+// knows reports whether h may send messages about the service and has proved its key.
 func (s *Service) knows(h resolver.Host) bool {
 	i := slices.IndexFunc(s.known, h.Same)
 	return i >= 0 && s.known[i].Key == h.Key
 }
 
-// event gives the core an event. What a stranger says is not heeded; it is a reason to read the record, for it might be
-// the active host of an epoch that is not known here yet. Then its invitation waits for the answer.
+// event passes an event to the core. A message from a stranger is ignored, but causes a read of the record, because the stranger
+// may be the active host of an epoch that this host does not know yet. Its invitation is kept until the record has arrived.
 func (s *Service) event(ev core.Event, from *inbound) {
 	switch ev := ev.(type) {
 	case core.Candidates:
@@ -397,7 +395,7 @@ func (s *Service) event(ev core.Event, from *inbound) {
 	s.replica.Step(ev)
 }
 
-// machine is the copy that is here; nil if there is none.
+// machine returns this host's copy, or nil if there is none.
 func (s *Service) machine() *machine.Machine { return s.replica.Machine() }
 
 func (s *Service) newMachine() (*machine.Machine, error) {
@@ -413,7 +411,7 @@ func (s *Service) newMachine() (*machine.Machine, error) {
 	return m, nil
 }
 
-// restore makes a machine of a snapshot.
+// restore creates a machine from a snapshot.
 func (s *Service) restore(r io.Reader) (*machine.Machine, error) {
 	sm, err := s.instance()
 	if err != nil {
@@ -426,7 +424,7 @@ func (s *Service) restore(r io.Reader) (*machine.Machine, error) {
 	return m, err
 }
 
-// instance is an empty instance of the service.
+// instance creates an empty instance of the service.
 func (s *Service) instance() (Migratable, error) {
 	if sm := s.fresh(); sm != nil {
 		return sm, nil
@@ -447,7 +445,7 @@ func (s *Service) panicked(method string, value any, stack []byte) {
 	s.report(err)
 }
 
-// diverged is called on a standby whose state is not what the active host's was.
+// diverged is called on a host whose state differs from that of the active host at entry.
 func (s *Service) diverged(entry uint64) {
 	err := fmt.Errorf("migrate: service %s on host %s differs from the active host's at entry %d: "+
 		"Apply, Restore or Hash is at fault", s.name, s.node.self.ID, entry)
@@ -457,7 +455,7 @@ func (s *Service) diverged(entry uint64) {
 		return
 	}
 	s.replica.Step(core.Leave{})
-	// The next copy may be better, or not: each one costs the active host some work.
+	// The next copy may diverge, too, and each one costs the active host some work.
 	wait := min(divergedWait<<s.divergences, maxDivergedWait)
 	s.divergences = min(s.divergences+1, 16)
 	time.AfterFunc(wait, func() {
@@ -469,13 +467,13 @@ func (s *Service) diverged(entry uint64) {
 	})
 }
 
-// divergedWait is how long a host whose state was found to differ takes no new copy; it doubles each time.
+// divergedWait is how long a diverged host fetches no new copy. It doubles each time, up to maxDivergedWait.
 const (
 	divergedWait    = 2 * time.Second
 	maxDivergedWait = 5 * time.Minute
 )
 
-// publish makes the present state visible to other goroutines.
+// publish makes the current state visible to other goroutines.
 func (s *Service) publish() {
 	c := s.core
 	st := Status{
@@ -500,28 +498,28 @@ func (s *Service) publish() {
 			s.node.hooks.Call(func() { f(st) })
 		}
 		if st.Role == Halted {
-			s.log.Error("does not take over: others did in vain", "commit", st.Commit, "last", st.Last)
-			s.report(transport.Errorf(CodeHalted, "migrate: service %s halted on host %s: hosts that took over died one after the other "+
-				"before they had applied entry %d; Node.Reset goes on without it", s.name, s.node.self.ID, st.Commit+1))
+			s.log.Error("does not take over: earlier takeovers failed", "commit", st.Commit, "last", st.Last)
+			s.report(transport.Errorf(CodeHalted, "migrate: service %s halted on host %s: several hosts took over and died "+
+				"before they had applied entry %d; Node.Reset continues without it", s.name, s.node.self.ID, st.Commit+1))
 		}
 		s.connect(st)
 	}
 }
 
-// superseded tells of a copy in this node's directory that the record does not count any more.
+// superseded reports a copy in this node's directory that the record no longer counts.
 func (s *Service) superseded(rec *resolver.Record) {
 	if !s.resumedCopy || s.past || rec.Loss <= s.resumed.Loss {
 		return
 	}
 	s.past = true
 	if slices.ContainsFunc(rec.ISR, s.node.self.Same) {
-		return // it was this host that went on with it
+		return // this host continued with it
 	}
-	s.report(transport.Errorf(CodeStateLost, "migrate: service %s was reset on host %s: what the directory of host %s holds of it, up to "+
-		"epoch %d, counts no more", s.name, rec.Active.ID, s.node.self.ID, s.resumed.Epoch))
+	s.report(transport.Errorf(CodeStateLost, "migrate: service %s was reset on host %s: its copy in the directory of host %s, up to "+
+		"epoch %d, is obsolete", s.name, rec.Active.ID, s.node.self.ID, s.resumed.Epoch))
 }
 
-// connect has the connections to the other members ready before they are needed: whoever takes over must hear from all.
+// connect opens the connections to the other members before they are needed: a host that takes over must hear from all of them.
 func (s *Service) connect(st Status) {
 	if st.Role != Standby && st.Role != Recovering && st.Role != Active {
 		return
@@ -533,7 +531,7 @@ func (s *Service) connect(st Status) {
 	}
 }
 
-// change returns what is closed when the status changes; s.mu is held.
+// change returns a channel that is closed when the status changes; s.mu is held.
 func (s *Service) change() <-chan struct{} {
 	if s.changed == nil {
 		s.changed = make(chan struct{})
@@ -541,7 +539,7 @@ func (s *Service) change() <-chan struct{} {
 	return s.changed
 }
 
-// signal wakes those who wait for the status; s.mu is held.
+// signal wakes the goroutines that wait for the status; s.mu is held.
 func (s *Service) signal() {
 	if s.changed != nil {
 		close(s.changed)
@@ -549,7 +547,7 @@ func (s *Service) signal() {
 	}
 }
 
-// schedule sets the timer for what is due next.
+// schedule sets the timer for the next deadline.
 func (s *Service) schedule() {
 	at := s.core.Deadline()
 	if expiry := s.clients.Deadline(); expiry > 0 && (at == 0 || expiry < at) {
@@ -561,7 +559,7 @@ func (s *Service) schedule() {
 	st.Commit, st.Last, st.Suspended, st.Clients = s.core.Commit(), s.core.Last(), s.core.Suspended(), s.clients.Len()
 	s.applier = s.replica.Applier()
 	s.publishStats()
-	// A timer that goes off early does no harm and is cheaper than resetting it for every command.
+	// A timer that fires early is harmless, and cheaper than resetting it for every command.
 	if at == 0 || s.stopped || s.alarm > 0 && s.alarm <= at {
 		return
 	}
@@ -606,7 +604,7 @@ func (s *Service) stop() {
 	}
 }
 
-// remove makes the node forget the service; left says that no copy of it is wanted here.
+// remove removes the service from the node. left reports that its copy is no longer needed.
 func (s *Service) remove(left bool) {
 	s.stop()
 	n := s.node
@@ -619,7 +617,7 @@ func (s *Service) remove(left bool) {
 	n.announceSoon()
 }
 
-// notActive is the answer of a host that does not serve the name; rec is the newest record it knows.
+// notActive returns the error of a host that does not serve the name. rec is the newest record that it knows.
 func (s *Service) notActive(rec resolver.Record) error {
 	e := transport.Errorf(CodeNotActive, "migrate: host %s is not active for service %s", s.node.self.ID, s.name)
 	if s.halted.Load() {
@@ -633,5 +631,5 @@ func (s *Service) notActive(rec resolver.Record) error {
 	return e
 }
 
-// errStopped is returned to callers whose wait ended with the node.
+// errStopped is the error of calls whose wait ended because the node was closed.
 var errStopped = errors.New("the node was closed")

@@ -8,82 +8,82 @@ import (
 	"github.com/roam-go/roam/resolver"
 )
 
-// ServiceStats says what a service has done on this node, and what it holds. Counters begin at 0 when the service is added
-// to the node and only grow, so that a program can export them as they are, with package expvar for instance. They are of this
-// node alone: after a move the next host goes on with its own.
+// ServiceStats are the counters and gauges of a service on one node. Counters start at 0 when the service is added to the node
+// and only grow, so that a program can export them directly, for example with package expvar. They cover this node alone: after a
+// move, the next host continues with its own.
 type ServiceStats struct {
-	// Ordered is the number of commands to which this host, being active, gave a place in the log.
+	// Ordered is the number of commands that this host, when active, appended to the log.
 	Ordered uint64
 	// Applied is the number of committed entries applied here, as the active host or as a standby: commands, sessions
-	// opened and closed, and what the library orders itself.
+	// opened and closed, and entries of the library itself.
 	Applied uint64
-	// Answered is the number of requests answered with a command's reply. Repeated counts the requests for a command that
-	// had its place in the log already: a client sent it again, and it was executed once.
+	// Answered is the number of requests answered with a command's reply. Repeated is the number of requests for a command
+	// that was already in the log: a client sent it again, and it was executed once.
 	Answered, Repeated uint64
 	// Refused is the number of requests for a command that were answered without a reply: this host was not active or had
-	// just ceased to be, the log was full, the session had expired, or the command was too large or not the next one.
+	// just been deposed, the log was full, the session had expired, or the command was too large or out of order.
 	Refused uint64
 	// Queries is the number of queries answered.
 	Queries uint64
 	// Events is the number of events that the entries in Applied emitted.
 	Events uint64
-	// EventsPushed is the number of events sent to listeners, each counted for each listener, and EventBytesPushed the bytes
-	// of the messages that they were sent in.
+	// EventsPushed is the number of events sent to listeners; each event counts once for each listener. EventBytesPushed is the
+	// size of the messages that carried them.
 	EventsPushed, EventBytesPushed uint64
 
-	// HandoffsOut is the number of handoffs from this host after which another served, and HandoffsFailed that of the others
-	// that it began.
+	// HandoffsOut is the number of handoffs that this host began and that ended with another host serving. HandoffsFailed is
+	// the number of the others that it began.
 	HandoffsOut, HandoffsFailed uint64
-	// HandoffsIn and Failovers are how often this host became active: by a handoff, and because the active host was silent or
-	// had restarted. To create or to reset a service counts as neither.
+	// HandoffsIn and Failovers count how often this host became active: by a handoff, and because the active host was silent or
+	// had restarted. Neither includes the creation or a reset of the service.
 	HandoffsIn, Failovers uint64
-	// Joins and Removals are how often a host was added to and removed from the in-sync set while this one was active. A host
-	// that is lost with the term that it was active in is not counted as removed.
+	// Joins and Removals count how often a host was added to and removed from the in-sync set while this one was active. A host
+	// that left the set with a change of the term is not counted.
 	Joins, Removals uint64
-	// Resent is the number of entries that this host, being active, had to send to another once more, because they did not
-	// arrive or the connection was lost.
+	// Resent is the number of entries that this host, when active, sent again to another host, because they did not arrive or
+	// the connection was lost.
 	Resent uint64
-	// SnapshotsSent and SnapshotsReceived count the snapshots that were completed, SnapshotBytesSent and
-	// SnapshotBytesReceived their bytes.
+	// SnapshotsSent and SnapshotsReceived count completed snapshots. SnapshotBytesSent and SnapshotBytesReceived are their
+	// sizes.
 	SnapshotsSent, SnapshotBytesSent         uint64
 	SnapshotsReceived, SnapshotBytesReceived uint64
 
-	// The rest are gauges. Sessions is the number of sessions in the state, Clients that of those connected here.
+	// The remaining fields are gauges. Sessions is the number of sessions in the state. Clients is the number of clients
+	// connected here.
 	Sessions, Clients int
-	// LogEntries and LogBytes are the part of the log kept in memory. ReplyBytes and EventBytes are the memory of the replies
-	// and of the events kept for clients that ask again.
+	// LogEntries and LogBytes are the size of the log kept in memory. ReplyBytes and EventBytes are the memory of the replies
+	// and events kept for clients that request them again.
 	LogEntries, LogBytes, ReplyBytes, EventBytes int
 	// ActiveFor is how long this host has been active, and SuspendedFor how long it has committed nothing for the reasons
-	// given at [Status].Suspended. 0: it is not.
+	// given at [Status].Suspended. They are 0 if it is not active or not suspended.
 	ActiveFor, SuspendedFor time.Duration
-	// Unapplied is the number of committed entries that the service has not applied here, and Busy for how long its own code has
-	// been in its present call; 0 if none runs.
+	// Unapplied is the number of committed entries that the service has not applied here. Busy is as in [Status].
 	Unapplied int
 	Busy      time.Duration
-	// Standbys are the other members of the in-sync set, by ID. Only the active host knows them.
+	// Standbys are the other members of the in-sync set, sorted by ID. Only the active host knows them.
 	Standbys []StandbyStats
 }
 
-// StandbyStats says how far a standby is behind the active host.
+// StandbyStats describes how far a standby is behind the active host.
 type StandbyStats struct {
 	// Host is its ID.
 	Host string
-	// Lag is the number of entries that it has not acknowledged, and Unapplied the number of those that its service has not
-	// applied, though the active host has.
+	// Lag is the number of entries that it has not acknowledged. Unapplied is the number of entries that the active host has
+	// applied and this host has not.
 	Lag, Unapplied uint64
-	// Silent is how long ago it was last heard: up to a heartbeat if all is well.
+	// Silent is the time since a message arrived from it: normally up to a heartbeat.
 	Silent time.Duration
 }
 
-// stats is [ServiceStats] as the loop keeps it, with times of the node's clock instead of durations.
+// stats is the loop's form of [ServiceStats], with times of the node's clock instead of durations.
 type stats struct {
 	ServiceStats
-	activeAt, suspendedAt time.Duration // 0: it is not
+	activeAt, suspendedAt time.Duration // 0: not active, not suspended
 	lags                  []core.Lag
 }
 
-// Stats returns counters and gauges as of the end of what the service has last done here: what a reply tells of may be missing
-// for a moment. It waits for nothing. What a service has counted can still be read when it is no longer on the node.
+// Stats returns the counters and gauges as of the last completed step of the service: a command may be missing for a moment after
+// its reply has arrived. Stats does not block. It also works after the service has left the node.
 func (s *Service) Stats() ServiceStats {
 	s.mu.Lock()
 	st := s.published
@@ -110,7 +110,7 @@ func (s *Service) Stats() ServiceStats {
 	return st.ServiceStats
 }
 
-// publishStats makes what the loop has counted visible to other goroutines. s.mu is held.
+// publishStats makes the loop's counters visible to other goroutines. s.mu is held.
 func (s *Service) publishStats() {
 	n := &s.stats
 	c := s.clients.Stats()
@@ -131,7 +131,7 @@ func (s *Service) publishStats() {
 	s.published.lags = s.core.Lags(lags)
 }
 
-// sinceWhen is at, the time since when something is the case, brought up to date.
+// sinceWhen updates at, the time since which a condition has been true; 0 means that it is false.
 func (s *Service) sinceWhen(at time.Duration, is bool) time.Duration {
 	switch {
 	case !is:
@@ -142,7 +142,7 @@ func (s *Service) sinceWhen(at time.Duration, is bool) time.Duration {
 	return at
 }
 
-// countTerm counts how this host became active. The first entry of the epoch shows a failover.
+// countTerm counts how this host became active. The first entry of the epoch marks a failover.
 func (s *Service) countTerm(handedOver bool) {
 	first, _ := s.core.EntryAt(s.core.EpochStart())
 	switch {
@@ -153,7 +153,7 @@ func (s *Service) countTerm(handedOver bool) {
 	}
 }
 
-// countMembers counts who came and went between two records.
+// countMembers counts the members added and removed between two records.
 func (s *Service) countMembers(old, rec *resolver.Record) {
 	if old.Version == 0 || core.TermOf(*old) != core.TermOf(*rec) || !rec.Active.Same(s.node.self) {
 		return

@@ -37,7 +37,7 @@ func (s *Service) startFetch(f core.Fetch) {
 	s.mu.Unlock()
 }
 
-// receiver is the service as the fetcher uses it.
+// receiver returns the service's side of a fetch.
 func (s *Service) receiver() transfer.Receiver {
 	return transfer.Receiver{Keep: s.keep, Restore: s.restore, Fetched: func(r transfer.Result) {
 		if r.Err != nil {
@@ -49,7 +49,7 @@ func (s *Service) receiver() transfer.Receiver {
 	}}
 }
 
-// stopFetch stops the fetch that was started last; s.mu is held.
+// stopFetch stops the latest fetch; s.mu is held.
 func (s *Service) stopFetch() {
 	if s.fetch != nil {
 		s.fetch.Stop()

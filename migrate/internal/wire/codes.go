@@ -6,15 +6,15 @@ import "github.com/roam-go/roam/transport"
 // The codes of the errors of package migrate, which makes them public; see [transport.Code].
 const (
 	CodeNotActive      transport.Code = 200 // the host does not serve the name now; Data may hold the record
-	CodeRetry          transport.Code = 201 // the host serves, but can't take this now
+	CodeRetry          transport.Code = 201 // the host serves, but cannot accept this request now
 	CodeSessionExpired transport.Code = 202 // the session is unknown or has ended
-	CodeOutOfOrder     transport.Code = 203 // a command whose predecessor in the session is missing
+	CodeOutOfOrder     transport.Code = 203 // a previous command of the session is missing
 	CodeQueueFull      transport.Code = 204 // the client's queue of unacknowledged commands is full
-	CodeTooLarge       transport.Code = 205 // a command or query over its limit, which was not executed; an answer to a query
+	CodeTooLarge       transport.Code = 205 // a command or query above its limit, which was not executed; or an answer to a query
 	CodeStateLost      transport.Code = 206 // the service was restarted without its state
-	CodeNoTarget       transport.Code = 207 // no host to move to
-	CodeTransferFailed transport.Code = 208 // a handoff did not complete; the service goes on where it was
-	CodeExists         transport.Code = 209 // this node hosts the service already
+	CodeNoTarget       transport.Code = 207 // there is no host to move to
+	CodeTransferFailed transport.Code = 208 // a handoff did not complete; the service stays where it was
+	CodeExists         transport.Code = 209 // the node already hosts the service
 	CodeNoHost         transport.Code = 210 // the hosts that held the state do not answer
 	CodeForbidden      transport.Code = 211 // the session belongs to another key
 	CodeNoQuery        transport.Code = 212 // the service answers no queries
@@ -22,10 +22,10 @@ const (
 	CodeApplication    transport.Code = 214 // an error of the service without a code of its own
 	CodeConfig         transport.Code = 215 // a field of a configuration is invalid
 	CodeHalted         transport.Code = 216 // the service stopped itself
-	CodeNoService      transport.Code = 217 // no service of that name exists
-	CodeStore          transport.Code = 218 // the node's directory can't be used
-	CodeReplyGone      transport.Code = 219 // the command was executed, and its reply is over its limit or no longer kept
-	CodeBusy           transport.Code = 220 // the service's own code has not returned for long
+	CodeNoService      transport.Code = 217 // no service has this name
+	CodeStore          transport.Code = 218 // the node's directory cannot be used
+	CodeReplyGone      transport.Code = 219 // the command was executed, but its reply is too large or no longer kept
+	CodeBusy           transport.Code = 220 // a call of the service's own code has not returned for a long time
 )
 
 // Sentinels for [errors.Is].
