@@ -60,7 +60,11 @@ func (h *hostRole) start(ctx context.Context) (string, error) {
 		return "", err
 	}
 	h.node = node
-	fresh := func() migrate.Migratable { return newLedger(&h.board, h.Ballast) }
+	fresh := func() migrate.Migratable {
+		l := newLedger(&h.board, h.Ballast)
+		l.takes, l.stall = h.Apply, h.Stall
+		return l
+	}
 	policy := migrate.Policy{Copies: h.Standbys + 1, EventBytes: h.EventBytes}
 	take := node.Standby
 	if h.Create {

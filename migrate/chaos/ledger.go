@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/roam-go/roam/migrate"
 )
@@ -19,6 +20,8 @@ type ledger struct {
 	board *board
 	Place
 	ballast []byte
+
+	takes, stall time.Duration // see setup
 }
 
 // Place is a position in the ledger, from 1, and the link of its chain there.
@@ -128,6 +131,9 @@ func (b *board) get() Place {
 
 const ballastSeed = 42
 
+// stallEvery is the number of commands of which one stalls.
+const stallEvery = 1000
+
 func newLedger(b *board, ballast int) *ledger {
 	l := &ledger{board: b, ballast: make([]byte, ballast)}
 	fill(l.ballast, ballastSeed)
@@ -144,6 +150,10 @@ func (l *ledger) Apply(cmd migrate.Command) ([]byte, error) {
 	c := Ident{binary.BigEndian.Uint32(cmd.Body), binary.BigEndian.Uint32(cmd.Body[4:])}
 	if !bytes.Equal(cmd.Body, c.body()) {
 		return nil, fmt.Errorf("command %d of client %d is damaged", c.Seq, c.Client)
+	}
+	time.Sleep(l.takes)
+	if l.stall > 0 && l.Pos%stallEvery == stallEvery-1 {
+		time.Sleep(l.stall)
 	}
 	l.Place = l.next(c)
 	l.board.set(l.Place)

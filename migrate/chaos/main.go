@@ -52,6 +52,8 @@ type config struct {
 	seed      uint64
 	events    int
 	ballast   int
+	apply     time.Duration
+	stall     time.Duration
 	proxies   bool
 	insecure  bool
 	durable   bool
@@ -99,6 +101,8 @@ func parse(args []string, out io.Writer) (config, error) {
 	fs.Uint64Var(&cfg.seed, "seed", 0, "`number` that seeds the random choices; 0: a random one")
 	fs.IntVar(&cfg.events, "events", 4<<20, "`bytes` of events kept for clients that come back")
 	fs.IntVar(&cfg.ballast, "state", 256<<10, "`bytes` of state besides that of the commands")
+	fs.DurationVar(&cfg.apply, "apply", 0, "`time` that the service takes for each command")
+	fs.DurationVar(&cfg.stall, "stall", 0, "`time` that it takes for one command in a thousand besides")
 	fs.BoolVar(&cfg.proxies, "proxies", false, "put proxies between all processes; partition, slow and mixed always do")
 	fs.BoolVar(&cfg.insecure, "insecure", false, "no TLS")
 	fs.BoolVar(&cfg.durable, "durable", false, "give each host a directory; power always does")

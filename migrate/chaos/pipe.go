@@ -30,6 +30,7 @@ type setup struct {
 	Durable             bool // with a directory
 	Standbys            int
 	EventBytes, Ballast int
+	Apply, Stall        time.Duration // of each command, and of one in a thousand besides
 
 	// Clients. Writers and readers are numbered from First.
 	First   uint32
