@@ -94,3 +94,62 @@ func TestSizeOfAppend(t *testing.T) {
 	}
 	require.Equal(t, []int{2, 1, 2}, got)
 }
+
+// A release that belongs to an earlier invitation says nothing about the copy that a host holds for the present one.
+func TestReleaseOfAnEarlierInvitation(t *testing.T) {
+	c := New(Config{Name: "svc", Self: storedB})
+	rec := storedRecord(1, 1, storedA)
+	rec.ISR = []resolver.Host{storedA}
+	recv := func(m Msg) Ready {
+		m.From, m.Term = storedA, Term{0, 1}
+		c.Step(time.Second, Recv{m})
+		return c.Ready()
+	}
+	recv(Msg{Type: MsgInvite, Record: &rec, Round: 1, Index: storedB.Incarnation})
+	f := recv(Msg{Type: MsgSnapshot, Round: 7, Index: 3, PrevEpoch: 1, Prev: 1}).Fetch
+	require.NotNil(t, f)
+	c.Step(time.Second, Restored{ID: f.ID, From: f.From, OK: true})
+	c.Ready()
+	recv(Msg{Type: MsgInvite, Record: &rec, Round: 2, Index: storedB.Incarnation})
+	require.True(t, c.HasState())
+	require.False(t, recv(Msg{Type: MsgRelease, Record: &rec, Round: 1}).Drop)
+	require.True(t, c.HasState(), "the active host may count on it since")
+	require.True(t, recv(Msg{Type: MsgRelease, Record: &rec, Round: 2}).Drop)
+	require.False(t, c.HasState())
+}
+
+// Each message behind a lost one asks for it again. The active host resends once for a heartbeat, not once for each: else under
+// load everything would be sent many times.
+func TestResendsAreNotMultiplied(t *testing.T) {
+	now := time.Duration(0)
+	c := New(Config{Name: "svc", Self: storedA, Standbys: 1})
+	c.Step(now, Create{})
+	rec := c.Ready().CAS.Next
+	rec.Generation, rec.Version = 1, 1
+	c.Step(now, CASDone{Nonce: rec.Nonce, Record: rec, Outcome: CASOK})
+	c.Ready()
+	c.rec.ISR = []resolver.Host{storedA, storedB}
+	p := c.addPeer(storedB)
+	p.member, p.stage, p.match, p.next = true, streaming, 1, 2
+	sent := func() (entries int) {
+		for _, m := range c.Ready().Msgs {
+			entries += len(m.Msg.Entries)
+		}
+		return entries
+	}
+	for range 5 {
+		_, ok := c.Propose(now, Entry{Kind: Command, Session: 1, Seq: 1})
+		require.True(t, ok)
+	}
+	require.Equal(t, 5, sent())
+	ask := func() int {
+		c.Step(now, Recv{Msg{Type: MsgAck, From: storedB, Term: c.term, Index: 1, Commit: 1, PrevEpoch: 1, Flag: true}})
+		return sent()
+	}
+	require.Equal(t, 5, ask())
+	for range 4 {
+		require.Zero(t, ask(), "of the same loss")
+	}
+	now += 101 * time.Millisecond
+	require.Equal(t, 5, ask(), "the resent ones were lost, too")
+}
