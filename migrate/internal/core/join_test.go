@@ -153,3 +153,28 @@ func TestResendsAreNotMultiplied(t *testing.T) {
 	now += 101 * time.Millisecond
 	require.Equal(t, 5, ask(), "the resent ones were lost, too")
 }
+
+// What a host acknowledged under an earlier invitation does not count under the present one: it may have dropped that copy since.
+func TestAcksOfAnEarlierInvitation(t *testing.T) {
+	c := New(Config{Name: "svc", Self: storedA, Standbys: 1})
+	c.Step(0, Create{})
+	rec := c.Ready().CAS.Next
+	rec.Generation, rec.Version = 1, 1
+	c.Step(0, CASDone{Nonce: rec.Nonce, Record: rec, Outcome: CASOK})
+	c.Ready()
+	for range 5 {
+		_, ok := c.Propose(0, Entry{Kind: Command, Session: 1, Seq: 1})
+		require.True(t, ok)
+	}
+	c.Ready()
+	p := c.addPeer(storedB)
+	p.stage, p.invitation, p.next = streaming, 2, 1
+	ack := func(invitation, index uint64) {
+		c.Step(0, Recv{Msg{Type: MsgAck, From: storedB, Term: c.term, Index: index, PrevEpoch: 1, Prev: invitation}})
+	}
+	ack(1, 6)
+	require.Zero(t, p.match)
+	require.False(t, c.eligible(p), "it is not proposed for the in-sync set")
+	ack(2, 6)
+	require.EqualValues(t, 6, p.match)
+}
