@@ -27,6 +27,8 @@ type Applier struct {
 	entry     atomic.Uint64 // the entry that it applies; 0: another job
 	slowUntil atomic.Int64  // until then the service counts as slow
 	loan      loan          // of the executor
+	took      int64         // of Run: how long the last job took, in ns
+	strikes   int           // of Run: above 0, a job was slow lately
 
 	mu      sync.Mutex // guards what follows
 	jobs    []job      // jobs[next:] wait
@@ -100,23 +102,39 @@ func (a *Applier) Collect() []machine.Result {
 // again, on whatever goroutine.
 func (a *Applier) Run(budget time.Duration) (idle bool) {
 	began := now()
-	last, told := began, began
+	told := began
 	for a.step() {
 		t := now()
-		if t-last >= int64(Quick) || budget > 0 && t-began >= int64(budget) {
-			a.slowUntil.Store(t + int64(slowFor))
-		}
-		last = t
+		a.judge(t, a.took >= int64(Quick))
 		if t-told >= int64(wakeEvery) {
 			told = t
 			a.tell()
 		}
 		if budget > 0 && t-began >= int64(budget) {
+			if a.took < int64(Quick) { // many jobs, not one
+				a.slowUntil.Store(t + int64(slowFor))
+			}
 			return false
 		}
 	}
 	return true
 }
+
+// judge counts slow jobs. A single one among quick ones says little: the system may have taken the processor away.
+func (a *Applier) judge(t int64, slow bool) {
+	switch {
+	case slow && a.strikes > 0:
+		a.slowUntil.Store(t + int64(slowFor))
+		a.strikes = strikeJobs
+	case slow:
+		a.strikes = strikeJobs
+	case a.strikes > 0:
+		a.strikes--
+	}
+}
+
+// strikeJobs is the number of quick jobs after which a slow one is forgotten.
+const strikeJobs = 8
 
 // Step does one job, or applies one entry, and reports whether there may be more to do. It is Run for who has a clock of its own.
 func (a *Applier) Step() (more bool) {
@@ -174,14 +192,17 @@ func (a *Applier) step() bool {
 		a.tell() // whatever comes of call comes after what was applied before it
 	}
 	a.entry.Store(e.Index)
-	a.since.Store(now())
+	start := now()
+	a.since.Store(start)
 	if call != nil {
 		call(a.m)
 		a.since.Store(0)
+		a.took = now() - start
 		return true
 	}
 	r := a.m.Apply(e)
 	a.since.Store(0)
+	a.took = now() - start
 	a.mu.Lock()
 	if !a.dropped {
 		a.results = append(a.results, r)

@@ -154,6 +154,15 @@ func TestBudget(t *testing.T) {
 		require.False(t, a.Slow())
 		a.Push(nil, sleep(Quick))
 		require.True(t, a.Run(2*Quick))
+		require.False(t, a.Slow(), "once may be the system's doing")
+		for range strikeJobs {
+			a.Push(nil, func(*machine.Machine) {})
+		}
+		a.Push(nil, sleep(Quick))
+		require.True(t, a.Run(2*Quick))
+		require.False(t, a.Slow(), "the first is forgotten")
+		a.Push(nil, sleep(Quick))
+		require.True(t, a.Run(2*Quick))
 		require.True(t, a.Slow())
 	})
 }
