@@ -67,7 +67,7 @@ func (s *Service) handoff(ctx context.Context, host string, cause Cause) (Report
 	}
 	rep.To = target
 	done := make(chan moveResult, 1)
-	s.post(item{kind: itemFunc, fn: func() { s.beginMove(rep, done) }})
+	s.call(func() { s.beginMove(rep, done) })
 	res := s.awaitMove(ctx, done)
 	if res.report.Service == "" {
 		res.report = rep
@@ -279,7 +279,7 @@ func (s *Service) prepare() {
 		s.transfer()
 		return
 	}
-	m.timer = time.AfterFunc(spread+s.node.cfg.FailureTimeout, func() { s.post(item{kind: itemFunc, fn: func() { s.prepared(m, 0) }}) })
+	m.timer = time.AfterFunc(spread+s.node.cfg.FailureTimeout, func() { s.call(func() { s.prepared(m, 0) }) })
 }
 
 // maxPrepare limits the time that a move waits for clients that are still connecting ahead.
@@ -291,7 +291,7 @@ func (s *Service) prepared(m *moveState, ready int) {
 		return
 	}
 	if now := m.report.Ready; now > ready && s.node.now()-m.prepared < maxPrepare {
-		m.timer = time.AfterFunc(s.node.cfg.FailureTimeout, func() { s.post(item{kind: itemFunc, fn: func() { s.prepared(m, now) }}) })
+		m.timer = time.AfterFunc(s.node.cfg.FailureTimeout, func() { s.call(func() { s.prepared(m, now) }) })
 		return
 	}
 	s.transfer()

@@ -45,7 +45,7 @@ func (s *Service) receiver() transfer.Receiver {
 		} else {
 			s.log.Info("copy fetched", "from", r.From.ID, "took", r.Took, "bytes", r.Bytes)
 		}
-		s.post(item{kind: itemFunc, fn: func() { s.fetched(r) }})
+		s.call(func() { s.fetched(r) })
 	}}
 }
 

@@ -69,7 +69,11 @@ func (a *Applier) Push(entries []core.Entry, call func(*machine.Machine)) (start
 	if a.dropped {
 		return false
 	}
-	if a.next == len(a.jobs) {
+	if a.next > 64 && a.next > len(a.jobs)/2 { // else a backlog that never empties would grow for ever
+		n := copy(a.jobs, a.jobs[a.next:])
+		clear(a.jobs[n:])
+		a.jobs, a.next = a.jobs[:n], 0
+	} else if a.next == len(a.jobs) {
 		a.jobs, a.next = a.jobs[:0], 0
 	}
 	a.jobs = append(a.jobs, job{entries, call})

@@ -135,6 +135,22 @@ func TestUnknownKind(t *testing.T) {
 	require.Error(t, results[1].Halt)
 }
 
+// A backlog that never empties takes no more memory than what waits.
+func TestBacklogIsBounded(t *testing.T) {
+	a, _ := newApplier()
+	a.Push(nil, func(*machine.Machine) {})
+	done := 0
+	for i := range 10_000 {
+		a.Push(nil, func(*machine.Machine) {
+			require.Equal(t, i, done)
+			done++
+		})
+		require.True(t, a.Step())
+	}
+	require.Equal(t, 9_999, done)
+	require.Less(t, cap(a.jobs), 1000)
+}
+
 // Run returns when its budget is used up, and the next Run continues.
 func TestBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
