@@ -207,7 +207,7 @@ func TestClockGoesBack(t *testing.T) {
 			})
 			require.True(t, ok)
 			a.machine().Ordered(e)
-			a.replica.Touch()
+			a.replica.Step(core.Tick{})
 		})
 		_, err := r.do(2, "right again")
 		require.NoError(t, err)

@@ -321,7 +321,6 @@ func (s *Service) handle(it *item) error {
 
 // flush executes everything that the core has requested.
 func (s *Service) flush() error {
-	s.replica.Touch()
 	if err := s.replica.Settle(); err != nil {
 		return err
 	}

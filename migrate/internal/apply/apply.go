@@ -26,8 +26,7 @@ type Applier struct {
 	since     atomic.Int64  // when the present call of the service began, in ns of the clock of this package; 0: none runs
 	entry     atomic.Uint64 // the entry that it applies; 0: another job
 	slowUntil atomic.Int64  // until then the service counts as slow
-	loan      loan          // of the executor
-	took      int64         // of Run: how long the last job took, in ns
+	run       running       // of the executor
 	strikes   int           // of Run: above 0, a job was slow lately
 
 	mu      sync.Mutex // guards what follows
@@ -105,23 +104,28 @@ func (a *Applier) Collect() []machine.Result {
 // Run works until nothing waits, or, with a budget above 0, until that is used up: then it returns false, and must be called
 // again, on whatever goroutine.
 func (a *Applier) Run(budget time.Duration) (idle bool) {
-	began := now()
-	told := began
-	for a.step() {
-		t := now()
-		a.judge(t, a.took >= int64(Quick))
-		if t-told >= int64(wakeEvery) {
-			told = t
+	var began, told int64
+	for {
+		start, end, ok := a.step()
+		if !ok {
+			return true
+		}
+		if began == 0 {
+			began, told = start, start
+		}
+		slow := end-start >= int64(Quick)
+		a.judge(end, slow)
+		if end-told >= int64(wakeEvery) {
+			told = end
 			a.tell()
 		}
-		if budget > 0 && t-began >= int64(budget) {
-			if a.took < int64(Quick) { // many jobs, not one
-				a.slowUntil.Store(t + int64(slowFor))
+		if budget > 0 && end-began >= int64(budget) {
+			if !slow { // many jobs, not one
+				a.slowUntil.Store(end + int64(slowFor))
 			}
 			return false
 		}
 	}
-	return true
 }
 
 // judge counts slow jobs. A single one among quick ones says little: the system may have taken the processor away.
@@ -142,11 +146,11 @@ const strikeJobs = 8
 
 // Step does one job, or applies one entry, and reports whether there may be more to do. It is Run for who has a clock of its own.
 func (a *Applier) Step() (more bool) {
-	if !a.step() {
-		return false
+	_, _, ok := a.step()
+	if ok {
+		a.tell()
 	}
-	a.tell()
-	return true
+	return ok
 }
 
 // Next is what Step does next: it applies e, or does another job if e.Index is 0. ok is false if nothing waits. It is called by
@@ -163,14 +167,38 @@ func (a *Applier) Next() (e core.Entry, ok bool) {
 	return e, true
 }
 
-// step does one job, or applies one entry. It is false if there was none: the applier is then idle.
-func (a *Applier) step() bool {
-	var e core.Entry
+// step does one job, or applies one entry, and returns when the service was called and when that ended. ok is false if there was
+// none: the applier is then idle.
+func (a *Applier) step() (start, end int64, ok bool) {
+	e, call, ok := a.take()
+	if !ok {
+		return 0, 0, false
+	}
+	if call != nil {
+		a.tell() // whatever comes of call comes after what was applied before it
+	}
+	a.entry.Store(e.Index)
+	start = now()
+	a.since.Store(start)
+	if call != nil {
+		call(a.m)
+	} else {
+		a.result(a.m.Apply(e))
+	}
+	end = now()
+	a.since.Store(0)
+	return start, end, true
+}
+
+// take removes what is to be done next from the queue. If there is nothing, the loop knows all results, and the applier is idle.
+func (a *Applier) take() (e core.Entry, call func(*machine.Machine), ok bool) {
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	for a.next == len(a.jobs) {
 		if len(a.results) > 0 && !a.woken {
+			a.woken = true
 			a.mu.Unlock()
-			a.tell() // which may push more
+			a.wake(a) // which may push more
 			a.mu.Lock()
 			continue
 		}
@@ -178,11 +206,10 @@ func (a *Applier) step() bool {
 		if cap(a.jobs) > 64 {
 			a.jobs, a.next = nil, 0
 		}
-		a.mu.Unlock()
-		return false
+		return e, nil, false
 	}
 	j := &a.jobs[a.next]
-	call := j.call
+	call = j.call
 	if call == nil {
 		e, j.entries = j.entries[0], j.entries[1:]
 	}
@@ -190,32 +217,20 @@ func (a *Applier) step() bool {
 		*j = job{}
 		a.next++
 	}
-	a.mu.Unlock()
+	return e, call, true
+}
 
-	if call != nil {
-		a.tell() // whatever comes of call comes after what was applied before it
-	}
-	a.entry.Store(e.Index)
-	start := now()
-	a.since.Store(start)
-	if call != nil {
-		call(a.m)
-		a.since.Store(0)
-		a.took = now() - start
-		return true
-	}
-	r := a.m.Apply(e)
-	a.since.Store(0)
-	a.took = now() - start
+// result keeps what came of an entry for the loop.
+func (a *Applier) result(r machine.Result) {
 	a.mu.Lock()
-	if !a.dropped {
-		a.results = append(a.results, r)
-		if r.Halt != nil {
-			a.jobs, a.next = nil, 0 // nothing after it may be applied
-		}
+	defer a.mu.Unlock()
+	if a.dropped {
+		return
 	}
-	a.mu.Unlock()
-	return true
+	a.results = append(a.results, r)
+	if r.Halt != nil {
+		a.jobs, a.next = nil, 0 // nothing after it may be applied
+	}
 }
 
 // tell wakes the loop if there are results of which it does not know.

@@ -1,6 +1,7 @@
 package apply
 
 import (
+	"slices"
 	"sync"
 	"time"
 )
@@ -11,11 +12,15 @@ type Executor struct {
 	// Stuck is called when a service has been in one call for [StuckAfter], and again each time that has doubled, until it ends.
 	Stuck func(a *Applier, entry uint64, d time.Duration)
 
-	mu      sync.Mutex            // guards what follows
-	running map[*Applier]int      // how often each was started and has not come to rest
-	lent    map[*Applier]struct{} // those on goroutines that were lent
-	watch   *time.Timer           // looks after what was lent; nil: nothing was lately
-	ended   chan struct{}         // closed when an applier has come to rest; nil: nobody waits
+	mu       sync.Mutex    // guards what follows
+	running  []*Applier    // those that were started and have not come to rest, in any order
+	spawned  int           // calls of Spawn that have not returned
+	loans    []*loan       // the goroutines that are lent, in any order
+	spare    []*loan       // for the next ones
+	watch    *time.Timer   // looks after loans; nil: there never was one
+	watching bool          // watch is about to fire
+	lent     bool          // there was a loan since watch fired last
+	ended    chan struct{} // closed when something has come to rest; nil: nobody waits
 }
 
 // Lender is a connection whose reading goroutine can be relieved: see transport.Lender.
@@ -24,8 +29,16 @@ type Lender interface {
 	Release(turn uint64) bool
 }
 
-// loan is the goroutine that was lent to an applier; the executor's mutex guards it.
+// running is the executor's part of an applier; the executor's mutex guards it.
+type running struct {
+	starts int // how often it was started and has not come to rest
+	at     int // its place in Executor.running
+}
+
+// loan is a goroutine that was lent; the executor's mutex guards it.
 type loan struct {
+	a    *Applier
+	at   int // its place in Executor.loans
 	conn Lender
 	turn uint64
 	seen bool   // the watch has seen it
@@ -37,77 +50,87 @@ const (
 	lendFor = 500 * time.Microsecond
 	// watchEvery is how often the watch looks at what is lent: what it sees twice is relieved of reading.
 	watchEvery = 5 * time.Millisecond
+	// maxSpare bounds the loans that are kept for later.
+	maxSpare = 64
 	// StuckAfter is how long a service may be in one call before that is reported.
 	StuckAfter = 5 * time.Second
 )
 
 // Go runs a, whose Push has asked for it, on a goroutine of its own.
 func (x *Executor) Go(a *Applier) {
+	x.mu.Lock()
 	x.begin(a)
-	go x.run(a)
+	x.mu.Unlock()
+	go x.work(a)
 }
 
-// run is the rest of a's work, on a goroutine that has nothing else to do.
-func (x *Executor) run(a *Applier) {
+// work is the rest of a's work, on a goroutine that has nothing else to do.
+func (x *Executor) work(a *Applier) {
 	stop := x.watchStuck(a)
 	a.Run(0)
 	stop()
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	x.end(a)
 }
 
-// Lend runs a, whose Push has asked for it, on the caller's goroutine, which reads c.
+// Lend runs a, whose Push has asked for it, on the caller's goroutine, which reads c. It is called for each command of a quick
+// service, so it only starts the watch's timer if that does not run.
 func (x *Executor) Lend(a *Applier, c Lender) {
-	x.begin(a)
+	turn := c.Turn()
 	x.mu.Lock()
-	if x.lent == nil {
-		x.lent = make(map[*Applier]struct{})
-	}
-	x.lent[a] = struct{}{}
-	a.loan = loan{conn: c, turn: c.Turn()}
+	x.begin(a)
+	l := x.borrow()
+	*l = loan{a: a, at: len(x.loans), conn: c, turn: turn}
+	x.loans = append(x.loans, l)
+	x.lent = true
 	switch {
 	case x.watch == nil:
 		x.watch = time.AfterFunc(watchEvery, x.look)
-	case len(x.lent) == 1:
+	case !x.watching:
 		x.watch.Reset(watchEvery)
 	}
+	x.watching = true
 	x.mu.Unlock()
 
 	idle := a.Run(lendFor)
 
 	x.mu.Lock()
-	delete(x.lent, a)
-	stop := a.loan.stop
-	a.loan = loan{}
+	stop := l.stop
+	x.giveBack(l)
+	if idle {
+		x.end(a)
+	}
 	x.mu.Unlock()
 	if stop != nil {
 		stop()
 	}
 	switch {
 	case idle:
-		x.end(a)
 	case stop != nil:
-		x.run(a)
+		x.work(a)
 	default:
-		go x.run(a)
+		go x.work(a)
 	}
 }
 
-// look relieves those of reading that are still at work since it looked last.
+// look relieves those of reading that are still at work since it looked last. It looks until nothing is lent any more.
 func (x *Executor) look() {
 	x.mu.Lock()
-	for a := range x.lent {
-		l := &a.loan
+	defer x.mu.Unlock()
+	x.watching, x.lent = x.lent, false
+	for _, l := range x.loans {
 		// With the lock: then Lend sees whether its goroutine still reads.
 		if l.seen && l.stop == nil && l.conn.Release(l.turn) {
-			a.slowUntil.Store(now() + int64(slowFor))
-			l.stop = x.watchStuck(a)
+			l.a.slowUntil.Store(now() + int64(slowFor))
+			l.stop = x.watchStuck(l.a)
 		}
 		l.seen = true
+		x.watching = x.watching || l.stop == nil
 	}
-	if len(x.lent) > 0 {
+	if x.watching {
 		x.watch.Reset(watchEvery)
 	}
-	x.mu.Unlock()
 }
 
 // watchStuck reports it when the service is in one call for too long. stop ends that; so does the end of the call.
@@ -129,7 +152,7 @@ func (x *Executor) watchStuck(a *Applier) (stop func()) {
 			wait = StuckAfter
 		}
 		x.mu.Lock()
-		runs := x.running[a] > 0
+		runs := a.run.starts > 0
 		x.mu.Unlock()
 		mu.Lock()
 		defer mu.Unlock()
@@ -145,22 +168,52 @@ func (x *Executor) watchStuck(a *Applier) (stop func()) {
 	}
 }
 
-func (x *Executor) begin(a *Applier) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.running == nil {
-		x.running = make(map[*Applier]int)
+// borrow returns a loan to fill in; x.mu is held.
+func (x *Executor) borrow() (l *loan) {
+	n := len(x.spare)
+	if n == 0 {
+		return new(loan)
 	}
-	x.running[a]++
+	l, x.spare = x.spare[n-1], x.spare[:n-1]
+	return l
 }
 
-// end notes that a has come to rest; it may have been started again since.
-func (x *Executor) end(a *Applier) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.running[a]--; x.running[a] == 0 {
-		delete(x.running, a)
+// giveBack ends a loan; x.mu is held.
+func (x *Executor) giveBack(l *loan) {
+	last := len(x.loans) - 1
+	moved := x.loans[last]
+	x.loans[l.at], moved.at = moved, l.at
+	x.loans[last] = nil
+	x.loans = x.loans[:last]
+	*l = loan{}
+	if len(x.spare) < maxSpare {
+		x.spare = append(x.spare, l)
 	}
+}
+
+// begin notes that a was started; x.mu is held.
+func (x *Executor) begin(a *Applier) {
+	if a.run.starts == 0 {
+		a.run.at = len(x.running)
+		x.running = append(x.running, a)
+	}
+	a.run.starts++
+}
+
+// end notes that a has come to rest; it may have been started again since. x.mu is held.
+func (x *Executor) end(a *Applier) {
+	if a.run.starts--; a.run.starts == 0 {
+		last := len(x.running) - 1
+		moved := x.running[last]
+		x.running[a.run.at], moved.run.at = moved, a.run.at
+		x.running[last] = nil
+		x.running = x.running[:last]
+	}
+	x.tell()
+}
+
+// tell wakes those that wait for something to end; x.mu is held.
+func (x *Executor) tell() {
 	if x.ended != nil {
 		close(x.ended)
 		x.ended = nil
@@ -169,10 +222,15 @@ func (x *Executor) end(a *Applier) {
 
 // Spawn runs f, which calls a service beside its applier, on a goroutine of its own.
 func (x *Executor) Spawn(f func()) {
-	x.begin(nil)
+	x.mu.Lock()
+	x.spawned++
+	x.mu.Unlock()
 	go func() {
 		f()
-		x.end(nil)
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		x.spawned--
+		x.tell()
 	}()
 }
 
@@ -182,9 +240,9 @@ func (x *Executor) Wait(d time.Duration) (left []*Applier) {
 	defer timeout.Stop()
 	for {
 		x.mu.Lock()
-		left = nil // those of Spawn stand in it as nil
-		for a := range x.running {
-			left = append(left, a)
+		left = slices.Clone(x.running)
+		if x.spawned > 0 {
+			left = append(left, nil) // whatever Spawn has started
 		}
 		if len(left) == 0 {
 			x.mu.Unlock()

@@ -10,21 +10,25 @@ import (
 // in its log. This file has what depends on applied entries: how much a host may order or accept while its service lags,
 // when a new active host serves, and which host should not take over.
 
-// Applied records that the service has applied all entries up to index, which Ready has returned.
-func (c *Core) Applied(now time.Duration, index uint64) {
+// Applied records that the service has applied all entries up to index, which Ready has returned. It reports whether Ready must be
+// called before the next event: it rarely must, and each command pays for it.
+func (c *Core) Applied(now time.Duration, index uint64) (due bool) {
 	if c.err != nil {
-		return
+		return false
 	}
 	defer c.stop()
 	c.setNow(now)
 	if index <= c.applied {
-		return
+		return false
 	}
-	c.assert(index <= c.emitted, "entry %d is applied, but Ready returned entries up to %d", index, c.emitted)
+	if index > c.emitted {
+		c.assert(false, "entry %d is applied, but Ready returned entries up to %d", index, c.emitted)
+	}
 	c.applied = index
 	if c.role == Serving {
 		c.announceServing()
 	}
+	return len(c.out.Msgs) > 0
 }
 
 // AppliedIndex is the index of the last entry that the service has applied.

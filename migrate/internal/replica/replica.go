@@ -100,9 +100,6 @@ func (r *Replica) Step(ev core.Event) {
 	r.core.Step(r.env.Now(), ev)
 }
 
-// Touch has the next Settle ask the core what is due.
-func (r *Replica) Touch() { r.dirty = true }
-
 // Align carries out a change of role that the core has decided, or drops the copy, if either is due: what comes next must find the
 // copy that belongs to it.
 func (r *Replica) Align() error {
@@ -251,13 +248,14 @@ func (r *Replica) Collect(a *apply.Applier) error {
 		if res.Halt != nil {
 			return res.Halt
 		}
-		r.core.Applied(r.env.Now(), res.At)
+		if r.core.Applied(r.env.Now(), res.At) {
+			r.dirty = true
+		}
 		if res.Mismatch {
 			r.env.Diverged(res.Checked)
 		}
 		r.env.Applied(res)
 	}
-	r.dirty = r.dirty || len(results) > 0
 	return nil
 }
 

@@ -56,7 +56,6 @@ func (p *proc) kick() {
 func (p *proc) flush() {
 	p.settling = false
 	for n := 0; ; n++ {
-		p.replica.Touch()
 		p.check(p.replica.Settle())
 		for len(p.starting) > 0 {
 			a := p.starting[0]
