@@ -26,22 +26,9 @@ func (e *env) Moved(ev core.MoveEvent)   { (*Service)(e).moveEvent(ev) }
 
 func (e *env) Machine() (*machine.Machine, error) { return (*Service)(e).newMachine() }
 
-// Start leaves a to the goroutine that works for the loop, if that was lent, has nothing else to do here, and the service is quick.
-func (e *env) Start(a *apply.Applier) {
-	s := (*Service)(e)
-	if s.lent && !a.Slow() && s.starting.CompareAndSwap(nil, a) {
-		return
-	}
-	s.node.appliers.Go(a)
-}
-
-func (e *env) Wake(a *apply.Applier) {
-	(*Service)(e).post(item{kind: itemApplied, applier: a})
-}
-
-func (e *env) Post(f, drop func()) {
-	(*Service)(e).post(item{kind: itemFunc, fn: f, drop: drop})
-}
+func (e *env) Start(a *apply.Applier) { e.start(a) }
+func (e *env) Wake(a *apply.Applier)  { e.post(item{kind: itemApplied, applier: a}) }
+func (e *env) Post(f, drop func())    { e.post(item{kind: itemFunc, fn: f, drop: drop}) }
 
 func (e *env) Offer(to resolver.Host, c *machine.Capture) uint64 {
 	return e.node.offers.Add(to, c, func(bytes int64, err error) { (*Service)(e).sent(to, bytes, err) })

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -15,7 +14,6 @@ import (
 
 	"github.com/roam-go/roam/migrate/internal/apply"
 	"github.com/roam-go/roam/migrate/internal/core"
-	"github.com/roam-go/roam/migrate/internal/loop"
 	"github.com/roam-go/roam/migrate/internal/machine"
 	"github.com/roam-go/roam/migrate/internal/replica"
 	"github.com/roam-go/roam/migrate/internal/serve"
@@ -28,19 +26,13 @@ import (
 
 // Service is a service on one node. It is safe for concurrent use.
 type Service struct {
-	node   *Node
-	name   string
-	policy Policy
-	fresh  func() Migratable
-	log    *slog.Logger
+	site
+	fresh func() Migratable
 
 	over   atomic.Bool // stopped, readable without the lock
 	halted atomic.Bool // the role is Halted, readable without the lock
 
-	refusal  atomic.Pointer[error]         // the resolver's error for the last refused change of the record
-	starting atomic.Pointer[apply.Applier] // to be run by the goroutine that works for the loop
-
-	loop loop.Loop[item]
+	refusal atomic.Pointer[error] // the resolver's error for the last refused change of the record
 
 	mu        sync.Mutex // guards the fields below
 	stopped   bool
@@ -73,41 +65,12 @@ type Service struct {
 	divergences int8            // how often the state differed from the active host's
 	leaving     bool            // Leave was called
 	compacting  bool            // a snapshot for the store is being captured
-	lent        bool            // the working goroutine was lent and can continue with the applier
 }
-
-// item is work for the loop.
-type item struct {
-	kind itemKind
-	ev   core.Event
-	from *inbound
-	req  *serve.Request
-	// params are the decoded params of req.
-	params  any
-	size    int // of the message in ev, which arrived from a host on from
-	fn      func()
-	drop    func()
-	applier *apply.Applier
-	err     error
-}
-
-type itemKind uint8
-
-const (
-	itemStart   itemKind = iota + 1 // start to participate
-	itemEvent                       // step ev
-	itemClient                      // req arrived from a client
-	itemGone                        // from is closed
-	itemFunc                        // call fn, or drop if the loop has ended
-	itemApplied                     // applier has results
-	itemHalt                        // halt the service on this host, because of err
-	itemTick                        // the timer has fired
-)
 
 func newService(n *Node, name string, fresh func() Migratable, policy Policy) *Service {
 	s := &Service{
-		node: n, name: name, policy: policy, fresh: fresh,
-		log:    n.log.With("service", name),
+		site:   site{node: n, name: name, policy: policy, log: n.log.With("service", name)},
+		fresh:  fresh,
 		status: Status{Service: name, Role: Latent},
 	}
 	s.core = core.New(core.Config{
@@ -116,7 +79,8 @@ func newService(n *Node, name string, fresh func() Migratable, policy Policy) *S
 		Durable: n.dir != nil, Nonce: wire.RandomID(),
 	})
 	s.replica = replica.New((*env)(s), s.core)
-	s.loop.Init((*mailbox)(s), &n.wg, inboxes, n.dir != nil) // the loop starts after the directory has been read
+	s.appliers = &n.appliers
+	s.loop.Init((*handler)(s), &n.wg, inboxes, n.dir != nil) // the loop starts after the directory has been read
 	s.clients.Init((*clientHost)(s))
 	return s
 }
@@ -183,34 +147,12 @@ func (s *Service) errClosed() error {
 	return transport.Errorf(transport.CodeClosed, "migrate: service %s is closed on host %s", s.name, s.node.self.ID)
 }
 
-// post queues an item for the loop. If the loop is idle, the caller's goroutine does the work. The caller must not hold a lock.
-func (s *Service) post(it item) {
-	s.loop.Put(it)
-	s.work(nil)
-}
-
-// call calls f on the loop.
-func (s *Service) call(f func()) { s.post(item{kind: itemFunc, fn: f}) }
-
-// work runs the loop on the caller's goroutine if items are queued and the loop is idle. If the goroutine reads c, it then applies
-// the committed entries. If c is nil, another goroutine does that.
-func (s *Service) work(c apply.Lender) {
-	s.loop.Work(c != nil)
-	if c != nil {
-		if a := s.starting.Swap(nil); a != nil {
-			s.node.appliers.Lend(a, c)
-		}
-	}
-}
-
-var inboxes = loop.NewPool[item]()
-
-// mailbox is the [loop.Loop] side of a service.
-type mailbox Service
+// handler is the [loop.Loop] side of a service.
+type handler Service
 
 // Refuse disposes of items that the loop will not handle.
-func (m *mailbox) Refuse(items []item) {
-	s := (*Service)(m)
+func (h *handler) Refuse(items []item) {
+	s := (*Service)(h)
 	for _, it := range items {
 		switch {
 		case it.req != nil:
@@ -224,8 +166,8 @@ func (m *mailbox) Refuse(items []item) {
 }
 
 // Handle handles a batch of items, then executes everything that the core has requested.
-func (m *mailbox) Handle(batch []item, lent bool) (err error) {
-	s := (*Service)(m)
+func (h *handler) Handle(batch []item, lent bool) (err error) {
+	s := (*Service)(h)
 	s.lent = lent
 	done := 0
 	defer func() {
@@ -233,7 +175,7 @@ func (m *mailbox) Handle(batch []item, lent bool) (err error) {
 			err = s.broken(v)
 		}
 		if err != nil {
-			m.Refuse(batch[done:])
+			h.Refuse(batch[done:])
 		}
 	}()
 	for i := range batch {
@@ -265,7 +207,7 @@ func (s *Service) broken(v any) error {
 }
 
 // Halted stops the service on this host alone: this host no longer serves it.
-func (m *mailbox) Halted(err error) { (*Service)(m).halt(err) }
+func (h *handler) Halted(err error) { (*Service)(h).halt(err) }
 
 func (s *Service) halt(err error) {
 	err = fmt.Errorf("%w: %w", transport.Errorf(CodeHalted, "migrate: service %s halted on host %s", s.name, s.node.self.ID), err)
@@ -284,13 +226,6 @@ func (s *Service) halt(err error) {
 	s.report(err)
 	s.clients.Disconnect(s.notActive(resolver.Record{}))
 	s.node.announceSoon()
-}
-
-// report calls Hooks.Failed.
-func (s *Service) report(err error) {
-	if f := s.node.cfg.Hooks.Failed; f != nil {
-		s.node.hooks.Call(func() { f(s.name, err) })
-	}
 }
 
 func (s *Service) handle(it *item) error {
@@ -435,13 +370,6 @@ func (s *Service) limits() machine.Limits {
 	lim := s.node.limits
 	lim.EventBytes = s.policy.EventBytes
 	return lim
-}
-
-func (s *Service) panicked(method string, value any, stack []byte) {
-	s.log.Error("the service's code panicked", "method", method, "panic", value, "stack", string(stack))
-	err := transport.Errorf(CodePanic, "migrate: service %s panicked in %s on host %s: %v", s.name, method, s.node.self.ID, value)
-	err.Data = stack
-	s.report(err)
 }
 
 // diverged is called on a host whose state differs from that of the active host at entry.
