@@ -8,13 +8,6 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// applierNow returns the applier of this host's copy, or nil if there is no copy.
-func (s *Service) applierNow() *apply.Applier {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.applier
-}
-
 // busyLong is how long a call of the service's own code must have run for an error to mention it.
 const busyLong = 100 * time.Millisecond
 
@@ -33,7 +26,7 @@ func busyWith(a *apply.Applier) string {
 // stuck reports a call of a service's own code that has not returned for a long time.
 func (n *Node) stuck(a *apply.Applier, entry uint64, d time.Duration) {
 	for _, s := range n.Services() {
-		if s.applierNow() != a {
+		if s.board.applierNow() != a {
 			continue
 		}
 		s.log.Warn("the service does not return", "from", busyWith(a), "entry", entry, "for", d)

@@ -121,7 +121,7 @@ func (c *inbound) handleMsg(r *transport.Request) {
 		return
 	}
 	s := c.last
-	if s == nil || s.name != string(name) || s.over.Load() {
+	if s == nil || s.name != string(name) || s.board.ended() {
 		if s = c.node.service(string(name)); s == nil {
 			return
 		}
@@ -185,7 +185,7 @@ func (c *inbound) handleClient(r *transport.Request) {
 	if *name != latest {
 		s = c.used[*name]
 	}
-	if s == nil || s.over.Load() {
+	if s == nil || s.board.ended() {
 		if s = c.node.service(*name); s == nil {
 			r.Reply(nil, transport.Errorf(CodeNotActive, "migrate: host %s does not host service %s", c.node.self.ID, *name))
 			return

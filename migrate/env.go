@@ -36,7 +36,7 @@ func (e *env) Offer(to resolver.Host, c *machine.Capture) uint64 {
 
 func (e *env) Activated(handedOver bool) {
 	s := (*Service)(e)
-	s.countTerm(handedOver)
+	s.counts.term(s.core, handedOver)
 	s.clients.Activated()
 	s.startEvery()
 }
@@ -49,14 +49,14 @@ func (e *env) Deposed() {
 }
 
 func (e *env) Applied(r *machine.Result) {
-	e.stats.Applied++
-	e.stats.Events += r.Next - r.First
+	e.counts.applied++
+	e.counts.events += r.Next - r.First
 	e.clients.Applied(r)
 }
 
 func (e *env) Read(id uint64)        { e.clients.Read(id) }
 func (e *env) ReadsFailed()          { e.clients.ReadsFailed() }
-func (e *env) Resent(entries uint64) { e.stats.Resent += entries }
+func (e *env) Resent(entries uint64) { e.counts.resent += entries }
 func (e *env) Diverged(entry uint64) { (*Service)(e).diverged(entry) }
 
 func (e *env) CaptureFailed(to string, err error) {

@@ -75,9 +75,7 @@ func TestIdleServiceSleeps(t *testing.T) {
 		// Whoever looks every minute sees each time for which an alarm is set that is not reset more often.
 		alarms := map[time.Duration]bool{}
 		for range 60 {
-			s.mu.Lock()
-			alarms[s.alarm] = true
-			s.mu.Unlock()
+			w.look(s, func() { alarms[s.alarm.at] = true })
 			time.Sleep(time.Minute)
 		}
 		t.Logf("alarms: %v", alarms)

@@ -56,7 +56,7 @@ func (s *Service) handoff(ctx context.Context, host string, cause Cause) (Report
 		s.mu.Unlock()
 	}()
 	switch st := s.Status(); {
-	case s.over.Load() && st.Role != Halted:
+	case s.board.ended() && st.Role != Halted:
 		return rep, s.errClosed()
 	case st.Role != Active:
 		return rep, s.notActive(st.Record)
@@ -86,10 +86,8 @@ func (s *Service) handoff(ctx context.Context, host string, cause Cause) (Report
 func (s *Service) awaitMove(ctx context.Context, done chan moveResult) moveResult {
 	given := ctx.Done()
 	for {
-		s.mu.Lock()
-		changed, stopped := s.change(), s.stopped
-		s.mu.Unlock()
-		if stopped { // no result may arrive any more
+		changed, ended := s.board.watch()
+		if ended { // no result may arrive any more
 			select {
 			case res := <-done:
 				return res
@@ -204,9 +202,9 @@ func (s *Service) endMove(err error) {
 		m.timer.Stop()
 	}
 	if err == nil {
-		s.stats.HandoffsOut++
+		s.counts.handoffsOut++
 	} else {
-		s.stats.HandoffsFailed++
+		s.counts.handoffsFailed++
 	}
 	m.done <- moveResult{m.report, err}
 }
@@ -337,12 +335,10 @@ func (s *Service) startEvery() {
 
 // turn is called when the timer of Policy.Every fires.
 func (s *Service) turn() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.stopped {
+	if s.board.ended() {
 		return
 	}
-	s.node.wg.Go(func() {
+	s.node.spawn(func() {
 		ctx, cancel := context.WithTimeout(s.node.ctx, max(s.policy.Every, time.Minute))
 		defer cancel()
 		_, err := s.handoff(ctx, "", CauseTimer)

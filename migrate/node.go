@@ -305,7 +305,7 @@ func (n *Node) Standby(ctx context.Context, service string, fresh func() Migrata
 // On a host that has halted because other hosts died after taking over, Reset continues with the host's copy, without the
 // command that could not be committed and all entries after it. fresh and policy are then ignored.
 func (n *Node) Reset(ctx context.Context, service string, fresh func() Migratable, policy Policy) (*Service, error) {
-	if s := n.service(service); s != nil && s.Status().Role == Halted && !s.over.Load() {
+	if s := n.service(service); s != nil && s.Status().Role == Halted && !s.board.ended() {
 		return s, n.during(ctx, s.resetHere)
 	}
 	s, err := n.add(service, fresh, policy)
@@ -449,7 +449,7 @@ func (n *Node) awaitAppliers(services []*Service, patience time.Duration) error 
 	for _, a := range n.appliers.Wait(patience) {
 		name := "another service"
 		for _, s := range services {
-			if s.applierNow() == a {
+			if s.board.applierNow() == a {
 				name = s.name
 			}
 		}
@@ -494,7 +494,7 @@ func (n *Node) announceLoop() {
 		closed := n.closed
 		var names []string
 		for name, s := range n.services {
-			if !s.over.Load() {
+			if !s.board.ended() {
 				names = append(names, name)
 			}
 		}

@@ -348,7 +348,7 @@ func (s *Service) leave(ctx context.Context, keep bool) error {
 }
 
 func (s *Service) notLeft(err error) error {
-	if a := s.applierNow(); a != nil {
+	if a := s.board.applierNow(); a != nil {
 		if _, d := a.Busy(); d >= busyLong {
 			err = fmt.Errorf("%w, while the service has not returned from %s", err, busyWith(a))
 		}

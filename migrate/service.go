@@ -12,12 +12,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/roam-go/roam/migrate/internal/apply"
 	"github.com/roam-go/roam/migrate/internal/core"
 	"github.com/roam-go/roam/migrate/internal/machine"
 	"github.com/roam-go/roam/migrate/internal/replica"
 	"github.com/roam-go/roam/migrate/internal/serve"
-	"github.com/roam-go/roam/migrate/internal/transfer"
 	"github.com/roam-go/roam/migrate/internal/wal"
 	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
@@ -29,23 +27,15 @@ type Service struct {
 	site
 	fresh func() Migratable
 
-	over   atomic.Bool // stopped, readable without the lock
-	halted atomic.Bool // the role is Halted, readable without the lock
+	board    board
+	fetching fetching
 
 	refusal atomic.Pointer[error] // the resolver's error for the last refused change of the record
 
-	mu        sync.Mutex // guards the fields below
-	stopped   bool
-	moving    bool   // a handoff is in progress
-	unsure    bool   // a caller stopped waiting for the outcome of its change of the record
-	givenUp   bool   // see giveUp
-	why       *error // why the service has halted; nil: it has not
-	status    Status
-	changed   chan struct{}  // closed when status changes; nil: nobody waits
-	timer     *time.Timer    // of the core's next deadline
-	alarm     time.Duration  // when timer fires; 0: never
-	published stats          // returned by Stats
-	applier   *apply.Applier // of this host's copy; nil: no copy
+	mu      sync.Mutex // guards the fields below
+	moving  bool       // a handoff is in progress
+	unsure  bool       // a caller stopped waiting for the outcome of its change of the record
+	givenUp bool       // see giveUp
 
 	// The fields below belong to the loop.
 	replica     *replica.Replica
@@ -53,9 +43,9 @@ type Service struct {
 	store       *wal.Store // nil without NodeConfig.Dir; set under mu
 	resumed     core.Term  // the term that the store contained when it was opened, with or without a copy
 	clients     serve.Clients
-	stats       stats
+	counts      counts
+	alarm       alarm
 	move        *moveState
-	fetch       *transfer.Download // set under mu
 	every       *time.Timer
 	empty       Migratable      // created ahead for an empty copy; nil: none
 	known       []resolver.Host // hosts that may send messages about the service
@@ -69,9 +59,9 @@ type Service struct {
 
 func newService(n *Node, name string, fresh func() Migratable, policy Policy) *Service {
 	s := &Service{
-		site:   site{node: n, name: name, policy: policy, log: n.log.With("service", name)},
-		fresh:  fresh,
-		status: Status{Service: name, Role: Latent},
+		site:  site{node: n, name: name, policy: policy, log: n.log.With("service", name)},
+		fresh: fresh,
+		board: board{status: Status{Service: name, Role: Latent}},
 	}
 	s.core = core.New(core.Config{
 		Name: name, Self: n.self, Standbys: policy.Copies - 1, MinInSync: policy.MinInSync,
@@ -80,6 +70,7 @@ func newService(n *Node, name string, fresh func() Migratable, policy Policy) *S
 	})
 	s.replica = replica.New((*env)(s), s.core)
 	s.appliers = &n.appliers
+	s.alarm = newAlarm(func() { s.post(item{kind: itemTick}) })
 	s.loop.Init((*handler)(s), &n.wg, inboxes, n.dir != nil) // the loop starts after the directory has been read
 	s.clients.Init((*clientHost)(s))
 	return s
@@ -89,17 +80,7 @@ func newService(n *Node, name string, fresh func() Migratable, policy Policy) *S
 func (s *Service) Name() string { return s.name }
 
 // Status returns the current status of the service on this node.
-func (s *Service) Status() Status {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	st := s.status
-	st.Record.ISR = slices.Clone(st.Record.ISR)
-	if s.applier != nil {
-		_, st.Busy = s.applier.Busy()
-		st.Applied, _ = s.applier.Machine().Applied()
-	}
-	return st
-}
+func (s *Service) Status() Status { return s.board.read() }
 
 // ask calls f on the loop. It returns when f has returned, and Status is at least as recent as that, or when ctx ends.
 func (s *Service) ask(ctx context.Context, f func()) error {
@@ -108,41 +89,24 @@ func (s *Service) ask(ctx context.Context, f func()) error {
 		f()
 		s.publish()
 		done.Store(true)
-		s.mu.Lock()
-		s.signal()
-		s.mu.Unlock()
+		s.board.wake()
 	}})
 	return s.wait(ctx, func(Status) bool { return done.Load() })
 }
 
 // wait returns when ok reports true for the status, or when ctx ends. ok must not lock anything.
 func (s *Service) wait(ctx context.Context, ok func(Status) bool) error {
-	for {
-		s.mu.Lock()
-		if ok(s.status) {
-			s.mu.Unlock()
-			return nil
-		}
-		changed, stopped := s.change(), s.stopped
-		s.mu.Unlock()
-		if stopped {
-			return s.errClosed()
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-changed:
-		}
+	err := s.board.wait(ctx, ok)
+	if err == errEnded {
+		return s.errClosed()
 	}
+	return err
 }
 
 // errClosed returns the error of a service that has ended on this host: by Leave, by Close, or because it halted.
 func (s *Service) errClosed() error {
-	s.mu.Lock()
-	why := s.why
-	s.mu.Unlock()
-	if why != nil {
-		return *why
+	if why := s.board.reason(); why != nil {
+		return why
 	}
 	return transport.Errorf(transport.CodeClosed, "migrate: service %s is closed on host %s", s.name, s.node.self.ID)
 }
@@ -211,15 +175,9 @@ func (h *handler) Halted(err error) { (*Service)(h).halt(err) }
 
 func (s *Service) halt(err error) {
 	err = fmt.Errorf("%w: %w", transport.Errorf(CodeHalted, "migrate: service %s halted on host %s", s.name, s.node.self.ID), err)
-	s.mu.Lock()
-	s.stopped, s.why = true, &err
-	s.over.Store(true)
-	s.timerStop()
-	s.stopFetch()
-	s.status.Role = Halted
-	s.halted.Store(true)
-	s.signal()
-	s.mu.Unlock()
+	s.board.halt(err)
+	s.alarm.stop()
+	s.fetching.stop()
 	s.log.Error("service halted", "err", err)
 	s.replica.Stop()
 	s.closeStore(false)
@@ -233,6 +191,7 @@ func (s *Service) handle(it *item) error {
 	case itemStart:
 		s.replica.Step(core.CheckRecord{})
 	case itemTick:
+		s.alarm.rang()
 		s.replica.Step(core.Tick{})
 		s.clients.Tick()
 	case itemEvent:
@@ -411,13 +370,10 @@ func (s *Service) publish() {
 		st.Role = Halted
 	}
 	s.superseded(&st.Record)
-	s.halted.Store(st.Role == Halted)
-	s.mu.Lock()
-	old := s.status
-	s.status = st
-	s.signal()
-	s.mu.Unlock()
-	s.countMembers(&old.Record, &st.Record)
+	old := s.board.set(st)
+	if st.Record.Active.Same(s.node.self) {
+		s.counts.members(&old.Record, &st.Record)
+	}
 	if old.Role != st.Role || old.Record.Version != st.Record.Version {
 		s.log.Info("changed", "role", string(st.Role), "epoch", st.Record.Epoch, "active", st.Record.Active.ID, "isr", len(st.Record.ISR))
 		if f := s.node.cfg.Hooks.Changed; f != nil {
@@ -458,76 +414,31 @@ func (s *Service) connect(st Status) {
 	}
 }
 
-// change returns a channel that is closed when the status changes; s.mu is held.
-func (s *Service) change() <-chan struct{} {
-	if s.changed == nil {
-		s.changed = make(chan struct{})
-	}
-	return s.changed
-}
-
-// signal wakes the goroutines that wait for the status; s.mu is held.
-func (s *Service) signal() {
-	if s.changed != nil {
-		close(s.changed)
-		s.changed = nil
-	}
-}
-
-// schedule sets the timer for the next deadline.
+// schedule publishes the state after a batch, and sets the alarm for the next deadline.
 func (s *Service) schedule() {
+	s.counts.watch(s.core, s.node.now)
+	s.board.update(s.replica.Applier(), s.show)
 	at := s.core.Deadline()
 	if expiry := s.clients.Deadline(); expiry > 0 && (at == 0 || expiry < at) {
 		at = expiry
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	st := &s.status
-	st.Commit, st.Last, st.Suspended, st.Clients = s.core.Commit(), s.core.Last(), s.core.Suspended(), s.clients.Len()
-	s.applier = s.replica.Applier()
-	s.publishStats()
-	// A timer that fires early is harmless, and cheaper than resetting it for every command.
-	if at == 0 || s.stopped || s.alarm > 0 && s.alarm <= at {
+	if at == 0 || s.alarm.covers(at) || s.board.ended() {
 		return
 	}
-	s.alarm = at
-	wait := max(at-s.node.now(), 0)
-	if s.timer == nil {
-		s.timer = time.AfterFunc(wait, s.tick)
-	} else {
-		s.timer.Reset(wait)
+	s.alarm.set(at, max(at-s.node.now(), 0))
+	if s.board.ended() {
+		s.alarm.stop() // stop may have come before set
 	}
-}
-
-func (s *Service) timerStop() {
-	if s.timer != nil {
-		s.timer.Stop()
-	}
-}
-
-func (s *Service) tick() {
-	s.mu.Lock()
-	s.alarm = 0
-	s.mu.Unlock()
-	s.post(item{kind: itemTick})
 }
 
 // stop ends the loop.
 func (s *Service) stop() {
-	s.mu.Lock()
-	s.stopped = true
-	s.over.Store(true)
-	if s.status.Role != Halted {
-		s.status.Role = Latent
-	}
-	s.timerStop()
-	s.stopFetch()
-	applier := s.applier
-	s.signal()
-	s.mu.Unlock()
+	s.board.end()
+	s.alarm.stop()
+	s.fetching.stop()
 	s.loop.Stop()
-	if applier != nil {
-		applier.Drop()
+	if a := s.board.applierNow(); a != nil {
+		a.Drop()
 	}
 }
 
@@ -547,7 +458,7 @@ func (s *Service) remove(left bool) {
 // notActive returns the error of a host that does not serve the name. rec is the newest record that it knows.
 func (s *Service) notActive(rec resolver.Record) error {
 	e := transport.Errorf(CodeNotActive, "migrate: host %s is not active for service %s", s.node.self.ID, s.name)
-	if s.halted.Load() {
+	if s.board.halted.Load() {
 		e = transport.Errorf(CodeHalted, "migrate: service %s has halted on host %s", s.name, s.node.self.ID)
 	}
 	if rec.Version > 0 {

@@ -75,8 +75,8 @@ type StandbyStats struct {
 	Silent time.Duration
 }
 
-// stats is the loop's form of [ServiceStats], with times of the node's clock instead of durations.
-type stats struct {
+// published is what [Service.Stats] returns, with times of the node's clock instead of durations.
+type published struct {
 	ServiceStats
 	activeAt, suspendedAt time.Duration // 0: not active, not suspended
 	lags                  []core.Lag
@@ -85,14 +85,7 @@ type stats struct {
 // Stats returns the counters and gauges as of the last completed step of the service: a command may be missing for a moment after
 // its reply has arrived. Stats does not block. It also works after the service has left the node.
 func (s *Service) Stats() ServiceStats {
-	s.mu.Lock()
-	st := s.published
-	lags := slices.Clone(st.lags)
-	if s.stopped {
-		st.activeAt, st.suspendedAt, lags = 0, 0, nil
-	}
-	applier := s.applier
-	s.mu.Unlock()
+	st, applier := s.board.readStats()
 	if applier != nil {
 		_, st.Busy = applier.Busy()
 	}
@@ -104,62 +97,89 @@ func (s *Service) Stats() ServiceStats {
 		return now - at
 	}
 	st.ActiveFor, st.SuspendedFor = since(st.activeAt), since(st.suspendedAt)
-	for _, l := range lags {
+	for _, l := range st.lags {
 		st.Standbys = append(st.Standbys, StandbyStats{Host: l.Host, Lag: l.Entries, Unapplied: l.Unapplied, Silent: now - l.Heard})
 	}
 	return st.ServiceStats
 }
 
-// publishStats makes the loop's counters visible to other goroutines. s.mu is held.
-func (s *Service) publishStats() {
-	n := &s.stats
-	c := s.clients.Stats()
-	n.Ordered, n.Answered, n.Repeated, n.Refused, n.Queries = c.Ordered, c.Answered, c.Repeated, c.Refused, c.Queries
-	n.EventsPushed, n.EventBytesPushed = c.EventsPushed, c.EventBytesPushed
-	n.Clients = s.clients.Len()
-	n.LogEntries, n.LogBytes = s.core.LogSize()
-	n.Unapplied = int(s.core.Commit() - s.core.AppliedIndex())
-	n.Sessions, n.ReplyBytes, n.EventBytes = 0, 0, 0
+// show publishes what each batch may change. The board calls it with its lock held.
+func (s *Service) show(st *Status, p *published) {
+	c := s.core
+	st.Commit, st.Last, st.Suspended, st.Clients = c.Commit(), c.Last(), c.Suspended(), s.clients.Len()
+
+	s.counts.show(p)
+	n := s.clients.Stats()
+	p.Ordered, p.Answered, p.Repeated, p.Refused, p.Queries = n.Ordered, n.Answered, n.Repeated, n.Refused, n.Queries
+	p.EventsPushed, p.EventBytesPushed = n.EventsPushed, n.EventBytesPushed
+	p.Clients = s.clients.Len()
+	p.LogEntries, p.LogBytes = c.LogSize()
+	p.Unapplied = int(c.Commit() - c.AppliedIndex())
+	p.Sessions, p.ReplyBytes, p.EventBytes = 0, 0, 0
 	if m := s.machine(); m != nil {
 		u := m.Usage()
-		n.Sessions, n.ReplyBytes, n.EventBytes = u.Sessions, u.ReplyBytes, u.EventBytes
+		p.Sessions, p.ReplyBytes, p.EventBytes = u.Sessions, u.ReplyBytes, u.EventBytes
 	}
-	n.activeAt = s.sinceWhen(n.activeAt, s.core.Role().Active())
-	n.suspendedAt = s.sinceWhen(n.suspendedAt, s.core.Suspended())
-	lags := s.published.lags[:0]
-	s.published = *n
-	s.published.lags = s.core.Lags(lags)
+	p.lags = c.Lags(p.lags[:0])
 }
 
-// sinceWhen updates at, the time since which a condition has been true; 0 means that it is false.
-func (s *Service) sinceWhen(at time.Duration, is bool) time.Duration {
+// counts are the counters of [ServiceStats] that the service itself keeps. They belong to the loop.
+type counts struct {
+	applied, events                      uint64
+	handoffsOut, handoffsFailed          uint64
+	handoffsIn, failovers                uint64
+	joins, removals                      uint64
+	resent                               uint64
+	snapshotsSent, snapshotBytesSent     uint64
+	snapshotsReceived, snapshotBytesRcvd uint64
+
+	activeAt, suspendedAt time.Duration // 0: not active, not suspended
+}
+
+// show copies the counters.
+func (n *counts) show(p *published) {
+	p.Applied, p.Events = n.applied, n.events
+	p.HandoffsOut, p.HandoffsFailed, p.HandoffsIn, p.Failovers = n.handoffsOut, n.handoffsFailed, n.handoffsIn, n.failovers
+	p.Joins, p.Removals, p.Resent = n.joins, n.removals, n.resent
+	p.SnapshotsSent, p.SnapshotBytesSent = n.snapshotsSent, n.snapshotBytesSent
+	p.SnapshotsReceived, p.SnapshotBytesReceived = n.snapshotsReceived, n.snapshotBytesRcvd
+	p.activeAt, p.suspendedAt = n.activeAt, n.suspendedAt
+}
+
+// watch notes since when this host has been active and suspended.
+func (n *counts) watch(c *core.Core, now func() time.Duration) {
+	since(&n.activeAt, c.Role().Active(), now)
+	since(&n.suspendedAt, c.Suspended(), now)
+}
+
+// since updates at, the time since which a condition has been true; 0 means that it is false.
+func since(at *time.Duration, is bool, now func() time.Duration) {
 	switch {
 	case !is:
-		return 0
-	case at == 0:
-		return max(s.node.now(), 1)
+		*at = 0
+	case *at == 0:
+		*at = max(now(), 1)
 	}
-	return at
 }
 
-// countTerm counts how this host became active. The first entry of the epoch marks a failover.
-func (s *Service) countTerm(handedOver bool) {
-	first, _ := s.core.EntryAt(s.core.EpochStart())
+// term counts how this host became active. The first entry of the epoch marks a failover.
+func (n *counts) term(c *core.Core, handedOver bool) {
+	first, _ := c.EntryAt(c.EpochStart())
 	switch {
 	case handedOver:
-		s.stats.HandoffsIn++
+		n.handoffsIn++
 	case first.Low > 0:
-		s.stats.Failovers++
+		n.failovers++
 	}
 }
 
-// countMembers counts the members added and removed between two records.
-func (s *Service) countMembers(old, rec *resolver.Record) {
-	if old.Version == 0 || core.TermOf(*old) != core.TermOf(*rec) || !rec.Active.Same(s.node.self) {
+// members counts the members that the active host has added and removed between two records.
+func (n *counts) members(old, rec *resolver.Record) {
+	if old.Version == 0 || core.TermOf(*old) != core.TermOf(*rec) {
 		return
 	}
-	s.stats.Joins += missingFrom(old.ISR, rec.ISR)
-	s.stats.Removals += missingFrom(rec.ISR, old.ISR)
+	n.joins += missingFrom(old.ISR, rec.ISR)
+	n.removals += missingFrom(rec.ISR, old.ISR)
 }
 
 // missingFrom counts the members of b that are not in a.

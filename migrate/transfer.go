@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"fmt"
+	"sync/atomic"
 
 	"github.com/roam-go/roam/migrate/internal/core"
 	"github.com/roam-go/roam/migrate/internal/transfer"
@@ -15,26 +16,40 @@ func (s *Service) sent(to resolver.Host, bytes int64, err error) {
 		return
 	}
 	s.post(item{kind: itemFunc, fn: func() {
-		s.stats.SnapshotsSent++
-		s.stats.SnapshotBytesSent += uint64(bytes)
+		s.counts.snapshotsSent++
+		s.counts.snapshotBytesSent += uint64(bytes)
 		if s.move != nil && s.move.report.To.Same(to) {
 			s.move.report.Bytes = bytes
 		}
 	}})
 }
 
+// fetching is the latest fetch of a snapshot. It belongs to the loop, except that stop may be called by any goroutine.
+type fetching struct {
+	current atomic.Pointer[transfer.Download] // nil: none, or its result has arrived
+}
+
+// stop stops the fetch.
+func (f *fetching) stop() {
+	if d := f.current.Load(); d != nil {
+		d.Stop()
+	}
+}
+
+// done forgets the fetch of a snapshot whose result has arrived.
+func (f *fetching) done(id uint64) {
+	if d := f.current.Load(); d != nil && d.ID == id {
+		f.current.Store(nil)
+	}
+}
+
 // startFetch fetches and restores a snapshot.
 func (s *Service) startFetch(f core.Fetch) {
-	s.mu.Lock()
-	s.stopFetch()
-	s.mu.Unlock()
-	d := s.node.fetcher.Start(f, s.receiver())
-	s.mu.Lock()
-	s.fetch = d
-	if s.stopped {
-		s.stopFetch()
+	s.fetching.stop()
+	s.fetching.current.Store(s.node.fetcher.Start(f, s.receiver()))
+	if s.board.ended() {
+		s.fetching.stop() // the service's stop may have come before Store
 	}
-	s.mu.Unlock()
 }
 
 // receiver returns the service's side of a fetch.
@@ -49,28 +64,17 @@ func (s *Service) receiver() transfer.Receiver {
 	}}
 }
 
-// stopFetch stops the latest fetch; s.mu is held.
-func (s *Service) stopFetch() {
-	if s.fetch != nil {
-		s.fetch.Stop()
-	}
-}
-
 // fetched reports the result of a fetch to the core, and uses the machine if the core accepts it.
 func (s *Service) fetched(r transfer.Result) {
-	if s.fetch != nil && s.fetch.ID == r.ID {
-		s.mu.Lock()
-		s.fetch = nil
-		s.mu.Unlock()
-	}
+	s.fetching.done(r.ID)
 	if r.Err != nil {
 		if s.node.ctx.Err() == nil {
 			s.log.Warn("copy not fetched", "err", r.Err)
 			s.report(r.Err)
 		}
 	} else {
-		s.stats.SnapshotsReceived++
-		s.stats.SnapshotBytesReceived += uint64(r.Bytes)
+		s.counts.snapshotsReceived++
+		s.counts.snapshotBytesRcvd += uint64(r.Bytes)
 	}
 	s.replica.Restored(r.Fetch, r.Machine)
 }
