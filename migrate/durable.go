@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
@@ -35,55 +37,69 @@ func (n *Node) openDir() error {
 // does not block Host.
 const storeWait = 3 * time.Second
 
-// openStore loads the service's state from the node's directory, before the service's loop starts.
-func (s *Service) openStore() error {
-	d := s.node.dir
-	if d == nil {
+// disk is the service in the node's directory. Without NodeConfig.Dir, it holds nothing.
+type disk struct {
+	*site
+	store atomic.Pointer[wal.Store] // nil without NodeConfig.Dir
+
+	// The state that the store contained when it was opened, which is before the loop starts.
+	resumed core.Term // with or without a copy
+	copied  bool      // there was a copy
+
+	// The fields below belong to the loop.
+	past       bool // the record has a higher Loss than resumed
+	compacting bool // a snapshot for the store is being captured
+}
+
+// open loads the service's state from the node's directory, before the service's loop starts.
+func (d *disk) open(k *maker, r *replica.Replica) error {
+	dir := d.node.dir
+	if dir == nil {
 		return nil
 	}
 	fail := func(err error) error {
-		return transport.Errorf(CodeStore, "migrate: service %s on host %s: %v", s.name, s.node.self.ID, err)
+		return transport.Errorf(CodeStore, "migrate: service %s on host %s: %v", d.name, d.node.self.ID, err)
 	}
-	ctx, cancel := context.WithTimeout(s.node.ctx, storeWait)
+	ctx, cancel := context.WithTimeout(d.node.ctx, storeWait)
 	defer cancel()
-	store, rec, err := d.Open(ctx, wal.Options{
-		Service: s.name,
-		Stable:  func(seq uint64) { s.post(item{kind: itemEvent, ev: core.Persisted{Seq: seq}}) },
-		Failed:  s.storeFailed,
-		NoCopy:  s.noCopy,
-		Go:      s.node.spawn,
-		Grow:    s.node.cfg.grow,
+	store, rec, err := dir.Open(ctx, wal.Options{
+		Service: d.name,
+		Stable:  func(seq uint64) { d.post(item{kind: itemEvent, ev: core.Persisted{Seq: seq}}) },
+		Failed:  d.failed,
+		NoCopy:  d.noCopy,
+		Go:      d.node.spawn,
+		Grow:    d.node.cfg.grow,
 	})
 	if err != nil {
 		return fail(err)
 	}
-	s.mu.Lock()
-	s.store, s.resumed, s.resumedCopy = store, rec.State.Term, rec.State.Copy
-	s.mu.Unlock()
+	d.store.Store(store)
+	d.resumed, d.copied = rec.State.Term, rec.State.Copy
 	if rec.Cut > 0 {
-		s.log.Warn("the last write to the log was incomplete", "bytes", rec.Cut)
+		d.log.Warn("the last write to the log was incomplete", "bytes", rec.Cut)
 	}
 	st := rec.State
 	var m *machine.Machine
 	if st.Copy {
-		if m, err = s.restoreCopy(&rec); err != nil {
+		if m, err = d.restore(k, &rec); err != nil {
 			store.Close()
 			return fail(err)
 		}
-		s.log.Info("resumed from disk", "epoch", st.Term.Epoch, "committed", st.Commit, "last", st.Last())
+		d.log.Info("resumed from disk", "epoch", st.Term.Epoch, "committed", st.Commit, "last", st.Last())
 	}
 	if st.Meta != (core.Meta{}) {
-		s.replica.Recover(st, m)
+		r.Recover(st, m)
 	}
 	return nil
 }
 
-func (s *Service) restoreCopy(rec *wal.Recovered) (*machine.Machine, error) {
+// restore creates the machine of the copy in the store.
+func (d *disk) restore(k *maker, rec *wal.Recovered) (*machine.Machine, error) {
 	if rec.Copy == nil {
-		return s.newMachine()
+		return k.machine()
 	}
 	defer rec.Copy.Close()
-	m, err := s.restore(rec.Copy)
+	m, err := k.restore(rec.Copy)
 	if err != nil {
 		return nil, err
 	}
@@ -94,82 +110,95 @@ func (s *Service) restoreCopy(rec *wal.Recovered) (*machine.Machine, error) {
 	return m, nil
 }
 
-// storeFailed halts the service: this host acknowledges nothing more, and the other hosts continue.
-func (s *Service) storeFailed(err error) {
-	s.post(item{kind: itemHalt, err: fmt.Errorf("nothing can be written to the disk any more: %w", err)})
+// failed halts the service: this host acknowledges nothing more, and the other hosts continue.
+func (d *disk) failed(err error) {
+	d.post(item{kind: itemHalt, err: fmt.Errorf("nothing can be written to the disk any more: %w", err)})
 }
 
 // compact lets the store write a snapshot when its log has grown.
-func (s *Service) compact() {
-	if s.store == nil || s.compacting || !s.store.Due() {
+func (d *disk) compact(r *replica.Replica) {
+	store := d.store.Load()
+	if store == nil || d.compacting || !store.Due() {
 		return
 	}
-	s.compacting = s.replica.Capture(func(c *machine.Capture, index, _ uint64, err error) {
-		s.compacting = false
+	d.compacting = r.Capture(func(c *machine.Capture, index, _ uint64, err error) {
+		d.compacting = false
 		if err == replica.ErrDropped {
 			return
 		}
 		if err != nil {
-			s.store.Postpone()
-			s.noCopy(err)
+			store.Postpone()
+			d.noCopy(err)
 			return
 		}
-		st, ok := s.core.Checkpoint(index)
+		st, ok := r.Core().Checkpoint(index)
 		if !ok || !st.Copy {
 			c.Release()
 			return
 		}
-		s.store.Snapshot(st, c)
+		store.Snapshot(st, c)
 	})
 }
 
 // noCopy reports that the state could not be captured or written. Nothing is lost, but the log keeps growing.
-func (s *Service) noCopy(err error) {
-	s.log.Error("no snapshot for the disk", "err", err)
-	s.report(fmt.Errorf("migrate: service %s: no snapshot for the disk of host %s: %w", s.name, s.node.self.ID, err))
+func (d *disk) noCopy(err error) {
+	d.log.Error("no snapshot for the disk", "err", err)
+	d.report(fmt.Errorf("migrate: service %s: no snapshot for the disk of host %s: %w", d.name, d.node.self.ID, err))
 }
 
-// closeStore ends writing. If the node has left the service, it removes the service's files.
-func (s *Service) closeStore(left bool) {
-	s.mu.Lock()
-	store := s.store
-	s.mu.Unlock()
+// close ends writing. If the node has left the service, it removes the service's files.
+func (d *disk) close(left bool) {
+	store := d.store.Load()
 	if store == nil {
 		return
 	}
 	store.Close()
 	if left {
 		if err := store.Remove(); err != nil {
-			s.log.Warn("directory not removed", "err", err)
+			d.log.Warn("directory not removed", "err", err)
 		}
 	}
 }
 
 // holds reports whether rec counts the copy in this node's directory.
-func (s *Service) holds(rec resolver.Record) bool {
+func (d *disk) holds(rec resolver.Record) bool {
 	for _, h := range rec.ISR {
-		if h.Same(s.node.self) {
-			return s.resumedCopy
+		if h.Same(d.node.self) {
+			return d.copied
 		}
 	}
 	return false
 }
 
 // forgotten returns an error if this node's directory contains the service. It is called if the resolver has no record of it.
-func (s *Service) forgotten() error {
-	if s.resumed == (core.Term{}) {
+func (d *disk) forgotten() error {
+	if d.resumed == (core.Term{}) {
 		return nil
 	}
 	return transport.Errorf(CodeNoHost, "migrate: the resolver has no record of service %s, in which host %s participated up to "+
-		"epoch %d: if the resolver has lost its records, Reset starts the service from this host's copy", s.name, s.node.self.ID, s.resumed.Epoch)
+		"epoch %d: if the resolver has lost its records, Reset starts the service from this host's copy", d.name, d.node.self.ID, d.resumed.Epoch)
+}
+
+// superseded reports a copy in this node's directory that the record no longer counts.
+func (d *disk) superseded(rec *resolver.Record) {
+	if !d.copied || d.past || rec.Loss <= d.resumed.Loss {
+		return
+	}
+	d.past = true
+	if slices.ContainsFunc(rec.ISR, d.node.self.Same) {
+		return // this host continued with it
+	}
+	d.report(transport.Errorf(CodeStateLost, "migrate: service %s was reset on host %s: its copy in the directory of host %s, up to "+
+		"epoch %d, is obsolete", d.name, rec.Active.ID, d.node.self.ID, d.resumed.Epoch))
 }
 
 // keep stores a snapshot on disk while it arrives from another host.
-func (s *Service) keep(ctx context.Context, r io.Reader) (io.Reader, func(ok bool) error, error) {
-	if s.store == nil {
+func (d *disk) keep(ctx context.Context, r io.Reader) (io.Reader, func(ok bool) error, error) {
+	store := d.store.Load()
+	if store == nil {
 		return r, func(bool) error { return nil }, nil
 	}
-	c, err := s.store.Fetch(ctx)
+	c, err := store.Fetch(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -178,24 +207,8 @@ func (s *Service) keep(ctx context.Context, r io.Reader) (io.Reader, func(ok boo
 			c.Discard()
 			return context.Cause(ctx)
 		}
-		return s.store.Keep(c)
+		return store.Keep(c)
 	}, nil
-}
-
-// begin loads the node's directory, then processes the items queued meanwhile.
-func (s *Service) begin() error {
-	err := s.openStore()
-	if s.node.ctx.Err() != nil {
-		err = errStopped
-	}
-	if err != nil {
-		s.loop.Discard()
-		s.remove(false)
-		return err
-	}
-	s.loop.Put(item{kind: itemFunc, fn: func() {}})
-	s.loop.Begin()
-	return nil
 }
 
 func (n *Node) closeDir() error {

@@ -17,14 +17,14 @@ func (e *env) Now() time.Duration { return e.node.now() }
 func (e *env) Wall() int64        { return time.Now().UnixMilli() }
 
 func (e *env) Send(m core.Outgoing)      { e.node.links.Send(m.To, e.name, m.Msg) }
-func (e *env) Save(v core.Save)          { e.store.Save(v) }
-func (e *env) CompareAndSwap(c core.CAS) { (*Service)(e).compareAndSwap(c) }
-func (e *env) Get()                      { (*Service)(e).get() }
-func (e *env) Seek()                     { (*Service)(e).seek() }
+func (e *env) Save(v core.Save)          { e.disk.store.Load().Save(v) }
+func (e *env) CompareAndSwap(c core.CAS) { e.registrar.compareAndSwap(c) }
+func (e *env) Get()                      { e.registrar.get() }
+func (e *env) Seek()                     { e.registrar.seek() }
 func (e *env) Fetch(f core.Fetch)        { (*Service)(e).startFetch(f) }
 func (e *env) Moved(ev core.MoveEvent)   { (*Service)(e).moveEvent(ev) }
 
-func (e *env) Machine() (*machine.Machine, error) { return (*Service)(e).newMachine() }
+func (e *env) Machine() (*machine.Machine, error) { return e.maker.machine() }
 
 func (e *env) Start(a *apply.Applier) { e.start(a) }
 func (e *env) Wake(a *apply.Applier)  { e.post(item{kind: itemApplied, applier: a}) }

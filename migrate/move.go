@@ -113,9 +113,9 @@ func (s *Service) target(ctx context.Context, host string, cause Cause) (resolve
 	if host == s.node.self.ID {
 		return resolver.Host{}, transport.Errorf(CodeNoTarget, "migrate: service %s is on host %s already", s.name, host)
 	}
-	find := s.candidates
+	find := s.registrar.candidates
 	if host != "" {
-		find = s.present
+		find = s.registrar.present
 	}
 	hosts, err := find(ctx)
 	if err != nil {
@@ -191,7 +191,7 @@ func (s *Service) beginMove(rep Report, done chan moveResult) {
 		return
 	}
 	s.move = &moveState{report: rep, began: now, last: s.core.Last(), done: done}
-	s.introduce(rep.To)
+	s.guests.introduce(rep.To)
 	s.replica.Step(core.Handoff{Target: rep.To})
 }
 

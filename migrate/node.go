@@ -342,7 +342,7 @@ func (n *Node) register(service string, fresh func() Migratable, policy Policy) 
 	switch old := n.services[service]; {
 	case n.closed || n.leaving:
 		return nil, n.errClosed()
-	case old != nil && old.isGivenUp():
+	case old != nil && old.registrar.givenUp.Load():
 		return nil, transport.Errorf(CodeExists, "migrate: host %s has given up an earlier Host of %s, which has not ended yet",
 			n.self.ID, service)
 	case old != nil:
@@ -431,7 +431,7 @@ func (n *Node) close(patience time.Duration) error {
 	err := n.listener.Close()
 	for _, s := range services {
 		s.stop()
-		s.closeStore(false)
+		s.disk.close(false)
 	}
 	n.closeConns()
 	n.offers.Close()

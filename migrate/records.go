@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
@@ -15,12 +16,20 @@ import (
 // resolverTimeout limits a call to the resolver. After it, the outcome counts as unknown.
 const resolverTimeout = time.Second
 
+// registrar asks the resolver about the service's record and hosts. The answers for the core arrive as items for the loop.
+type registrar struct {
+	*site
+	refusal atomic.Pointer[error] // the resolver's error for the last refused change of the record
+	unsure  atomic.Bool           // a caller stopped waiting for the outcome of its change of the record
+	givenUp atomic.Bool           // see giveUp
+}
+
 // compareAndSwap proposes a change of the record.
-func (s *Service) compareAndSwap(cas core.CAS) {
-	s.node.wg.Go(func() {
-		ctx, cancel := context.WithTimeout(s.node.ctx, resolverTimeout)
+func (r *registrar) compareAndSwap(cas core.CAS) {
+	r.node.wg.Go(func() {
+		ctx, cancel := context.WithTimeout(r.node.ctx, resolverTimeout)
 		defer cancel()
-		rec, err := s.node.cfg.Resolver.CompareAndSwap(ctx, cas.Expect, cas.Next)
+		rec, err := r.node.cfg.Resolver.CompareAndSwap(ctx, cas.Expect, cas.Next)
 		done := core.CASDone{Nonce: cas.Next.Nonce, Record: rec}
 		switch {
 		case err == nil:
@@ -29,60 +38,60 @@ func (s *Service) compareAndSwap(cas core.CAS) {
 			done.Outcome = core.CASConflict
 		case errors.Is(err, resolver.ErrRefused), errors.Is(err, resolver.ErrInvalid):
 			done.Outcome = core.CASRefused
-			s.refusal.Store(&err)
-			s.log.Warn("change of the record refused", "err", err)
+			r.refusal.Store(&err)
+			r.log.Warn("change of the record refused", "err", err)
 		default:
 			done.Outcome = core.CASUnknown
-			if s.node.ctx.Err() == nil {
-				s.log.Warn("no answer to a change of the record", "err", err)
+			if r.node.ctx.Err() == nil {
+				r.log.Warn("no answer to a change of the record", "err", err)
 			}
 		}
-		s.post(item{kind: itemEvent, ev: done})
+		r.post(item{kind: itemEvent, ev: done})
 	})
 }
 
 // get reads the record.
-func (s *Service) get() {
-	s.node.wg.Go(func() {
-		ctx, cancel := context.WithTimeout(s.node.ctx, resolverTimeout)
+func (r *registrar) get() {
+	r.node.wg.Go(func() {
+		ctx, cancel := context.WithTimeout(r.node.ctx, resolverTimeout)
 		defer cancel()
-		rec, err := s.node.cfg.Resolver.Get(ctx, s.name)
-		s.post(item{kind: itemEvent, ev: core.Got{Record: rec, Err: err != nil && !errors.Is(err, resolver.ErrNotFound)}})
+		rec, err := r.node.cfg.Resolver.Get(ctx, r.name)
+		r.post(item{kind: itemEvent, ev: core.Got{Record: rec, Err: err != nil && !errors.Is(err, resolver.ErrNotFound)}})
 	})
 }
 
 // seek searches for hosts that could become standbys.
-func (s *Service) seek() {
-	s.node.wg.Go(func() {
-		hosts, err := s.candidates(s.node.ctx)
-		if err != nil && s.node.ctx.Err() == nil {
-			s.log.Debug("no hosts from the resolver", "err", err)
+func (r *registrar) seek() {
+	r.node.wg.Go(func() {
+		hosts, err := r.candidates(r.node.ctx)
+		if err != nil && r.node.ctx.Err() == nil {
+			r.log.Debug("no hosts from the resolver", "err", err)
 		}
-		s.post(item{kind: itemEvent, ev: core.Candidates{Hosts: hosts}})
+		r.post(item{kind: itemEvent, ev: core.Candidates{Hosts: hosts}})
 	})
 }
 
 // candidates returns the other hosts that are present for the service, in the order of the policy.
-func (s *Service) candidates(ctx context.Context) ([]resolver.Host, error) {
-	hosts, err := s.present(ctx)
+func (r *registrar) candidates(ctx context.Context) ([]resolver.Host, error) {
+	hosts, err := r.present(ctx)
 	if err != nil {
 		return nil, err
 	}
 	shuffle(hosts)
-	return s.rank(hosts)
+	return r.rank(hosts)
 }
 
 // present returns the other hosts that are present for the service.
-func (s *Service) present(ctx context.Context) ([]resolver.Host, error) {
+func (r *registrar) present(ctx context.Context) ([]resolver.Host, error) {
 	ctx, cancel := context.WithTimeout(ctx, resolverTimeout*4/5)
 	defer cancel()
-	all, err := s.node.cfg.Resolver.Hosts(ctx, s.name)
+	all, err := r.node.cfg.Resolver.Hosts(ctx, r.name)
 	if err != nil {
 		return nil, err
 	}
 	hosts := make([]resolver.Host, 0, len(all))
 	for _, h := range all {
-		if h.ID != s.node.self.ID {
+		if h.ID != r.node.self.ID {
 			hosts = append(hosts, h)
 		}
 	}
@@ -90,141 +99,23 @@ func (s *Service) present(ctx context.Context) ([]resolver.Host, error) {
 }
 
 // rank sorts hosts by the policy.
-func (s *Service) rank(hosts []resolver.Host) (ranked []resolver.Host, err error) {
-	if s.policy.Rank == nil {
+func (r *registrar) rank(hosts []resolver.Host) (ranked []resolver.Host, err error) {
+	if r.policy.Rank == nil {
 		return hosts, nil
 	}
 	defer func() {
 		if v := recover(); v != nil {
-			s.panicked("Policy.Rank", v, debug.Stack())
+			r.panicked("Policy.Rank", v, debug.Stack())
 			ranked, err = nil, fmt.Errorf("Policy.Rank panicked: %v", v)
 		}
 	}()
-	return s.policy.Rank(hosts), nil
-}
-
-// create creates the record if there is none. It returns when this host serves or another host does.
-func (s *Service) create(ctx context.Context) error {
-	rec, err := s.node.cfg.Resolver.Get(ctx, s.name)
-	switch {
-	case err == nil && rec.Active.ID != "":
-		if !s.holds(rec) {
-			if err := s.anyAlive(ctx, rec); err != nil {
-				return err
-			}
-		}
-		s.post(item{kind: itemEvent, ev: core.Got{Record: rec}})
-		return nil
-	case err != nil && !errors.Is(err, resolver.ErrNotFound):
-		return err
-	case err != nil && s.forgotten() != nil:
-		return s.forgotten()
-	}
-	return s.become(ctx, rec, core.Create{})
-}
-
-// become lets the core propose itself as active host, after rec. It returns when this host is active or another one has become it.
-func (s *Service) become(ctx context.Context, rec resolver.Record, ev core.Event) error {
-	before := s.Status().Record
-	s.refusal.Store(nil)
-	empty, err := s.instance() // here, since the service's own code may take long
-	if err != nil {
-		return err
-	}
-	defer s.call(func() { s.empty = nil })
-	s.post(item{kind: itemFunc, fn: func() {
-		s.empty = empty
-		s.replica.Step(core.Got{Record: rec})
-		s.replica.Step(ev)
-	}})
-	var refused *error
-	err = s.wait(ctx, func(st Status) bool {
-		r := &st.Record
-		other := r.Active.ID != "" && !r.Active.Same(s.node.self) && r.Version > rec.Version &&
-			(r.Version != before.Version || r.Generation != before.Generation)
-		refused = s.refusal.Load()
-		return st.Role == Active || other || refused != nil
-	})
-	s.mu.Lock()
-	s.unsure = err != nil
-	s.mu.Unlock()
-	if err != nil {
-		s.post(item{kind: itemEvent, ev: core.CancelReset{}})
-	} else if refused != nil && s.Status().Role != Active {
-		err = *refused
-	}
-	return err
-}
-
-// giveUp ends a service whose create has failed. If the resolver has not answered a change of the record, this host may be active
-// nevertheless, and then no other host could be. So giveUp keeps the name until the outcome is known, and then leaves it.
-func (s *Service) giveUp() {
-	n := s.node
-	s.mu.Lock()
-	s.givenUp = true
-	unsure := s.unsure
-	s.mu.Unlock()
-	if !unsure || !n.spawn(func() {
-		for pending := true; s.ask(n.ctx, func() { pending = s.core.Pending() }) == nil && pending; {
-			select {
-			case <-n.ctx.Done():
-				return
-			case <-time.After(n.cfg.Heartbeat):
-			}
-		}
-		if r := s.Status().Role; r != Active && r != Recovering {
-			s.remove(false)
-		} else if err := s.leave(n.ctx, false); err != nil {
-			s.log.Info("given up", "err", err)
-		}
-	}) {
-		s.remove(false)
-	}
-}
-
-func (s *Service) isGivenUp() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.givenUp
-}
-
-// reset takes over a name whose hosts are gone.
-func (s *Service) reset(ctx context.Context) error {
-	rec, err := s.node.cfg.Resolver.Get(ctx, s.name)
-	switch {
-	case errors.Is(err, resolver.ErrNotFound) && s.forgotten() != nil:
-	case errors.Is(err, resolver.ErrNotFound), err == nil && rec.Active.ID == "":
-		return s.create(ctx)
-	case err != nil:
-		return err
-	case s.holds(rec):
-		return transport.Errorf(CodeExists, "migrate: host %s itself holds the state of service %s, which therefore cannot be reset",
-			s.node.self.ID, s.name)
-	case s.anyAlive(ctx, rec) == nil:
-		return transport.Errorf(CodeExists, "migrate: service %s is alive on host %s and therefore cannot be reset",
-			s.name, rec.Active.ID)
-	}
-	return s.become(ctx, rec, resetOf(rec))
-}
-
-// resetOf builds a reset of rec, stamped with the current time.
-func resetOf(rec resolver.Record) core.Reset {
-	return core.Reset{Record: rec, At: time.Now().UnixMilli()}
-}
-
-// resetHere makes this host active with its copy, without the uncommitted entries.
-func (s *Service) resetHere(ctx context.Context) error {
-	rec, err := s.node.cfg.Resolver.Get(ctx, s.name)
-	if err != nil && !errors.Is(err, resolver.ErrNotFound) {
-		return err
-	}
-	return s.become(ctx, rec, resetOf(rec))
+	return r.policy.Rank(hosts), nil
 }
 
 // anyAlive returns nil if one of the hosts that hold the state answers. Because a host may be slow, each has twice
 // FailureTimeout to answer. Because the record may be about to change, anyAlive reads it again before it gives up.
-func (s *Service) anyAlive(ctx context.Context, rec resolver.Record) error {
-	n := s.node
+func (r *registrar) anyAlive(ctx context.Context, rec resolver.Record) error {
+	n := r.node
 	for try := 0; ; try++ {
 		answers := make(chan error, len(rec.ISR))
 		asked := 0
@@ -261,7 +152,7 @@ func (s *Service) anyAlive(ctx context.Context, rec resolver.Record) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		now, err := n.cfg.Resolver.Get(ctx, s.name)
+		now, err := n.cfg.Resolver.Get(ctx, r.name)
 		if err != nil {
 			return err
 		}
@@ -269,89 +160,12 @@ func (s *Service) anyAlive(ctx context.Context, rec resolver.Record) error {
 		case now.Version != rec.Version && try <= 8:
 		case asked == 0:
 			return transport.Errorf(CodeNoHost, "migrate: service %s was last held by host %s itself, which no longer has its state: Reset "+
-				"starts it without that state", s.name, n.self.ID)
+				"starts it without that state", r.name, n.self.ID)
 		default:
 			return transport.Errorf(CodeNoHost,
 				"migrate: service %s was last held by host %s at %s, which does not answer (%v): it continues when that host restarts "+
-					"with its directory; Reset starts the service without that state", s.name, rec.Active.ID, rec.Active.Addr, last)
+					"with its directory; Reset starts the service without that state", r.name, rec.Active.ID, rec.Active.Addr, last)
 		}
 		rec = now
 	}
-}
-
-// Leave removes the service from this node: an active host hands over, a standby leaves the in-sync set, and the node releases its
-// copy. If there is no other host, the service ends with its state, and the error is [ErrNoTarget]. Leave waits for a host of the
-// in-sync set that is not leaving itself, even if that host is silent. If ctx ends first, the node keeps its role and Leave
-// returns an error.
-func (s *Service) Leave(ctx context.Context) error { return s.leave(ctx, false) }
-
-// leave implements Leave. With keep, a service that no other host can take stays unchanged in the node's directory.
-func (s *Service) leave(ctx context.Context, keep bool) error {
-	var ended error
-	for {
-		if s.node.ctx.Err() != nil {
-			return fmt.Errorf("migrate: host %s has not left service %s: %w", s.node.self.ID, s.name, s.node.errClosed())
-		}
-		switch st := s.Status(); st.Role {
-		case Active, Recovering:
-			if err := s.wait(ctx, func(st Status) bool { return st.Role != Recovering }); err != nil {
-				return s.notLeft(err)
-			}
-			_, err := s.handoff(ctx, "", CauseShutdown)
-			switch {
-			case err == nil:
-			case errors.Is(err, ErrNoTarget):
-				if keep {
-					s.remove(false)
-					return transport.Errorf(CodeNoTarget, "migrate: service %s stays in the directory of host %s: %v", s.name, s.node.self.ID, err)
-				}
-				ended = err
-				s.post(item{kind: itemEvent, ev: core.Retire{}})
-				rctx, cancel := context.WithTimeout(ctx, 2*resolverTimeout)
-				err := s.wait(rctx, func(st Status) bool { return st.Role != Active || st.Record.Active.ID == "" })
-				cancel()
-				if ctx.Err() != nil {
-					return s.notLeft(errors.Join(ended, err))
-				}
-			case ctx.Err() != nil:
-				return s.notLeft(err)
-			default:
-				s.log.Warn("handoff failed, trying again", "err", err)
-				select {
-				case <-ctx.Done():
-				case <-time.After(s.node.cfg.Heartbeat):
-				}
-			}
-			continue
-		case Latent, Halted:
-			s.remove(st.Role == Latent)
-			return ended
-		default:
-			s.post(item{kind: itemFunc, fn: func() {
-				s.leaving = true
-				s.replica.Step(core.Leave{})
-			}})
-			if err := s.wait(ctx, func(st Status) bool { return st.Role == Latent || st.Role == Active || st.Role == Halted }); err != nil {
-				s.post(item{kind: itemFunc, fn: func() {
-					s.leaving = false
-					s.replica.Step(core.CancelLeave{})
-				}})
-				return s.notLeft(err)
-			}
-			if s.Status().Role == Active {
-				continue
-			}
-		}
-		s.remove(s.Status().Role != Halted)
-		return ended
-	}
-}
-
-func (s *Service) notLeft(err error) error {
-	if a := s.board.applierNow(); a != nil {
-		if _, d := a.Busy(); d >= busyLong {
-			err = fmt.Errorf("%w, while the service has not returned from %s", err, busyWith(a))
-		}
-	}
-	return transport.Errorf(CodeTransferFailed, "migrate: host %s has not left service %s: %v", s.node.self.ID, s.name, err)
 }

@@ -54,7 +54,7 @@ func (s *Service) startFetch(f core.Fetch) {
 
 // receiver returns the service's side of a fetch.
 func (s *Service) receiver() transfer.Receiver {
-	return transfer.Receiver{Keep: s.keep, Restore: s.restore, Fetched: func(r transfer.Result) {
+	return transfer.Receiver{Keep: s.disk.keep, Restore: s.maker.restore, Fetched: func(r transfer.Result) {
 		if r.Err != nil {
 			r.Err = fmt.Errorf("migrate: service %s: no copy from host %s: %w", s.name, r.From.ID, r.Err)
 		} else {

@@ -1,0 +1,250 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/resolver"
+	"github.com/roam-go/roam/transport"
+)
+
+// begin loads the node's directory, then processes the items queued meanwhile.
+func (s *Service) begin() error {
+	err := s.disk.open(&s.maker, s.replica)
+	if s.node.ctx.Err() != nil {
+		err = errStopped
+	}
+	if err != nil {
+		s.loop.Discard()
+		s.remove(false)
+		return err
+	}
+	s.loop.Put(item{kind: itemFunc, fn: func() {}})
+	s.loop.Begin()
+	return nil
+}
+
+// create creates the record if there is none. It returns when this host serves or another host does.
+func (s *Service) create(ctx context.Context) error {
+	rec, err := s.node.cfg.Resolver.Get(ctx, s.name)
+	switch {
+	case err == nil && rec.Active.ID != "":
+		if !s.disk.holds(rec) {
+			if err := s.registrar.anyAlive(ctx, rec); err != nil {
+				return err
+			}
+		}
+		s.post(item{kind: itemEvent, ev: core.Got{Record: rec}})
+		return nil
+	case err != nil && !errors.Is(err, resolver.ErrNotFound):
+		return err
+	case err != nil && s.disk.forgotten() != nil:
+		return s.disk.forgotten()
+	}
+	return s.become(ctx, rec, core.Create{})
+}
+
+// become lets the core propose itself as active host, after rec. It returns when this host is active or another one has become it.
+func (s *Service) become(ctx context.Context, rec resolver.Record, ev core.Event) error {
+	before := s.Status().Record
+	s.registrar.refusal.Store(nil)
+	empty, err := s.maker.instance() // here, since the service's own code may take long
+	if err != nil {
+		return err
+	}
+	defer s.call(func() { s.maker.ahead = nil })
+	s.call(func() {
+		s.maker.ahead = empty
+		s.replica.Step(core.Got{Record: rec})
+		s.replica.Step(ev)
+	})
+	var refused *error
+	err = s.wait(ctx, func(st Status) bool {
+		r := &st.Record
+		other := r.Active.ID != "" && !r.Active.Same(s.node.self) && r.Version > rec.Version &&
+			(r.Version != before.Version || r.Generation != before.Generation)
+		refused = s.registrar.refusal.Load()
+		return st.Role == Active || other || refused != nil
+	})
+	s.registrar.unsure.Store(err != nil)
+	if err != nil {
+		s.post(item{kind: itemEvent, ev: core.CancelReset{}})
+	} else if refused != nil && s.Status().Role != Active {
+		err = *refused
+	}
+	return err
+}
+
+// giveUp ends a service whose create has failed. If the resolver has not answered a change of the record, this host may be active
+// nevertheless, and then no other host could be. So giveUp keeps the name until the outcome is known, and then leaves it.
+func (s *Service) giveUp() {
+	n := s.node
+	s.registrar.givenUp.Store(true)
+	if !s.registrar.unsure.Load() || !n.spawn(func() {
+		for pending := true; s.ask(n.ctx, func() { pending = s.core.Pending() }) == nil && pending; {
+			select {
+			case <-n.ctx.Done():
+				return
+			case <-time.After(n.cfg.Heartbeat):
+			}
+		}
+		if r := s.Status().Role; r != Active && r != Recovering {
+			s.remove(false)
+		} else if err := s.leave(n.ctx, false); err != nil {
+			s.log.Info("given up", "err", err)
+		}
+	}) {
+		s.remove(false)
+	}
+}
+
+// reset takes over a name whose hosts are gone.
+func (s *Service) reset(ctx context.Context) error {
+	rec, err := s.node.cfg.Resolver.Get(ctx, s.name)
+	switch {
+	case errors.Is(err, resolver.ErrNotFound) && s.disk.forgotten() != nil:
+	case errors.Is(err, resolver.ErrNotFound), err == nil && rec.Active.ID == "":
+		return s.create(ctx)
+	case err != nil:
+		return err
+	case s.disk.holds(rec):
+		return transport.Errorf(CodeExists, "migrate: host %s itself holds the state of service %s, which therefore cannot be reset",
+			s.node.self.ID, s.name)
+	case s.registrar.anyAlive(ctx, rec) == nil:
+		return transport.Errorf(CodeExists, "migrate: service %s is alive on host %s and therefore cannot be reset",
+			s.name, rec.Active.ID)
+	}
+	return s.become(ctx, rec, resetOf(rec))
+}
+
+// resetOf builds a reset of rec, stamped with the current time.
+func resetOf(rec resolver.Record) core.Reset {
+	return core.Reset{Record: rec, At: time.Now().UnixMilli()}
+}
+
+// resetHere makes this host active with its copy, without the uncommitted entries.
+func (s *Service) resetHere(ctx context.Context) error {
+	rec, err := s.node.cfg.Resolver.Get(ctx, s.name)
+	if err != nil && !errors.Is(err, resolver.ErrNotFound) {
+		return err
+	}
+	return s.become(ctx, rec, resetOf(rec))
+}
+
+// Leave removes the service from this node: an active host hands over, a standby leaves the in-sync set, and the node releases its
+// copy. If there is no other host, the service ends with its state, and the error is [ErrNoTarget]. Leave waits for a host of the
+// in-sync set that is not leaving itself, even if that host is silent. If ctx ends first, the node keeps its role and Leave
+// returns an error.
+func (s *Service) Leave(ctx context.Context) error { return s.leave(ctx, false) }
+
+// leave implements Leave. With keep, a service that no other host can take stays unchanged in the node's directory.
+func (s *Service) leave(ctx context.Context, keep bool) error {
+	var ended error
+	for {
+		if s.node.ctx.Err() != nil {
+			return fmt.Errorf("migrate: host %s has not left service %s: %w", s.node.self.ID, s.name, s.node.errClosed())
+		}
+		switch st := s.Status(); st.Role {
+		case Active, Recovering:
+			if err := s.wait(ctx, func(st Status) bool { return st.Role != Recovering }); err != nil {
+				return s.notLeft(err)
+			}
+			_, err := s.handoff(ctx, "", CauseShutdown)
+			switch {
+			case err == nil:
+			case errors.Is(err, ErrNoTarget):
+				if keep {
+					s.remove(false)
+					return transport.Errorf(CodeNoTarget, "migrate: service %s stays in the directory of host %s: %v", s.name, s.node.self.ID, err)
+				}
+				ended = err
+				s.post(item{kind: itemEvent, ev: core.Retire{}})
+				rctx, cancel := context.WithTimeout(ctx, 2*resolverTimeout)
+				err := s.wait(rctx, func(st Status) bool { return st.Role != Active || st.Record.Active.ID == "" })
+				cancel()
+				if ctx.Err() != nil {
+					return s.notLeft(errors.Join(ended, err))
+				}
+			case ctx.Err() != nil:
+				return s.notLeft(err)
+			default:
+				s.log.Warn("handoff failed, trying again", "err", err)
+				select {
+				case <-ctx.Done():
+				case <-time.After(s.node.cfg.Heartbeat):
+				}
+			}
+			continue
+		case Latent, Halted:
+			s.remove(st.Role == Latent)
+			return ended
+		default:
+			s.call(func() {
+				s.leaving = true
+				s.replica.Step(core.Leave{})
+			})
+			if err := s.wait(ctx, func(st Status) bool { return st.Role == Latent || st.Role == Active || st.Role == Halted }); err != nil {
+				s.call(func() {
+					s.leaving = false
+					s.replica.Step(core.CancelLeave{})
+				})
+				return s.notLeft(err)
+			}
+			if s.Status().Role == Active {
+				continue
+			}
+		}
+		s.remove(s.Status().Role != Halted)
+		return ended
+	}
+}
+
+func (s *Service) notLeft(err error) error {
+	if a := s.board.applierNow(); a != nil {
+		if _, d := a.Busy(); d >= busyLong {
+			err = fmt.Errorf("%w, while the service has not returned from %s", err, busyWith(a))
+		}
+	}
+	return transport.Errorf(CodeTransferFailed, "migrate: host %s has not left service %s: %v", s.node.self.ID, s.name, err)
+}
+
+// halt ends the service on this host alone, because of an error.
+func (s *Service) halt(err error) {
+	err = fmt.Errorf("%w: %w", transport.Errorf(CodeHalted, "migrate: service %s halted on host %s", s.name, s.node.self.ID), err)
+	s.board.halt(err)
+	s.alarm.stop()
+	s.fetching.stop()
+	s.log.Error("service halted", "err", err)
+	s.replica.Stop()
+	s.disk.close(false)
+	s.report(err)
+	s.clients.Disconnect(s.notActive(resolver.Record{}))
+	s.node.announceSoon()
+}
+
+// stop ends the loop.
+func (s *Service) stop() {
+	s.board.end()
+	s.alarm.stop()
+	s.fetching.stop()
+	s.loop.Stop()
+	if a := s.board.applierNow(); a != nil {
+		a.Drop()
+	}
+}
+
+// remove removes the service from the node. left reports that its copy is no longer needed.
+func (s *Service) remove(left bool) {
+	s.stop()
+	n := s.node
+	s.disk.close(left && n.service(s.name) == s)
+	n.mu.Lock()
+	if n.services[s.name] == s {
+		delete(n.services, s.name)
+	}
+	n.mu.Unlock()
+	n.announceSoon()
+}
