@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// alarm is the timer of the service's next deadline. It belongs to the loop, except that stop may be called by any goroutine.
+// alarm is the timer of the service's next deadline. It belongs to the loop, except that any goroutine may call stop.
 type alarm struct {
 	timer *time.Timer
 	at    time.Duration // when timer fires; 0: never
@@ -18,8 +18,8 @@ func newAlarm(ring func()) alarm {
 	return alarm{timer: t}
 }
 
-// covers reports whether the timer fires at the time at or earlier. A timer that fires early is harmless, and cheaper than resetting
-// it for every command.
+// covers reports whether the timer fires at the time at or earlier. A timer that fires early is harmless, and cheaper than
+// resetting it for every command.
 func (a *alarm) covers(at time.Duration) bool { return a.at > 0 && a.at <= at }
 
 // set makes the timer fire at the time at, in wait from now.

@@ -10,8 +10,8 @@ import (
 // divergence counts how often the state on this host has differed from the active host's. It belongs to the loop.
 type divergence struct{ times int8 }
 
-// wait counts a divergence and returns how long this host fetches no new copy. The next copy may diverge, too, and each one costs
-// the active host some work.
+// wait counts a divergence and returns how long this host fetches no new copy. The next copy may diverge, too, and each one
+// costs the active host some work.
 func (d *divergence) wait() time.Duration {
 	wait := min(divergedWait<<d.times, maxDivergedWait)
 	d.times = min(d.times+1, 16)

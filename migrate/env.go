@@ -22,7 +22,7 @@ func (e *env) CompareAndSwap(c core.CAS) { e.registrar.compareAndSwap(c) }
 func (e *env) Get()                      { e.registrar.get() }
 func (e *env) Seek()                     { e.registrar.seek() }
 func (e *env) Fetch(f core.Fetch)        { (*Service)(e).startFetch(f) }
-func (e *env) Moved(ev core.MoveEvent)   { (*Service)(e).moveEvent(ev) }
+func (e *env) Moved(ev core.MoveEvent)   { e.mover.event(ev) }
 
 func (e *env) Machine() (*machine.Machine, error) { return e.maker.machine() }
 
@@ -38,13 +38,11 @@ func (e *env) Activated(handedOver bool) {
 	s := (*Service)(e)
 	s.counts.term(s.core, handedOver)
 	s.clients.Activated()
-	s.startEvery()
+	s.mover.startEvery(s.turn)
 }
 
 func (e *env) Deposed() {
-	if e.every != nil {
-		e.every.Stop()
-	}
+	e.mover.stopEvery()
 	e.clients.Deposed()
 }
 

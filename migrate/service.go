@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
-	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
 	"github.com/roam-go/roam/migrate/internal/machine"
@@ -27,9 +25,7 @@ type Service struct {
 	registrar registrar
 	disk      disk
 	fetching  fetching
-
-	mu     sync.Mutex // guards moving
-	moving bool
+	mover     mover
 
 	// The fields below belong to the loop.
 	core       *core.Core // of replica, read only
@@ -37,8 +33,6 @@ type Service struct {
 	clients    serve.Clients
 	counts     counts
 	alarm      alarm
-	move       *moveState
-	every      *time.Timer
 	guests     guests
 	divergence divergence
 	leaving    bool // Leave was called
@@ -58,6 +52,7 @@ func newService(n *Node, name string, fresh func() Migratable, policy Policy) *S
 	s.maker = maker{site: &s.site, fresh: fresh}
 	s.registrar.site = &s.site
 	s.disk.site = &s.site
+	s.mover.site, s.mover.replica, s.mover.clients = &s.site, s.replica, &s.clients
 	s.guests = guests{site: &s.site, core: s.core}
 	s.alarm = newAlarm(func() { s.post(item{kind: itemTick}) })
 	s.appliers = &n.appliers

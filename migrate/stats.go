@@ -109,6 +109,7 @@ func (s *Service) show(st *Status, p *published) {
 	st.Commit, st.Last, st.Suspended, st.Clients = c.Commit(), c.Last(), c.Suspended(), s.clients.Len()
 
 	s.counts.show(p)
+	p.HandoffsOut, p.HandoffsFailed = s.mover.out, s.mover.failed
 	n := s.clients.Stats()
 	p.Ordered, p.Answered, p.Repeated, p.Refused, p.Queries = n.Ordered, n.Answered, n.Repeated, n.Refused, n.Queries
 	p.EventsPushed, p.EventBytesPushed = n.EventsPushed, n.EventBytesPushed
@@ -126,7 +127,6 @@ func (s *Service) show(st *Status, p *published) {
 // counts are the counters of [ServiceStats] that the service itself keeps. They belong to the loop.
 type counts struct {
 	applied, events                      uint64
-	handoffsOut, handoffsFailed          uint64
 	handoffsIn, failovers                uint64
 	joins, removals                      uint64
 	resent                               uint64
@@ -139,7 +139,7 @@ type counts struct {
 // show copies the counters.
 func (n *counts) show(p *published) {
 	p.Applied, p.Events = n.applied, n.events
-	p.HandoffsOut, p.HandoffsFailed, p.HandoffsIn, p.Failovers = n.handoffsOut, n.handoffsFailed, n.handoffsIn, n.failovers
+	p.HandoffsIn, p.Failovers = n.handoffsIn, n.failovers
 	p.Joins, p.Removals, p.Resent = n.joins, n.removals, n.resent
 	p.SnapshotsSent, p.SnapshotBytesSent = n.snapshotsSent, n.snapshotBytesSent
 	p.SnapshotsReceived, p.SnapshotBytesReceived = n.snapshotsReceived, n.snapshotBytesRcvd

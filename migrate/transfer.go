@@ -15,13 +15,11 @@ func (s *Service) sent(to resolver.Host, bytes int64, err error) {
 		s.log.Warn("copy not sent", "to", to.ID, "bytes", bytes, "err", err)
 		return
 	}
-	s.post(item{kind: itemFunc, fn: func() {
+	s.call(func() {
 		s.counts.snapshotsSent++
 		s.counts.snapshotBytesSent += uint64(bytes)
-		if s.move != nil && s.move.report.To.Same(to) {
-			s.move.report.Bytes = bytes
-		}
-	}})
+		s.mover.sent(to, bytes)
+	})
 }
 
 // fetching is the latest fetch of a snapshot. It belongs to the loop, except that stop may be called by any goroutine.

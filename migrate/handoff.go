@@ -1,0 +1,172 @@
+package migrate
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/roam-go/roam/resolver"
+	"github.com/roam-go/roam/transport"
+)
+
+// Handoff moves the service from this host, which must be active, to another host, and returns when that host serves. host is
+// an ID, regardless of the policy, or "" for a host that the policy selects. A host without a copy fetches one first,
+// while this host continues to serve.
+//
+// The error is [ErrNoTarget] if host is not present or is this one, and [ErrTransferFailed] if the handoff failed; in general, this
+// host then continues to serve, and the error says if the target has taken over but does not serve yet. If ctx ends, the handoff is
+// given up, unless the target has already been asked to take over.
+func (s *Service) Handoff(ctx context.Context, host string) (Report, error) {
+	return s.handoff(ctx, host, CauseDemand)
+}
+
+func (s *Service) handoff(ctx context.Context, host string, cause Cause) (Report, error) {
+	rep := Report{Service: s.name, From: s.node.self, Cause: cause, Began: time.Now()}
+	if !s.mover.busy.CompareAndSwap(false, true) {
+		return rep, s.mover.failure("", "another handoff is under way")
+	}
+	defer s.mover.busy.Store(false)
+	switch st := s.Status(); {
+	case s.board.ended() && st.Role != Halted:
+		return rep, s.errClosed()
+	case st.Role != Active:
+		return rep, s.notActive(st.Record)
+	}
+	target, err := s.target(ctx, host, cause)
+	if err != nil {
+		return rep, err
+	}
+	rep.To = target
+	done := make(chan moveResult, 1)
+	s.call(func() {
+		s.guests.introduce(target)
+		s.mover.begin(rep, done)
+	})
+	res := s.awaitMove(ctx, done)
+	if res.report.Service == "" {
+		res.report = rep
+	}
+	if s.node.cfg.Hooks.Moved != nil {
+		s.node.hooks.Call(func() { s.node.cfg.Hooks.Moved(res.report, res.err) })
+	}
+	if res.err != nil {
+		s.log.Warn("handoff failed", "to", target.ID, "err", res.err)
+	} else {
+		s.log.Info("handed over", "report", res.report)
+	}
+	return res.report, res.err
+}
+
+func (s *Service) awaitMove(ctx context.Context, done chan moveResult) moveResult {
+	given := ctx.Done()
+	for {
+		changed, ended := s.board.watch()
+		if ended { // no result may arrive any more
+			select {
+			case res := <-done:
+				return res
+			default:
+				return moveResult{err: s.mover.failure("", "the service is closed on this host, or has halted")}
+			}
+		}
+		select {
+		case res := <-done:
+			return res
+		case <-s.node.ctx.Done():
+			return moveResult{err: s.mover.failure("", errStopped.Error())}
+		case <-given:
+			given = nil
+			s.call(func() { s.mover.abandon("given up: " + context.Cause(ctx).Error()) })
+		case <-changed:
+		}
+	}
+}
+
+// target selects the host to move to. At shutdown, it prefers one that is already in sync.
+func (s *Service) target(ctx context.Context, host string, cause Cause) (resolver.Host, error) {
+	if host == s.node.self.ID {
+		return resolver.Host{}, transport.Errorf(CodeNoTarget, "migrate: service %s is on host %s already", s.name, host)
+	}
+	find := s.registrar.candidates
+	if host != "" {
+		find = s.registrar.present
+	}
+	hosts, err := find(ctx)
+	if err != nil {
+		// Without the resolver no move can succeed.
+		return resolver.Host{}, transport.Errorf(CodeTransferFailed, "migrate: service %s cannot move from host %s: %v",
+			s.name, s.node.self.ID, err)
+	}
+	if host != "" {
+		for _, h := range hosts {
+			if h.ID == host {
+				return h, nil
+			}
+		}
+		return resolver.Host{}, transport.Errorf(CodeNoTarget, "migrate: no host %s is present for service %s", host, s.name)
+	}
+	if cause == CauseShutdown {
+		heirs := s.heirs(ctx)
+		for _, h := range s.aheadFirst(ctx, hosts) {
+			if slices.ContainsFunc(heirs, h.Same) {
+				return h, nil
+			}
+		}
+		// A host that is not present may still hold the state: the resolver may have restarted, or not hear from it.
+		hosts = append(hosts[:len(hosts):len(hosts)], heirs...)
+	}
+	hosts = s.aheadFirst(ctx, hosts)
+	if len(hosts) == 0 {
+		return resolver.Host{}, transport.Errorf(CodeNoTarget,
+			"migrate: no other host is present for service %s, or Policy.Rank excludes all", s.name)
+	}
+	return hosts[0], nil
+}
+
+// aheadFirst moves the hosts whose copies are far behind in applying to the end: on these, the service would be unavailable until
+// they have caught up.
+func (s *Service) aheadFirst(ctx context.Context, hosts []resolver.Host) []resolver.Host {
+	var ahead, behind []resolver.Host
+	if s.ask(ctx, func() {
+		for _, h := range hosts {
+			if s.core.Behind(h) {
+				behind = append(behind, h)
+			} else {
+				ahead = append(ahead, h)
+			}
+		}
+	}) != nil {
+		return hosts
+	}
+	return append(ahead, behind...)
+}
+
+// heirs returns the hosts that hold the state and are not leaving the service.
+func (s *Service) heirs(ctx context.Context) []resolver.Host {
+	var hosts []resolver.Host
+	if s.ask(ctx, func() { hosts = s.core.Heirs() }) != nil {
+		return nil
+	}
+	return hosts
+}
+
+// turn is called when the timer of Policy.Every fires.
+func (s *Service) turn() {
+	if s.board.ended() {
+		return
+	}
+	s.node.spawn(func() {
+		ctx, cancel := context.WithTimeout(s.node.ctx, max(s.policy.Every, time.Minute))
+		defer cancel()
+		_, err := s.handoff(ctx, "", CauseTimer)
+		if err == nil {
+			return
+		}
+		s.log.Debug("no move this time", "err", err)
+		s.call(func() {
+			if s.core.Role().Active() {
+				s.mover.startEvery(s.turn)
+			}
+		})
+	})
+}
