@@ -38,7 +38,7 @@ func (e *env) Activated(handedOver bool) {
 	s := (*Service)(e)
 	s.counts.term(s.core, handedOver)
 	s.clients.Activated()
-	s.mover.startEvery(s.turn)
+	s.startEvery()
 }
 
 func (e *env) Deposed() {

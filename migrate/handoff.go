@@ -150,6 +150,13 @@ func (s *Service) heirs(ctx context.Context) []resolver.Host {
 	return hosts
 }
 
+// startEvery starts the timer of Policy.Every.
+func (s *Service) startEvery() {
+	if s.policy.Every > 0 {
+		s.mover.startEvery(s.turn)
+	}
+}
+
 // turn is called when the timer of Policy.Every fires.
 func (s *Service) turn() {
 	if s.board.ended() {
@@ -165,7 +172,7 @@ func (s *Service) turn() {
 		s.log.Debug("no move this time", "err", err)
 		s.call(func() {
 			if s.core.Role().Active() {
-				s.mover.startEvery(s.turn)
+				s.startEvery()
 			}
 		})
 	})

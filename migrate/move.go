@@ -198,9 +198,6 @@ func (m *mover) sent(to resolver.Host, bytes int64) {
 
 // startEvery starts the timer of Policy.Every, which calls turn.
 func (m *mover) startEvery(turn func()) {
-	if m.policy.Every == 0 {
-		return
-	}
 	if m.every == nil {
 		m.every = time.AfterFunc(m.policy.Every, turn)
 	} else {

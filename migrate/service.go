@@ -54,7 +54,6 @@ func newService(n *Node, name string, fresh func() Migratable, policy Policy) *S
 	s.disk.site = &s.site
 	s.mover.site, s.mover.replica, s.mover.clients = &s.site, s.replica, &s.clients
 	s.guests = guests{site: &s.site, core: s.core}
-	s.alarm = newAlarm(func() { s.post(item{kind: itemTick}) })
 	s.appliers = &n.appliers
 	s.loop.Init((*handler)(s), &n.wg, inboxes, n.dir != nil) // the loop starts after the directory has been read
 	s.clients.Init((*clientHost)(s))
@@ -284,7 +283,7 @@ func (s *Service) schedule() {
 	if at == 0 || s.alarm.covers(at) || s.board.ended() {
 		return
 	}
-	s.alarm.set(at, max(at-s.node.now(), 0))
+	s.alarm.set(at, max(at-s.node.now(), 0), &s.mailbox)
 	if s.board.ended() {
 		s.alarm.stop() // stop may have come before set
 	}
