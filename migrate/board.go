@@ -29,6 +29,9 @@ var errEnded = errors.New("the service has ended on this host")
 // ended reports whether the service has ended on this host. It takes no lock.
 func (b *board) ended() bool { return b.over.Load() }
 
+// hasHalted reports whether the service has halted on this host. It takes no lock.
+func (b *board) hasHalted() bool { return b.halted.Load() }
+
 // read returns the current status.
 func (b *board) read() Status {
 	b.mu.Lock()

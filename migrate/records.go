@@ -112,41 +112,13 @@ func (r *registrar) rank(hosts []resolver.Host) (ranked []resolver.Host, err err
 	return r.policy.Rank(hosts), nil
 }
 
-// anyAlive returns nil if one of the hosts that hold the state answers. Because a host may be slow, each has twice
-// FailureTimeout to answer. Because the record may be about to change, anyAlive reads it again before it gives up.
+// anyAlive returns nil if one of the hosts that hold the state answers. Because the record may be about to change, anyAlive reads
+// it again before it gives up.
 func (r *registrar) anyAlive(ctx context.Context, rec resolver.Record) error {
 	n := r.node
 	for try := 0; ; try++ {
-		answers := make(chan error, len(rec.ISR))
-		asked := 0
-		dctx, cancel := context.WithTimeout(ctx, 2*n.cfg.FailureTimeout)
-		for _, h := range rec.ISR {
-			if h.Same(n.self) {
-				continue // the caller has checked this host's own copy
-			}
-			asked++
-			if !n.spawn(func() {
-				conn, err := n.links.Connect(dctx, h, nil)
-				if err == nil {
-					conn.Close()
-				}
-				answers <- err
-			}) {
-				answers <- n.errClosed()
-			}
-		}
-		alive := false
-		var last error
-		for range asked {
-			if err := <-answers; err == nil {
-				alive = true
-				break
-			} else {
-				last = err
-			}
-		}
-		cancel()
-		if alive {
+		asked, last := r.anyAnswers(ctx, rec.ISR)
+		if asked > 0 && last == nil {
 			return nil
 		}
 		if err := ctx.Err(); err != nil {
@@ -168,4 +140,34 @@ func (r *registrar) anyAlive(ctx context.Context, rec resolver.Record) error {
 		}
 		rec = now
 	}
+}
+
+// anyAnswers returns nil when one of the hosts answers, or the last error, and how many hosts it has asked: all except this one,
+// whose own copy the caller has checked. Because a host may be slow, each has twice FailureTimeout to answer.
+func (r *registrar) anyAnswers(ctx context.Context, hosts []resolver.Host) (asked int, err error) {
+	n := r.node
+	ctx, cancel := context.WithTimeout(ctx, 2*n.cfg.FailureTimeout)
+	defer cancel()
+	answers := make(chan error, len(hosts))
+	for _, h := range hosts {
+		if h.Same(n.self) {
+			continue
+		}
+		asked++
+		if !n.spawn(func() {
+			conn, err := n.links.Connect(ctx, h, nil)
+			if err == nil {
+				conn.Close()
+			}
+			answers <- err
+		}) {
+			answers <- n.errClosed()
+		}
+	}
+	for range asked {
+		if err = <-answers; err == nil {
+			break
+		}
+	}
+	return asked, err
 }

@@ -292,7 +292,7 @@ func (s *Service) schedule() {
 // notActive returns the error of a host that does not serve the name. rec is the newest record that it knows.
 func (s *Service) notActive(rec resolver.Record) error {
 	e := transport.Errorf(CodeNotActive, "migrate: host %s is not active for service %s", s.node.self.ID, s.name)
-	if s.board.halted.Load() {
+	if s.board.hasHalted() {
 		e = transport.Errorf(CodeHalted, "migrate: service %s has halted on host %s", s.name, s.node.self.ID)
 	}
 	if rec.Version > 0 {
