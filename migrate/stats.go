@@ -126,12 +126,12 @@ func (s *Service) show(st *Status, p *published) {
 
 // counts are the counters of [ServiceStats] that the service itself keeps. They belong to the loop.
 type counts struct {
-	applied, events                      uint64
-	handoffsIn, failovers                uint64
-	joins, removals                      uint64
-	resent                               uint64
-	snapshotsSent, snapshotBytesSent     uint64
-	snapshotsReceived, snapshotBytesRcvd uint64
+	applied, events                          uint64
+	handoffsIn, failovers                    uint64
+	joins, removals                          uint64
+	resent                                   uint64
+	snapshotsSent, snapshotBytesSent         uint64
+	snapshotsReceived, snapshotBytesReceived uint64
 
 	activeAt, suspendedAt time.Duration // 0: not active, not suspended
 }
@@ -142,18 +142,18 @@ func (n *counts) show(p *published) {
 	p.HandoffsIn, p.Failovers = n.handoffsIn, n.failovers
 	p.Joins, p.Removals, p.Resent = n.joins, n.removals, n.resent
 	p.SnapshotsSent, p.SnapshotBytesSent = n.snapshotsSent, n.snapshotBytesSent
-	p.SnapshotsReceived, p.SnapshotBytesReceived = n.snapshotsReceived, n.snapshotBytesRcvd
+	p.SnapshotsReceived, p.SnapshotBytesReceived = n.snapshotsReceived, n.snapshotBytesReceived
 	p.activeAt, p.suspendedAt = n.activeAt, n.suspendedAt
 }
 
 // watch notes since when this host has been active and suspended.
 func (n *counts) watch(c *core.Core, now func() time.Duration) {
-	since(&n.activeAt, c.Role().Active(), now)
-	since(&n.suspendedAt, c.Suspended(), now)
+	noteSince(&n.activeAt, c.Role().Active(), now)
+	noteSince(&n.suspendedAt, c.Suspended(), now)
 }
 
-// since updates at, the time since which a condition has been true; 0 means that it is false.
-func since(at *time.Duration, is bool, now func() time.Duration) {
+// noteSince updates at, the time since which a condition has been true; 0 means that it is false.
+func noteSince(at *time.Duration, is bool, now func() time.Duration) {
 	switch {
 	case !is:
 		*at = 0

@@ -72,7 +72,7 @@ func (s *Service) fetched(r transfer.Result) {
 		}
 	} else {
 		s.counts.snapshotsReceived++
-		s.counts.snapshotBytesRcvd += uint64(r.Bytes)
+		s.counts.snapshotBytesReceived += uint64(r.Bytes)
 	}
 	s.replica.Restored(r.Fetch, r.Machine)
 }
