@@ -1,28 +1,9 @@
 package transport
 
 import (
-	"flag"
-	"fmt"
-	"os"
-	"runtime"
-	"runtime/pprof"
 	"testing"
-	"time"
+
+	"github.com/roam-go/roam/transport/internal/leak"
 )
 
-// Every goroutine that a test started has to end.
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if f := flag.Lookup("test.fuzz"); f != nil && f.Value.String() != "" {
-		os.Exit(code) // the fuzzer has goroutines of its own
-	}
-	for end := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > 1 && time.Now().Before(end); {
-		runtime.Gosched()
-	}
-	if n := runtime.NumGoroutine(); n > 1 && code == 0 {
-		fmt.Printf("%d goroutines are left\n", n)
-		pprof.Lookup("goroutine").WriteTo(os.Stdout, 1)
-		code = 1
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { leak.Main(m) }

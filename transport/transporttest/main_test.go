@@ -1,24 +1,9 @@
 package transporttest_test
 
 import (
-	"fmt"
-	"os"
-	"runtime"
-	"runtime/pprof"
 	"testing"
-	"time"
+
+	"github.com/roam-go/roam/transport/internal/leak"
 )
 
-// Every goroutine that a test started has to end.
-func TestMain(m *testing.M) {
-	code := m.Run()
-	for end := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > 1 && time.Now().Before(end); {
-		runtime.Gosched()
-	}
-	if n := runtime.NumGoroutine(); n > 1 && code == 0 {
-		fmt.Printf("%d goroutines are left\n", n)
-		pprof.Lookup("goroutine").WriteTo(os.Stdout, 1)
-		code = 1
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { leak.Main(m) }

@@ -18,9 +18,9 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"hash"
-	"hash/crc32"
 	"strings"
 
+	"github.com/roam-go/roam/migrate/internal/binenc"
 	"github.com/roam-go/roam/transport"
 	"github.com/roam-go/roam/transport/msgpack"
 )
@@ -37,12 +37,10 @@ const (
 	window = 8         // calls in flight: 2 MiB
 )
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
 func checksum(offset uint64, data []byte) uint32 {
 	var b [8]byte
 	binary.BigEndian.PutUint64(b[:], offset)
-	return crc32.Update(crc32.Update(0, castagnoli, b[:]), castagnoli, data)
+	return binenc.CRC(b[:], data)
 }
 
 // total is the hash of the chunks' entries.

@@ -1,11 +1,11 @@
 package machine
 
 import (
-	"encoding/binary"
 	"errors"
 	"strings"
 	"time"
 
+	"github.com/roam-go/roam/migrate/internal/binenc"
 	"github.com/roam-go/roam/migrate/internal/core"
 	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/transport"
@@ -99,26 +99,24 @@ func RefusalBody(err error) []byte {
 		e = transport.Errorf(wire.CodeApplication, "%s", err.Error())
 	}
 	b := make([]byte, 0, 16+len(e.Message)+len(e.Data))
-	b = binary.AppendUvarint(b, uint64(e.Code))
-	b = binary.AppendUvarint(b, uint64(len(e.Message)))
-	b = append(b, e.Message...)
+	b = binenc.AppendUvarints(b, uint64(e.Code))
+	b = binenc.AppendBytes(b, e.Message)
 	return append(b, e.Data...)
 }
 
 func readRefusal(b []byte) (*transport.Error, bool) {
-	code, n := binary.Uvarint(b)
-	if n <= 0 || code == 0 || code > 1<<32-1 {
+	var code uint64
+	b, ok := binenc.Uvarints(b, &code)
+	if !ok || code == 0 || code > 1<<32-1 {
 		return nil, false
 	}
-	b = b[n:]
-	size, n := binary.Uvarint(b)
-	if n <= 0 || size > uint64(len(b)-n) {
+	text, data, ok := binenc.Bytes(b)
+	if !ok {
 		return nil, false
 	}
-	b = b[n:]
-	e := &transport.Error{Code: transport.Code(code), Message: string(b[:size])}
-	if b = b[size:]; len(b) > 0 {
-		e.Data = b
+	e := &transport.Error{Code: transport.Code(code), Message: string(text)}
+	if len(data) > 0 {
+		e.Data = data
 	}
 	return e, true
 }
