@@ -38,6 +38,8 @@ type plan struct {
 	rate    float64
 	kill    bool
 	json    bool
+
+	moves int // the least number of moves; set by tests, which must not depend on the speed of the machine
 }
 
 func parse(args []string, w io.Writer) (plan, error) {
@@ -86,6 +88,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		return cli.ExitStatus(err)
 	}
+	return p.run(stdout, stderr)
+}
+
+// run executes the plan and returns the exit status.
+func (p plan) run(stdout, stderr io.Writer) int {
 	ctx, stop := cli.Interrupted(context.Background())
 	defer stop()
 	c, err := newSupervisor()
@@ -111,6 +118,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	c.stop()
 	fmt.Fprintf(out, "\n%s", t.tally.table())
 	result := t.tally.all()
+	result.Seconds = t.wrote.Seconds()
 	if p.json {
 		if err := json.NewEncoder(stdout).Encode(result); err != nil {
 			fmt.Fprintln(stderr, "tour:", err)
@@ -136,6 +144,7 @@ type tour struct {
 	ready   map[*child]string // what each child reported as Ready
 	flushed int               // clients whose messages are all acknowledged
 	begin   time.Time         // start of sending; zero before
+	wrote   time.Duration     // for which the clients have sent
 }
 
 // host is a host and its last reported role.
@@ -144,10 +153,11 @@ type host struct {
 	roleReport
 }
 
-// startTimeout bounds each step of the start; flushTimeout, the acknowledgements at the end; quietTimeout, the wait for the next
-// message when some have not arrived.
+// startTimeout bounds each step of the start; lateTimeout, the wait for a kill or moves that have not happened in time;
+// flushTimeout, the acknowledgements at the end; quietTimeout, the wait for the next message when some have not arrived.
 const (
 	startTimeout = 20 * time.Second
+	lateTimeout  = 30 * time.Second
 	flushTimeout = 30 * time.Second
 	quietTimeout = 5 * time.Second
 )
@@ -198,6 +208,7 @@ func (t *tour) run(ctx context.Context) error {
 	for _, c := range t.clients {
 		c.send(cmdStop)
 	}
+	t.wrote = t.elapsed()
 	if err := t.finish(); err != nil {
 		return err
 	}
@@ -237,17 +248,17 @@ func (t *tour) await(ctx context.Context, ms ...*child) error {
 	return nil
 }
 
-// write waits while the clients send, draws the timeline, and kills a host halfway through if planned. It returns early when
-// ctx ends.
+// write waits while the clients send, draws the timeline, and kills a host halfway through if planned. On a slow machine it takes
+// longer than planned: until the host is killed, and until the chat has moved often enough. It returns early when ctx ends.
 func (t *tour) write(ctx context.Context, dns string) error {
-	end := time.After(t.total)
+	end, late := time.After(t.total), time.After(t.total+lateTimeout)
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	var middle <-chan time.Time
 	if t.kill {
 		middle = time.After(t.total / 2)
 	}
-	for {
+	for over := false; !over || middle != nil || t.tally.all().Moves < t.moves; {
 		select {
 		case r := <-t.supervisor.reports:
 			if err := t.handle(r); err != nil {
@@ -268,13 +279,19 @@ func (t *tour) write(ctx context.Context, dns string) error {
 			}
 		case <-tick.C:
 		case <-end:
-			return nil
+			over = true
+		case <-late:
+			if middle != nil {
+				return fmt.Errorf("no standby was in sync within %v, so no host was killed: %s", t.elapsed(), t.progress())
+			}
+			return fmt.Errorf("the chat did not move %d times within %v: %s", t.moves, t.elapsed(), t.progress())
 		case <-ctx.Done():
 			return nil
 		}
 		t.line.advance(t.elapsed())
 		t.line.draw(t.elapsed(), t.progress(), false)
 	}
+	return nil
 }
 
 // victim returns the active host if a standby is in sync, because otherwise a crash loses the state by definition.

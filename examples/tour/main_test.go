@@ -22,11 +22,14 @@ func TestMain(m *testing.M) {
 	leaktest.Exit(m.Run(), 2) // os/signal keeps one goroutine
 }
 
-// runTour runs a tour and returns its result.
-func runTour(t *testing.T, args ...string) result {
+// runTour runs a tour, which lasts until the chat has moved at least so often, and returns its result.
+func runTour(t *testing.T, moves int, args ...string) result {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
-	status := run(args, &stdout, &stderr)
+	p, err := parse(args, &stderr)
+	require.NoError(t, err)
+	p.moves = moves
+	status := p.run(&stdout, &stderr)
 	require.Zero(t, status, "%s", &stderr)
 	lines := strings.Split(strings.TrimSpace(stdout.String()), "\n")
 	require.Len(t, lines, 1, "standard output contains only the JSON object")
@@ -40,8 +43,9 @@ func runTour(t *testing.T, args ...string) result {
 }
 
 func TestTour(t *testing.T) {
-	r := runTour(t, "-for", "3s", "-every", "500ms", "-json")
-	require.InDelta(t, 600, r.Sent, 60)
+	r := runTour(t, 2, "-for", "3s", "-every", "500ms", "-json")
+	require.GreaterOrEqual(t, r.Seconds, 3.0)
+	require.InEpsilon(t, 200*r.Seconds, r.Sent, 0.1)
 	require.Equal(t, r.Sent, r.Acknowledged)
 	require.Equal(t, 4*r.Acknowledged, r.Delivered)
 	require.True(t, r.clean())
@@ -52,7 +56,7 @@ func TestTour(t *testing.T) {
 }
 
 func TestTourKill(t *testing.T) {
-	r := runTour(t, "-for", "3s", "-every", "1s", "-clients", "2", "-kill", "-json")
+	r := runTour(t, 0, "-for", "3s", "-every", "1s", "-clients", "2", "-kill", "-json")
 	require.Equal(t, r.Sent, r.Acknowledged)
 	require.Equal(t, 2*r.Acknowledged, r.Delivered)
 	require.True(t, r.clean())

@@ -140,6 +140,8 @@ type result struct {
 	Moves        int    `json:"moves"`
 	Failovers    int    `json:"failovers"`
 	Pause        pauses `json:"pause_ms"`
+
+	Seconds float64 `json:"seconds"` // for which the clients have sent
 }
 
 type pauses struct {
