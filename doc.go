@@ -31,20 +31,20 @@
 // # Duties of the caller
 //
 //  1. Write a deterministic service. Its behavior must depend only on its commands, not on the clock, random numbers or map
-//     iteration order. Hosts compare hashes of their execution, and a host that diverges fetches a fresh copy. A service that
-//     diverges again and again cannot be repaired. Package migratetest tests a service.
+//     iteration order. Hosts compare hashes of their execution, and a host that diverges fetches a fresh copy. A service
+//     that diverges again and again cannot be repaired. Package migratetest tests a service.
 //  2. Make Snapshot fast for any size of the state, for example by copy-on-write. No command is applied while it runs.
 //  3. Use the same policy for a service in every process. If hosts should be identifiable in records and logs, give each a
-//     name (migrate.NodeConfig.ID); it defaults to one derived from the key. If an acknowledged command must never depend on a
-//     single host, set Policy.MinInSync to 2.
+//     name (migrate.NodeConfig.ID); it defaults to one derived from the key. If an acknowledged command must never depend on
+//     a single host, set Policy.MinInSync to 2.
 //  4. Run one resolver for all processes, with a file (resolver.ServerConfig), because records must survive a restart.
 //     resolver.Memory serves a single process.
-//  5. Keep the keys of the resolver, and of hosts with a directory, in files (transport.LoadIdentity). Otherwise a process has
-//     a new key after each start. Pin the resolver's key (resolver.ClientConfig); hosts and clients then pin one another by
-//     the record. Configure who may change a record (resolver.ServerConfig).
+//  5. Keep the keys of the resolver, and of hosts with a directory, in files (transport.LoadIdentity). Otherwise a process
+//     has a new key after each start. Pin the resolver's key (resolver.ClientConfig); hosts and clients then pin one another
+//     by the record. Configure who may change a record (resolver.ServerConfig).
 //  6. Leave with Shutdown. To the other hosts, Close looks like a crash.
-//  7. Handle the errors that end a client, migrate.ErrSessionExpired and migrate.ErrStateLost. Only the application can decide
-//     whether to continue with a new session.
+//  7. Handle the errors that end a client, migrate.ErrSessionExpired and migrate.ErrStateLost. Only the application can
+//     decide whether to continue with a new session.
 //
 // # Roles
 //
@@ -53,24 +53,25 @@
 //   - latent: present, without a copy. It can fetch one.
 //   - joining: fetching a copy and catching up.
 //   - standby: a member of the in-sync set. It holds every acknowledged command and can become active.
-//   - recovering: has become active and waits until all members of the in-sync set have acknowledged its term. It serves once
-//     its applier has also applied everything committed before (migrate.Report.Applying).
+//   - recovering: has become active and waits until all members of the in-sync set have acknowledged its term. It serves
+//     once its applier has also applied everything committed before (migrate.Report.Applying).
 //   - active: the leader. It orders commands, answers clients and pushes events. Each term has at most one active host, and
 //     only that of the highest term can commit.
 //   - halted: has stopped the service on this host, because continuing could violate its guarantees.
 //
 // The resolver makes no decisions of its own. It keeps one record per name: the active host, the in-sync set, and the term,
 // a pair (Loss, Epoch) that never decreases. It accepts a change only if the proposer has seen the current version and the
-// rules allow it (resolver.Check): only the active host changes the in-sync set, and only a member of the set becomes active.
+// rules allow it (resolver.Check): only the active host changes the in-sync set, and only a member of the set becomes
+// active.
 //
 // # Commands
 //
 // The active host appends a command to the log and sends it to the members of the in-sync set. When all of them hold it, the
 // command is committed. Hosts apply it and the client receives its reply only after that, so nothing is ever rolled back.
-// Acknowledged means: committed by all members of the in-sync set and applied by the active host. An applier, which runs beside
-// the protocol, applies the commands one at a time; it may take any time without endangering the host's role.
-// Sessions, with the replies that a client may request again, are part of the replicated state. A command that a client sends
-// twice, to any host, is therefore executed once.
+// Acknowledged means: committed by all members of the in-sync set and applied by the active host. An applier, which runs
+// beside the protocol, applies the commands one at a time; it may take any time without endangering the host's role.
+// Sessions, with the replies that a client may request again, are part of the replicated state. A command that a client
+// sends twice, to any host, is therefore executed once.
 //
 // # A move, step by step
 //
@@ -82,10 +83,11 @@
 //  5. It announces the next host to its clients. Each connects to it at a random time within a window and parks the
 //     connection.
 //  6. It asks the target to take over, and still serves.
-//  7. The target makes itself active in the record. This compare-and-swap decides the move. The old host can no longer commit
-//     entries in flight, because the target no longer acknowledges them.
+//  7. The target makes itself active in the record. This compare-and-swap decides the move. The old host can no longer
+//     commit entries in flight, because the target no longer acknowledges them.
 //  8. The target sends the rest of the log again in its own epoch, plus one entry of its own. When all members have
-//     acknowledged them, and it has applied everything committed before, it serves. The pause lasts from step 7 to this point.
+//     acknowledged them, and it has applied everything committed before, it serves. The pause lasts from step 7 to this
+//     point.
 //  9. Both hosts notify the clients, which resume their sessions on the parked connections and resend commands without a
 //     reply.
 //  10. Hosts in excess of the configured number of copies leave the in-sync set and release their copies.
@@ -93,24 +95,24 @@
 // If a step fails, the service stays where it is. Nothing has to be undone, because the old host serves until step 7.
 // migrate.Report contains the duration of each step.
 //
-// A failover starts at step 7. A standby that has not heard from the active host for migrate.NodeConfig.FailureTimeout, or that
-// detects that no process listens at the active host's address, takes over by the same compare-and-swap and excludes the
-// old host.
+// A failover starts at step 7. A standby that has not heard from the active host for migrate.NodeConfig.FailureTimeout, or
+// that detects that no process listens at the active host's address, takes over by the same compare-and-swap and excludes
+// the old host.
 //
 // # Fencing
 //
 // Safety never depends on time: clocks and timeouts only determine when to try. The term fences a deposed active host. Every
 // message between hosts carries the term, and a host rejects messages of a lower term than it knows. The record's version
-// rejects late proposals. A client ignores hosts of a lower term than it has seen. The active host answers a query only after
-// all members have confirmed that it is still active. A service that acts on an external system should pass
+// rejects late proposals. A client ignores hosts of a lower term than it has seen. The active host answers a query only
+// after all members have confirmed that it is still active. A service that acts on an external system should pass
 // migrate.Command.Epoch as a fencing token, so that the system can reject lower epochs.
 //
 // # Trust
 //
 // Every process has an Ed25519 key, proven by TLS 1.3. The record contains the key of each host. Clients and hosts accept a
 // connection as that host's only if it proves that key. A host accepts messages about a service only from hosts that the
-// record, or the resolver's list of present hosts, names with their key; a message from any other host only causes it to read
-// the record. A session belongs to the key that opened it. The resolver therefore decides who may participate:
+// record, or the resolver's list of present hosts, names with their key; a message from any other host only causes it to
+// read the record. A session belongs to the key that opened it. The resolver therefore decides who may participate:
 // resolver.ServerConfig sets who may announce a host and change a record. By default everyone may; see SECURITY.md.
 //
 // # Guarantees
@@ -146,11 +148,11 @@
 // By default, durability means memory. An acknowledged command survives while at least one host of the in-sync set keeps its
 // memory or its directory; the set has 2 hosts by default, the active one and a standby. A host without a directory
 // (migrate.NodeConfig.Dir) loses its copy with its process, so a power failure of all hosts loses the state. A host with a
-// directory forces a command to disk before it acknowledges it, and recovers its copy on restart: after a power failure of all
-// hosts, the service resumes with its sessions and events as soon as one of the hosts in sync restarts. Hosts of both kinds can
-// serve together. If fewer hosts are present than the policy requests, the service continues with fewer copies, unless
-// Policy.MinInSync requires it to wait. With MinInSync n, an acknowledged command is lost only if n hosts of the in-sync set
-// lose their copies.
+// directory forces a command to disk before it acknowledges it, and recovers its copy on restart: after a power failure of
+// all hosts, the service resumes with its sessions and events as soon as one of the hosts in sync restarts. Hosts of both
+// kinds can serve together. If fewer hosts are present than the policy requests, the service continues with fewer copies,
+// unless Policy.MinInSync requires it to wait. With MinInSync n, an acknowledged command is lost only if n hosts of the
+// in-sync set lose their copies.
 //
 // # Limits
 //
@@ -180,7 +182,7 @@
 //   - It is not a database: the state must fit in memory. A directory serves recovery, not reads.
 //   - It does not scale one service horizontally: one host is active. To scale, run many services on many hosts.
 //   - It does not protect against malicious hosts: a host that may serve a name controls that service.
-//   - It has no consensus of its own: the resolver is a single point of decision. While it is unavailable, no service changes
-//     hands.
+//   - It has no consensus of its own: the resolver is a single point of decision. While it is unavailable, no service
+//     changes hands.
 //   - It offers no choice of consistency: all commands are ordered, and all queries are linearizable.
 package roam

@@ -30,8 +30,8 @@ import (
 
 // The benchmark measures the fan-out of one participant's messages to all others. It is compared with a limit: a minimal
 // program on package net, in which a few goroutines write the same blocks of messages to as many connections, and one
-// goroutine per connection reads them as a four-byte length and a freshly allocated message. The limit has no log, no standby,
-// no names and no sequence numbers, and reads in the goroutine that owns the connection.
+// goroutine per connection reads them as a four-byte length and a freshly allocated message. The limit has no log, no
+// standby, no names and no sequence numbers, and reads in the goroutine that owns the connection.
 const (
 	benchText  = 128  // bytes of a message
 	benchBlock = 256  // messages in a block

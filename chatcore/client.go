@@ -224,9 +224,9 @@ func (c *Client) Name() string { return c.name }
 // Where returns the host that serves the room, or the zero Host if none is known.
 func (c *Client) Where() resolver.Host { return c.session.Where() }
 
-// Say sends text to all participants, this client included, and waits until the room has accepted it. The room then publishes
-// it, or holds it until the chat begins. It is published exactly once, across moves and failovers. If ctx ends first, it may
-// still be published.
+// Say sends text to all participants, this client included, and waits until the room has accepted it. The room then
+// publishes it, or holds it until the chat begins. It is published exactly once, across moves and failovers. If ctx ends
+// first, it may still be published.
 //
 // Errors: [ErrBadText], [ErrHeldFull], and [ErrNotJoined] if a newer session with the same key has taken over the name.
 func (c *Client) Say(ctx context.Context, text string) error {
@@ -234,8 +234,9 @@ func (c *Client) Say(ctx context.Context, text string) error {
 	return err
 }
 
-// Send is like Say but does not wait for the room's reply. It blocks only while the queue of unacknowledged messages is full.
-// Messages are published in the order of the Send and Say calls. The returned call reports the outcome and can be ignored.
+// Send is like Say but does not wait for the room's reply. It blocks only while the queue of unacknowledged messages is
+// full. Messages are published in the order of the Send and Say calls. The returned call reports the outcome and can be
+// ignored.
 func (c *Client) Send(ctx context.Context, text string) (*migrate.Call, error) {
 	cmd := command{Op: opSay, Text: text}.encode()
 	for {
@@ -324,8 +325,8 @@ func (c *Client) Messages(ctx context.Context) iter.Seq2[Message, error] {
 	}
 }
 
-// Leave waits until the room has processed all messages sent before, leaves the room, which notifies the other participants at
-// once, and closes the client.
+// Leave waits until the room has processed all messages sent before, leaves the room, which notifies the other participants
+// at once, and closes the client.
 func (c *Client) Leave(ctx context.Context) error {
 	err := c.session.Shutdown(ctx)
 	return errors.Join(err, c.Close())

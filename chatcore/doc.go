@@ -25,8 +25,8 @@
 //   - While a participant is in the room, its name belongs to the key that joined with it. A new session with the same key
 //     takes the name over, so a user whose client crashed can return at once. If the transport proves no keys, the
 //     name becomes free only when the old session expires.
-//   - The chat begins when [Config.MinParticipants] distinct participants have joined. The room holds earlier messages, keeps
-//     them across moves, and then publishes them in the order in which they were sent.
+//   - The chat begins when [Config.MinParticipants] distinct participants have joined. The room holds earlier messages,
+//     keeps them across moves, and then publishes them in the order in which they were sent.
 //   - The fields of [Config] bound all state.
 //
 // # Names and texts
@@ -46,9 +46,9 @@
 //
 // Private messages go directly from client to client. The sender asks the room for the receiver's address and key, connects,
 // and requires that key. The receiver requires that the connection proves the key that the room has for the sender's name.
-// The room never sees private messages. A malicious host of the room could give a wrong key only to a client that has not yet
-// seen the right one: each client pins the first key of each name and rejects any other ([Client.Forget] removes the pin).
-// To exclude this attack, compare [Participant.Key] over another channel.
+// The room never sees private messages. A malicious host of the room could give a wrong key only to a client that has not
+// yet seen the right one: each client pins the first key of each name and rejects any other ([Client.Forget] removes the
+// pin). To exclude this attack, compare [Participant.Key] over another channel.
 //
 // While the room moves, a client uses its last answer about a participant.
 //
@@ -87,7 +87,7 @@
 // The token belongs to the connection. The id is a random number below 2^53. A client that sends a message again on another
 // connection uses the same id; the receiver answers [CodeReplay] if it has already delivered that message.
 //
-// A snapshot is a sequence of records. Each record is a length (unsigned varint) followed by an array: first a header with the
-// limits and counters, then the participants counted towards MinParticipants, the participants in the room, the held messages
-// and the history.
+// A snapshot is a sequence of records. Each record is a length (unsigned varint) followed by an array: first a header with
+// the limits and counters, then the participants counted towards MinParticipants, the participants in the room, the held
+// messages and the history.
 package chatcore

@@ -1,6 +1,7 @@
 package chatcore
 
-// fifoCache is a map of at most limit entries that evicts the oldest entry first. The zero value with a limit is ready to use.
+// fifoCache is a map of at most limit entries that evicts the oldest entry first. The zero value with a limit is ready to
+// use.
 type fifoCache[K comparable, V any] struct {
 	limit int
 	m     map[K]V

@@ -28,17 +28,17 @@ type link struct {
 	used  time.Time
 }
 
-// Private sends text directly to one participant's client and waits until it has arrived. The connection is pinned to the key
-// that the room has for the name. While the room moves, Private works for participants that this client has looked up before.
-// Of concurrent calls for one participant, only a few are in flight at a time; the others wait.
+// Private sends text directly to one participant's client and waits until it has arrived. The connection is pinned to the
+// key that the room has for the name. While the room moves, Private works for participants that this client has looked up
+// before. Of concurrent calls for one participant, only a few are in flight at a time; the others wait.
 //
-// The client pins the first key of each name for its lifetime. If the name later has another key, messages to and from it are
-// rejected until [Client.Forget].
+// The client pins the first key of each name for its lifetime. If the name later has another key, messages to and from it
+// are rejected until [Client.Forget].
 //
 // After these errors the message has not arrived: [ErrNoSuchName]; [ErrNoPrivate] if the participant accepts no private
 // messages; [ErrPeerUnreachable]; [ErrPeerKey] if the peer proves another key or the key has changed; [ErrPeerRefused] with
-// the reason given by the participant's client; [ErrUnverified]; [ErrBadText]. It may have arrived after [ErrPeerLost], which
-// means that the connection broke before the answer and resending failed, and after the error of ctx.
+// the reason given by the participant's client; [ErrUnverified]; [ErrBadText]. It may have arrived after [ErrPeerLost],
+// which means that the connection broke before the answer and resending failed, and after the error of ctx.
 func (c *Client) Private(ctx context.Context, to, text string) error {
 	p := c.private
 	if err := p.requireKeys(); err != nil {
@@ -239,7 +239,8 @@ func (p *private) removeLink(peer transport.Peer, l *link) {
 	}
 }
 
-// evictIdle removes the least recently used idle link, if any, and returns its connection for closing. The caller holds p.mu.
+// evictIdle removes the least recently used idle link, if any, and returns its connection for closing. The caller holds
+// p.mu.
 func (p *private) evictIdle() transport.Conn {
 	var oldest *link
 	var at transport.Peer

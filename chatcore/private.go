@@ -213,8 +213,8 @@ func (p *private) checkKey(who Participant) error {
 	return nil
 }
 
-// Forget removes the pinned key of a name. The next private message to or from the name pins the key that the room has for it
-// then.
+// Forget removes the pinned key of a name. The next private message to or from the name pins the key that the room has for
+// it then.
 func (c *Client) Forget(name string) {
 	id := nameID(name)
 	c.private.mu.Lock()

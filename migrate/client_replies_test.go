@@ -52,8 +52,8 @@ func goMany(t *testing.T, c *Client, name string, n int, sent *[]string) (calls 
 	return calls
 }
 
-// A command whose reply is lost, and dropped by the host before the client asks again, fails with ErrReplyGone. Later commands
-// keep their numbers and get their own replies.
+// A command whose reply is lost, and dropped by the host before the client asks again, fails with ErrReplyGone. Later
+// commands keep their numbers and get their own replies.
 func TestReplyGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const size = 100

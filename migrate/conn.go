@@ -211,8 +211,8 @@ func (c *inbound) take(q *serve.Request) {
 	c.enter(q.Size())
 }
 
-// enter waits until the intake has room or the connection has ended. Before it waits, it starts the loop, so that admitted items
-// do not wait as well.
+// enter waits until the intake has room or the connection has ended. Before it waits, it starts the loop, so that admitted
+// items do not wait as well.
 func (c *inbound) enter(size int) {
 	if !c.conn.TryEnter(size) {
 		c.work()

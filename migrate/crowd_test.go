@@ -25,8 +25,8 @@ func (s spreads) Handle(_ transport.Conn, q *transport.Request) {
 
 func (s spreads) Closed(transport.Conn, error) {}
 
-// Clients are told of the spread when they come and, once a second at most, when they have become twice as many; a connection's
-// end takes with it all its sessions and no others.
+// Clients are told of the spread when they come and, once a second at most, when they have become twice as many; a
+// connection's end takes with it all its sessions and no others.
 func TestManyClients(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "a", "b")

@@ -12,8 +12,8 @@
 //	c, err := migrate.Dial(ctx, "counter.example", migrate.ClientConfig{Resolver: res, Transport: tr})
 //	reply, err := c.Do(ctx, []byte("+1"))
 //
-// Node, Service and Client are safe for concurrent use. The library holds no lock when it calls a callback. The package example
-// of module roam is a complete program; the root package documents roles, moves and guarantees.
+// Node, Service and Client are safe for concurrent use. The library holds no lock when it calls a callback. The package
+// example of module roam is a complete program; the root package documents roles, moves and guarantees.
 //
 // The wire formats and the format on disk are specified in [PROTOCOL.md]. [FAULTS.md] lists the faults that are tested, and
 // [PERFORMANCE.md] the measurements.
@@ -35,31 +35,31 @@
 //
 // # Failures
 //
-// If Apply panics on a command, the effect is the same on every host: the client receives [ErrPanic], the service continues with
-// the state as the panic left it, without the events of that command, and [Hooks].Failed is called. An error of Apply is
-// a reply like any other. A command that Validate refused still takes a place in the log, so that a repeated request receives
-// the same answer.
+// If Apply panics on a command, the effect is the same on every host: the client receives [ErrPanic], the service continues
+// with the state as the panic left it, without the events of that command, and [Hooks].Failed is called. An error of Apply
+// is a reply like any other. A command that Validate refused still takes a place in the log, so that a repeated request
+// receives the same answer.
 //
 // Every 4,096 entries, the active host orders a hash check. It covers all entries applied up to a recent point, with their
 // replies, errors and events, and the result of a [Hasher]. A standby with a different hash calls Hooks.Failed, leaves the
 // in-sync set and fetches a fresh copy.
 //
-// A host whose disk fails ([NodeConfig.Dir]) acknowledges nothing more: it calls Hooks.Failed and halts the service, and the other
-// hosts continue. The disk is validated at the next start.
+// A host whose disk fails ([NodeConfig.Dir]) acknowledges nothing more: it calls Hooks.Failed and halts the service, and the
+// other hosts continue. The disk is validated at the next start.
 //
 // A host halts a service ([Halted]) if it meets an entry of an unknown kind or detects a violated invariant of the
 // protocol. Its other services continue.
 //
 // A command can kill the process that applies it, for example by a stack overflow. Standbys apply only what their active
-// host has applied, so such a command kills the hosts one at a time, not all at once. After three consecutive hosts took over and
-// died before they committed anything, the next one does not take over: it is Halted, calls Hooks.Failed, answers with
-// [ErrHalted], and keeps its copy, so that [Node.Reset] can continue without that command. Handoffs, and takeovers with no
-// uncommitted entries, are not counted.
+// host has applied, so such a command kills the hosts one at a time, not all at once. After three consecutive hosts took
+// over and died before they committed anything, the next one does not take over: it is Halted, calls Hooks.Failed, answers
+// with [ErrHalted], and keeps its copy, so that [Node.Reset] can continue without that command. Handoffs, and takeovers with
+// no uncommitted entries, are not counted.
 //
 // # Observability
 //
-// [Service.Status] describes a service on this node. [Service.Stats] and [Client.Stats] return counters and gauges. [Hooks] and
-// the loggers report events.
+// [Service.Status] describes a service on this node. [Service.Stats] and [Client.Stats] return counters and gauges. [Hooks]
+// and the loggers report events.
 //
 // [PROTOCOL.md]: https://github.com/roam-go/roam/blob/main/migrate/PROTOCOL.md
 // [FAULTS.md]: https://github.com/roam-go/roam/blob/main/migrate/FAULTS.md

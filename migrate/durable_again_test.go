@@ -26,8 +26,8 @@ func (f stallFS) Create(name string) (wal.File, error) {
 	return f.OS.Create(name)
 }
 
-// Host gives up while the disk is slow, the service halts, and Host is called again: what is still being written for the first
-// call does no harm to what is acknowledged in the second, which waits for it, though not for ever.
+// Host gives up while the disk is slow, the service halts, and Host is called again: what is still being written for the
+// first call does no harm to what is acknowledged in the second, which waits for it, though not for ever.
 func TestDurableHostAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

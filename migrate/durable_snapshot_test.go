@@ -43,8 +43,8 @@ func (s unwillingSnapshot) WriteTo(w io.Writer) (int64, error) {
 	return s.Snapshot.WriteTo(w)
 }
 
-// A service that does not give away its state keeps its log: it goes on, says so whenever the log has grown by as much again,
-// and nothing is lost.
+// A service that does not give away its state keeps its log: it goes on, says so whenever the log has grown by as much
+// again, and nothing is lost.
 func TestDurableSnapshotFails(t *testing.T) {
 	for name, fail := range map[string]func(*unwilling) *atomic.Bool{
 		"Snapshot": func(u *unwilling) *atomic.Bool { return &u.capture },

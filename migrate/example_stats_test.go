@@ -8,8 +8,8 @@ import (
 	"github.com/roam-go/roam/migrate"
 )
 
-// What is to be seen from outside is for the program to choose. Here package expvar shows it, at /debug/vars of the program's
-// HTTP server if it has one.
+// What is to be seen from outside is for the program to choose. Here package expvar shows it, at /debug/vars of the
+// program's HTTP server if it has one.
 func ExampleService_Stats() {
 	ctx := context.Background()
 	l := newLAN()

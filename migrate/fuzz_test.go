@@ -27,8 +27,8 @@ func mustMarshal(tb testing.TB, v any) []byte {
 	return b
 }
 
-// hostile makes a bubble with a service on one host, and a connection of which call says what came. With all, everything must
-// be answered.
+// hostile makes a bubble with a service on one host, and a connection of which call says what came. With all, everything
+// must be answered.
 func hostile(t *testing.T, all bool, f func(s *Service, call func(method string, params []byte))) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "a")

@@ -208,7 +208,8 @@ func TestHandoffCancelled(t *testing.T) {
 	})
 }
 
-// At one moment after the other of a handoff the target or the source dies or falls silent. The resolver is on a host of its own.
+// At one moment after the other of a handoff the target or the source dies or falls silent. The resolver is on a host of its
+// own.
 func TestHandoffCutShort(t *testing.T) {
 	for _, victim := range []string{"source", "target"} {
 		for _, target := range []string{"b", "c"} { // in sync and latent

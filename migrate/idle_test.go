@@ -53,7 +53,8 @@ func TestIdleServicesShare(t *testing.T) {
 }
 
 // bubble returns how many goroutines the bubble has, and the stacks of all. runtime.NumGoroutine may count 33 too many: it
-// does not see the memory of goroutines that have ended while the scheduler moves it from a processor's list to the common one.
+// does not see the memory of goroutines that have ended while the scheduler moves it from a processor's list to the common
+// one.
 func bubble() (n int, stacks []byte) {
 	buf := make([]byte, 1<<20)
 	buf = buf[:runtime.Stack(buf, true)]
@@ -109,8 +110,8 @@ func memoryInUse() int64 {
 	return int64(m.HeapAlloc + m.StackInuse)
 }
 
-// BenchmarkIdleServices is what services that nobody uses cost two hosts and their resolver in a second, over TCP: an operation
-// is a second. Those without a standby cost the announcement of their names alone.
+// BenchmarkIdleServices is what services that nobody uses cost two hosts and their resolver in a second, over TCP: an
+// operation is a second. Those without a standby cost the announcement of their names alone.
 func BenchmarkIdleServices(b *testing.B) {
 	for _, bc := range []struct{ services, standbys int }{
 		{1, 1}, {100, 1}, {1000, 1}, {1000, 0}, {10_000, 0}, {100_000, 0},

@@ -20,9 +20,9 @@ import (
 )
 
 // BenchmarkMoveInSync moves a service to and fro between two hosts that hold its state. What counts is how long a writer who
-// waits for each answer has to wait while that happens (gap), and how long it takes until the last client is where it belongs,
-// from when the first one has heard of the move (all). There is a process for each host, for the name service, and for all
-// clients. The limit is a switch by hand, see switchHost.
+// waits for each answer has to wait while that happens (gap), and how long it takes until the last client is where it
+// belongs, from when the first one has heard of the move (all). There is a process for each host, for the name service, and
+// for all clients. The limit is a switch by hand, see switchHost.
 func BenchmarkMoveInSync(b *testing.B) {
 	for _, clients := range []int{1, 1000} {
 		for _, tls := range []bool{false, true} {
@@ -34,7 +34,8 @@ func BenchmarkMoveInSync(b *testing.B) {
 	}
 }
 
-// startRole starts a process that does its part by [benchRole], and then what it is told, line by line. ready is its first line.
+// startRole starts a process that does its part by [benchRole], and then what it is told, line by line. ready is its first
+// line.
 func startRole(b *testing.B, role, arg string, env ...string) (p *process, ready string) {
 	p = startProcess(b, append(env, "ROAM_BENCH_ROLE="+role, "ROAM_BENCH_ARG="+arg)...)
 	require.True(b, p.out.Scan(), "the process has ended")

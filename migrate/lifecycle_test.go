@@ -216,7 +216,8 @@ func (l *late) Restore(r io.Reader) error {
 	return err
 }
 
-// Who leaves gives up the copy that is on its way. What comes of that later is nothing to the same host that stands by again.
+// Who leaves gives up the copy that is on its way. What comes of that later is nothing to the same host that stands by
+// again.
 func TestLeaveWhileCopying(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "a")

@@ -27,8 +27,8 @@ func TestFarHost(t *testing.T) {
 	})
 }
 
-// A host that has started again elsewhere, with one of two services, is spoken to over one connection by the service that knows
-// where it is, whatever the other one tries; and the other one finds it when it hosts that, too.
+// A host that has started again elsewhere, with one of two services, is spoken to over one connection by the service that
+// knows where it is, whatever the other one tries; and the other one finds it when it hosts that, too.
 func TestLinkToEachAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "a")

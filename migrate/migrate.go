@@ -9,16 +9,17 @@ import (
 
 // Migratable is a service that can move: a deterministic state machine, as in libraries for replicated state machines.
 //
-// Equal commands in equal order must produce equal states, replies and events on every host. Apply must not read a clock (use
-// [Command.Time]), draw random numbers, or depend on map iteration order. Side effects in Apply happen on every host. Package
-// migratetest tests an implementation.
+// Equal commands in equal order must produce equal states, replies and events on every host. Apply must not read a clock
+// (use [Command.Time]), draw random numbers, or depend on map iteration order. Side effects in Apply happen on every host.
+// Package migratetest tests an implementation.
 //
 // Each copy of a service has an applier, which calls the methods one at a time, but not always on the same goroutine. Only a
 // returned [Snapshot] is written concurrently with later calls, and a [ConcurrentQuerier] answers queries concurrently. A
-// call may take any time. Meanwhile its host remains active or in sync: it sends heartbeats, acknowledges entries to other hosts
-// and orders commands, and other services are not affected. The clients of the service wait for their replies. If too many
-// committed entries wait to be applied, the active host orders no more and clients are held back: it asks them to retry. A standby
-// that is too far behind is removed from the in-sync set. [Hooks].Failed reports a call that has not returned after 5 s, with [ErrBusy].
+// call may take any time. Meanwhile its host remains active or in sync: it sends heartbeats, acknowledges entries to other
+// hosts and orders commands, and other services are not affected. The clients of the service wait for their replies. If too
+// many committed entries wait to be applied, the active host orders no more and clients are held back: it asks them to
+// retry. A standby that is too far behind is removed from the in-sync set. [Hooks].Failed reports a call that has not
+// returned after 5 s, with [ErrBusy].
 //
 // A [Client] must not be used inside Apply, because the service would wait for itself: Do and Query return [ErrForbidden].
 //
@@ -57,33 +58,33 @@ type Querier interface {
 	Query(q []byte) ([]byte, error)
 }
 
-// ConcurrentQuerier is a [Querier] whose Query may run concurrently with all other methods and with itself. It does not wait for
-// an Apply that began after the query was sent. The service must synchronize access to its state.
+// ConcurrentQuerier is a [Querier] whose Query may run concurrently with all other methods and with itself. It does not wait
+// for an Apply that began after the query was sent. The service must synchronize access to its state.
 type ConcurrentQuerier interface {
 	Querier
 	// ConcurrentQueries is never called. It marks Query as safe for concurrent use.
 	ConcurrentQueries()
 }
 
-// Validator refuses commands before they are ordered, on the active host only. A refused command never reaches Apply, and its
-// client receives the error. Validate sees the current state, possibly before earlier commands are applied, and must not
+// Validator refuses commands before they are ordered, on the active host only. A refused command never reaches Apply, and
+// its client receives the error. Validate sees the current state, possibly before earlier commands are applied, and must not
 // change it.
 type Validator interface {
 	Validate(cmd Command) error
 }
 
 // SessionCloser is notified when a session ends: its client closed it, or it expired because the client was disconnected for
-// longer than [Policy.SessionTimeout], or a new session evicted it. SessionClosed is called in log order like Apply and may emit
-// events. cmd has no Body and no Seq.
+// longer than [Policy.SessionTimeout], or a new session evicted it. SessionClosed is called in log order like Apply and may
+// emit events. cmd has no Body and no Seq.
 type SessionCloser interface {
 	// SessionClosed is called after the session cmd.Session has ended.
 	SessionClosed(cmd Command)
 }
 
-// Hasher lets hosts detect that their states differ, which a nondeterministic service could otherwise hide. Hash is called on
-// every host at the same places in the log, every few thousand entries. Equal states must have equal hashes. Hash should be
-// cheap, because nothing is applied meanwhile: for example, it returns a sum that Apply maintains. Without a Hasher, hosts compare
-// only replies, errors and events. A standby whose hash differs from the active host's fetches a fresh copy.
+// Hasher lets hosts detect that their states differ, which a nondeterministic service could otherwise hide. Hash is called
+// on every host at the same places in the log, every few thousand entries. Equal states must have equal hashes. Hash should
+// be cheap, because nothing is applied meanwhile: for example, it returns a sum that Apply maintains. Without a Hasher,
+// hosts compare only replies, errors and events. A standby whose hash differs from the active host's fetches a fresh copy.
 type Hasher interface {
 	Hash() uint64
 }

@@ -33,8 +33,8 @@ type NodeConfig struct {
 	Transport transport.Transport
 
 	// ID is the host's name, unique among the hosts of its services: up to 128 bytes of printable UTF-8 without spaces. It
-	// defaults to a name derived from the transport's key, or a random one if the transport proves no key. If two processes have
-	// the same ID, the resolver refuses to announce the first one, and Hooks.Failed reports that.
+	// defaults to a name derived from the transport's key, or a random one if the transport proves no key. If two processes
+	// have the same ID, the resolver refuses to announce the first one, and Hooks.Failed reports that.
 	ID string
 	// Listen is the listener's address in the form that [transport.Transport] accepts. It defaults to ":0".
 	Listen string
@@ -47,15 +47,15 @@ type NodeConfig struct {
 	// none: the node keeps its services in memory. Hosts with and without a directory may serve together.
 	//
 	// The node creates the directory if it does not exist. It belongs to one host with one key, which must be kept as well
-	// ([transport.LoadIdentity]), and to one process at a time: any other use fails with [ErrStore]. Never replace it by an older
-	// copy, and never remove files from it: a service whose Policy.MinInSync counts on the missing files may need [Node.Reset].
-	// A service that the node has left leaves no files behind. Each acknowledgement waits for the disk; entries that arrive
-	// together share a write. One file is open per service.
+	// ([transport.LoadIdentity]), and to one process at a time: any other use fails with [ErrStore]. Never replace it by an
+	// older copy, and never remove files from it: a service whose Policy.MinInSync counts on the missing files may need
+	// [Node.Reset]. A service that the node has left leaves no files behind. Each acknowledgement waits for the disk; entries
+	// that arrive together share a write. One file is open per service.
 	Dir string
 
 	// Heartbeat is the longest interval between two messages of an active host. It defaults to 100 ms. FailureTimeout is how
-	// long a host may be silent before it is replaced or removed, at least 3 heartbeats. It defaults to 500 ms, or to 5 heartbeats
-	// if that is more. A host whose process has died is detected sooner.
+	// long a host may be silent before it is replaced or removed, at least 3 heartbeats. It defaults to 500 ms, or to 5
+	// heartbeats if that is more. A host whose process has died is detected sooner.
 	Heartbeat, FailureTimeout time.Duration
 	// PresenceTTL is the presence lease's duration: how long the resolver lists this host after its last announcement. It
 	// defaults to 3 s.
@@ -70,9 +70,9 @@ type NodeConfig struct {
 	grow int64  // for tests: the growth of a log after which the state is written
 }
 
-// Hooks report events of a node to the program. They are called one at a time, on a separate goroutine that holds no lock. They may
-// call the library, except for Shutdown and Close of this node, which wait for them. A slow hook delays only later hook calls.
-// No hook is called after Close has returned.
+// Hooks report events of a node to the program. They are called one at a time, on a separate goroutine that holds no lock.
+// They may call the library, except for Shutdown and Close of this node, which wait for them. A slow hook delays only later
+// hook calls. No hook is called after Close has returned.
 type Hooks struct {
 	// Moved is called on the host that began a handoff when the handoff has ended, with the error if it failed. It is not
 	// called for failovers.
@@ -125,7 +125,8 @@ func (c *NodeConfig) validate() error {
 	return nil
 }
 
-// Node hosts services in a process: any number of them, with one listener and one announcement. It is safe for concurrent use.
+// Node hosts services in a process: any number of them, with one listener and one announcement. It is safe for concurrent
+// use.
 type Node struct {
 	cfg   NodeConfig
 	self  resolver.Host
@@ -244,13 +245,13 @@ func (n *Node) Self() resolver.Host { return n.self }
 // now returns the time used by the cores: the time since the node's start.
 func (n *Node) now() time.Duration { return time.Since(n.start) }
 
-// Host makes this node a host of a service. If the service has no record, Host creates it with an empty state and returns when this
-// node serves it. If it exists, the node stands by, as after [Node.Standby], unless none of the hosts that held the state
-// answers: then the error is [ErrNoHost]. A node whose own [NodeConfig.Dir] holds the state continues with it.
+// Host makes this node a host of a service. If the service has no record, Host creates it with an empty state and returns
+// when this node serves it. If it exists, the node stands by, as after [Node.Standby], unless none of the hosts that held
+// the state answers: then the error is [ErrNoHost]. A node whose own [NodeConfig.Dir] holds the state continues with it.
 //
 // After a power failure of hosts that all have a directory, they may restart in any order. The others wait for the one that
-// holds the latest state: retry Host until it has started. Only if it never returns, use [Node.Reset], which discards what only
-// that host holds.
+// holds the latest state: retry Host until it has started. Only if it never returns, use [Node.Reset], which discards what
+// only that host holds.
 //
 // fresh creates an empty instance of the service. It is called once for each copy on this node. ctx limits the call
 // alone: the service is hosted until [Service.Leave], [Node.Shutdown] or [Node.Close]. A service's name is 1 to 253 bytes of
@@ -283,8 +284,8 @@ func (n *Node) errClosed() error {
 	return transport.Errorf(transport.CodeClosed, "migrate: host %s is closed", n.self.ID)
 }
 
-// Standby makes this node a latent host of a service: it fetches a copy, or takes over the service, when the active host requests
-// that. The service need not exist yet. fresh and policy are as for [Node.Host].
+// Standby makes this node a latent host of a service: it fetches a copy, or takes over the service, when the active host
+// requests that. The service need not exist yet. fresh and policy are as for [Node.Host].
 func (n *Node) Standby(ctx context.Context, service string, fresh func() Migratable, policy Policy) (*Service, error) {
 	s, err := n.add(service, fresh, policy)
 	if err != nil {
@@ -298,9 +299,9 @@ func (n *Node) Standby(ctx context.Context, service string, fresh func() Migrata
 	return s, nil
 }
 
-// Reset hosts a service whose state is lost, with an empty state, or with the remaining state in this node's [NodeConfig.Dir].
-// Acknowledged commands may be lost: the record's Loss increases, and all clients receive [ErrStateLost]. If a host that held the
-// state still answers, or this node holds the state, the error is [ErrExists].
+// Reset hosts a service whose state is lost, with an empty state, or with the remaining state in this node's
+// [NodeConfig.Dir]. Acknowledged commands may be lost: the record's Loss increases, and all clients receive [ErrStateLost].
+// If a host that held the state still answers, or this node holds the state, the error is [ErrExists].
 //
 // On a host that has halted because other hosts died after taking over, Reset continues with the host's copy, without the
 // command that could not be committed and all entries after it. fresh and policy are then ignored.
@@ -372,10 +373,10 @@ func (n *Node) Services() []*Service {
 	})
 }
 
-// Shutdown hands over all services, leaves all in-sync sets, and closes the node. Services are handed over concurrently, each to an
-// in-sync host if there is one. If a service has no other host, the error is [ErrNoTarget]: the service ends with its state and its
-// name is free to be hosted again, or, with a [NodeConfig.Dir], it stays there and continues when the node restarts. If ctx ends
-// first, the node closes at once, and the error names the services that were not handed over.
+// Shutdown hands over all services, leaves all in-sync sets, and closes the node. Services are handed over concurrently,
+// each to an in-sync host if there is one. If a service has no other host, the error is [ErrNoTarget]: the service ends with
+// its state and its name is free to be hosted again, or, with a [NodeConfig.Dir], it stays there and continues when the node
+// restarts. If ctx ends first, the node closes at once, and the error names the services that were not handed over.
 func (n *Node) Shutdown(ctx context.Context) error {
 	n.mu.Lock()
 	if n.closed {
@@ -407,12 +408,13 @@ func (n *Node) Shutdown(ctx context.Context) error {
 	return errors.Join(append(errs, n.close(patience))...)
 }
 
-// Close stops the node at once, as if the process had died: standbys take over its active services. It notifies the resolver that
-// the host is gone, which takes FailureTimeout at most, and waits for the node's goroutines. In a bubble of testing/synctest, a
-// node must be closed, and so must a [Client]. Close may be called repeatedly and concurrently, but not from a [Migratable].
+// Close stops the node at once, as if the process had died: standbys take over its active services. It notifies the resolver
+// that the host is gone, which takes FailureTimeout at most, and waits for the node's goroutines. In a bubble of
+// testing/synctest, a node must be closed, and so must a [Client]. Close may be called repeatedly and concurrently, but not
+// from a [Migratable].
 //
-// If a call of a service's own code does not return within half a second, Close stops waiting for it and returns [ErrBusy]. That
-// call then has no effect on the library.
+// If a call of a service's own code does not return within half a second, Close stops waiting for it and returns [ErrBusy].
+// That call then has no effect on the library.
 func (n *Node) Close() error { return n.close(closePatience) }
 
 func (n *Node) close(patience time.Duration) error {
@@ -477,8 +479,8 @@ func (n *Node) announceSoon() {
 	}
 }
 
-// announceLoop renews this host's presence at the resolver, and withdraws it at the end. It makes one announcement at a time,
-// so that none overtakes another.
+// announceLoop renews this host's presence at the resolver, and withdraws it at the end. It makes one announcement at a
+// time, so that none overtakes another.
 func (n *Node) announceLoop() {
 	defer close(n.silent)
 	timer := time.NewTimer(n.cfg.PresenceTTL / 3)

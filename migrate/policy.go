@@ -9,8 +9,8 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// Policy configures when a service moves, where to, and how many hosts hold a copy. With the zero Policy, a service moves only
-// on demand and at shutdown, and has one standby.
+// Policy configures when a service moves, where to, and how many hosts hold a copy. With the zero Policy, a service moves
+// only on demand and at shutdown, and has one standby.
 type Policy struct {
 	// Every is the time after which the active host hands the service over, counted from when it became active. With 0, no
 	// timer moves the service. If no other host is present, nothing happens until the timer fires again.
@@ -22,11 +22,11 @@ type Policy struct {
 	Copies int
 
 	// MinInSync is the minimum number of hosts, including the active one, that must hold a command before it is acknowledged,
-	// at most Copies. With 2 or more, a crash of MinInSync - 1 hosts at once never loses an acknowledged command. In return, the
-	// service is unavailable while fewer hosts are in sync: commands and queries wait, and [Status].Suspended is true, until the
-	// missing host is heard again, has restarted and fetched a copy, or another host has replaced it. The in-sync set never
-	// shrinks below MinInSync, so a standby that leaves waits until another one has joined. With 0 or 1, the service continues
-	// with the present hosts, even with one.
+	// at most Copies. With 2 or more, a crash of MinInSync - 1 hosts at once never loses an acknowledged command. In return,
+	// the service is unavailable while fewer hosts are in sync: commands and queries wait, and [Status].Suspended is true,
+	// until the missing host is heard again, has restarted and fetched a copy, or another host has replaced it. The in-sync set
+	// never shrinks below MinInSync, so a standby that leaves waits until another one has joined. With 0 or 1, the service
+	// continues with the present hosts, even with one.
 	MinInSync int
 
 	// Rank sorts the hosts that could take the service, best first, in place. It may exclude hosts by returning a shorter

@@ -30,7 +30,8 @@ type Report struct {
 	// Began is when the handoff was requested.
 	Began time.Time
 
-	// Join is how long it took until the target was in sync; about 0 if it was a standby before. The service continues meanwhile.
+	// Join is how long it took until the target was in sync; about 0 if it was a standby before. The service continues
+	// meanwhile.
 	Join time.Duration
 	// Prepare is the time given to clients to connect to the target ahead. The service continues meanwhile.
 	Prepare time.Duration
@@ -40,8 +41,8 @@ type Report struct {
 	// Pause is the time, on the target's clock, from winning the record until the target served. No command was committed
 	// meanwhile. To a client, the pause is longer by its latency to the target; see [Move.Pause].
 	Pause time.Duration
-	// Applying is the part of Pause in which the target applied the entries committed before: a new active host serves only once
-	// it has applied all of that.
+	// Applying is the part of Pause in which the target applied the entries committed before: a new active host serves only
+	// once it has applied all of that.
 	Applying time.Duration
 
 	// Bytes is the size of the snapshot that was sent, or 0 if none was needed.
@@ -91,8 +92,8 @@ type Status struct {
 	// Commit, Last and Applied are indexes in this host's log: of the last committed entry, the last entry, and the last entry
 	// that the service has applied.
 	Commit, Last, Applied uint64
-	// Busy is how long the current call of the service's own code (Apply, Query, Snapshot or Validate) has been running, or 0 if
-	// none is. If the call is Apply, its entry is Applied+1.
+	// Busy is how long the current call of the service's own code (Apply, Query, Snapshot or Validate) has been running, or 0
+	// if none is. If the call is Apply, its entry is Applied+1.
 	Busy time.Duration
 	// Suspended is true while an active host commits nothing because a standby does not keep up, or because fewer hosts are
 	// in sync than [Policy.MinInSync].

@@ -21,8 +21,8 @@ func (s *slow) Apply(cmd Command) ([]byte, error) {
 	return s.tally.Apply(cmd)
 }
 
-// A service that takes a millisecond, five, or thousands for a command does not disturb the protocol: nobody fails over, all hosts
-// stay in sync, and another service of the same hosts does not notice.
+// A service that takes a millisecond, five, or thousands for a command does not disturb the protocol: nobody fails over, all
+// hosts stay in sync, and another service of the same hosts does not notice.
 func TestSlowService(t *testing.T) {
 	for name, tc := range map[string]struct {
 		clients, commands int

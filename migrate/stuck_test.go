@@ -185,8 +185,8 @@ func TestReportOfApplying(t *testing.T) {
 	})
 }
 
-// A standby whose service is far behind is not the host that a move goes to where there is another one; asked for by name, it is
-// refused with the reason. It stays in sync.
+// A standby whose service is far behind is not the host that a move goes to where there is another one; asked for by name,
+// it is refused with the reason. It stays in sync.
 func TestMoveAvoidsTheHostThatLags(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "a", "b", "c")

@@ -34,11 +34,12 @@ func readSwitch(r io.Reader, buf []byte) (kind byte, n uint64, err error) {
 	return buf[0], binary.BigEndian.Uint64(buf[1:switchFrame]), err
 }
 
-// switchHost is a host of a switch by hand, in as few steps as it takes. Each request is answered when the other host has it,
-// too, or that one could not go on. To move, the name service says stop; the host hands the token to the other one and tells
-// its clients, each of which says who it is on a connection that it has to the other host already, and repeats there what it
-// has asked for. It has nothing else: no epochs, no sessions with replies that are kept, no record that must be changed first,
-// nobody who connects ahead at the right time and hangs up afterwards, nothing that would notice or survive a failure.
+// switchHost is a host of a switch by hand, in as few steps as it takes. Each request is answered when the other host has
+// it, too, or that one could not go on. To move, the name service says stop; the host hands the token to the other one and
+// tells its clients, each of which says who it is on a connection that it has to the other host already, and repeats there
+// what it has asked for. It has nothing else: no epochs, no sessions with replies that are kept, no record that must be
+// changed first, nobody who connects ahead at the right time and hangs up afterwards, nothing that would notice or survive a
+// failure.
 type switchHost struct {
 	net limitNet // to the other host and to clients
 
@@ -151,8 +152,8 @@ func (h *switchHost) handle(c net.Conn, kind byte, n uint64) {
 	}
 }
 
-// welcome answers a client that has said who it is, and order gives its request to the other host: now, or when the token has
-// come. h.mu is held.
+// welcome answers a client that has said who it is, and order gives its request to the other host: now, or when the token
+// has come. h.mu is held.
 func (h *switchHost) welcome(out []switchAnswer, c net.Conn) []switchAnswer {
 	a := switchAnswer{c, switchMessage(switchWelcome, 0)}
 	if !h.token {

@@ -34,9 +34,10 @@ type ClientConfig struct {
 // Client is a [Resolver] that uses a [Server]. It is safe for concurrent use.
 //
 // All calls share one connection. The client dials when a call needs it and the connection is missing or broken; calls that
-// wait share the dial. A call whose attempt fails is repeated after a random pause, at first about 20 ms, later 1 s, until its
-// context ends: give every call a deadline. The error then wraps the context's error and describes the last failure. Repeating
-// a change is safe, because the server recognizes it, but after such an error of CompareAndSwap its outcome is unknown.
+// wait share the dial. A call whose attempt fails is repeated after a random pause, at first about 20 ms, later 1 s, until
+// its context ends: give every call a deadline. The error then wraps the context's error and describes the last failure.
+// Repeating a change is safe, because the server recognizes it, but after such an error of CompareAndSwap its outcome is
+// unknown.
 //
 // Errors that the server replied are returned at once. So are [transport.ErrWrongKey] and [transport.ErrVersion], which a
 // further attempt would not change. The next call dials again.
@@ -106,8 +107,8 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	return c, nil
 }
 
-// Dial is like [NewClient] but connects at once. It does not retry: the error names the address if no resolver answers, or one
-// with another key.
+// Dial is like [NewClient] but connects at once. It does not retry: the error names the address if no resolver answers, or
+// one with another key.
 func Dial(ctx context.Context, cfg ClientConfig) (*Client, error) {
 	c, err := NewClient(cfg)
 	if err != nil {

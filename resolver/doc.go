@@ -14,17 +14,17 @@
 //
 // # Implementations
 //
-// [Memory] lives inside one process, for tests. [Server] keeps its records in a file and serves any number of [Client] values
-// over a transport. Other implementations apply [Check], [CheckName] and [CheckAnnouncement], and pass the suite of package
-// resolvertest.
+// [Memory] lives inside one process, for tests. [Server] keeps its records in a file and serves any number of [Client]
+// values over a transport. Other implementations apply [Check], [CheckName] and [CheckAnnouncement], and pass the suite of
+// package resolvertest.
 //
 // # Guarantees
 //
-// Reads are linearizable: a Get that begins after a change was answered returns that change. An acknowledged change is durable:
-// the Server forces its file to the disk before it answers, and refuses to start from a damaged file. If records are lost all
-// the same, for instance because the file was deleted, Generation has another value, and changes based on lost records fail
-// with [ErrAmnesia]. A reset, as [Check] describes it, restores a lost name above every (Loss, Epoch) that was ever used for it.
-// Presence is not stored: hosts renew it, and a restarted Server learns it from them.
+// Reads are linearizable: a Get that begins after a change was answered returns that change. An acknowledged change is
+// durable: the Server forces its file to the disk before it answers, and refuses to start from a damaged file. If records
+// are lost all the same, for instance because the file was deleted, Generation has another value, and changes based on lost
+// records fail with [ErrAmnesia]. A reset, as [Check] describes it, restores a lost name above every (Loss, Epoch) that was
+// ever used for it. Presence is not stored: hosts renew it, and a restarted Server learns it from them.
 //
 // The wire and file formats are described in PROTOCOL.md in this directory
 // (https://github.com/roam-go/roam/blob/main/resolver/PROTOCOL.md).

@@ -26,8 +26,9 @@ type limits struct {
 // closeGrace is how long Close waits for the peer to read the messages sent before.
 const closeGrace = time.Second
 
-// conn is a [Conn] over any net.Conn. One goroutine reads, calls the handler, and finally cleans up (read.go). Senders append
-// to a buffer. The sender writes it if that cannot block, else a goroutine that ends when the buffer is empty (write.go).
+// conn is a [Conn] over any net.Conn. One goroutine reads, calls the handler, and finally cleans up (read.go). Senders
+// append to a buffer. The sender writes it if that cannot block, else a goroutine that ends when the buffer is empty
+// (write.go).
 type conn struct {
 	nc      net.Conn
 	base    net.Conn // the connection below TLS, or nc; closing it never blocks

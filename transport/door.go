@@ -17,13 +17,13 @@ const (
 )
 
 // door schedules handshakes. A handshake takes some hundred microseconds of CPU time on each side, in steps between which it
-// waits for the peer. If thousands of clients connect at once, their steps would fill the scheduler's queue, and the heartbeats
-// of hosts would be late. So each step needs a turn, and there are as many turns as processors: other work waits for one step
-// at most.
+// waits for the peer. If thousands of clients connect at once, their steps would fill the scheduler's queue, and the
+// heartbeats of hosts would be late. So each step needs a turn, and there are as many turns as processors: other work waits
+// for one step at most.
 //
-// Handshakes that have begun go first. Of the others, the newest and the oldest begin alternately: neither a host that connects
-// during a rush of clients nor one of the first clients waits for all others. If there are too many strangers, a new one evicts
-// the oldest, which had its share of the time limit.
+// Handshakes that have begun go first. Of the others, the newest and the oldest begin alternately: neither a host that
+// connects during a rush of clients nor one of the first clients waits for all others. If there are too many strangers, a
+// new one evicts the oldest, which had its share of the time limit.
 type door struct {
 	ctx   context.Context // ends when the door is closed
 	close context.CancelFunc

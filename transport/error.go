@@ -5,8 +5,8 @@ import (
 	"fmt"
 )
 
-// Code is the kind of an [Error]. Codes are exchanged between versions and languages, so they are append-only: a number never
-// changes its meaning. 1-99 belong to package transport, 100-199 to resolver, 200-299 to migrate, 300-399 to chatcore;
+// Code is the kind of an [Error]. Codes are exchanged between versions and languages, so they are append-only: a number
+// never changes its meaning. 1-99 belong to package transport, 100-199 to resolver, 200-299 to migrate, 300-399 to chatcore;
 // programs use numbers from 1000.
 type Code uint32
 

@@ -13,8 +13,8 @@ const (
 	maxVersion = 1
 )
 
-// The dialer's first call is hello with [min, max, features]; the answer is [version, features]. Features are names for later
-// extensions. A peer ignores unknown ones, and further values in either array.
+// The dialer's first call is hello with [min, max, features]; the answer is [version, features]. Features are names for
+// later extensions. A peer ignores unknown ones, and further values in either array.
 
 func appendHello(b []byte, lo, hi uint64) []byte {
 	return append(mp.AppendUint(mp.AppendUint(append(b, 0x93), lo), hi), emptyArray...)

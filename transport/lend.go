@@ -1,8 +1,8 @@
 package transport
 
-// Lender is a [Conn] whose handler may run code that takes an unknown time on the reading goroutine, and be relieved of reading
-// when it has taken too long. It is optional: where a Conn is no Lender, such code runs on a goroutine of its own, which costs a
-// change of goroutines for every message.
+// Lender is a [Conn] whose handler may run code that takes an unknown time on the reading goroutine, and be relieved of
+// reading when it has taken too long. It is optional: where a Conn is no Lender, such code runs on a goroutine of its own,
+// which costs a change of goroutines for every message.
 //
 // The connections of [TCP] and [Memory] are Lenders.
 type Lender interface {
@@ -17,8 +17,8 @@ type Lender interface {
 
 func (c *conn) Turn() uint64 { return c.turn.Load() }
 
-// Release takes the odd number that handle has set for its call and makes it even, as handle does when it returns: one of the two
-// succeeds.
+// Release takes the odd number that handle has set for its call and makes it even, as handle does when it returns: one of
+// the two succeeds.
 func (c *conn) Release(turn uint64) bool {
 	if turn&1 == 0 || !c.turn.CompareAndSwap(turn, turn+1) {
 		return false

@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// Memory is a network of named hosts inside the process, for tests. Its connections can be slow, cut, damaged or partitioned.
-// It carries the same messages as [TCP] and works in a testing/synctest bubble. It is safe for concurrent use.
+// Memory is a network of named hosts inside the process, for tests. Its connections can be slow, cut, damaged or
+// partitioned. It carries the same messages as [TCP] and works in a testing/synctest bubble. It is safe for concurrent use.
 //
 // A fault applies to one direction between two hosts, or to both, and to existing and future connections unless the method
 // states otherwise. The hosts need not exist when a fault is set.

@@ -70,7 +70,8 @@ func (rd *reader) release() {
 	rd.buf = nil
 }
 
-// next returns the next complete frame, which is valid until the next call. rd.msg describes it until next or more is called.
+// next returns the next complete frame, which is valid until the next call. rd.msg describes it until next or more is
+// called.
 func (c *conn) next() ([]byte, error) {
 	rd := &c.rd
 	for !rd.ahead() {
@@ -87,7 +88,8 @@ func (c *conn) next() ([]byte, error) {
 	return frame, nil
 }
 
-// ahead reports whether the next message is complete in the buffer. Then rd.msg describes it. If it is invalid, rd.bad is set.
+// ahead reports whether the next message is complete in the buffer. Then rd.msg describes it. If it is invalid, rd.bad is
+// set.
 func (rd *reader) ahead() bool {
 	if rd.whole || rd.w == rd.r || rd.bad != nil {
 		return rd.whole
@@ -237,8 +239,8 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// run is the reading goroutine after the greeting. first is the first frame of a peer that did not greet, or nil. It returns false if
-// another goroutine has taken its place.
+// run is the reading goroutine after the greeting. first is the first frame of a peer that did not greet, or nil. It returns
+// false if another goroutine has taken its place.
 func (c *conn) run(first []byte) bool {
 	c.rd.limit = c.lim.maxMessage
 	now := time.Now()

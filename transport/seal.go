@@ -15,8 +15,8 @@ const (
 	maxSealed = 2 * chunkLarge
 )
 
-// sealer is between TLS and the socket. After the greeting it buffers the output of TLS until the conn takes it: so encrypting
-// never waits for the peer, and many records leave in one system call.
+// sealer is between TLS and the socket. After the greeting it buffers the output of TLS until the conn takes it: so
+// encrypting never waits for the peer, and many records leave in one system call.
 type sealer struct {
 	net.Conn // TLS reads from it, and writes to it before hold is called
 

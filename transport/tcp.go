@@ -166,16 +166,16 @@ func (t *TCP) greet(ctx context.Context, base net.Conn, to Peer, h Handler) (*co
 	return c, c.greet()
 }
 
-// Close closes all listeners and connections of t and waits until their goroutines have ended. Do not call it from a handler.
-// It is safe to call several times and from several goroutines.
+// Close closes all listeners and connections of t and waits until their goroutines have ended. Do not call it from a
+// handler. It is safe to call several times and from several goroutines.
 func (t *TCP) Close() error {
 	t.door.close()
 	t.close()
 	return nil
 }
 
-// Listen implements [Transport]. addr is host:port as for [net.Listen]; port 0 selects a free port. At most 2,048 connections
-// can be in the handshake; beyond that the oldest is closed. accept must not wait for the peer.
+// Listen implements [Transport]. addr is host:port as for [net.Listen]; port 0 selects a free port. At most 2,048
+// connections can be in the handshake; beyond that the oldest is closed. accept must not wait for the peer.
 func (t *TCP) Listen(addr string, accept func(Conn) Handler) (Listener, error) {
 	lc := net.ListenConfig{KeepAlive: -1}
 	nl, err := lc.Listen(context.Background(), "tcp", addr)

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// tlsConfigs returns the configurations of a client and a server. Both sides present a self-signed certificate. It only carries
-// the public key; the handshake proves the possession of the private key.
+// tlsConfigs returns the configurations of a client and a server. Both sides present a self-signed certificate. It only
+// carries the public key; the handshake proves the possession of the private key.
 func tlsConfigs(id *Identity) (client, server *tls.Config, err error) {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1),
@@ -59,7 +59,8 @@ func peerKey(st tls.ConnectionState) (Key, error) {
 // askPlaintext is the hint in errors where only one side speaks TLS.
 const askPlaintext = "does one of the two use InsecurePlaintext?"
 
-// plaintextAlert is the answer of a listener with TLS to a plaintext message: the fatal alert unexpected_message (RFC 8446, 6).
+// plaintextAlert is the answer of a listener with TLS to a plaintext message: the fatal alert unexpected_message (RFC 8446,
+// 6).
 var plaintextAlert = []byte{0x15, 3, 3, 0, 2, 2, 10}
 
 // foundMessage reports whether a handshake failed because the peer sent a plaintext message.

@@ -39,7 +39,8 @@ type Listener interface {
 //
 // Messages arrive in the order of the Go, Call and Notify calls that sent them, each whole or not at all. Params and results
 // are one MessagePack value each, as made by [Marshal]. The caller may reuse the bytes that it passed when the method has
-// returned; received bytes belong to the receiver. Nil params are sent as the empty array, a nil result as MessagePack's nil.
+// returned; received bytes belong to the receiver. Nil params are sent as the empty array, a nil result as MessagePack's
+// nil.
 //
 // A Conn carries messages of up to 1 MiB, envelope included, and holds at least 4 MiB that wait to be sent.
 type Conn interface {
@@ -123,8 +124,8 @@ type call struct {
 	answered atomic.Bool
 }
 
-// NewRequest returns a request for a [Handler]. Implementations of [Transport] and tests of handlers need it. A nil reply makes
-// it a notification. reply is called at most once, however often the handler calls Reply; it must not keep result.
+// NewRequest returns a request for a [Handler]. Implementations of [Transport] and tests of handlers need it. A nil reply
+// makes it a notification. reply is called at most once, however often the handler calls Reply; it must not keep result.
 func NewRequest(method string, params []byte, reply func(result []byte, err error)) *Request {
 	r := &Request{Method: method, Params: params}
 	if reply != nil {
@@ -136,10 +137,10 @@ func NewRequest(method string, params []byte, reply func(result []byte, err erro
 // IsCall reports whether the request is a call, which needs a reply.
 func (r *Request) IsCall() bool { return r.call != nil }
 
-// Reply answers a call. It must be called exactly once; further replies are dropped. It may be called from any goroutine, also
-// after Handle has returned. It does not block, and the caller may reuse the bytes of result afterwards. An error that is or
-// wraps an [*Error] arrives with its code, message and data, any other error with [CodeUnknown]. For a notification Reply does
-// nothing.
+// Reply answers a call. It must be called exactly once; further replies are dropped. It may be called from any goroutine,
+// also after Handle has returned. It does not block, and the caller may reuse the bytes of result afterwards. An error that
+// is or wraps an [*Error] arrives with its code, message and data, any other error with [CodeUnknown]. For a notification
+// Reply does nothing.
 func (r *Request) Reply(result []byte, err error) {
 	c := r.call
 	if c == nil || c.answered.Swap(true) {

@@ -19,8 +19,8 @@ const (
 
 // writer is the sending half of a conn, guarded by its mutex.
 //
-// Messages are appended to out. The first sender to find no flush running starts one. Until it is over, the messages of other
-// senders join the next write, so many small messages cost few system calls and no goroutine switch.
+// Messages are appended to out. The first sender to find no flush running starts one. Until it is over, the messages of
+// other senders join the next write, so many small messages cost few system calls and no goroutine switch.
 type writer struct {
 	raw       *rawWriter // writes to base without blocking; nil if the system cannot
 	queue     [][]byte   // full chunks, to be written before out

@@ -50,8 +50,9 @@ func tour(args []string) error {
 	return nil
 }
 
-// chat checks the outputs of several runs of console --json. FILE is the output of the console of user NAME. Each user sent the
-// lines "NAME 1" to "NAME N". Each console must have received every line once, in the same order, over at least two moves.
+// chat checks the outputs of several runs of console --json. FILE is the output of the console of user NAME. Each user sent
+// the lines "NAME 1" to "NAME N". Each console must have received every line once, in the same order, over at least two
+// moves.
 func chat(args []string) error {
 	if len(args) < 3 {
 		return errors.New("want N and at least two NAME=FILE")

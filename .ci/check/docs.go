@@ -31,9 +31,9 @@ func (p pkg) parse() (*token.FileSet, *doc.Package, error) {
 	return fset, d, err
 }
 
-// docs fails if a package or an exported name lacks documentation: a constant, variable, type, function, method, struct field
-// or interface method. Constants and variables can share the comment of their group. Fields and interface methods can be
-// documented by name in the comment of their type or of another member.
+// docs fails if a package or an exported name lacks documentation: a constant, variable, type, function, method, struct
+// field or interface method. Constants and variables can share the comment of their group. Fields and interface methods can
+// be documented by name in the comment of their type or of another member.
 func docs() error {
 	pkgs, _, err := public()
 	if err != nil {
@@ -127,8 +127,8 @@ func text(groups ...*ast.CommentGroup) bool {
 // constructor matches the functions that create a value, as opposed to conversions and lookups.
 var constructor = regexp.MustCompile(`^(New|Dial|Join|Listen|Load|Open|Receive)`)
 
-// examples fails if a constructor or interface has no runnable example with output. The example of a constructor can be named
-// after the constructor or after its type.
+// examples fails if a constructor or interface has no runnable example with output. The example of a constructor can be
+// named after the constructor or after its type.
 func examples() error {
 	pkgs, _, err := public()
 	if err != nil {

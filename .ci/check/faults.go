@@ -20,8 +20,8 @@ var (
 // minFaults is the minimum number of rows in migrate/FAULTS.md.
 const minFaults = 50
 
-// faults checks that everything that migrate/FAULTS.md names exists: tests as package.Name, files of migrate, and scenarios of
-// migrate/chaos as "chaos NAME". It also checks that the rows are numbered, and that every fuzz target is mentioned.
+// faults checks that everything that migrate/FAULTS.md names exists: tests as package.Name, files of migrate, and scenarios
+// of migrate/chaos as "chaos NAME". It also checks that the rows are numbered, and that every fuzz target is mentioned.
 func faults() error {
 	text, err := os.ReadFile("migrate/FAULTS.md")
 	if err != nil {

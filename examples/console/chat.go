@@ -50,8 +50,9 @@ type sentLine struct {
 	text string
 }
 
-// runChat shows the chat and sends the lines until the input or ctx ends, and then leaves. It calls inputEnded once no more lines
-// are read, unless the session has ended with an error. It returns the number of failed lines, and the error that ended the session, if any.
+// runChat shows the chat and sends the lines until the input or ctx ends, and then leaves. It calls inputEnded once no more
+// lines are read, unless the session has ended with an error. It returns the number of failed lines, and the error that
+// ended the session, if any.
 func runChat(
 	ctx context.Context, c *chatcore.Client, service, self string, s screen, piped bool, lines <-chan string, inputEnded func(),
 ) (failed int, err error) {
@@ -247,8 +248,8 @@ func (ch *chat) sendPrivates(ctx context.Context) {
 	}
 }
 
-// privateError describes an error of sending a private message. If a key has changed, it names the command that accepts the new
-// key.
+// privateError describes an error of sending a private message. If a key has changed, it names the command that accepts the
+// new key.
 func (ch *chat) privateError(to string, err error) string {
 	why := cli.Reason(err)
 	switch changed := strings.Contains(why, " has changed from "); {
@@ -310,8 +311,8 @@ func (ch *chat) line(ctx context.Context, text string) {
 	}
 }
 
-// private queues a private message for sendPrivates. If the queue is full, the message fails on a terminal, and private waits if
-// the input is piped.
+// private queues a private message for sendPrivates. If the queue is full, the message fails on a terminal, and private
+// waits if the input is piped.
 func (ch *chat) private(ctx context.Context, to, text string) {
 	m := [2]string{to, text}
 	select {

@@ -15,8 +15,8 @@ const (
 	maxHistory = 200  // lines
 )
 
-// editor edits the input line. It is independent of the terminal: it takes keys, and returns events and the rendered line. The
-// line takes one row of the screen and scrolls horizontally, so it can be redrawn below new output.
+// editor edits the input line. It is independent of the terminal: it takes keys, and returns events and the rendered line.
+// The line takes one row of the screen and scrolls horizontally, so it can be redrawn below new output.
 type editor struct {
 	prompt string
 	line   []rune

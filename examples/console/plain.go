@@ -154,8 +154,8 @@ func (p *plain) write(w io.Writer, s string) {
 // maxPiped bounds a line of piped input; it is at least the room's limit.
 const maxPiped = 64 << 10
 
-// readLines sends the lines of r until its end, and returns any error other than io.EOF. It truncates lines over maxPiped, which
-// the room then rejects for their length.
+// readLines sends the lines of r until its end, and returns any error other than io.EOF. It truncates lines over maxPiped,
+// which the room then rejects for their length.
 func readLines(r io.Reader, lines chan<- string, done <-chan struct{}) error {
 	in := bufio.NewReader(r)
 	for {

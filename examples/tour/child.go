@@ -35,8 +35,8 @@ type childConfig struct {
 	Rate  float64       // client: messages per second
 }
 
-// The commands that the tour writes to a child, one per line. At the end of its input the child exits, so it does not outlive
-// the tour.
+// The commands that the tour writes to a child, one per line. At the end of its input the child exits, so it does not
+// outlive the tour.
 const (
 	cmdWrite = "write" // start sending
 	cmdStop  = "stop"  // stop sending, and report when all messages are acknowledged

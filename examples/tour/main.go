@@ -248,8 +248,9 @@ func (t *tour) await(ctx context.Context, ms ...*child) error {
 	return nil
 }
 
-// write waits while the clients send, draws the timeline, and kills a host halfway through if planned. On a slow machine it takes
-// longer than planned: until the host is killed, and until the chat has moved often enough. It returns early when ctx ends.
+// write waits while the clients send, draws the timeline, and kills a host halfway through if planned. On a slow machine it
+// takes longer than planned: until the host is killed, and until the chat has moved often enough. It returns early when ctx
+// ends.
 func (t *tour) write(ctx context.Context, dns string) error {
 	end, late := time.After(t.total), time.After(t.total+lateTimeout)
 	tick := time.NewTicker(100 * time.Millisecond)

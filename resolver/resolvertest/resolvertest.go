@@ -29,8 +29,8 @@ type Subject struct {
 	Key transport.Key
 }
 
-// Run checks each rule in a subtest, whose name is the rule. open returns a new resolver for each and ends it in t.Cleanup. Run
-// takes a few seconds.
+// Run checks each rule in a subtest, whose name is the rule. open returns a new resolver for each and ends it in t.Cleanup.
+// Run takes a few seconds.
 func Run(t *testing.T, open func(t *testing.T) Subject) {
 	for _, r := range rules {
 		t.Run(r.name, func(t *testing.T) { r.check(newSuite(t, open(t))) })

@@ -53,8 +53,8 @@ func (f *Flags) Register(fs *flag.FlagSet) {
 	fs.BoolVar(&f.Verbose, "v", false, "log to standard error")
 }
 
-// Parse parses and validates the arguments. It prints any error before returning it; [ExitStatus] returns the exit status for
-// the error.
+// Parse parses and validates the arguments. It prints any error before returning it; [ExitStatus] returns the exit status
+// for the error.
 func (f *Flags) Parse(fs *flag.FlagSet, args []string) error {
 	if err := fs.Parse(args); err != nil {
 		return err

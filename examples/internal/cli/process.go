@@ -84,8 +84,8 @@ func (p *Process) Listen(hooks migrate.Hooks) error {
 	return err
 }
 
-// Host makes the node a host of the chat. With -s it creates the chat if no host serves it. Host returns the chat's record, or
-// the zero Record if there is none yet.
+// Host makes the node a host of the chat. With -s it creates the chat if no host serves it. Host returns the chat's record,
+// or the zero Record if there is none yet.
 func (p *Process) Host(ctx context.Context) (resolver.Record, error) {
 	var rec resolver.Record
 	room, err := chatcore.New(chatcore.Config{MinParticipants: p.Flags.MinN})
@@ -160,8 +160,8 @@ func (p *Process) present(ctx context.Context, rec resolver.Record) (resolver.Ho
 	}
 }
 
-// Unreachable returns a warning if some hosts of the chat have a loopback address and others do not, which means that the hosts
-// are on several machines. Otherwise it returns "".
+// Unreachable returns a warning if some hosts of the chat have a loopback address and others do not, which means that the
+// hosts are on several machines. Otherwise it returns "".
 func (p *Process) Unreachable(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(ctx, dnsTimeout)
 	defer cancel()

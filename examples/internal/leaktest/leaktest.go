@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Exit ends a test program. If code is 0 and more than allowed goroutines are still running after a second, it prints them and
-// exits with status 1.
+// Exit ends a test program. If code is 0 and more than allowed goroutines are still running after a second, it prints them
+// and exits with status 1.
 func Exit(code, allowed int) {
 	for range 100 { // goroutines may still be exiting
 		if code != 0 || runtime.NumGoroutine() <= allowed {

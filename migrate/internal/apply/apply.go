@@ -1,8 +1,9 @@
 // Package apply executes the committed entries of a service beside the loop of the protocol.
 //
 // The loop pushes entries, in the order of the log, and other jobs that need the service's state between them: a query, a
-// snapshot, a validation. One goroutine at a time works through them and calls the service, which may take any time. Meanwhile the
-// loop goes on: it acknowledges, sends heartbeats, and orders more. What came of the entries it collects when it is woken.
+// snapshot, a validation. One goroutine at a time works through them and calls the service, which may take any time.
+// Meanwhile the loop goes on: it acknowledges, sends heartbeats, and orders more. What came of the entries it collects when
+// it is woken.
 package apply
 
 import (
@@ -14,11 +15,11 @@ import (
 	"github.com/roam-go/roam/migrate/internal/machine"
 )
 
-// Applier is the queue between the protocol's loop and one copy of a service, and what works through it. The loop calls Push and
-// Collect; Run and Step are called by one goroutine at a time, which Push asks for.
+// Applier is the queue between the protocol's loop and one copy of a service, and what works through it. The loop calls Push
+// and Collect; Run and Step are called by one goroutine at a time, which Push asks for.
 //
-// The queue needs no bound of its own: the core orders and takes no more while too much waits to be applied, and requests are
-// bounded by what a connection may have under way.
+// The queue needs no bound of its own: the core orders and takes no more while too much waits to be applied, and requests
+// are bounded by what a connection may have under way.
 type Applier struct {
 	m    *machine.Machine
 	wake func(*Applier)
@@ -54,8 +55,8 @@ const slowFor = time.Second
 // wakeEvery is the longest that results wait for those of the next entries.
 const wakeEvery = 100 * time.Microsecond
 
-// New makes the applier of m. wake is called when there are results, on the goroutine of Run, without a lock; the loop must then
-// call Collect.
+// New makes the applier of m. wake is called when there are results, on the goroutine of Run, without a lock; the loop must
+// then call Collect.
 func New(m *machine.Machine, wake func(*Applier)) *Applier { return &Applier{m: m, wake: wake} }
 
 // Machine is what the applier works on.
@@ -144,7 +145,8 @@ func (a *Applier) judge(t int64, slow bool) {
 // strikeJobs is the number of quick jobs after which a slow one is forgotten.
 const strikeJobs = 8
 
-// Step does one job, or applies one entry, and reports whether there may be more to do. It is Run for who has a clock of its own.
+// Step does one job, or applies one entry, and reports whether there may be more to do. It is Run for who has a clock of its
+// own.
 func (a *Applier) Step() (more bool) {
 	_, _, ok := a.step()
 	if ok {
@@ -153,8 +155,8 @@ func (a *Applier) Step() (more bool) {
 	return ok
 }
 
-// Next is what Step does next: it applies e, or does another job if e.Index is 0. ok is false if nothing waits. It is called by
-// whoever calls Step.
+// Next is what Step does next: it applies e, or does another job if e.Index is 0. ok is false if nothing waits. It is called
+// by whoever calls Step.
 func (a *Applier) Next() (e core.Entry, ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -167,8 +169,8 @@ func (a *Applier) Next() (e core.Entry, ok bool) {
 	return e, true
 }
 
-// step does one job, or applies one entry, and returns when the service was called and when that ended. ok is false if there was
-// none: the applier is then idle.
+// step does one job, or applies one entry, and returns when the service was called and when that ended. ok is false if there
+// was none: the applier is then idle.
 func (a *Applier) step() (start, end int64, ok bool) {
 	e, call, ok := a.take()
 	if !ok {
@@ -190,7 +192,8 @@ func (a *Applier) step() (start, end int64, ok bool) {
 	return start, end, true
 }
 
-// take removes what is to be done next from the queue. If there is nothing, the loop knows all results, and the applier is idle.
+// take removes what is to be done next from the queue. If there is nothing, the loop knows all results, and the applier is
+// idle.
 func (a *Applier) take() (e core.Entry, call func(*machine.Machine), ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -244,8 +247,8 @@ func (a *Applier) tell() {
 	}
 }
 
-// Busy tells what the service does at the moment: for how long it has applied entry; 0 and 0 if it is idle, and entry is 0 if it
-// does something else. It is safe for concurrent use.
+// Busy tells what the service does at the moment: for how long it has applied entry; 0 and 0 if it is idle, and entry is 0
+// if it does something else. It is safe for concurrent use.
 func (a *Applier) Busy() (entry uint64, d time.Duration) {
 	since := a.since.Load()
 	if since == 0 {

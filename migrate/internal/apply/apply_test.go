@@ -46,7 +46,8 @@ func indices(results []machine.Result) (is []uint64) {
 	return is
 }
 
-// Entries are applied in the order of the log, and a call finds the state between those that were pushed before and after it.
+// Entries are applied in the order of the log, and a call finds the state between those that were pushed before and after
+// it.
 func TestOrder(t *testing.T) {
 	a, woken := newApplier()
 	require.True(t, a.Push(entries(1, 3), nil), "nobody runs")

@@ -6,10 +6,12 @@ import (
 	"time"
 )
 
-// Executor runs the appliers of a node, each on one goroutine at a time: on one that reads a connection and is lent, as long as the
-// service is quick, else on one of its own. A service that suddenly takes long on a lent goroutine loses it: another one reads on.
+// Executor runs the appliers of a node, each on one goroutine at a time: on one that reads a connection and is lent, as long
+// as the service is quick, else on one of its own. A service that suddenly takes long on a lent goroutine loses it: another
+// one reads on.
 type Executor struct {
-	// Stuck is called when a service has been in one call for [StuckAfter], and again each time that has doubled, until it ends.
+	// Stuck is called when a service has been in one call for [StuckAfter], and again each time that has doubled, until it
+	// ends.
 	Stuck func(a *Applier, entry uint64, d time.Duration)
 
 	mu       sync.Mutex    // guards what follows
@@ -74,8 +76,8 @@ func (x *Executor) work(a *Applier) {
 	x.end(a)
 }
 
-// Lend runs a, whose Push has asked for it, on the caller's goroutine, which reads c. It is called for each command of a quick
-// service, so it only starts the watch's timer if that does not run.
+// Lend runs a, whose Push has asked for it, on the caller's goroutine, which reads c. It is called for each command of a
+// quick service, so it only starts the watch's timer if that does not run.
 func (x *Executor) Lend(a *Applier, c Lender) {
 	turn := c.Turn()
 	x.mu.Lock()

@@ -91,9 +91,9 @@ func (s *Source) finish(end []byte, err error) {
 	}
 }
 
-// Send calls src.WriteTo and answers the receiver's calls with its output, on the calling goroutine. It returns the number of
-// bytes sent. The error is the error of WriteTo, whose writer fails if ctx ends, the connection ends or the receiver stops
-// the transfer. Call Send once.
+// Send calls src.WriteTo and answers the receiver's calls with its output, on the calling goroutine. It returns the number
+// of bytes sent. The error is the error of WriteTo, whose writer fails if ctx ends, the connection ends or the receiver
+// stops the transfer. Call Send once.
 func (s *Source) Send(ctx context.Context) (n int64, err error) {
 	w := &writer{s: s, ctx: ctx, sum: newTotal()}
 	if err = w.wait(); err == nil {

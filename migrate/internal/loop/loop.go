@@ -1,5 +1,5 @@
-// Package loop is a mailbox whose owner has no goroutine of its own: whoever puts something in does the work if nobody else does.
-// So one message crosses a host without a change of goroutines, and an idle owner costs none.
+// Package loop is a mailbox whose owner has no goroutine of its own: whoever puts something in does the work if nobody else
+// does. So one message crosses a host without a change of goroutines, and an idle owner costs none.
 package loop
 
 import (
@@ -9,8 +9,8 @@ import (
 
 // Owner is the one whose work a [Loop] does, never on two goroutines at a time.
 type Owner[T any] interface {
-	// Handle does what a batch asks for. lent is true if the goroutine was lent by a caller of Work. After an error the loop has
-	// stopped, and Handle has disposed of what it did not do.
+	// Handle does what a batch asks for. lent is true if the goroutine was lent by a caller of Work. After an error the loop
+	// has stopped, and Handle has disposed of what it did not do.
 	Handle(batch []T, lent bool) error
 	// Refuse disposes of items that the loop will not handle any more.
 	Refuse(items []T)
@@ -18,8 +18,8 @@ type Owner[T any] interface {
 	Halted(err error)
 }
 
-// Loop takes what has come in as one batch, so that under load messages, acknowledgements and replies travel together, while a
-// single one waits for nothing. It is safe for concurrent use.
+// Loop takes what has come in as one batch, so that under load messages, acknowledgements and replies travel together, while
+// a single one waits for nothing. It is safe for concurrent use.
 type Loop[T any] struct {
 	owner Owner[T]
 	tasks *sync.WaitGroup // counts the goroutines at work

@@ -9,7 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// owner records what a loop of numbers does. Its fields are written by one goroutine at a time, and read when none is at work.
+// owner records what a loop of numbers does. Its fields are written by one goroutine at a time, and read when none is at
+// work.
 type owner struct {
 	Loop[int]
 	tasks sync.WaitGroup

@@ -27,8 +27,8 @@ type Result struct {
 	First, Next uint64
 	// Ended is the session that the entry ended, by closing or by evicting it; 0 for none.
 	Ended uint64
-	// Mismatch is set if the hash in a HashCheck, which is that of entry Checked, differs from this machine's: the states of two
-	// hosts have diverged.
+	// Mismatch is set if the hash in a HashCheck, which is that of entry Checked, differs from this machine's: the states of
+	// two hosts have diverged.
 	Mismatch bool
 	Checked  uint64
 	// Halt is set if this version does not know the entry's kind; the entry was not applied.

@@ -8,8 +8,8 @@ import (
 )
 
 // The running hash covers every entry, reply, error code and data, event, and the memory held for replies. Machines that
-// applied the same entries have the same hash; a difference in any of these goes unnoticed with a probability of about 2^-64.
-// The service's own state is covered as far as its Hash covers it. The hash does not resist an adversary.
+// applied the same entries have the same hash; a difference in any of these goes unnoticed with a probability of about
+// 2^-64. The service's own state is covered as far as its Hash covers it. The hash does not resist an adversary.
 
 // The latest hashPoints hashes are kept, one for every hashStride'th index, because the hash in a HashCheck is older than
 // the entry by the commands that were in flight.

@@ -218,7 +218,8 @@ func (u *unlocked) WriteTo(io.Writer) (int64, error) {
 	return 0, nil
 }
 
-// The service's code is never called with the lock held. Restore is not in this test: it runs before the caller has the machine.
+// The service's code is never called with the lock held. Restore is not in this test: it runs before the caller has the
+// machine.
 func TestServiceRunsUnlocked(t *testing.T) {
 	u := &unlocked{t: t, calls: map[string]int{}}
 	m := New("unlocked.example", u, Limits{Sessions: 2})

@@ -46,7 +46,8 @@ type Capture struct {
 }
 
 // Snapshot captures the machine: the service by its own Snapshot, the tables by copying them without the bytes of replies
-// and events, which never change. It belongs to the applier, so that both are of the same index; it does not lock the tables.
+// and events, which never change. It belongs to the applier, so that both are of the same index; it does not lock the
+// tables.
 func (m *Machine) Snapshot() (*Capture, error) {
 	var app Snapshot
 	if err := protectPanic("Snapshot", m.OnPanic, func() (err error) { app, err = m.app.Snapshot(); return err }); err != nil {
@@ -126,8 +127,8 @@ func (s *Capture) write(w io.Writer) error {
 	return protectPanic("WriteTo", s.onPanic, func() error { _, err := s.app.WriteTo(w); return err })
 }
 
-// Restore reads a machine that [Capture.WriteTo] wrote. r must end with an error other than io.EOF unless the stream is known
-// to be complete. app is new; after an error it must be dropped.
+// Restore reads a machine that [Capture.WriteTo] wrote. r must end with an error other than io.EOF unless the stream is
+// known to be complete. app is new; after an error it must be dropped.
 //
 // Restore never allocates more than the limits allow, whatever the stream contains.
 func Restore(service string, app App, lim Limits, r io.Reader) (*Machine, error) {

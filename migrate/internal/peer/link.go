@@ -91,8 +91,8 @@ func (l *link) openLocked() {
 	}
 }
 
-// dial makes the connection, in several attempts, or gives the link up. If the address refuses them, Config.Down reports that
-// the process there has died, well before its silence would show that.
+// dial makes the connection, in several attempts, or gives the link up. If the address refuses them, Config.Down reports
+// that the process there has died, well before its silence would show that.
 func (l *link) dial() {
 	cfg := &l.links.cfg
 	for r := newRetry(cfg.FailureTimeout); ; {
@@ -187,7 +187,8 @@ func (h *linkConn) Handle(_ transport.Conn, r *transport.Request) {
 	}
 }
 
-// Closed implements [transport.Handler]. A connection in use is dialled again at once, which shows whether the host has died.
+// Closed implements [transport.Handler]. A connection in use is dialled again at once, which shows whether the host has
+// died.
 func (h *linkConn) Closed(c transport.Conn, err error) {
 	l := h.link
 	l.mu.Lock()

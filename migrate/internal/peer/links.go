@@ -28,7 +28,8 @@ type Config struct {
 	FailureTimeout time.Duration
 	Log            *slog.Logger
 
-	// Go starts a goroutine, or reports false if the host is closed. It is called with a lock held, and must not call the Links.
+	// Go starts a goroutine, or reports false if the host is closed. It is called with a lock held, and must not call the
+	// Links.
 	Go func(func()) bool
 	// Down is called when a host's address refuses connections: its process has died. A host that is only silent is not
 	// reported. Reset is called when a new connection to a host is in use: messages sent before it may be lost. Both are called
@@ -45,8 +46,8 @@ type Links struct {
 	closed bool
 }
 
-// linkKey identifies a start of a host and its address. Services may know different addresses of a restarted host for a while,
-// and the link to one address must not replace the link to another.
+// linkKey identifies a start of a host and its address. Services may know different addresses of a restarted host for a
+// while, and the link to one address must not replace the link to another.
 type linkKey struct {
 	id          string
 	incarnation uint64
@@ -66,8 +67,8 @@ var messageBuffers = sync.Pool{New: func() any { return new([]byte) }}
 // maxPooled is the size up to which a buffer is used again.
 const maxPooled = 64 << 10
 
-// Send sends a service's message to a host, connecting first if there is no connection. It does not block, and drops the message
-// when too many wait for the connection.
+// Send sends a service's message to a host, connecting first if there is no connection. It does not block, and drops the
+// message when too many wait for the connection.
 func (ls *Links) Send(to resolver.Host, service string, m core.Msg) {
 	buf := messageBuffers.Get().(*[]byte)
 	params, err := wire.AppendMsgParams((*buf)[:0], service, m)
@@ -138,8 +139,8 @@ func (ls *Links) Close() {
 	}
 }
 
-// Connect dials a host, which must prove the key that to names, and exchanges hellos with it. The error is [ErrOtherStart] if
-// another process answers at the host's address. The caller closes the connection; Close does not.
+// Connect dials a host, which must prove the key that to names, and exchanges hellos with it. The error is [ErrOtherStart]
+// if another process answers at the host's address. The caller closes the connection; Close does not.
 func (ls *Links) Connect(ctx context.Context, to resolver.Host, h transport.Handler) (transport.Conn, error) {
 	conn, err := ls.cfg.Transport.Dial(ctx, transport.Peer{Addr: to.Addr, Key: to.Key}, h)
 	if err != nil {

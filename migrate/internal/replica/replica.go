@@ -1,6 +1,6 @@
-// Package replica drives the protocol of one service on one host: it gives the core events, carries out what the core asks for, and
-// has committed entries applied. It does no I/O, has no clock and no goroutine: its host provides them, be it a node or the
-// simulator.
+// Package replica drives the protocol of one service on one host: it gives the core events, carries out what the core asks
+// for, and has committed entries applied. It does no I/O, has no clock and no goroutine: its host provides them, be it a
+// node or the simulator.
 package replica
 
 import (
@@ -34,7 +34,8 @@ type Env interface {
 	Start(a *apply.Applier)
 	// Wake has [Replica.Collect] called on the loop. It is called by a goroutine that runs a.
 	Wake(a *apply.Applier)
-	// Post has f called on the loop, or drop, on any goroutine, if there is no loop any more. It may be called by any goroutine.
+	// Post has f called on the loop, or drop, on any goroutine, if there is no loop any more. It may be called by any
+	// goroutine.
 	Post(f func(), drop func())
 	// Offer lets another host fetch what was captured, under the number returned; 0: it can't.
 	Offer(to resolver.Host, c *machine.Capture) uint64
@@ -100,8 +101,8 @@ func (r *Replica) Step(ev core.Event) {
 	r.core.Step(r.env.Now(), ev)
 }
 
-// Align carries out a change of role that the core has decided, or drops the copy, if either is due: what comes next must find the
-// copy that belongs to it.
+// Align carries out a change of role that the core has decided, or drops the copy, if either is due: what comes next must
+// find the copy that belongs to it.
 func (r *Replica) Align() error {
 	if !r.core.Switching() {
 		return r.core.Err()
@@ -227,8 +228,8 @@ func (r *Replica) push(entries []core.Entry, call func(*machine.Machine)) {
 	}
 }
 
-// Later has call run with the service's state as it is when everything committed so far is applied, and nothing else runs. It
-// reports whether there is a copy.
+// Later has call run with the service's state as it is when everything committed so far is applied, and nothing else runs.
+// It reports whether there is a copy.
 func (r *Replica) Later(call func(*machine.Machine)) bool {
 	if r.applier == nil {
 		return false
@@ -285,8 +286,8 @@ func (r *Replica) checkHash() {
 	}
 }
 
-// Capture captures the copy when everything committed so far is applied, and calls then once on the loop: with the capture and the
-// place of the last entry in it, or with an error. It reports whether there is a copy; if not, then is not called.
+// Capture captures the copy when everything committed so far is applied, and calls then once on the loop: with the capture
+// and the place of the last entry in it, or with an error. It reports whether there is a copy; if not, then is not called.
 func (r *Replica) Capture(then func(c *machine.Capture, index, epoch uint64, err error)) bool {
 	if r.applier == nil {
 		return false

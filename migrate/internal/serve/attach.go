@@ -9,8 +9,8 @@ import (
 // MaxSessionsPerConn bounds the sessions of a service on one connection.
 const MaxSessionsPerConn = 1024
 
-// registry holds the sessions that are attached to a connection, and when the others were detached. A session is attached to the
-// connection that resumed it last.
+// registry holds the sessions that are attached to a connection, and when the others were detached. A session is attached to
+// the connection that resumed it last.
 type registry struct {
 	attached  map[attachmentKey]*attachment
 	bySession map[uint64]*attachment

@@ -9,8 +9,8 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// Clients serves the clients of one service on one host. Its methods, except Init, are called on the service's loop. Every idle
-// service has one, so that it must stay small.
+// Clients serves the clients of one service on one host. Its methods, except Init, are called on the service's loop. Every
+// idle service has one, so that it must stay small.
 type Clients struct {
 	host     Host
 	registry registry
@@ -104,8 +104,8 @@ func (c *Clients) notActive(r *Request, params any) {
 	r.Reply(nil, c.host.NotActive(c.host.Core().Record()))
 }
 
-// clientAhead reports whether the client has seen a higher term than this host. Then this host is about to learn that it is no
-// longer active. It refuses the client's requests, because it does not know what has happened to the client's sessions.
+// clientAhead reports whether the client has seen a higher term than this host. Then this host is about to learn that it is
+// no longer active. It refuses the client's requests, because it does not know what has happened to the client's sessions.
 func (c *Clients) clientAhead(conn *Conn, params any) bool {
 	mine := c.host.Core().Term()
 	if p, ok := params.(*wire.OpenParams); ok {
@@ -198,8 +198,8 @@ func (c *Clients) Deposed() {
 	c.expiry.at = 0
 }
 
-// Disconnect refuses all requests with err and closes all clients' connections: a client that only listens learns in no other way
-// that it has to look for the service.
+// Disconnect refuses all requests with err and closes all clients' connections: a client that only listens learns in no
+// other way that it has to look for the service.
 func (c *Clients) Disconnect(err error) {
 	attached := c.registry
 	c.refuse(err)

@@ -30,8 +30,8 @@ func (c *Clients) do(r *Request, p *wire.DoParams) {
 	}
 }
 
-// validate has the applier validate a command, and then orders it. The commands of a session keep their order, because all of them
-// are validated.
+// validate has the applier validate a command, and then orders it. The commands of a session keep their order, because all
+// of them are validated.
 func (c *Clients) validate(r *Request, p *wire.DoParams, body []byte) {
 	e := core.Entry{Kind: core.Command, Session: p.Session, Seq: p.Seq, Low: p.Low, Body: body}
 	c.requests.addValidation(r)

@@ -9,11 +9,11 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// Thousands of clients must not delay the messages that other hosts wait for. Hence they are notified in portions, and reconnect
-// over a spread of time.
+// Thousands of clients must not delay the messages that other hosts wait for. Hence they are notified in portions, and
+// reconnect over a spread of time.
 const (
-	// SpreadPerClient is the spread for each client: a host of several CPUs can accept about 1,000 connections a second with TLS
-	// beside its other work.
+	// SpreadPerClient is the spread for each client: a host of several CPUs can accept about 1,000 connections a second with
+	// TLS beside its other work.
 	SpreadPerClient = time.Millisecond
 	// SpreadFrom is the number of clients that may reconnect at the same time when a host is lost.
 	SpreadFrom = 128
@@ -25,8 +25,8 @@ const (
 
 	// notifyPortion is the number of clients that are notified before other goroutines run.
 	notifyPortion = 16
-	// reminderDelay is the time after which a few ready clients are notified by this host if the next one has not done so: their
-	// connections to it may have broken, or it may have notified strangers instead.
+	// reminderDelay is the time after which a few ready clients are notified by this host if the next one has not done so:
+	// their connections to it may have broken, or it may have notified strangers instead.
 	reminderDelay = 50 * time.Millisecond
 )
 
@@ -71,8 +71,8 @@ func (w *crowd) take(n int) (conns []transport.Conn) {
 	return conns
 }
 
-// doubled reports whether there are twice as many clients as when the spread was last announced. It returns false while parked
-// clients are being notified: that is more urgent.
+// doubled reports whether there are twice as many clients as when the spread was last announced. It returns false while
+// parked clients are being notified: that is more urgent.
 func (w *crowd) doubled(clients int) bool {
 	return clients >= 2*max(int(w.announced), SpreadFrom) && len(w.queue) == 0
 }
@@ -118,8 +118,8 @@ func (c *Clients) announceActive(conns []transport.Conn) {
 	c.notify(conns, wire.MethodMoved, wire.MovedParams{Service: c.host.Config().Service, Record: c.host.Core().Record()})
 }
 
-// notifyParked notifies up to n more parked clients that this host is active. The others wait until those have come: if all came
-// at once, each would only be without a host for longer.
+// notifyParked notifies up to n more parked clients that this host is active. The others wait until those have come: if all
+// came at once, each would only be without a host for longer.
 func (c *Clients) notifyParked(n int) {
 	if conns := c.crowd.take(n); len(conns) > 0 {
 		c.announceActive(conns)
@@ -133,8 +133,8 @@ func (c *Clients) unpark(conn *Conn) {
 	}
 }
 
-// announceSuccessor notifies clients of the next active host. It leaves the ready ones to that host, which notifies them at the
-// rate that it can serve, and notifies them later in case it does not.
+// announceSuccessor notifies clients of the next active host. It leaves the ready ones to that host, which notifies them at
+// the rate that it can serve, and notifies them later in case it does not.
 func (c *Clients) announceSuccessor(rec resolver.Record) {
 	var now, later []transport.Conn
 	for a := range c.registry.each {
@@ -156,8 +156,8 @@ func (c *Clients) announceSuccessor(rec resolver.Record) {
 	}
 }
 
-// announceSpread notifies all clients of the spread, within SpreadInterval, if their number has doubled. New clients learn the
-// spread from the answer to their first request.
+// announceSpread notifies all clients of the spread, within SpreadInterval, if their number has doubled. New clients learn
+// the spread from the answer to their first request.
 func (c *Clients) announceSpread() {
 	if c.crowd.pending || !c.crowd.doubled(c.registry.len()) {
 		return
@@ -176,8 +176,8 @@ func (c *Clients) announceSpread() {
 	})
 }
 
-// Prepare asks all clients to connect to the next host ahead of a move, at random moments of a spread of at most limit. It returns
-// their number and the spread. [Host].Ready reports each of them.
+// Prepare asks all clients to connect to the next host ahead of a move, at random moments of a spread of at most limit. It
+// returns their number and the spread. [Host].Ready reports each of them.
 func (c *Clients) Prepare(next resolver.Host, limit time.Duration) (n int, spread time.Duration) {
 	n = c.registry.len()
 	spread = min(time.Duration(max(n-1, 0))*SpreadPerClient, limit)

@@ -1,5 +1,5 @@
-// Package serve is a host's side of its clients, for one service: it opens their sessions, has their commands ordered, answers
-// them when they are applied, and sends events.
+// Package serve is a host's side of its clients, for one service: it opens their sessions, has their commands ordered,
+// answers them when they are applied, and sends events.
 //
 // [Clients] connects four parts. Each owns its data, and the others use its methods:
 //

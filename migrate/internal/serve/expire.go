@@ -53,8 +53,8 @@ func (c *Clients) expire() {
 	}
 }
 
-// makeRoom makes room for another session. At the limit it ends the session that was unused for longest among those whose clients
-// are disconnected, so that new clients never evict connected ones.
+// makeRoom makes room for another session. At the limit it ends the session that was unused for longest among those whose
+// clients are disconnected, so that new clients never evict connected ones.
 func (c *Clients) makeRoom() bool {
 	m := c.host.Machine()
 	if c.requests.opens() < m.Room() {

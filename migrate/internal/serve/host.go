@@ -40,8 +40,8 @@ type Host interface {
 	Validates() bool
 	// ConcurrentQueries reports whether the service allows queries during Apply.
 	ConcurrentQueries() bool
-	// Ready is called during a move, once for each client that [Clients.Prepare] counted: when it is connected to the next host,
-	// or with gone set when it has disconnected from this one instead.
+	// Ready is called during a move, once for each client that [Clients.Prepare] counted: when it is connected to the next
+	// host, or with gone set when it has disconnected from this one instead.
 	Ready(gone bool)
 }
 

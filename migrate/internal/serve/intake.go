@@ -9,23 +9,23 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// A connection may have this much in flight: requests without an answer, and messages of a host that its loop has not handled.
-// Beyond that it is not read, so that a fast sender waits at its own end and delays others by no more than this.
+// A connection may have this much in flight: requests without an answer, and messages of a host that its loop has not
+// handled. Beyond that it is not read, so that a fast sender waits at its own end and delays others by no more than this.
 const (
 	MaxCalls = 256
 	MaxBytes = 4 << 20
 )
 
-// knownFactor multiplies the limits of a connection that a known host has made: it carries the messages of all services that two
-// hosts share, and one service must not block the others.
+// knownFactor multiplies the limits of a connection that a known host has made: it carries the messages of all services that
+// two hosts share, and one service must not block the others.
 const knownFactor = 16
 
-// blockedInterval is how often a peer whose connection is not read is informed. Its pings are not read either: without a sign it
-// would take this host for dead, connect again, and be blocked again.
+// blockedInterval is how often a peer whose connection is not read is informed. Its pings are not read either: without a
+// sign it would take this host for dead, connect again, and be blocked again.
 const blockedInterval = time.Second
 
-// Conn is a connection that a client or another host has made to this host. It is safe for concurrent use, except that only the
-// reading goroutine calls TryEnter and Enter.
+// Conn is a connection that a client or another host has made to this host. It is safe for concurrent use, except that only
+// the reading goroutine calls TryEnter and Enter.
 type Conn struct {
 	transport.Conn
 
@@ -70,8 +70,8 @@ func (c *Conn) Enter(size int) {
 	}
 }
 
-// enter counts size bytes as in flight if there is room. Otherwise it returns a channel that receives when there may be room. A
-// message over the limit enters alone.
+// enter counts size bytes as in flight if there is room. Otherwise it returns a channel that receives when there may be
+// room. A message over the limit enters alone.
 func (c *Conn) enter(size int) (room <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

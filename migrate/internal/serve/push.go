@@ -36,8 +36,9 @@ func (p *pusher) listen(a *attachment, next uint64) {
 	put(&p.behind, a, struct{}{})
 }
 
-// push sends events to the listeners among all. A batch for many is encoded once. A listener that is behind by more than one batch
-// gets the next one when it has confirmed the last. A listener that stops reading is cut off by its connection, and resumes later.
+// push sends events to the listeners among all. A batch for many is encoded once. A listener that is behind by more than one
+// batch gets the next one when it has confirmed the last. A listener that stops reading is cut off by its connection, and
+// resumes later.
 func (p *pusher) push(h Host, all *registry) {
 	m := h.Machine()
 	if !h.Core().Role().Active() || m == nil {

@@ -5,8 +5,8 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// Request is a client's request. It counts as in flight on its connection until it is answered, even if the client does not wait
-// for an answer. It belongs to the connection's reading goroutine until [Clients.Handle] receives it.
+// Request is a client's request. It counts as in flight on its connection until it is answered, even if the client does not
+// wait for an answer. It belongs to the connection's reading goroutine until [Clients.Handle] receives it.
 type Request struct {
 	*transport.Request
 	Do wire.DoParams // the params of a command: most requests are commands

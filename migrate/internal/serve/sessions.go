@@ -93,7 +93,8 @@ func (c *Clients) leave(r *Request, p *wire.LeaveParams) {
 	}
 }
 
-// ended forgets a session that has ended. It closes the connection of a client that did not ask for that, so that it learns of it.
+// ended forgets a session that has ended. It closes the connection of a client that did not ask for that, so that it learns
+// of it.
 func (c *Clients) ended(session uint64) {
 	asked := c.closed(session)
 	if a := c.registry.end(session); a != nil {

@@ -53,8 +53,8 @@ type Download struct {
 // Stop ends the download, if it has not ended: its result is then an error.
 func (d *Download) Stop() { d.cancel() }
 
-// Start fetches and restores a snapshot on a goroutine of its own, which gives the result to the receiver. There is no result if
-// the host is closed.
+// Start fetches and restores a snapshot on a goroutine of its own, which gives the result to the receiver. There is no
+// result if the host is closed.
 func (f *Fetcher) Start(what core.Fetch, to Receiver) *Download {
 	ctx, cancel := context.WithCancel(f.ctx)
 	if !f.run(func() {

@@ -34,15 +34,15 @@ type offer struct {
 	timer  *time.Timer // drops it after OfferTimeout
 }
 
-// NewOffers returns the Offers of a host, named by its ID. Snapshots are sent until ctx ends, on goroutines that run starts; it
-// reports false if the host is closed.
+// NewOffers returns the Offers of a host, named by its ID. Snapshots are sent until ctx ends, on goroutines that run starts;
+// it reports false if the host is closed.
 func NewOffers(ctx context.Context, host string, run func(func()) bool) *Offers {
 	return &Offers{ctx: ctx, host: host, run: run, offers: make(map[uint64]*offer)}
 }
 
-// Add offers a snapshot to a host, and returns the ID under which it can be fetched. The snapshot is released when it was sent,
-// when it was not fetched within OfferTimeout, and on Close; after Close it is released at once, and the ID is 0. No lock is
-// held then. sent is called on another goroutine when a fetch of the snapshot has ended.
+// Add offers a snapshot to a host, and returns the ID under which it can be fetched. The snapshot is released when it was
+// sent, when it was not fetched within OfferTimeout, and on Close; after Close it is released at once, and the ID is 0. No
+// lock is held then. sent is called on another goroutine when a fetch of the snapshot has ended.
 func (o *Offers) Add(to resolver.Host, snap machine.Snapshot, sent func(bytes int64, err error)) (id uint64) {
 	id = wire.RandomID()
 	of := &offer{to: to, snap: snap, source: newSource(snap), sent: sent}

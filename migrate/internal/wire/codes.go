@@ -1,4 +1,5 @@
-// Package wire holds what clients and hosts say to one another, the codes of their errors, and what both sides must agree on.
+// Package wire holds what clients and hosts say to one another, the codes of their errors, and what both sides must agree
+// on.
 package wire
 
 import "github.com/roam-go/roam/transport"

@@ -20,8 +20,9 @@ func LeaveApply() { applying.Add(-1) }
 // ApplyFrame ends the name of the function from which a service's Apply is called.
 const ApplyFrame = "internal/machine.(*Machine).callApply"
 
-// CheckOutsideApply returns an error if the caller was called by a service's Apply. There a client would wait for the very service
-// that waits for it, or make a service depend on more than its commands. It costs nothing while no Apply runs in this process.
+// CheckOutsideApply returns an error if the caller was called by a service's Apply. There a client would wait for the very
+// service that waits for it, or make a service depend on more than its commands. It costs nothing while no Apply runs in
+// this process.
 func CheckOutsideApply(service, method string) error {
 	if applying.Load() == 0 {
 		return nil

@@ -107,7 +107,8 @@ type ListenParams struct {
 	From    uint64
 }
 
-// ListenResult answers ListenParams: the first event to come is Next. If that is higher than From, the events between are gone.
+// ListenResult answers ListenParams: the first event to come is Next. If that is higher than From, the events between are
+// gone.
 type ListenResult struct {
 	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
@@ -156,8 +157,8 @@ type PrepareParams struct {
 	SpreadMS int64
 }
 
-// SpreadParams is sent when there are many more clients than before. A client that loses the host without being told to move,
-// and waits for no answer, comes back at a random moment of the spread, which is given in milliseconds.
+// SpreadParams is sent when there are many more clients than before. A client that loses the host without being told to
+// move, and waits for no answer, comes back at a random moment of the spread, which is given in milliseconds.
 type SpreadParams struct {
 	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 

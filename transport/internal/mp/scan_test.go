@@ -30,7 +30,8 @@ func TestScannerByteByByte(t *testing.T) {
 	}
 }
 
-// A value that arrives byte by byte costs no more than one that arrives whole: starting over at each byte would take a minute.
+// A value that arrives byte by byte costs no more than one that arrives whole: starting over at each byte would take a
+// minute.
 func TestScannerIsLinear(t *testing.T) {
 	const n = 1 << 18
 	b := append([]byte{0xdd, 0, n >> 16, 0, 0}, make([]byte, n)...)

@@ -2,8 +2,8 @@ package mp
 
 import "encoding/binary"
 
-// TakeUint reads an integer that is not negative from the front of b and returns the rest of b. So do the functions below for
-// their types.
+// TakeUint reads an integer that is not negative from the front of b and returns the rest of b. So do the functions below
+// for their types.
 func TakeUint(b []byte) (uint64, []byte, bool) {
 	if len(b) == 0 {
 		return 0, nil, false
