@@ -204,7 +204,8 @@ func benchChat(b *testing.B, subscribers int, secure bool) {
 	res := resolver.NewMemory()
 	var room *migrate.Service
 	for i := range 2 {
-		n, err := migrate.NewNode(migrate.NodeConfig{Resolver: res, Transport: tcp(), ID: fmt.Sprint("h", i), Listen: "127.0.0.1:0"})
+		n, err := migrate.NewNode(migrate.NodeConfig{Resolver: res, Transport: tcp(), ID: fmt.Sprint("h", i),
+			Listen: "127.0.0.1:0"})
 		require.NoError(b, err)
 		b.Cleanup(func() { n.Close() })
 		s, err := n.Host(b.Context(), service, factory, migrate.Policy{})

@@ -204,7 +204,8 @@ func (c *Client) follow(from uint64) error {
 		if err := e.decode(ev.Body, &texts); err != nil || e.Kind >= KindPrivate {
 			c.cfg.Logger.Warn("chat: skipping event of unknown kind", "service", c.service, "seq", ev.Seq)
 		} else {
-			batch = append(batch, entry{kind: e.Kind, from: e.From, text: e.Text, time: e.Time, seq: ev.Seq, missing: int32(e.Missing)})
+			batch = append(batch, entry{kind: e.Kind, from: e.From, text: e.Text, time: e.Time, seq: ev.Seq,
+				missing: int32(e.Missing)})
 		}
 		if !ev.More || len(batch) > batchSize-2 {
 			c.inbox.put(batch)

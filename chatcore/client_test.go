@@ -319,7 +319,8 @@ func TestJoinErrors(t *testing.T) {
 			want error
 			text string
 		}{
-			{ClientConfig{Name: "ANN", Transport: net.Host("bob")}, ErrNameTaken, `chat: join "chat.example" as "ANN": chat: the name`},
+			{ClientConfig{Name: "ANN", Transport: net.Host("bob")}, ErrNameTaken,
+				`chat: join "chat.example" as "ANN": chat: the name`},
 			{ClientConfig{Name: "a\x00", Transport: net.Host("bob")}, ErrBadName, "letters"},
 			{ClientConfig{Name: "", Transport: net.Host("bob")}, ErrConfig, "ClientConfig.Name"},
 			{ClientConfig{Name: "bob", Transport: net.Host("bob"), Buffer: -1}, ErrConfig, "ClientConfig.Buffer"},

@@ -6,7 +6,9 @@
 //	factory, err := chatcore.New(chatcore.Config{MinParticipants: 2})
 //	svc, err := node.Host(ctx, "backend.com", factory, migrate.Policy{Every: 30 * time.Second})
 //
-//	c, err := chatcore.Join(ctx, "backend.com", chatcore.ClientConfig{Name: "ann", Resolver: res, Transport: tr, Listen: ":0"})
+//	c, err := chatcore.Join(ctx, "backend.com", chatcore.ClientConfig{
+//		Name: "ann", Resolver: res, Transport: tr, Listen: ":0",
+//	})
 //	defer c.Leave(ctx)
 //	err = c.Say(ctx, "hello, all")
 //	err = c.Private(ctx, "bob", "hello, you")

@@ -17,7 +17,7 @@ const (
 	CodePeerKey         transport.Code = 310 // the participant's key is not the key of that name
 	CodeNoPrivate       transport.Code = 311 // the participant accepts no private messages
 	CodePeerRefused     transport.Code = 312 // the participant's client rejected the private message
-	CodeReplay          transport.Code = 313 // the private message was already delivered, or has the token of another connection
+	CodeReplay          transport.Code = 313 // the private message was delivered already, or has another connection's token
 	CodeBadSnapshot     transport.Code = 314 // malformed snapshot
 	CodeConfig          transport.Code = 315 // a field of a configuration is invalid
 	CodeUnverified      transport.Code = 316 // private messages need keys, but the transport proves none
@@ -32,7 +32,7 @@ var (
 	ErrNotJoined       error = &transport.Error{Code: CodeNotJoined, Message: "chat: not in the room"}
 	ErrJoined          error = &transport.Error{Code: CodeJoined, Message: "chat: already in the room"}
 	ErrFull            error = &transport.Error{Code: CodeFull, Message: "chat: the room is full"}
-	ErrHeldFull        error = &transport.Error{Code: CodeHeldFull, Message: "chat: too many messages held before the chat begins"}
+	ErrHeldFull        error = &transport.Error{Code: CodeHeldFull, Message: "chat: too many messages before the chat begins"}
 	ErrBadCommand      error = &transport.Error{Code: CodeBadCommand, Message: "chat: bad command"}
 	ErrNoSuchName      error = &transport.Error{Code: CodeNoSuchName, Message: "chat: no such name"}
 	ErrPeerUnreachable error = &transport.Error{Code: CodePeerUnreachable, Message: "chat: participant unreachable"}

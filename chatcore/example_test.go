@@ -91,7 +91,9 @@ func ExampleJoin() {
 	fmt.Println(len(who), "are here")
 	_ = bob.Leave(ctx)
 
-	_, err := chatcore.Join(ctx, "backend.com", chatcore.ClientConfig{Name: "ANN", Resolver: res, Transport: net.Host("mallory")})
+	_, err := chatcore.Join(ctx, "backend.com", chatcore.ClientConfig{
+		Name: "ANN", Resolver: res, Transport: net.Host("mallory"),
+	})
 	fmt.Println(err)
 	// Output:
 	// ann: first

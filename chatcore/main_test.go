@@ -24,7 +24,8 @@ func TestMain(m *testing.M) {
 	}
 	if n := runtime.NumGoroutine(); n > before && code == 0 {
 		buf := make([]byte, 1<<20)
-		fmt.Fprintf(os.Stderr, "leaked goroutines: %d at the end, %d at the start:\n%s\n", n, before, buf[:runtime.Stack(buf, true)])
+		fmt.Fprintf(os.Stderr, "leaked goroutines: %d at the end, %d at the start:\n%s\n", n, before,
+			buf[:runtime.Stack(buf, true)])
 		code = 1
 	}
 	os.Exit(code)

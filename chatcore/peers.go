@@ -137,8 +137,8 @@ func unreachable(who Participant, err error) error {
 	if errors.Is(err, transport.ErrWrongKey) {
 		return transport.Errorf(CodePeerKey, "chat: the peer at %s is not %q; nothing was sent: %v", who.Addr, who.Name, err)
 	}
-	return transport.Errorf(CodePeerUnreachable, "chat: %q is unreachable at %s: %v; the client may have exited, or a firewall "+
-		"blocks the connection", who.Name, who.Addr, err)
+	return transport.Errorf(CodePeerUnreachable, "chat: %q is unreachable at %s: %v; the client may have exited, or a "+
+		"firewall blocks the connection", who.Name, who.Addr, err)
 }
 
 // acquire returns the link to a peer, which may still be dialing. The caller must release it.

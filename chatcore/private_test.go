@@ -272,7 +272,8 @@ func TestPrivateWithoutKeys(t *testing.T) {
 		}
 		_, err := h.enter(t.Context(), ClientConfig{Name: "ann", Transport: plain("ann"), Listen: "ann:0"})
 		require.ErrorIs(t, err, ErrUnverified)
-		ann, err := h.enter(t.Context(), ClientConfig{Name: "ann", Transport: plain("ann"), Listen: "ann:0", InsecurePrivate: true})
+		ann, err := h.enter(t.Context(), ClientConfig{Name: "ann", Transport: plain("ann"), Listen: "ann:0",
+			InsecurePrivate: true})
 		require.NoError(t, err)
 		bob, err := h.enter(t.Context(), ClientConfig{Name: "bob", Transport: plain("bob")})
 		require.NoError(t, err)

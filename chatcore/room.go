@@ -160,8 +160,8 @@ func errNameTaken(p *participant, name string) error {
 	if p.name != name {
 		looks = ", a confusable name,"
 	}
-	return transport.Errorf(CodeNameTaken, "chat: the name %q is taken: %q%s belongs to a participant in the room", name, p.name,
-		looks)
+	return transport.Errorf(CodeNameTaken, "chat: the name %q is taken: %q%s belongs to a participant in the room", name,
+		p.name, looks)
 }
 
 func (r *room) joinReply(p *participant, next uint64) []byte {
@@ -316,6 +316,6 @@ func (p *participant) info() participantInfo {
 }
 
 func errNotJoined() error {
-	return transport.Errorf(CodeNotJoined, "chat: this session is not in the room: join first, or join again if a newer session "+
-		"with the same key has taken over the name")
+	return transport.Errorf(CodeNotJoined, "chat: this session is not in the room: join first, or join again if a newer "+
+		"session with the same key has taken over the name")
 }

@@ -508,17 +508,19 @@ func TestRestoreReportsReadErrors(t *testing.T) {
 // Restore rejects snapshots that no room could have written. Each case corrupts the state of a room.
 func TestRestoreRejectsInvalidState(t *testing.T) {
 	for what, spoil := range map[string]func(r *room){
-		"duplicate name":         func(r *room) { r.list[1] = &participant{number: 2, name: "ANN", session: 2} },
-		"duplicate session":      func(r *room) { r.list[1] = &participant{number: 2, name: "bob", session: 1} },
-		"duplicate number":       func(r *room) { r.list[1] = &participant{number: 1, name: "bob", session: 2} },
-		"the number 0":           func(r *room) { r.list[0] = &participant{number: 0, name: "ann", session: 1} },
-		"number above last":      func(r *room) { r.last = 1 },
-		"a bad name":             func(r *room) { r.list[0] = &participant{number: 1, name: "a\nb", session: 1} },
-		"a bad address":          func(r *room) { r.list[0] = &participant{number: 1, name: "ann", addr: "\x1b", session: 1} },
-		"too many participants":  func(r *room) { r.cfg.MaxParticipants = 1 },
-		"too much history":       func(r *room) { r.cfg.HistoryCount = 1 },
-		"too large a history":    func(r *room) { r.cfg.HistoryBytes = 50 },
-		"too many held":          func(r *room) { r.begun, r.cfg.MinParticipants = false, 3; r.held = make([]storedMessage, 1001) },
+		"duplicate name":        func(r *room) { r.list[1] = &participant{number: 2, name: "ANN", session: 2} },
+		"duplicate session":     func(r *room) { r.list[1] = &participant{number: 2, name: "bob", session: 1} },
+		"duplicate number":      func(r *room) { r.list[1] = &participant{number: 1, name: "bob", session: 2} },
+		"the number 0":          func(r *room) { r.list[0] = &participant{number: 0, name: "ann", session: 1} },
+		"number above last":     func(r *room) { r.last = 1 },
+		"a bad name":            func(r *room) { r.list[0] = &participant{number: 1, name: "a\nb", session: 1} },
+		"a bad address":         func(r *room) { r.list[0] = &participant{number: 1, name: "ann", addr: "\x1b", session: 1} },
+		"too many participants": func(r *room) { r.cfg.MaxParticipants = 1 },
+		"too much history":      func(r *room) { r.cfg.HistoryCount = 1 },
+		"too large a history":   func(r *room) { r.cfg.HistoryBytes = 50 },
+		"too many held": func(r *room) {
+			r.begun, r.cfg.MinParticipants, r.held = false, 3, make([]storedMessage, 1001)
+		},
 		"held after the begin":   func(r *room) { r.held = []storedMessage{{From: "ann", Text: "hi"}} },
 		"not begun at the count": func(r *room) { r.begun, r.cfg.MinParticipants, r.seen = false, 1, []string{"x"} },
 		"key counted twice":      func(r *room) { r.begun, r.cfg.MinParticipants, r.seen = false, 9, []string{"x", "x"} },

@@ -211,7 +211,8 @@ func (r *room) restoreParticipant(rr *recordReader) error {
 	switch {
 	case err != nil:
 		return badSnapshot("%v", err)
-	case name != rec.Name, len(rec.Addr) > maxAddr, !printable(rec.Addr), len(rec.Key) != 0 && len(rec.Key) != len(transport.Key{}):
+	case name != rec.Name, len(rec.Addr) > maxAddr, !printable(rec.Addr),
+		len(rec.Key) != 0 && len(rec.Key) != len(transport.Key{}):
 		return badSnapshot("the participant %q is malformed", name)
 	case rec.Number == 0, rec.Number > r.last, len(r.list) > 0 && r.list[len(r.list)-1].number >= rec.Number:
 		return badSnapshot("the participant %q has the number %d, out of order", name, rec.Number)

@@ -21,10 +21,12 @@ func TestGoldenWire(t *testing.T) {
 		{"say", &command{Op: opSay, Text: "hé"}, "9302a368c3a9a0"},
 		{"leave", &command{Op: opLeave}, "9303a0a0"},
 		{"joined", &joinReply{Name: "ann", Next: 300, Missing: 1, Present: 2}, "94a3616e6ecd012c0102"},
-		{"event", &event{Kind: KindMessage, From: "ann", Text: "hi", Time: 1_700_000_000_000}, "9501a3616e6ea26869cf0000018bcfe5680000"},
+		{"event", &event{Kind: KindMessage, From: "ann", Text: "hi", Time: 1_700_000_000_000},
+			"9501a3616e6ea26869cf0000018bcfe5680000"},
 		{"history", &query{Op: queryHistory, After: 300}, "9401a0cd012c00"},
 		{"said", []storedMessage{{Seq: 3, From: "ann", Text: "hi", Time: 5}}, "919403a3616e6ea2686905"},
-		{"who", &roster{Present: 1, List: []participantInfo{{Number: 1, Name: "ann", Key: []byte{}, Time: 5}}}, "9201919501a3616e6ea0c40005"},
+		{"who", &roster{Present: 1, List: []participantInfo{{Number: 1, Name: "ann", Key: []byte{}, Time: 5}}},
+			"9201919501a3616e6ea0c40005"},
 		{"private", &privateParams{To: "b", From: "a", Text: "x", ID: 7, Token: []byte{1}}, "95a162a161a17807c40101"},
 	} {
 		var got []byte
@@ -49,7 +51,8 @@ func TestGoldenWire(t *testing.T) {
 		require.NoError(t, err, in)
 		require.Equal(t, want, got)
 	}
-	for _, in := range []string{"", "c0", "02", "90", "9302a26869a0c0", "9302c3a0", "9302a26869", "930201a0", "93ffa0a0", "8302a26869a0", "9402a26869a0"} {
+	for _, in := range []string{"", "c0", "02", "90", "9302a26869a0c0", "9302c3a0", "9302a26869", "930201a0", "93ffa0a0",
+		"8302a26869a0", "9402a26869a0"} {
 		b, err := hex.DecodeString(in)
 		require.NoError(t, err)
 		_, err = decodeCommand(b)

@@ -139,7 +139,9 @@ func TestOpenComesLate(t *testing.T) {
 		w := newWorld(t, "a")
 		defer w.close()
 		a := w.host("a", "svc", Policy{Copies: 1, SessionTimeout: 10 * time.Minute})
-		c, err := Dial(t.Context(), "svc", ClientConfig{Resolver: w.res, Transport: &lateOpen{Transport: w.transport("client"), w: w}})
+		c, err := Dial(t.Context(), "svc", ClientConfig{
+			Resolver: w.res, Transport: &lateOpen{Transport: w.transport("client"), w: w},
+		})
 		require.NoError(t, err)
 		defer c.Close()
 		l := w.listen(c)

@@ -54,7 +54,8 @@ func startFlood(b *testing.B, s *Service) {
 			if seq > window {
 				low = seq - window + 1
 			}
-			params, err := transport.Marshal(wire.DoParams{Service: "svc", Session: i + 1, Seq: seq, Low: low, Body: make([]byte, 64)})
+			params, err := transport.Marshal(wire.DoParams{Service: "svc", Session: i + 1, Seq: seq, Low: low,
+				Body: make([]byte, 64)})
 			require.NoError(b, err)
 			conn.Go(wire.MethodDo, params, func(_ []byte, err error) {
 				if err == nil {

@@ -46,7 +46,8 @@ func (c *inbound) Handle(conn transport.Conn, r *transport.Request) {
 		c.handleMsg(r)
 	case wire.MethodHello:
 		r.Reply(c.handleHello(r))
-	case wire.MethodOpen, wire.MethodDo, wire.MethodQuery, wire.MethodListen, wire.MethodLeave, wire.MethodReady, wire.MethodPark:
+	case wire.MethodOpen, wire.MethodDo, wire.MethodQuery, wire.MethodListen, wire.MethodLeave, wire.MethodReady,
+		wire.MethodPark:
 		c.handleClient(r)
 	default:
 		if !c.node.offers.Handle(&c.upload, c.host, r) && r.IsCall() {

@@ -9,7 +9,7 @@ const (
 	CodeSessionExpired = wire.CodeSessionExpired // the session is unknown or has ended
 	CodeOutOfOrder     = wire.CodeOutOfOrder     // a previous command of the session is missing
 	CodeQueueFull      = wire.CodeQueueFull      // the client's queue of unacknowledged commands is full
-	CodeTooLarge       = wire.CodeTooLarge       // a command or query above its limit, which was not executed; or an answer to a query
+	CodeTooLarge       = wire.CodeTooLarge       // a command or query over its limit, not executed; or the answer to a query
 	CodeStateLost      = wire.CodeStateLost      // the service was restarted without its state
 	CodeNoTarget       = wire.CodeNoTarget       // there is no host to move to
 	CodeTransferFailed = wire.CodeTransferFailed // a handoff did not complete; the service stays where it was

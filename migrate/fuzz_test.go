@@ -17,8 +17,9 @@ import (
 
 // clientMethods is what a client may call, and hostMethods what a host may.
 var (
-	clientMethods = []string{wire.MethodOpen, wire.MethodDo, wire.MethodQuery, wire.MethodListen, wire.MethodLeave, wire.MethodReady, wire.MethodPark}
-	hostMethods   = []string{wire.MethodHello, wire.MethodMsg, bulk.MethodPull, bulk.MethodStop}
+	clientMethods = []string{wire.MethodOpen, wire.MethodDo, wire.MethodQuery, wire.MethodListen, wire.MethodLeave,
+		wire.MethodReady, wire.MethodPark}
+	hostMethods = []string{wire.MethodHello, wire.MethodMsg, bulk.MethodPull, bulk.MethodStop}
 )
 
 func mustMarshal(tb testing.TB, v any) []byte {
@@ -57,13 +58,17 @@ func hostile(t *testing.T, all bool, f func(s *Service, call func(method string,
 // Whatever a client sends, the service goes on, and everything is answered.
 func FuzzClientRequests(f *testing.F) {
 	for i, v := range []any{
-		wire.OpenParams{Service: "svc", Session: 7, Epoch: 1}, wire.DoParams{Service: "svc", Session: 7, Seq: 1, Low: 1, Body: []byte("one")},
+		wire.OpenParams{Service: "svc", Session: 7, Epoch: 1},
+		wire.DoParams{Service: "svc", Session: 7, Seq: 1, Low: 1, Body: []byte("one")},
 		wire.QueryParams{Service: "svc", Session: 7}, wire.ListenParams{Service: "svc", Session: 7, From: 1},
-		wire.LeaveParams{Service: "svc", Session: 7}, wire.ReadyParams{Service: "svc", Session: 7}, wire.ParkParams{Service: "svc", Session: 7},
+		wire.LeaveParams{Service: "svc", Session: 7}, wire.ReadyParams{Service: "svc", Session: 7},
+		wire.ParkParams{Service: "svc", Session: 7},
 	} {
-		f.Add(byte(i), mustMarshal(f, v), byte(1), mustMarshal(f, wire.DoParams{Service: "svc", Session: 7, Seq: 1, Body: []byte("x")}))
+		f.Add(byte(i), mustMarshal(f, v), byte(1), mustMarshal(f, wire.DoParams{Service: "svc", Session: 7, Seq: 1,
+			Body: []byte("x")}))
 	}
-	f.Add(byte(0), []byte{0x95, 0xa3, 's', 'v', 'c', 7, 0xc3, 0xcf, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0}, byte(2), []byte{0xc0})
+	f.Add(byte(0), []byte{0x95, 0xa3, 's', 'v', 'c', 7, 0xc3, 0xcf, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0}, byte(2),
+		[]byte{0xc0})
 	f.Fuzz(func(t *testing.T, m1 byte, p1 []byte, m2 byte, p2 []byte) {
 		hostile(t, true, func(s *Service, call func(string, []byte)) {
 			call(wire.MethodOpen, mustMarshal(t, wire.OpenParams{Service: "svc", Session: 7}))
@@ -76,10 +81,12 @@ func FuzzClientRequests(f *testing.F) {
 
 // Whatever somebody sends who says that it is a host, the service goes on.
 func FuzzHostRequests(f *testing.F) {
-	rec := resolver.Record{Name: "svc", Generation: 1, Version: 99, Epoch: 9, Active: resolver.Host{ID: "x", Incarnation: 3, Addr: "x:1"}}
+	rec := resolver.Record{Name: "svc", Generation: 1, Version: 99, Epoch: 9,
+		Active: resolver.Host{ID: "x", Incarnation: 3, Addr: "x:1"}}
 	rec.ISR, rec.Proposer = []resolver.Host{rec.Active}, rec.Active
 	for typ := core.MsgAppend; typ <= core.MsgLeave; typ++ {
-		b, err := core.AppendMsg(nil, core.Msg{Type: typ, From: rec.Active, Term: core.Term{Epoch: 9}, Record: &rec, Index: 5, Flag: true})
+		b, err := core.AppendMsg(nil, core.Msg{Type: typ, From: rec.Active, Term: core.Term{Epoch: 9}, Record: &rec, Index: 5,
+			Flag: true})
 		require.NoError(f, err)
 		f.Add(byte(1), mustMarshal(f, wire.MsgParams{Service: "svc", Msg: b}), byte(2), []byte{0x92, 7, 0})
 	}

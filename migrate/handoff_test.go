@@ -19,9 +19,10 @@ import (
 // tap is a resolver that can fail.
 type tap struct {
 	resolver.Resolver
-	absent atomic.Bool                                                                                                  // no host is present
-	down   atomic.Bool                                                                                                  // no answers
-	cas    func(ctx context.Context, next resolver.Record, do func() (resolver.Record, error)) (resolver.Record, error) // nil: do
+	absent atomic.Bool // no host is present
+	down   atomic.Bool // no answers
+	// cas stands for CompareAndSwap, which it may do; nil: do
+	cas func(ctx context.Context, next resolver.Record, do func() (resolver.Record, error)) (resolver.Record, error)
 }
 
 func (r *tap) dead(ctx context.Context) bool {
@@ -278,7 +279,8 @@ func cutShort(t *testing.T, victim, target, fault string, offset time.Duration) 
 
 func TestHandoffWithoutResolver(t *testing.T) {
 	for _, target := range []string{"b", "c", ""} {
-		for _, after := range []time.Duration{-1, 0, 2 * time.Millisecond, 4 * time.Millisecond, 6 * time.Millisecond, 8 * time.Millisecond} {
+		for _, after := range []time.Duration{-1, 0, 2 * time.Millisecond, 4 * time.Millisecond, 6 * time.Millisecond,
+			8 * time.Millisecond} {
 			t.Run(fmt.Sprint(target, after), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					w, r := newTapped(t, "a", "b", "c")
@@ -366,9 +368,11 @@ func TestHandoffWithBadSnapshot(t *testing.T) {
 		break_ func(w *world, h *health)
 		mend   func(w *world, h *health)
 	}{
-		{"Snapshot fails", func(_ *world, h *health) { h.snapshot.Store(true) }, func(_ *world, h *health) { h.snapshot.Store(false) }},
+		{"Snapshot fails", func(_ *world, h *health) { h.snapshot.Store(true) },
+			func(_ *world, h *health) { h.snapshot.Store(false) }},
 		{"WriteTo fails", func(_ *world, h *health) { h.write.Store(true) }, func(_ *world, h *health) { h.write.Store(false) }},
-		{"Restore fails", func(_ *world, h *health) { h.restore.Store(true) }, func(_ *world, h *health) { h.restore.Store(false) }},
+		{"Restore fails", func(_ *world, h *health) { h.restore.Store(true) },
+			func(_ *world, h *health) { h.restore.Store(false) }},
 		{"flipped bit", func(w *world, _ *health) { w.net.FlipAfter("a", "b", 3000) }, func(*world, *health) {}},
 		{"cut", func(w *world, _ *health) { w.net.CutAfter("a", "b", 3000) }, func(*world, *health) {}},
 	} {

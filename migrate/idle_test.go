@@ -121,7 +121,8 @@ func BenchmarkIdleServices(b *testing.B) {
 			var nodes [2]*Node
 			for i := range nodes {
 				res := benchResolver(b, benchTCP(b, false), addr)
-				n, err := NewNode(NodeConfig{Resolver: res, Transport: benchTCP(b, false), ID: fmt.Sprint("h", i), Listen: "127.0.0.1:0"})
+				n, err := NewNode(NodeConfig{Resolver: res, Transport: benchTCP(b, false), ID: fmt.Sprint("h", i),
+					Listen: "127.0.0.1:0"})
 				require.NoError(b, err)
 				b.Cleanup(func() { n.Close() })
 				nodes[i] = n

@@ -28,7 +28,8 @@ func BenchmarkMoveInSync(b *testing.B) {
 		for _, tls := range []bool{false, true} {
 			b.Run(fmt.Sprintf("clients=%d/tls=%v/limit", clients, tls), func(b *testing.B) { benchSwitch(b, clients, tls) })
 			for _, mib := range []int{1, *benchState} {
-				b.Run(fmt.Sprintf("clients=%d/tls=%v/state=%dMiB", clients, tls, mib), func(b *testing.B) { benchInSync(b, clients, mib, tls) })
+				b.Run(fmt.Sprintf("clients=%d/tls=%v/state=%dMiB", clients, tls, mib),
+					func(b *testing.B) { benchInSync(b, clients, mib, tls) })
 			}
 		}
 	}

@@ -28,8 +28,10 @@ func TestConfigNamesField(t *testing.T) {
 		"NodeConfig.FailureTimeout": {Resolver: resolver.NewMemory(), Transport: tr, FailureTimeout: time.Millisecond},
 		"NodeConfig.PresenceTTL":    {Resolver: resolver.NewMemory(), Transport: tr, PresenceTTL: -1},
 		`NodeConfig.ID is "a b"`:    {Resolver: resolver.NewMemory(), Transport: tr, ID: "a b"},
-		`NodeConfig.ID is "long`:    {Resolver: resolver.NewMemory(), Transport: tr, ID: "long" + strings.Repeat("g", resolver.MaxHostID)},
-		`NodeConfig.Advertise`:      {Resolver: resolver.NewMemory(), Transport: tr, Advertise: "a b"},
+		`NodeConfig.ID is "long`: {
+			Resolver: resolver.NewMemory(), Transport: tr, ID: "long" + strings.Repeat("g", resolver.MaxHostID),
+		},
+		`NodeConfig.Advertise`: {Resolver: resolver.NewMemory(), Transport: tr, Advertise: "a b"},
 	} {
 		_, err := NewNode(cfg)
 		require.ErrorIs(t, err, ErrConfig)

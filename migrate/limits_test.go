@@ -250,7 +250,8 @@ func TestOneConnectionIsNotedOnce(t *testing.T) {
 		for i := range uint64(serve.MaxSessionsPerConn + 100) {
 			early.session, ahead.session, many.session = 10000+i, 20000+i, 30000+i
 			require.NoError(t, early.call(wire.MethodPark, wire.ParkParams{Service: "svc", Session: early.session}, nil))
-			require.ErrorIs(t, ahead.call(wire.MethodOpen, wire.OpenParams{Service: "svc", Session: ahead.session, Epoch: 9}, nil), ErrNotActive)
+			require.ErrorIs(t, ahead.call(wire.MethodOpen, wire.OpenParams{Service: "svc", Session: ahead.session, Epoch: 9}, nil),
+				ErrNotActive)
 			if i < serve.MaxSessionsPerConn {
 				require.NoError(t, many.open(false))
 			} else {
@@ -289,7 +290,8 @@ func TestAheadStaysAhead(t *testing.T) {
 		a, _ := w.pair(Policy{})
 		r := w.raw("x", a, 7)
 		require.NoError(t, r.open(false))
-		require.ErrorIs(t, r.call(wire.MethodOpen, wire.OpenParams{Service: "svc", Session: 7, Resume: true, Epoch: 2}, nil), ErrNotActive)
+		require.ErrorIs(t, r.call(wire.MethodOpen, wire.OpenParams{Service: "svc", Session: 7, Resume: true, Epoch: 2}, nil),
+			ErrNotActive)
 		_, err := r.do(1, "one")
 		require.ErrorIs(t, err, ErrNotActive)
 		_, err = r.query()

@@ -117,7 +117,8 @@ func (m mutant) overlay(t *testing.T, root string) string {
 
 // huntMutant runs the simulator on a mutant, and returns the first seed that failed, counted from 1; 0 if none did.
 func huntMutant(t *testing.T, root string, m mutant) (seed int, found string) {
-	cmd := exec.CommandContext(t.Context(), "go", "test", m.overlay(t, root), "-vet=off", "-count=1", "-run", "^TestSimulation$",
+	cmd := exec.CommandContext(t.Context(), "go", "test", m.overlay(t, root), "-vet=off", "-count=1", "-run",
+		"^TestSimulation$",
 		"-timeout=30m", ".", "-args", fmt.Sprintf("-sim.seeds=%d", *mutantSeeds), "-sim.stop=1")
 	out, err := cmd.CombinedOutput()
 	if err == nil {

@@ -104,7 +104,8 @@ func TestStuckService(t *testing.T) {
 				mu.Lock()
 				require.Len(t, said, 2, "after 5 s and after 10 s")
 				require.ErrorIs(t, said[0], ErrBusy)
-				require.ErrorContains(t, said[0], fmt.Sprintf("service svc on host a has not returned from Apply of entry %d for 5s", st.Applied+1))
+				require.ErrorContains(t, said[0], fmt.Sprintf("service svc on host a has not returned from Apply of entry %d for 5s",
+					st.Applied+1))
 				mu.Unlock()
 
 				began := time.Now()

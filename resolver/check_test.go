@@ -22,7 +22,8 @@ var (
 
 // running is a record of a service on host a, in epoch 3 of loss 1, with b and c in sync.
 func running() Record {
-	return Record{Name: "backend.com", Generation: 9, Version: 5, Loss: 1, Epoch: 3, Active: hostA, ISR: []Host{hostA, hostB, hostC},
+	return Record{Name: "backend.com", Generation: 9, Version: 5, Loss: 1, Epoch: 3, Active: hostA,
+		ISR:      []Host{hostA, hostB, hostC},
 		Proposer: hostA, Nonce: 7}
 }
 
@@ -54,8 +55,10 @@ func TestCheck(t *testing.T) {
 		{"reset of a lost name for another", nil, hostB, func(r *Record) { r.Loss = 4 }, "only member", ErrRefused},
 
 		{"recreate", retired, hostD, func(r *Record) { r.Loss, r.Epoch, r.Active, r.ISR = 2, 4, hostD, is(hostD) }, "", nil},
-		{"recreate in the old epoch", retired, hostD, func(r *Record) { r.Loss, r.Active, r.ISR = 2, hostD, is(hostD) }, "raises each by one", ErrRefused},
-		{"recreate with the old loss", retired, hostD, func(r *Record) { r.Epoch, r.Active, r.ISR = 4, hostD, is(hostD) }, "was retired", ErrRefused},
+		{"recreate in the old epoch", retired, hostD, func(r *Record) { r.Loss, r.Active, r.ISR = 2, hostD, is(hostD) },
+			"raises each by one", ErrRefused},
+		{"recreate with the old loss", retired, hostD, func(r *Record) { r.Epoch, r.Active, r.ISR = 4, hostD, is(hostD) },
+			"was retired", ErrRefused},
 		{"cancel of a retired service", retired, hostA, nil, "was retired", ErrRefused},
 
 		{"cancel", running, hostA, nil, "", nil},
@@ -64,55 +67,96 @@ func TestCheck(t *testing.T) {
 		{"cancel by an earlier life", running, hostA2, nil, "not in the in-sync set", ErrRefused},
 		{"add", running, hostA, func(r *Record) { r.ISR = is(hostA, hostB, hostC, hostD) }, "", nil},
 		{"add in another order", running, hostA, func(r *Record) { r.ISR = is(hostD, hostC, hostB, hostA) }, "", nil},
-		{"add oneself", running, hostD, func(r *Record) { r.ISR = is(hostA, hostB, hostC, hostD) }, "not in the in-sync set", ErrRefused},
-		{"add by a standby", running, hostB, func(r *Record) { r.ISR = is(hostA, hostB, hostC, hostD) }, "a promotion raises", ErrRefused},
+		{"add oneself", running, hostD, func(r *Record) { r.ISR = is(hostA, hostB, hostC, hostD) }, "not in the in-sync set",
+			ErrRefused},
+		{"add by a standby", running, hostB, func(r *Record) { r.ISR = is(hostA, hostB, hostC, hostD) }, "a promotion raises",
+			ErrRefused},
 		{"remove", running, hostA, func(r *Record) { r.ISR = is(hostA, hostC) }, "", nil},
 		{"remove two", running, hostA, func(r *Record) { r.ISR = is(hostA) }, "one member at a time", ErrRefused},
-		{"remove one and add one", running, hostA, func(r *Record) { r.ISR = is(hostA, hostB, hostD) }, "one member at a time", ErrRefused},
-		{"remove the active", running, hostA, func(r *Record) { r.ISR = is(hostB, hostC) }, "is not in the in-sync set", ErrInvalid},
-		{"replace", running, hostA, func(r *Record) { r.ISR = is(hostA, Host{ID: "host-b", Incarnation: 5, Key: hostB.Key}, hostC) }, "", nil},
+		{"remove one and add one", running, hostA, func(r *Record) { r.ISR = is(hostA, hostB, hostD) }, "one member at a time",
+			ErrRefused},
+		{"remove the active", running, hostA, func(r *Record) { r.ISR = is(hostB, hostC) }, "is not in the in-sync set",
+			ErrInvalid},
+		{"replace", running, hostA, func(r *Record) {
+			r.ISR = is(hostA, Host{ID: "host-b", Incarnation: 5, Key: hostB.Key},
+				hostC)
+		}, "", nil},
 		{"replace two", running, hostA, func(r *Record) {
 			r.ISR = is(hostA, Host{ID: "host-b", Incarnation: 5}, Host{ID: "host-c", Incarnation: 5})
 		}, "one member at a time", ErrRefused},
-		{"replace one and remove one", running, hostA, func(r *Record) { r.ISR = is(hostA, Host{ID: "host-b", Incarnation: 5}) }, "one member at a time", ErrRefused},
-		{"replace the active", running, hostA, func(r *Record) { r.Active, r.ISR = hostA2, is(hostA2, hostB, hostC) }, "only promotes itself", ErrRefused},
+		{"replace one and remove one", running, hostA, func(r *Record) { r.ISR = is(hostA, Host{ID: "host-b", Incarnation: 5}) },
+			"one member at a time", ErrRefused},
+		{"replace the active", running, hostA, func(r *Record) { r.Active, r.ISR = hostA2, is(hostA2, hostB, hostC) },
+			"only promotes itself", ErrRefused},
 		{"renew", running, hostA, func(r *Record) { r.Epoch = 4 }, "", nil},
-		{"renew at a new address", running, Host{ID: "host-a", Incarnation: 1, Addr: "a:9", Key: hostA.Key}, func(r *Record) { r.Epoch, r.Active, r.ISR[0] = 4, r.Proposer, r.Proposer }, "", nil},
+		{"renew at a new address", running, Host{ID: "host-a", Incarnation: 1, Addr: "a:9", Key: hostA.Key},
+			func(r *Record) { r.Epoch, r.Active, r.ISR[0] = 4, r.Proposer, r.Proposer }, "", nil},
 		{"renew two epochs on", running, hostA, func(r *Record) { r.Epoch = 5 }, "the active stays in its epoch", ErrRefused},
-		{"renew and remove", running, hostA, func(r *Record) { r.Epoch, r.ISR = 4, is(hostA, hostB) }, "in a new epoch of its own", ErrRefused},
-		{"renew and add", running, hostA, func(r *Record) { r.Epoch, r.ISR = 4, is(hostA, hostB, hostC, hostD) }, "in a new epoch of its own", ErrRefused},
-		{"renew and replace", running, hostA, func(r *Record) { r.Epoch, r.ISR = 4, is(hostA, hostB, hostD) }, "in a new epoch of its own", ErrRefused},
+		{"renew and remove", running, hostA, func(r *Record) { r.Epoch, r.ISR = 4, is(hostA, hostB) }, "in a new epoch of its own",
+			ErrRefused},
+		{"renew and add", running, hostA, func(r *Record) { r.Epoch, r.ISR = 4, is(hostA, hostB, hostC, hostD) },
+			"in a new epoch of its own", ErrRefused},
+		{"renew and replace", running, hostA, func(r *Record) { r.Epoch, r.ISR = 4, is(hostA, hostB, hostD) },
+			"in a new epoch of its own", ErrRefused},
 		{"renew by a later life", running, hostA2, func(r *Record) { r.Epoch = 4 }, "not in the in-sync set", ErrRefused},
 		{"hand over by the active", running, hostA, func(r *Record) { r.Active = hostB }, "only promotes itself", ErrRefused},
 		{"retire", running, hostA, func(r *Record) { r.Active, r.ISR = Host{}, nil }, "", nil},
 		{"retire with members", running, hostA, func(r *Record) { r.Active = Host{} }, "without an active", ErrInvalid},
-		{"retire by a standby", running, hostB, func(r *Record) { r.Active, r.ISR = Host{}, nil }, "a promotion raises", ErrRefused},
-		{"retire by a standby in a new epoch", running, hostB, func(r *Record) { r.Epoch, r.Active, r.ISR = 4, Host{}, nil }, "only promotes itself", ErrRefused},
-		{"retire in a new epoch", running, hostA, func(r *Record) { r.Epoch, r.Active, r.ISR = 4, Host{}, nil }, "the active stays", ErrRefused},
-		{"own new address", running, Host{ID: "host-a", Incarnation: 1, Addr: "a:9", Key: hostA.Key}, func(r *Record) { r.Active, r.ISR[0] = r.Proposer, r.Proposer }, "", nil},
-		{"own new key", running, Host{ID: "host-a", Incarnation: 1, Addr: "a:1", Key: hostB.Key}, func(r *Record) { r.Active, r.ISR[0] = r.Proposer, r.Proposer }, "change its key", ErrRefused},
+		{"retire by a standby", running, hostB, func(r *Record) { r.Active, r.ISR = Host{}, nil }, "a promotion raises",
+			ErrRefused},
+		{"retire by a standby in a new epoch", running, hostB, func(r *Record) { r.Epoch, r.Active, r.ISR = 4, Host{}, nil },
+			"only promotes itself", ErrRefused},
+		{"retire in a new epoch", running, hostA, func(r *Record) { r.Epoch, r.Active, r.ISR = 4, Host{}, nil },
+			"the active stays", ErrRefused},
+		{"own new address", running, Host{ID: "host-a", Incarnation: 1, Addr: "a:9", Key: hostA.Key},
+			func(r *Record) { r.Active, r.ISR[0] = r.Proposer, r.Proposer }, "", nil},
+		{"own new key", running, Host{ID: "host-a", Incarnation: 1, Addr: "a:1", Key: hostB.Key},
+			func(r *Record) { r.Active, r.ISR[0] = r.Proposer, r.Proposer }, "change its key", ErrRefused},
 		{"a member's new address", running, hostA, func(r *Record) { r.ISR[1] = movedB }, "", nil},
-		{"another's new address", running, hostC, func(r *Record) { r.Epoch, r.Active, r.ISR[1] = 4, hostC, movedB }, "change the address or key of member host-b/1", ErrRefused},
-		{"another's new key", running, hostA, func(r *Record) { r.ISR[1] = otherKeyB }, "change the address or key of member host-b/1", ErrRefused},
+		{"another's new address", running, hostC, func(r *Record) { r.Epoch, r.Active, r.ISR[1] = 4, hostC, movedB },
+			"change the address or key of member host-b/1", ErrRefused},
+		{"another's new key", running, hostA, func(r *Record) { r.ISR[1] = otherKeyB },
+			"change the address or key of member host-b/1", ErrRefused},
 
 		{"promote, keeping the old", running, hostB, func(r *Record) { r.Epoch, r.Active = 4, hostB }, "", nil},
-		{"promote without the old", running, hostB, func(r *Record) { r.Epoch, r.Active, r.ISR = 4, hostB, is(hostB, hostC) }, "", nil},
-		{"promote at a new address", running, movedB, func(r *Record) { r.Epoch, r.Active, r.ISR[1] = 4, movedB, movedB }, "", nil},
-		{"promote with another's key", running, otherKeyB, func(r *Record) { r.Epoch, r.Active, r.ISR[1] = 4, otherKeyB, otherKeyB }, "change its key", ErrRefused},
-		{"promote without a third", running, hostB, func(r *Record) { r.Epoch, r.Active, r.ISR = 4, hostB, is(hostA, hostB) }, "only the old active may be left out", ErrRefused},
-		{"promote and add", running, hostB, func(r *Record) { r.Epoch, r.Active, r.ISR = 4, hostB, is(hostA, hostB, hostC, hostD) }, "only the active adds", ErrRefused},
-		{"promote and replace", running, hostB, func(r *Record) { r.Epoch, r.Active, r.ISR = 4, hostB, is(hostA2, hostB, hostC) }, "only the active adds", ErrRefused},
-		{"promote two epochs on", running, hostB, func(r *Record) { r.Epoch, r.Active = 5, hostB }, "raises the epoch by one", ErrRefused},
+		{"promote without the old", running, hostB, func(r *Record) { r.Epoch, r.Active, r.ISR = 4, hostB, is(hostB, hostC) }, "",
+			nil},
+		{"promote at a new address", running, movedB, func(r *Record) { r.Epoch, r.Active, r.ISR[1] = 4, movedB, movedB }, "",
+			nil},
+		{"promote with another's key", running, otherKeyB, func(r *Record) {
+			r.Epoch, r.Active, r.ISR[1] = 4, otherKeyB,
+				otherKeyB
+		}, "change its key", ErrRefused},
+		{"promote without a third", running, hostB, func(r *Record) { r.Epoch, r.Active, r.ISR = 4, hostB, is(hostA, hostB) },
+			"only the old active may be left out", ErrRefused},
+		{"promote and add", running, hostB, func(r *Record) {
+			r.Epoch, r.Active, r.ISR = 4, hostB,
+				is(hostA, hostB, hostC, hostD)
+		}, "only the active adds", ErrRefused},
+		{"promote and replace", running, hostB, func(r *Record) { r.Epoch, r.Active, r.ISR = 4, hostB, is(hostA2, hostB, hostC) },
+			"only the active adds", ErrRefused},
+		{"promote two epochs on", running, hostB, func(r *Record) { r.Epoch, r.Active = 5, hostB }, "raises the epoch by one",
+			ErrRefused},
 		{"promote another", running, hostB, func(r *Record) { r.Epoch, r.Active = 4, hostC }, "only promotes itself", ErrRefused},
-		{"promote a stranger", running, hostD, func(r *Record) { r.Epoch, r.Active, r.ISR = 4, hostD, is(hostA, hostB, hostC, hostD) }, "not in the in-sync set", ErrRefused},
-		{"promote a later life", running, hostA2, func(r *Record) { r.Epoch, r.Active, r.ISR = 4, hostA2, is(hostA2, hostB, hostC) }, "not in the in-sync set", ErrRefused},
+		{"promote a stranger", running, hostD, func(r *Record) {
+			r.Epoch, r.Active, r.ISR = 4, hostD,
+				is(hostA, hostB, hostC, hostD)
+		}, "not in the in-sync set", ErrRefused},
+		{"promote a later life", running, hostA2, func(r *Record) {
+			r.Epoch, r.Active, r.ISR = 4, hostA2,
+				is(hostA2, hostB, hostC)
+		}, "not in the in-sync set", ErrRefused},
 
 		{"reset", running, hostD, func(r *Record) { r.Loss, r.Epoch, r.Active, r.ISR = 2, 4, hostD, is(hostD) }, "", nil},
 		{"reset by the active", running, hostA, func(r *Record) { r.Loss, r.Epoch, r.ISR = 2, 4, is(hostA) }, "", nil},
-		{"reset in the old epoch", running, hostD, func(r *Record) { r.Loss, r.Active, r.ISR = 2, hostD, is(hostD) }, "raises each by one", ErrRefused},
-		{"reset by two", running, hostD, func(r *Record) { r.Loss, r.Epoch, r.Active, r.ISR = 3, 4, hostD, is(hostD) }, "raises each by one", ErrRefused},
-		{"reset with a member", running, hostA, func(r *Record) { r.Loss, r.Epoch, r.ISR = 2, 4, is(hostA, hostB) }, "only member", ErrRefused},
-		{"reset for another", running, hostD, func(r *Record) { r.Loss, r.Epoch, r.Active, r.ISR = 2, 4, hostA, is(hostA) }, "only member", ErrRefused},
+		{"reset in the old epoch", running, hostD, func(r *Record) { r.Loss, r.Active, r.ISR = 2, hostD, is(hostD) },
+			"raises each by one", ErrRefused},
+		{"reset by two", running, hostD, func(r *Record) { r.Loss, r.Epoch, r.Active, r.ISR = 3, 4, hostD, is(hostD) },
+			"raises each by one", ErrRefused},
+		{"reset with a member", running, hostA, func(r *Record) { r.Loss, r.Epoch, r.ISR = 2, 4, is(hostA, hostB) }, "only member",
+			ErrRefused},
+		{"reset for another", running, hostD, func(r *Record) { r.Loss, r.Epoch, r.Active, r.ISR = 2, 4, hostA, is(hostA) },
+			"only member", ErrRefused},
 		{"lower the loss", running, hostA, func(r *Record) { r.Loss = 0 }, "raises each by one", ErrRefused},
 
 		{"another name", running, hostA, func(r *Record) { r.Name = "other.com" }, "change the name", ErrRefused},
@@ -132,10 +176,12 @@ func TestCheck(t *testing.T) {
 		{"a long address", nil, Host{ID: "x", Incarnation: 1, Addr: long}, nil, "has 300 bytes, not 0..256", ErrInvalid},
 		{"no incarnation", nil, Host{ID: "x"}, nil, "incarnation 0 is not", ErrInvalid},
 		{"a large incarnation", nil, Host{ID: "x", Incarnation: 1 << 53}, nil, "incarnation", ErrInvalid},
-		{"a bad member", running, hostA, func(r *Record) { r.ISR = append(r.ISR, Host{ID: "x"}) }, `isr: host "x": incarnation`, ErrInvalid},
+		{"a bad member", running, hostA, func(r *Record) { r.ISR = append(r.ISR, Host{ID: "x"}) }, `isr: host "x": incarnation`,
+			ErrInvalid},
 		{"a member twice", running, hostA, func(r *Record) { r.ISR = append(r.ISR, hostB) }, "twice", ErrInvalid},
 		{"two lives of a member", running, hostA, func(r *Record) { r.ISR = append(r.ISR, hostA2) }, "twice", ErrInvalid},
-		{"too many members", running, hostA, func(r *Record) { r.ISR = make([]Host, MaxMembers+1) }, "17 hosts in the in-sync set", ErrInvalid},
+		{"too many members", running, hostA, func(r *Record) { r.ISR = make([]Host, MaxMembers+1) }, "17 hosts in the in-sync set",
+			ErrInvalid},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -282,7 +328,8 @@ func TestCheckName(t *testing.T) {
 		require.NoError(t, CheckName(good))
 	}
 	for bad, why := range map[string]string{
-		"": "has 0 bytes, not 1..253", strings.Repeat("n", maxName+1): "has 254 bytes", "a b": "contains ' '", "a\u00a0b": "contains",
+		"": "has 0 bytes, not 1..253", strings.Repeat("n",
+			maxName+1): "has 254 bytes", "a b": "contains ' '", "a\u00a0b": "contains",
 		"a\tb": "contains", "a\xff": "is not UTF-8", "a\u200b": "contains",
 	} {
 		err := CheckName(bad)

@@ -413,11 +413,12 @@ func TestDamagedFile(t *testing.T) {
 	require.ErrorContains(t, err, "1 bytes follow the last record")
 
 	for name, records := range map[string]map[string]Record{
-		"an epoch of zero":    {"a.com": {Name: "a.com", Generation: 9, Version: 1, Proposer: hostA, Nonce: 1}},
-		"no version":          {"a.com": {Name: "a.com", Generation: 9, Epoch: 1, Proposer: hostA, Nonce: 1}},
-		"another gen":         {"a.com": {Name: "a.com", Generation: 8, Version: 1, Epoch: 1, Proposer: hostA, Nonce: 1}},
-		"one name twice":      {"a.com": running(), "b.com": running()},
-		"an active alone":     {"a.com": {Name: "a.com", Generation: 9, Version: 1, Epoch: 1, Active: hostA, Proposer: hostA, Nonce: 1}},
+		"an epoch of zero": {"a.com": {Name: "a.com", Generation: 9, Version: 1, Proposer: hostA, Nonce: 1}},
+		"no version":       {"a.com": {Name: "a.com", Generation: 9, Epoch: 1, Proposer: hostA, Nonce: 1}},
+		"another gen":      {"a.com": {Name: "a.com", Generation: 8, Version: 1, Epoch: 1, Proposer: hostA, Nonce: 1}},
+		"one name twice":   {"a.com": running(), "b.com": running()},
+		"an active alone": {"a.com": {Name: "a.com", Generation: 9, Version: 1, Epoch: 1, Active: hostA, Proposer: hostA,
+			Nonce: 1}},
 		"a space in its name": {"a b": {Name: "a b", Generation: 9, Version: 1, Epoch: 1, Proposer: hostA, Nonce: 1}},
 	} {
 		_, _, _, err := decodeFile(fileOf(t, 9, records))
@@ -432,7 +433,8 @@ func TestRefusesDamagedFile(t *testing.T) {
 	good := fileOf(t, 9, fileRecords())
 	flipped := slices.Clone(good)
 	flipped[len(flipped)-3] ^= 1
-	for name, data := range map[string][]byte{"empty": {}, "torn": good[:len(good)-7], "flipped": flipped, "foreign": []byte("{}")} {
+	for name, data := range map[string][]byte{"empty": {}, "torn": good[:len(good)-7], "flipped": flipped,
+		"foreign": []byte("{}")} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "records")
 			require.NoError(t, os.WriteFile(path, data, 0o600))

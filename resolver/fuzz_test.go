@@ -24,11 +24,13 @@ func FuzzServer(f *testing.F) {
 	h := Host{ID: "a", Incarnation: 1, Addr: "a:1"}
 	for i, v := range []any{
 		nameParams{Name: "backend.com"}, casParams{Next: recordBy("backend.com", h, 1)}, watchParams{Name: "backend.com", ID: 1},
-		unwatchParams{ID: 1}, announceParams{Host: h, TTL: 1000, Services: []string{"backend.com"}}, nameParams{Name: "backend.com"},
+		unwatchParams{ID: 1},
+		announceParams{Host: h, TTL: 1000, Services: []string{"backend.com"}}, nameParams{Name: "backend.com"},
 	} {
 		f.Add(byte(i), fuzzMarshal(f, v), byte(1), fuzzMarshal(f, casParams{Expect: 1, Next: recordBy("backend.com", h, 2)}))
 	}
-	f.Add(byte(4), fuzzMarshal(f, announceParams{Host: h, TTL: 1, Part: partMore, Services: []string{"x"}}), byte(4), []byte{0xc0})
+	f.Add(byte(4), fuzzMarshal(f, announceParams{Host: h, TTL: 1, Part: partMore, Services: []string{"x"}}), byte(4),
+		[]byte{0xc0})
 	f.Fuzz(func(t *testing.T, m1 byte, p1 []byte, m2 byte, p2 []byte) {
 		inBubble(t, ServerConfig{}, func(t *testing.T, w *world) {
 			conn := w.dial("a")
@@ -39,7 +41,8 @@ func FuzzServer(f *testing.F) {
 				params []byte
 			}{{m1, p1}, {m2, p2}, {m1, p1}} {
 				asked++
-				ss.Handle(conn, transport.NewRequest(fuzzMethods[int(m.method)%len(fuzzMethods)], m.params, func([]byte, error) { answered++ }))
+				ss.Handle(conn, transport.NewRequest(fuzzMethods[int(m.method)%len(fuzzMethods)], m.params,
+					func([]byte, error) { answered++ }))
 				synctest.Wait()
 			}
 			for name, r := range w.server.store.records {

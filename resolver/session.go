@@ -119,7 +119,8 @@ func (ss *session) refused(next Record, err error) {
 	if code := transport.CodeOf(err); code != CodeRefused && code != CodeAmnesia {
 		return
 	}
-	ss.server.cfg.Logger.Warn("change refused", "service", next.Name, "by", next.Proposer.ID, "peer", ss.conn.Peer().Addr, "err", err)
+	ss.server.cfg.Logger.Warn("change refused", "service", next.Name, "by", next.Proposer.ID, "peer", ss.conn.Peer().Addr,
+		"err", err)
 }
 
 func (ss *session) watch(r *transport.Request, p watchParams) {
@@ -141,7 +142,8 @@ func (ss *session) watch(r *transport.Request, p watchParams) {
 		r.Reply(nil, invalid("service %q: watch %d is in progress on this connection", p.Name, p.ID))
 		return
 	case full:
-		r.Reply(nil, transport.Errorf(CodeRefused, "resolver: service %q: too many watches: the limits are %d on one connection and %d on all",
+		r.Reply(nil, transport.Errorf(CodeRefused, "resolver: service %q: too many watches: the limits are %d on one connection "+
+			"and %d on all",
 			p.Name, most, watchedBy*most))
 		return
 	}

@@ -127,7 +127,8 @@ func TestFirstMessage(t *testing.T) {
 	refused("half", TCPConfig{}, helloFrame[:5], "")
 	refused("garbage", TCPConfig{}, []byte("\x16\x03\x01"), "")
 	refused("large", TCPConfig{}, append([]byte{0x93, 2, 0xa1, 'a', 0xc5, 0x10, 0x00}, make([]byte, 4096)...), "")
-	refused("newer", TCPConfig{}, appendCall(nil, 1, methodHello, appendHello(nil, 2, 3)), "the dialer speaks 2 to 3, the listener 1 to 1")
+	refused("newer", TCPConfig{}, appendCall(nil, 1, methodHello, appendHello(nil, 2, 3)),
+		"the dialer speaks 2 to 3, the listener 1 to 1")
 	refused("malformed", TCPConfig{}, appendCall(nil, 1, methodHello, []byte{0x92, 1, 1}), "malformed roam.hello")
 	refused("malformed features", TCPConfig{}, appendCall(nil, 1, methodHello, []byte{0x93, 1, 1, 1}), "malformed roam.hello")
 
@@ -197,7 +198,8 @@ func TestAnswerToHello(t *testing.T) {
 		"welcome":      {appendReply(nil, 1, appendWelcome(nil, 1)), nil, ""},
 		"older peer":   {appendErrorReply(nil, 1, Errorf(CodeNoMethod, "what?"), 100), nil, ""},
 		"foreign peer": {[]byte{0x94, 1, 1, 0xa5, 'w', 'h', 'a', 't', '?', 0xc0}, nil, ""},
-		"version 2":    {appendReply(nil, 1, appendWelcome(nil, 2)), ErrVersion, "chose protocol version 2, this side speaks 1 to 1"},
+		"version 2": {appendReply(nil, 1, appendWelcome(nil, 2)), ErrVersion,
+			"chose protocol version 2, this side speaks 1 to 1"},
 		"none":         {appendErrorReply(nil, 1, Errorf(CodeVersion, "none in common"), 100), ErrVersion, "none in common"},
 		"another id":   {appendReply(nil, 2, appendWelcome(nil, 1)), ErrBadMessage, "another message"},
 		"notification": {appendNotify(nil, "x", nil), ErrBadMessage, "another message"},

@@ -238,7 +238,9 @@ func (m *Memory) connect(ctx context.Context, t *MemoryTransport, to Peer) (*mem
 }
 
 // pair waits for the link and creates both ends.
-func (m *Memory) pair(ctx context.Context, t *MemoryTransport, to Peer, host string) (here, far *memConn, l *memListener, err error) {
+func (m *Memory) pair(
+	ctx context.Context, t *MemoryTransport, to Peer, host string,
+) (here, far *memConn, l *memListener, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.dials++

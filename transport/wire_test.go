@@ -27,7 +27,8 @@ func TestGoldenBytes(t *testing.T) {
 		{"error", appendErrorReply(nil, 7, Errorf(2, "no"), 100), "94 01 07 82 a4636f6465 02 a76d657373616765 a26e6f c0"},
 		{"error with data", appendErrorReply(nil, 7, &Error{Code: 1000, Message: "no", Data: []byte{1, 2}}, 100),
 			"94 01 07 83 a4636f6465 cd03e8 a76d657373616765 a26e6f a464617461 c4020102 c0"},
-		{"error without code", appendErrorReply(nil, 7, errors.New("no"), 100), "94 01 07 82 a4636f6465 01 a76d657373616765 a26e6f c0"},
+		{"error without code", appendErrorReply(nil, 7, errors.New("no"), 100),
+			"94 01 07 82 a4636f6465 01 a76d657373616765 a26e6f c0"},
 		{"hello", appendCall(nil, 1, methodHello, appendHello(nil, 1, 1)), "94 00 01 aa726f616d2e68656c6c6f 93 01 01 90"},
 		{"welcome", appendReply(nil, 1, appendWelcome(nil, 1)), "94 01 01 c0 92 01 90"},
 	} {
@@ -92,8 +93,10 @@ func TestParseError(t *testing.T) {
 	}{
 		{"plain text", Error{Code: CodeUnknown, Message: "plain text"}},
 		{[]any{1, "in an array"}, Error{Code: CodeUnknown, Message: "in an array"}},
-		{map[string]any{"code": 7, "message": "m", "data": []byte{1}, "other": []int{1}}, Error{Code: 7, Message: "m", Data: []byte{1}}},
-		{map[string]any{"code": -1, "message": 5, "data": "x"}, Error{Code: CodeUnknown, Message: "peer answered error 1 without a text"}},
+		{map[string]any{"code": 7, "message": "m", "data": []byte{1}, "other": []int{1}},
+			Error{Code: 7, Message: "m", Data: []byte{1}}},
+		{map[string]any{"code": -1, "message": 5, "data": "x"},
+			Error{Code: CodeUnknown, Message: "peer answered error 1 without a text"}},
 		{map[string]any{"code": 9}, Error{Code: 9, Message: "peer answered error 9 without a text"}},
 		{true, Error{Code: CodeUnknown, Message: "peer answered error 1 without a text"}},
 		{12, Error{Code: CodeUnknown, Message: "peer answered error 1 without a text"}},

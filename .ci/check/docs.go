@@ -14,7 +14,8 @@ import (
 
 // parse parses a package with its tests.
 func (p pkg) parse() (*token.FileSet, *doc.Package, error) {
-	out, err := goList("-f", `{{range .GoFiles}}{{.}} {{end}}{{range .TestGoFiles}}{{.}} {{end}}{{range .XTestGoFiles}}{{.}} {{end}}`, p.path)
+	const names = `{{range .GoFiles}}{{.}} {{end}}{{range .TestGoFiles}}{{.}} {{end}}{{range .XTestGoFiles}}{{.}} {{end}}`
+	out, err := goList("-f", names, p.path)
 	if err != nil {
 		return nil, nil, err
 	}

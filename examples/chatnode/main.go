@@ -14,7 +14,8 @@ import (
 	"github.com/roam-go/roam/resolver"
 )
 
-const about = `chatnode hosts a chat without a user interface. With -s it creates the chat; otherwise it stands by to take it over.
+const about = `chatnode hosts a chat without a user interface. With -s it creates the chat; otherwise it stands by to take it
+over.
 Ctrl-C hands the chat over to another host and exits; a second Ctrl-C exits at once.`
 
 const leaveTimeout = 10 * time.Second
@@ -53,7 +54,8 @@ func run() int {
 	case rec.Active.ID == "":
 		n.printf("no host serves %s yet; standing by until a host is started with -s", f.Service)
 	case f.Serve && !rec.Active.Same(self):
-		n.printf("%s is already served by %s at %s; standing by", f.Service, cli.Printable(rec.Active.ID), cli.Printable(rec.Active.Addr))
+		n.printf("%s is already served by %s at %s; standing by", f.Service, cli.Printable(rec.Active.ID),
+			cli.Printable(rec.Active.Addr))
 	}
 	if s := p.Unreachable(ctx); s != "" {
 		n.printf("%s", s)
@@ -116,7 +118,8 @@ func (n *eventPrinter) moved(r migrate.Report, err error) {
 		n.printf("%s", cli.Reason(err))
 		return
 	}
-	n.printf("handed %s over to %s in %v, pause %v", n.service, cli.Printable(r.To.ID), (r.Join + r.Prepare + r.Transfer).Round(time.Millisecond),
+	n.printf("handed %s over to %s in %v, pause %v", n.service, cli.Printable(r.To.ID),
+		(r.Join + r.Prepare + r.Transfer).Round(time.Millisecond),
 		r.Pause.Round(10*time.Microsecond))
 }
 

@@ -58,7 +58,8 @@ func runChat(
 ) (failed int, err error) {
 	ch := &chat{
 		Client: c, service: service, self: self, screen: s, piped: piped,
-		sent: make(chan sentLine, 2048), privates: make(chan [2]string, 64), ended: make(chan error, 1), changed: make(chan struct{}, 1),
+		sent: make(chan sentLine, 2048), privates: make(chan [2]string, 64), ended: make(chan error, 1),
+		changed: make(chan struct{}, 1),
 	}
 	var reading, writing sync.WaitGroup
 	reading.Go(ch.showMessages)
@@ -307,7 +308,8 @@ func (ch *chat) line(ctx context.Context, text string) {
 	case "/where":
 		ch.where()
 	default:
-		ch.fail(fmt.Sprintf("unknown command %s; /help lists the commands, and //%s sends it as text", cli.Printable(command), cli.Printable(command[1:])))
+		ch.fail(fmt.Sprintf("unknown command %s; /help lists the commands, and //%s sends it as text",
+			cli.Printable(command), cli.Printable(command[1:])))
 	}
 }
 

@@ -131,7 +131,8 @@ func TestForget(t *testing.T) {
 
 		talk := func(c *chatcore.Client, lines ...string) (out, errs string) {
 			var to, about bytes.Buffer
-			ch := &chat{Client: c, screen: &plain{service: "x.org", out: &to, err: &about}, privates: make(chan [2]string, len(lines))}
+			ch := &chat{Client: c, screen: &plain{service: "x.org", out: &to, err: &about},
+				privates: make(chan [2]string, len(lines))}
 			for _, l := range lines {
 				ch.line(t.Context(), l)
 			}

@@ -44,7 +44,8 @@ var build = sync.OnceValues(func() (string, error) {
 	}
 	built = dir
 	const examples = "github.com/roam-go/roam/examples/"
-	out, err := exec.Command("go", "build", "-o", dir+string(filepath.Separator), examples+"dns", examples+"chatnode").CombinedOutput()
+	out, err := exec.Command("go", "build", "-o", dir+string(filepath.Separator), examples+"dns",
+		examples+"chatnode").CombinedOutput()
 	if err != nil {
 		err = fmt.Errorf("%w: %s", err, out)
 	}

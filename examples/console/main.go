@@ -16,14 +16,15 @@ import (
 	"github.com/roam-go/roam/migrate"
 )
 
-const about = `console is a chat in the terminal. Each line that you enter is sent to all participants; /help lists the commands.
+const about = `console is a chat in the terminal. Each line that you enter is sent to all participants; /help lists the
+commands.
 
 Every participant's process can also be the server: the chat moves between them, and continues when one leaves or crashes.
 Start the first process with -s. With -client_only this process does not host the chat.
 
-If the input or output is not a terminal, console reads and writes lines, or writes JSON objects with -json. At the end of the
-input it waits until the room has accepted all lines, and leaves. The exit status is 0 if all were accepted, 1 if not, and 2
-for invalid flags.`
+If the input or output is not a terminal, console reads and writes lines, or writes JSON objects with -json. At the end of
+the input it waits until the room has accepted all lines, and leaves. The exit status is 0 if all were accepted, 1 if not,
+and 2 for invalid flags.`
 
 func main() { os.Exit(run()) }
 
@@ -41,8 +42,8 @@ func parse(args []string, w io.Writer) (config, error) {
 	cfg.Register(fs)
 	fs.StringVar(&cfg.name, "name", login(), "your `name` in the chat")
 	fs.BoolVar(&cfg.clientOnly, "client_only", false, "do not host the chat in this process")
-	fs.BoolVar(&cfg.json, "json", false, "write one JSON object per line: kind (message, private, joined, left, moved, gap, error), from, text, "+
-		"seq; for moved: epoch, host, pause_ms")
+	fs.BoolVar(&cfg.json, "json", false, "write one JSON object per line: kind (message, private, joined, left, moved, gap, "+
+		"error), from, text, seq; for moved: epoch, host, pause_ms")
 	if err := cfg.Parse(fs, args); err != nil {
 		return cfg, err
 	}

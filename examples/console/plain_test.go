@@ -26,10 +26,14 @@ var all = []chatcore.Message{
 	{Kind: chatcore.KindPrivate, From: "bob", Text: "psst", Time: said1},
 	{Kind: chatcore.KindPrivate, From: "bob", Text: "psst", Unverified: true, Time: said1},
 	{
-		Kind: chatcore.KindMoved, Epoch: 7, Host: resolver.Host{ID: "host-b", Addr: "10.0.0.2:70"}, Pause: 1234567 * time.Nanosecond,
+		Kind: chatcore.KindMoved, Epoch: 7, Host: resolver.Host{ID: "host-b", Addr: "10.0.0.2:70"},
+		Pause:   1234567 * time.Nanosecond,
 		Planned: true, Time: said1,
 	},
-	{Kind: chatcore.KindMoved, Epoch: 8, Host: resolver.Host{ID: "host-c", Addr: "10.0.0.3:70"}, Pause: 80 * time.Millisecond, Time: said1},
+	{
+		Kind: chatcore.KindMoved, Epoch: 8, Host: resolver.Host{ID: "host-c", Addr: "10.0.0.3:70"},
+		Pause: 80 * time.Millisecond, Time: said1,
+	},
 	{Kind: chatcore.KindGap, Lost: 3, Time: said1},
 	{Kind: chatcore.KindStateLost, Time: said1},
 	{Kind: chatcore.KindLeft, From: "bob", Seq: 9, Time: said1},

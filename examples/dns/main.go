@@ -24,8 +24,8 @@ func run() int {
 	ip := fs.String("ip", "localhost", "`address` to listen on")
 	port := fs.Int("port", 8000, "`port` to listen on; 0 chooses a free port")
 	state := fs.String("state", "", "`file` that keeps the names across restarts; empty: names are kept in memory only")
-	identity := fs.String("identity", "", "`file` with the key of this DNS, created if it does not exist; defaults to the -state file name with "+
-		"suffix .key, or to a new key at each start")
+	identity := fs.String("identity", "", "`file` with the key of this DNS, created if it does not exist; defaults to the "+
+		"-state file name with suffix .key, or to a new key at each start")
 	insecure := fs.Bool("insecure", false, "disable encryption and keys; all processes must use the same setting")
 	verbose := fs.Bool("v", false, "log to standard error")
 	if err := fs.Parse(os.Args[1:]); err != nil {

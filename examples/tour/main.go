@@ -16,8 +16,8 @@ import (
 	"github.com/roam-go/roam/migrate"
 )
 
-const about = `tour demonstrates roam on one machine: a DNS, hosts and clients, each in a separate process, communicate over TCP.
-The clients send messages while the chat moves between the hosts. At the end, tour counts what each client received.
+const about = `tour demonstrates roam on one machine: a DNS, hosts and clients, each in a separate process, communicate over
+TCP. The clients send messages while the chat moves between the hosts. At the end, tour counts what each client received.
 
 The exit status is 1 if an acknowledged message was lost, duplicated or reordered at any client, or if the tour could not
 be completed.`
@@ -51,7 +51,8 @@ func parse(args []string, w io.Writer) (plan, error) {
 	fs.IntVar(&p.clients, "clients", 4, "`number` of clients")
 	fs.Float64Var(&p.rate, "rate", 200, "`messages` per second, of all clients together")
 	fs.BoolVar(&p.kill, "kill", false, "kill the active host halfway through, and start a new host")
-	fs.BoolVar(&p.json, "json", false, "write the result to standard output as a JSON object, and everything else to standard error")
+	fs.BoolVar(&p.json, "json", false, "write the result to standard output as a JSON object, and everything else to "+
+		"standard error")
 	if err := fs.Parse(args); err != nil {
 		return p, err
 	}
@@ -106,7 +107,8 @@ func (p plan) run(stdout, stderr io.Writer) int {
 		out = stderr
 	}
 	t := &tour{
-		plan: p, supervisor: c, out: out, line: newTimeline(out, p.total), hosts: make(map[string]*host), ready: make(map[*child]string),
+		plan: p, supervisor: c, out: out, line: newTimeline(out,
+			p.total), hosts: make(map[string]*host), ready: make(map[*child]string),
 	}
 	if err := t.run(ctx); err != nil {
 		if ctx.Err() != nil {

@@ -12,7 +12,8 @@ func good(t *testing.T) *tally {
 	y := newTally([]string{"a", "b"})
 	require.NoError(t, y.add("a", report{Sent: 3, Seen: []string{"a#1", "b#1", "a#2"}}))
 	require.NoError(t, y.add("a", report{Sent: 3, Acked: []int{1, 2, 3}, Seen: []string{"a#3", "b#2", "b#3"}}))
-	require.NoError(t, y.add("b", report{Sent: 3, Acked: []int{1, 2, 3}, Seen: []string{"a#1", "b#1", "a#2", "a#3", "b#2", "b#3"}}))
+	require.NoError(t, y.add("b", report{Sent: 3, Acked: []int{1, 2, 3}, Seen: []string{"a#1", "b#1", "a#2", "a#3", "b#2",
+		"b#3"}}))
 	return y
 }
 

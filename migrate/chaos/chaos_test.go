@@ -64,7 +64,8 @@ func TestLoadTooLow(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts processes")
 	}
-	cfg, err := parse([]string{"-scenario", "kill", "-count", "1", "-rate", "50", "-min-rate", "1e9", "-dir", t.TempDir()}, io.Discard)
+	cfg, err := parse([]string{"-scenario", "kill", "-count", "1", "-rate", "50", "-min-rate", "1e9", "-dir", t.TempDir()},
+		io.Discard)
 	require.NoError(t, err)
 	cfg.patience = 500 * time.Millisecond
 	res, err := execute(t.Context(), cfg, t.Logf)

@@ -83,7 +83,8 @@ func (k *checker) around(pos uint64) string {
 	n := 0
 	for i := len(k.acks) - 1; i >= 0 && n < 4*context; i-- {
 		if a := &k.acks[i]; a.Seq != 0 && a.Pos+context >= pos && a.Pos <= pos+context {
-			fmt.Fprintf(&b, "  command %d of client %d, sent %d, acknowledged %d with %d, epoch %d\n", a.Seq, a.Client, a.Invoked, a.Done, a.Pos, a.Epoch)
+			fmt.Fprintf(&b, "  command %d of client %d, sent %d, acknowledged %d with %d, epoch %d\n", a.Seq, a.Client, a.Invoked,
+				a.Done, a.Pos, a.Epoch)
 			n++
 		}
 	}
@@ -205,7 +206,8 @@ func (k *checker) finish(sent map[uint32]uint32, states map[string]Place) {
 	}
 	for host, p := range states {
 		if p != end {
-			k.failf(end.Pos, "host %s ends with %d commands and link %x, but the log with %d and %x (h)", host, p.Pos, p.Link, end.Pos, end.Link)
+			k.failf(end.Pos, "host %s ends with %d commands and link %x, but the log with %d and %x (h)", host, p.Pos, p.Link,
+				end.Pos, end.Link)
 		}
 	}
 	k.realTime()

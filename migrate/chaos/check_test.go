@@ -131,7 +131,8 @@ func TestAnalyse(t *testing.T) {
 		if i >= 50 {
 			epoch, at = 2, at+300*time.Millisecond
 		}
-		acks = append(acks, ack{Ident{1, uint32(i + 1)}, Place{Pos: uint64(i + 1)}, epoch, int64(at - time.Millisecond), int64(at)})
+		acks = append(acks, ack{Ident{1, uint32(i + 1)}, Place{Pos: uint64(i + 1)}, epoch, int64(at - time.Millisecond),
+			int64(at)})
 	}
 	var res result
 	silences := 0
@@ -143,7 +144,8 @@ func TestAnalyse(t *testing.T) {
 	require.Equal(t, map[string]int{"kill": 1}, res.Faults)
 	require.Equal(t, 305*time.Millisecond, res.Silence["kill"].Max)
 	require.Equal(t, 305*time.Millisecond, res.New["kill"].Max)
-	require.Equal(t, spread{100, time.Millisecond, time.Millisecond, time.Millisecond, time.Millisecond, time.Millisecond}, res.Latency)
+	require.Equal(t, spread{100, time.Millisecond, time.Millisecond, time.Millisecond, time.Millisecond, time.Millisecond},
+		res.Latency)
 }
 
 func TestLedger(t *testing.T) {
@@ -152,7 +154,8 @@ func TestLedger(t *testing.T) {
 	var emitted [][]byte
 	apply := func(c Ident) (answer, error) {
 		var a answer
-		b, err := l.Apply(migrate.NewCommand(migrate.Command{Index: 10, Epoch: 3, Body: c.body()}, func(b []byte) { emitted = append(emitted, b) }))
+		b, err := l.Apply(migrate.NewCommand(migrate.Command{Index: 10, Epoch: 3, Body: c.body()},
+			func(b []byte) { emitted = append(emitted, b) }))
 		if err == nil {
 			err = a.unmarshal(b)
 		}
@@ -193,7 +196,8 @@ func TestMeter(t *testing.T) {
 	now := time.Now().Add(-100 * time.Millisecond)
 	var acks []ack
 	for i := range 200 {
-		acks = append(acks, ack{Ident: Ident{1, uint32(i + 1)}, Epoch: 7, Done: now.Add(-time.Duration(i) * time.Millisecond).UnixNano()})
+		acks = append(acks, ack{Ident: Ident{1, uint32(i + 1)}, Epoch: 7,
+			Done: now.Add(-time.Duration(i) * time.Millisecond).UnixNano()})
 	}
 	m.count(acks)
 	require.EqualValues(t, 7, m.highest())

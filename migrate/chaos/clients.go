@@ -129,7 +129,8 @@ func (r *clientsRole) moved(client uint32, m migrate.Move) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.moves = append(r.moves, moved{
-		Client: client, At: time.Now().UnixNano(), Epoch: m.Epoch, Host: m.Host.ID, Planned: m.Planned, Pause: m.Pause, Resent: m.Resent,
+		Client: client, At: time.Now().UnixNano(), Epoch: m.Epoch, Host: m.Host.ID, Planned: m.Planned, Pause: m.Pause,
+		Resent: m.Resent,
 	})
 }
 

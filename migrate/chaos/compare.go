@@ -80,7 +80,8 @@ func (r *run) compare(what string, but *process, turns ...turn) error {
 		for _, who := range []string{"active", "standby", "clients", "others"} {
 			used = append(used, fmt.Sprintf("%s %.0f%%", who, 100*float64(cpu[i][who])/float64(span)))
 		}
-		r.sayLater("%s: %s: p99 %s%s; %s; processor: %s", what, t.name, ms(medians[i]), against, spreadOf(all[i]), strings.Join(used, ", "))
+		r.sayLater("%s: %s: p99 %s%s; %s; processor: %s", what, t.name, ms(medians[i]), against, spreadOf(all[i]),
+			strings.Join(used, ", "))
 	}
 	return nil
 }

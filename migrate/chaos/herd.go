@@ -25,7 +25,8 @@ func (r *run) stepHerd() error {
 	if err != nil {
 		r.sayLater("the handoff failed: %v", err)
 	}
-	r.sayLater("handoff: %d clients, %d connected ahead, prepare %s, transfer %s, pause %s", m.Clients, m.Ready, ms(m.Prepare), ms(m.Transfer), ms(m.Pause))
+	r.sayLater("handoff: %d clients, %d connected ahead, prepare %s, transfer %s, pause %s", m.Clients, m.Ready, ms(m.Prepare),
+		ms(m.Transfer), ms(m.Pause))
 	if err := r.herdBack("handoff", began); err != nil {
 		return err
 	}
@@ -54,7 +55,8 @@ func (r *run) stepHerd() error {
 			most += clients
 		}
 	}
-	r.sayLater("kill: clients by the number of their dials: %v; %.2f%% dialled more than 3 times", n, 100*float64(most)/float64(max(total, 1)))
+	r.sayLater("kill: clients by the number of their dials: %v; %.2f%% dialled more than 3 times", n,
+		100*float64(most)/float64(max(total, 1)))
 	return nil
 }
 
@@ -112,7 +114,8 @@ func (r *run) herdBack(what string, began time.Time) error {
 		r.check.violation("%s: after %s only %d of %d clients are back (%s)", what, patience, last, total, r.describe())
 		return errStuck
 	}
-	r.sayLater("%s: of %d clients half are back after %s, 99%% after %s, all after %s; in sync: %q", what, total, ms(half), ms(most), ms(all), r.inSync())
+	r.sayLater("%s: of %d clients half are back after %s, 99%% after %s, all after %s; in sync: %q", what, total, ms(half),
+		ms(most), ms(all), r.inSync())
 	return nil
 }
 

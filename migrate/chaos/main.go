@@ -138,7 +138,9 @@ func (cfg *config) validate(out io.Writer) error {
 	}
 	sc, ok := scenarios[cfg.scenario]
 	switch {
-	case cfg.scenario == "partition" && !slices.ContainsFunc(cuts, func(c cut) bool { return strings.Contains(c.kind, cfg.only) }):
+	case cfg.scenario == "partition" && !slices.ContainsFunc(cuts, func(c cut) bool {
+		return strings.Contains(c.kind, cfg.only)
+	}):
 		return bad("-only is %q, but no fault has that in its name", cfg.only)
 	case !ok:
 		return bad("-scenario is %q, want one of %s", cfg.scenario, strings.Join(slices.Sorted(maps.Keys(scenarios)), ", "))
@@ -307,7 +309,8 @@ func logTime(t int64) string { return time.Unix(0, t).UTC().Format("2006-01-02T1
 func (r *result) print(w io.Writer) {
 	p := func(format string, args ...any) { fmt.Fprintf(w, format+"\n", args...) }
 	p("scenario %s, seed %d: %s, machine's load %s", r.Scenario, r.Seed, r.Took.Round(time.Millisecond), r.Load)
-	p("%d commands in the log, %d queries; latency %s; %d gaps in events, all reported", r.Commands, r.Queries, r.Latency, r.Gaps)
+	p("%d commands in the log, %d queries; latency %s; %d gaps in events, all reported", r.Commands, r.Queries, r.Latency,
+		r.Gaps)
 	for _, kind := range slices.Sorted(maps.Keys(r.Faults)) {
 		p("%5d x %s", r.Faults[kind], kind)
 		p("        longest time without an acknowledgement: %s", r.Silence[kind])

@@ -70,7 +70,8 @@ func (s *starter) run(cfg setup, wrap []string, sink func(*process, *report)) (*
 		return nil, err
 	}
 	args := append(wrap, exe)
-	p := &process{setup: cfg, cmd: exec.Command(args[0], args[1:]...), sink: sink, done: make(chan struct{}), pending: make(map[int]chan *report)}
+	p := &process{setup: cfg, cmd: exec.Command(args[0], args[1:]...), sink: sink, done: make(chan struct{}),
+		pending: make(map[int]chan *report)}
 	p.cmd.Env = append(os.Environ(), roleEnv+"=1", "GOMAXPROCS=2")
 	p.cmd.SysProcAttr = procAttr()
 	logFile, err := os.OpenFile(filepath.Join(cfg.Dir, cfg.ID+".log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)

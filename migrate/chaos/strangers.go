@@ -83,7 +83,8 @@ func (r *run) strangers() error {
 	}
 	leave := func() error { s.leave(); return nil }
 	besieged := turn{"the active host besieged", come(r.addrs[a.id]), leave}
-	if err := r.compare("strangers", nil, turn{name: "nobody"}, turn{"the decoy besieged", come(d.addr()), leave}, besieged); err != nil {
+	if err := r.compare("strangers", nil, turn{name: "nobody"}, turn{"the decoy besieged", come(d.addr()), leave},
+		besieged); err != nil {
 		return err
 	}
 	besieged.begin()

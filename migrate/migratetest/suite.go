@@ -439,7 +439,9 @@ func (s *suite) captured(do func(m migrate.Migratable, snap migrate.Snapshot, cu
 }
 
 // snapshots takes a snapshot at each cut, calls during to write it, and compares the outcomes of the remaining steps.
-func (s *suite) snapshots(during func(m migrate.Migratable, snap migrate.Snapshot, cut int) ([]byte, []outcome, error)) error {
+func (s *suite) snapshots(
+	during func(m migrate.Migratable, snap migrate.Snapshot, cut int) ([]byte, []outcome, error),
+) error {
 	return s.captured(func(m migrate.Migratable, snap migrate.Snapshot, cut int) error {
 		b, want, err := during(m, snap, cut)
 		if err != nil {

@@ -214,15 +214,21 @@ var rules = append([]rule{
 
 		r := s.create(name, a)
 		for what, edit := range map[string]func(next *resolver.Record){
-			"a change by a stranger":          func(n *resolver.Record) { n.Proposer = b },
-			"a promotion of a stranger":       func(n *resolver.Record) { n.Proposer, n.Active, n.Epoch, n.ISR = b, b, 2, []resolver.Host{a, b} },
+			"a change by a stranger": func(n *resolver.Record) { n.Proposer = b },
+			"a promotion of a stranger": func(n *resolver.Record) {
+				n.Proposer, n.Active, n.Epoch, n.ISR = b, b, 2,
+					[]resolver.Host{a, b}
+			},
 			"a change by a later incarnation": func(n *resolver.Record) { n.Proposer.Incarnation = 2 },
 			"an epoch from nowhere":           func(n *resolver.Record) { n.Epoch = 3 },
-			"a stranger alone":                func(n *resolver.Record) { n.Proposer, n.Active, n.Epoch, n.ISR = b, b, 2, []resolver.Host{b} },
-			"two members at a time":           func(n *resolver.Record) { n.ISR = []resolver.Host{a, b, s.host("c")} },
-			"a reset that keeps the epoch":    func(n *resolver.Record) { n.Loss = 1 },
-			"a reset that skips one":          func(n *resolver.Record) { n.Loss, n.Epoch = 2, 2 },
-			"a retirement in another epoch":   func(n *resolver.Record) { n.Active, n.ISR, n.Epoch = resolver.Host{}, nil, 2 },
+			"a stranger alone": func(n *resolver.Record) {
+				n.Proposer, n.Active, n.Epoch, n.ISR = b, b, 2,
+					[]resolver.Host{b}
+			},
+			"two members at a time":         func(n *resolver.Record) { n.ISR = []resolver.Host{a, b, s.host("c")} },
+			"a reset that keeps the epoch":  func(n *resolver.Record) { n.Loss = 1 },
+			"a reset that skips one":        func(n *resolver.Record) { n.Loss, n.Epoch = 2, 2 },
+			"a retirement in another epoch": func(n *resolver.Record) { n.Active, n.ISR, n.Epoch = resolver.Host{}, nil, 2 },
 		} {
 			next := cancelled(r)
 			edit(&next)
@@ -249,7 +255,8 @@ var rules = append([]rule{
 			s.ErrorIs(err, resolver.ErrInvalid, "Announce of %q", bad)
 		}
 		for what, h := range map[string]resolver.Host{
-			"no id": {Incarnation: 1, Key: s.Key}, "a long id": {ID: strings.Repeat("h", resolver.MaxHostID+1), Incarnation: 1, Key: s.Key},
+			"no id": {Incarnation: 1, Key: s.Key}, "a long id": {ID: strings.Repeat("h", resolver.MaxHostID+1), Incarnation: 1,
+				Key: s.Key},
 			"no incarnation": {ID: "a", Key: s.Key}, "a large incarnation": {ID: "a", Incarnation: 1 << 53, Key: s.Key},
 			"a long address": {ID: "a", Incarnation: 1, Addr: strings.Repeat("x", maxAddr+1), Key: s.Key},
 		} {

@@ -16,7 +16,8 @@ func TestReader(t *testing.T) {
 	long := strings.Repeat("l", 300)
 	ints := []int64{0, 1, 127, 128, 255, 256, 65535, 65536, math.MaxInt32 + 1, math.MaxInt64,
 		-1, -32, -33, -128, -129, -32768, -32769, math.MinInt32 - 1, math.MinInt64}
-	data, err := transport.Marshal([]any{uint64(math.MaxUint64), "text", []byte("bin"), nil, long, []byte(long), ints, map[string]any{"a": []any{1}}, 7})
+	data, err := transport.Marshal([]any{uint64(math.MaxUint64), "text", []byte("bin"), nil, long, []byte(long), ints,
+		map[string]any{"a": []any{1}}, 7})
 	require.NoError(t, err)
 	v := NewReader(data)
 	require.Equal(t, 9, v.Array())
@@ -45,7 +46,8 @@ func TestReader(t *testing.T) {
 		"array": func(v *Reader) { v.Array() }, "uint": func(v *Reader) { v.Uint() }, "int": func(v *Reader) { v.Int() },
 		"bytes": func(v *Reader) { v.Bytes() }, "skip": func(v *Reader) { v.Skip() },
 	} {
-		for _, bad := range []string{"", "\xdc\xff\xff", "\xdd\xff\xff\xff\xff\x00", "\xc4\x05abc", "\xcf\x00", "\xd3\x00", "\xc1"} {
+		for _, bad := range []string{"", "\xdc\xff\xff", "\xdd\xff\xff\xff\xff\x00", "\xc4\x05abc", "\xcf\x00", "\xd3\x00",
+			"\xc1"} {
 			v := NewReader([]byte(bad))
 			take(&v)
 			require.ErrorIs(t, v.Err(), transport.ErrBadMessage, "%s of % x", name, bad)

@@ -25,15 +25,15 @@ func (f *Flags) Explain(err error) string {
 	}
 	switch {
 	case errors.Is(err, migrate.ErrNoHost):
-		return fmt.Sprintf("the hosts that held %s are lost, and its messages with them. If they cannot come back, restart the chat, empty, "+
-			"with -s -reset.", f.Service)
+		return fmt.Sprintf("the hosts that held %s are lost, and its messages with them. If they cannot come back, restart the "+
+			"chat, empty, with -s -reset.", f.Service)
 	case errors.Is(err, migrate.ErrExists):
 		return fmt.Sprintf("%s is being served, so there is nothing to reset. Use -s alone to stand by.", f.Service)
 	case errors.Is(err, migrate.ErrNoTarget):
 		return fmt.Sprintf("the chat %s has ended: no other host could take it over.", f.Service)
 	case errors.Is(err, chatcore.ErrNameTaken):
-		return Printable(reason(err, chatcore.CodeNameTaken)) + ". Choose another name with -name. If you used this name before, it becomes " +
-			"free within two minutes, or at once with the same -identity."
+		return Printable(reason(err, chatcore.CodeNameTaken)) + ". Choose another name with -name. If you used this name " +
+			"before, it becomes free within two minutes, or at once with the same -identity."
 	case errors.Is(err, chatcore.ErrBadName):
 		return Printable(reason(err, chatcore.CodeBadName)) + ". Choose another name with -name."
 	case errors.Is(err, chatcore.ErrFull):
@@ -47,14 +47,15 @@ func (f *Flags) Explain(err error) string {
 
 func (f *Flags) explainDNS(err error) string {
 	at := f.DNS()
-	remedy := fmt.Sprintf("Start it with \"go run ./examples/dns -port %d\", or set its address with -dns_ip and -dns_port.", f.DNSPort)
+	remedy := fmt.Sprintf("Start it with \"go run ./examples/dns -port %d\", or set its address with -dns_ip and -dns_port.",
+		f.DNSPort)
 	if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
 		return fmt.Sprintf("unknown host %s. Set the address of the DNS with -dns_ip.", f.DNSIP)
 	}
 	switch {
 	case errors.Is(err, transport.ErrWrongKey):
-		return fmt.Sprintf("the process at %s does not have the key given with -dns_key: it is another DNS, or it was restarted without its "+
-			"-identity. Compare with the key that it printed at the start.", at)
+		return fmt.Sprintf("the process at %s does not have the key given with -dns_key: it is another DNS, or it was restarted "+
+			"without its -identity. Compare with the key that it printed at the start.", at)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Sprintf("no DNS at %s. %s", at, remedy)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, transport.ErrTimeout):
@@ -64,16 +65,16 @@ func (f *Flags) explainDNS(err error) string {
 	if f.Insecure {
 		other = "without"
 	}
-	return fmt.Sprintf("cannot communicate with the process at %s: it may be a DNS started %s -insecure (all processes must use the same "+
-		"setting), or another program (%s)", at, other, Printable(err.Error()))
+	return fmt.Sprintf("cannot communicate with the process at %s: it may be a DNS started %s -insecure (all processes must "+
+		"use the same setting), or another program (%s)", at, other, Printable(err.Error()))
 }
 
 // explainListen describes an error of listening on addr, which the flag sets; it returns "" for other errors.
 func explainListen(err error, addr, flag string) string {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Sprintf("the port of %s is in use by another program or by a second instance of this one. Choose another port with "+
-			"%s.", addr, flag)
+		return fmt.Sprintf("the port of %s is in use by another program or by a second instance of this one. Choose another "+
+			"port with %s.", addr, flag)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		return fmt.Sprintf("%s is not an address of this machine. Choose another address with %s, or omit it.", addr, flag)
 	case errors.Is(err, syscall.EACCES):

@@ -39,17 +39,21 @@ func (f *Flags) Register(fs *flag.FlagSet) {
 	fs.StringVar(&f.DNSKey, "dns_key", "", "required `key` of the DNS, as printed by it; empty: the DNS is not authenticated")
 	fs.StringVar(&f.Service, "server_uri", "backend.com", "the `name` of the chat")
 	fs.StringVar(&f.Service, "u", "backend.com", "short for -server_uri `name`")
-	const minN = "number of `participants` that must join before the chat begins; messages are held until then. Used only when the " +
-		"chat is created with -s"
+	const minN = "number of `participants` that must join before the chat begins; messages are held until then. Used only " +
+		"when the chat is created with -s"
 	fs.IntVar(&f.MinN, "min_n", 0, minN)
 	fs.IntVar(&f.MinN, "n", 0, "short for -min_n `participants`")
 	fs.BoolVar(&f.Serve, "s", false, "serve: create the chat if no host serves it yet, otherwise stand by")
 	fs.BoolVar(&f.Reset, "reset", false, "with -s: restart a chat whose hosts are lost; all its messages are lost")
-	fs.DurationVar(&f.Every, "every", 30*time.Second, "`time` between moves of the chat to another host; 0: it moves only when its host leaves")
-	fs.IntVar(&f.Standbys, "standbys", 1, "number of standby `hosts` that hold a copy of the chat; with 0, a crash of the host loses the chat")
+	fs.DurationVar(&f.Every, "every", 30*time.Second,
+		"`time` between moves of the chat to another host; 0: it moves only when its host leaves")
+	fs.IntVar(&f.Standbys, "standbys", 1, "number of standby `hosts` that hold a copy of the chat; with 0, a crash of the "+
+		"host loses the chat")
 	fs.StringVar(&f.Listen, "listen", ":0", "`address` to listen on for other hosts and clients; port 0 chooses a free port")
-	fs.StringVar(&f.Identity, "identity", "", "`file` with the key of this process, created if it does not exist; empty: a new key at each start")
-	fs.BoolVar(&f.Insecure, "insecure", false, "disable encryption and keys; all processes, including the DNS, must use the same setting")
+	fs.StringVar(&f.Identity, "identity", "", "`file` with the key of this process, created if it does not exist; empty: a "+
+		"new key at each start")
+	fs.BoolVar(&f.Insecure, "insecure", false, "disable encryption and keys; all processes, including the DNS, must use the "+
+		"same setting")
 	fs.BoolVar(&f.Verbose, "v", false, "log to standard error")
 }
 

@@ -35,13 +35,15 @@ func TestDefaults(t *testing.T) {
 func TestFlags(t *testing.T) {
 	key := transport.NewIdentity().Key().String()
 	for _, args := range []string{
-		"-s --dns_ip 10.0.0.1 --dns_port 9000 --server_uri x.org --min_n 3 --every 5s --standbys 0 --listen :7000 --dns_key " + key,
+		"-s --dns_ip 10.0.0.1 --dns_port 9000 --server_uri x.org --min_n 3 --every 5s --standbys 0 --listen :7000 --dns_key " +
+			key,
 		"-s -dns_ip=10.0.0.1 -dns_port=9000 -u=x.org -n=3 -every=5s -standbys=0 -listen=:7000 -dns_key=" + key,
 	} {
 		f, _, err := parse(t, args)
 		require.NoError(t, err)
 		require.Equal(t, Flags{
-			DNSIP: "10.0.0.1", DNSPort: 9000, DNSKey: key, Service: "x.org", MinN: 3, Serve: true, Every: 5 * time.Second, Listen: ":7000",
+			DNSIP: "10.0.0.1", DNSPort: 9000, DNSKey: key, Service: "x.org", MinN: 3, Serve: true, Every: 5 * time.Second,
+			Listen: ":7000",
 		}, f)
 		require.Equal(t, 1, f.policy().Copies)
 	}

@@ -40,7 +40,8 @@ func Harmful(r rune) bool {
 	case r == 0x200c || r == 0x200d: // the joiners
 		return false
 	}
-	return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp, unicode.Co, unicode.Cs, unicode.Noncharacter_Code_Point)
+	return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp, unicode.Co, unicode.Cs,
+		unicode.Noncharacter_Code_Point)
 }
 
 // Plural formats a number with a noun in singular or plural.

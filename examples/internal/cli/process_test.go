@@ -155,10 +155,12 @@ func TestExplain(t *testing.T) {
 
 	taken := fmt.Errorf("chat: join: %w", transport.Errorf(chatcore.CodeNameTaken, "chat: the name \"bob\x1b\" is taken"))
 	require.Contains(t, f.Explain(taken), "the name \"bob␛\" is taken. Choose another name with -name")
-	require.Contains(t, f.Explain(transport.Errorf(chatcore.CodeBadName, "chat: the name is empty")), "the name is empty. Choose another")
+	require.Contains(t, f.Explain(transport.Errorf(chatcore.CodeBadName, "chat: the name is empty")),
+		"the name is empty. Choose another")
 	require.Contains(t, f.Explain(transport.Errorf(chatcore.CodeFull, "chat: the room is full")), "Try again later")
 	require.Equal(t, "what␛ever", f.Explain(errors.New("what\x1bever")))
-	require.Equal(t, "the text is empty", Reason(fmt.Errorf("say: %w", transport.Errorf(chatcore.CodeBadText, "chat: the text is empty"))))
+	require.Equal(t, "the text is empty", Reason(fmt.Errorf("say: %w", transport.Errorf(chatcore.CodeBadText,
+		"chat: the text is empty"))))
 }
 
 func TestUnreachable(t *testing.T) {

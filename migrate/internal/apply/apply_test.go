@@ -254,7 +254,8 @@ func TestLendQuick(t *testing.T) {
 		require.Empty(t, x.Wait(0))
 
 		var done atomic.Bool
-		took := lend(t, &x, a, l, sleep(lendFor/2), sleep(lendFor/2), sleep(time.Second), func(*machine.Machine) { done.Store(true) })
+		took := lend(t, &x, a, l, sleep(lendFor/2), sleep(lendFor/2), sleep(time.Second),
+			func(*machine.Machine) { done.Store(true) })
 		require.Equal(t, lendFor, took)
 		require.False(t, done.Load(), "another goroutine does the rest")
 		require.Empty(t, x.Wait(2*time.Second))

@@ -112,13 +112,17 @@ func TestStops(t *testing.T) {
 			})
 		})
 	}
-	run("limit", 2<<20, func(*transport.Memory, *Reader, func()) {}, "more than the 2097152 bytes allowed", "stopped the transfer")
-	run("cancel", 1<<40, func(_ *transport.Memory, _ *Reader, cancel func()) { cancel() }, "context canceled", "stopped the transfer")
+	run("limit", 2<<20, func(*transport.Memory, *Reader, func()) {}, "more than the 2097152 bytes allowed",
+		"stopped the transfer")
+	run("cancel", 1<<40, func(_ *transport.Memory, _ *Reader, cancel func()) { cancel() }, "context canceled",
+		"stopped the transfer")
 	run("close", 1<<40, func(_ *transport.Memory, r *Reader, _ func()) { r.Close() }, "closed", "stopped the transfer")
 	run("cut", 1<<40, func(n *transport.Memory, _ *Reader, _ func()) { n.Cut("a", "b") }, "reset", "reset")
 	run("crash", 1<<40, func(n *transport.Memory, _ *Reader, _ func()) { n.Crash("b") }, "reset", "reset")
-	run("silent", 1<<40, func(n *transport.Memory, _ *Reader, _ func()) { n.Partition("a", "b") }, "snapshot transfer from a:1", "")
-	run("flip", 1<<40, func(n *transport.Memory, _ *Reader, _ func()) { n.FlipAfter("a", "b", 3<<20) }, "wrong checksum", "stopped the transfer")
+	run("silent", 1<<40, func(n *transport.Memory, _ *Reader, _ func()) { n.Partition("a", "b") }, "snapshot transfer from a:1",
+		"")
+	run("flip", 1<<40, func(n *transport.Memory, _ *Reader, _ func()) { n.FlipAfter("a", "b", 3<<20) }, "wrong checksum",
+		"stopped the transfer")
 }
 
 // What a source may answer by mistake, or by malice, never passes for a whole transfer.
@@ -143,19 +147,20 @@ func TestDistrustsTheSource(t *testing.T) {
 		answers [][]byte
 		want    string
 	}{
-		"good":             {[][]byte{good, end(n, sum(0, data))}, ""},
-		"empty":            {[][]byte{end(0, sha256.Sum256(nil))}, ""},
-		"checksum":         {[][]byte{aChunk(0, 1, data)}, "wrong checksum of 10 bytes at offset 0"},
-		"offset in crc":    {[][]byte{good, aChunk(10, checksum(0, data), data)}, "wrong checksum of 10 bytes at offset 10"},
-		"again":            {[][]byte{good, good}, "chunk of offset 0 instead of 10"},
-		"gap":              {[][]byte{good, aChunk(11, checksum(11, data), data)}, "chunk of offset 11 instead of 10"},
-		"early end":        {[][]byte{good, end(20, sum(0, data))}, "10 bytes received, 20 sent"},
-		"late end":         {[][]byte{good, end(5, sum(0, data))}, "10 bytes received, 5 sent"},
-		"another hash":     {[][]byte{good, end(n, sha256.Sum256(nil))}, "wrong sum of 10 bytes"},
-		"other data":       {[][]byte{good, end(n, sum(0, []byte("same bytes")))}, "wrong sum of 10 bytes"},
-		"empty chunk":      {[][]byte{aChunk(0, checksum(0, nil), nil)}, "malformed"},
-		"large chunk":      {[][]byte{aChunk(0, checksum(0, make([]byte, chunk+1)), make([]byte, chunk+1))}, "malformed"},
-		"too much":         {[][]byte{good, aChunk(10, checksum(10, make([]byte, 91)), make([]byte, 91))}, "more than the 100 bytes allowed"},
+		"good":          {[][]byte{good, end(n, sum(0, data))}, ""},
+		"empty":         {[][]byte{end(0, sha256.Sum256(nil))}, ""},
+		"checksum":      {[][]byte{aChunk(0, 1, data)}, "wrong checksum of 10 bytes at offset 0"},
+		"offset in crc": {[][]byte{good, aChunk(10, checksum(0, data), data)}, "wrong checksum of 10 bytes at offset 10"},
+		"again":         {[][]byte{good, good}, "chunk of offset 0 instead of 10"},
+		"gap":           {[][]byte{good, aChunk(11, checksum(11, data), data)}, "chunk of offset 11 instead of 10"},
+		"early end":     {[][]byte{good, end(20, sum(0, data))}, "10 bytes received, 20 sent"},
+		"late end":      {[][]byte{good, end(5, sum(0, data))}, "10 bytes received, 5 sent"},
+		"another hash":  {[][]byte{good, end(n, sha256.Sum256(nil))}, "wrong sum of 10 bytes"},
+		"other data":    {[][]byte{good, end(n, sum(0, []byte("same bytes")))}, "wrong sum of 10 bytes"},
+		"empty chunk":   {[][]byte{aChunk(0, checksum(0, nil), nil)}, "malformed"},
+		"large chunk":   {[][]byte{aChunk(0, checksum(0, make([]byte, chunk+1)), make([]byte, chunk+1))}, "malformed"},
+		"too much": {[][]byte{good, aChunk(10, checksum(10, make([]byte, 91)), make([]byte, 91))},
+			"more than the 100 bytes allowed"},
 		"no array":         {[][]byte{{1}}, "malformed"},
 		"short array":      {[][]byte{{0x92, 1, 0}}, "malformed"},
 		"unknown kind":     {[][]byte{{0x94, 2, 0, 0, 0xc4, 1, 1}}, "malformed"},

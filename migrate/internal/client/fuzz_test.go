@@ -45,7 +45,8 @@ func FuzzHostAnswers(f *testing.F) {
 	rec := resolver.Record{Name: "svc", Generation: 1, Version: 9, Epoch: 2,
 		Active: resolver.Host{ID: "h", Incarnation: 1, Addr: "h:1"}}
 	done := mustMarshal(f, wire.DoResult{Index: 1, Epoch: 1, Replicas: 1, Reply: []byte("1")})
-	events := mustMarshal(f, wire.EventsParams{Service: "svc", Epoch: 1, First: 5, Times: []int64{1, 2}, Bodies: [][]byte{{1}, {2}}})
+	events := mustMarshal(f, wire.EventsParams{Service: "svc", Epoch: 1, First: 5, Times: []int64{1, 2},
+		Bodies: [][]byte{{1}, {2}}})
 	f.Add(open, done, byte(0), events)
 	f.Add(open, append([]byte{0xff}, mustMarshal(f, rec)...), byte(1),
 		mustMarshal(f, wire.MovedParams{Service: "svc", Record: rec}))

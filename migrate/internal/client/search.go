@@ -362,7 +362,8 @@ func (c *Client) tryHost(ctx context.Context, h resolver.Host, probe bool) {
 	}
 	// A newer record may have arrived meanwhile, and the spare connection may have been taken.
 	cur := c.conns.current
-	stale := c.err != nil || seen.less(c.session.seen) && !sameAddr(h, s.rec.Active) || cur != nil && (cur.started || cur.opened)
+	stale := c.err != nil || seen.less(c.session.seen) && !sameAddr(h, s.rec.Active) ||
+		cur != nil && (cur.started || cur.opened)
 	if err == nil && !stale {
 		l.conn = conn
 		old := c.lose(false)

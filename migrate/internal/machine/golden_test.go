@@ -26,7 +26,8 @@ func TestMachineGolden(t *testing.T) {
 			if a.Err != nil {
 				err = fmt.Sprintf("%d %q %x", a.Err.Code, a.Err.Message, a.Err.Data)
 			}
-			fmt.Fprintln(outcomes, a.Index, a.Epoch, a.Kind, a.Session, a.Seq, a.Reply, err, a.Duplicate, a.First, a.Next, a.Ended, a.Mismatch)
+			fmt.Fprintln(outcomes, a.Index, a.Epoch, a.Kind, a.Session, a.Seq, a.Reply, err, a.Duplicate, a.First, a.Next, a.Ended,
+				a.Mismatch)
 		}
 		outcomes.Write(stream(t, m))
 		require.Equal(t, want, fmt.Sprintf("%016x %016x", m.Hash(), outcomes.Sum64()))

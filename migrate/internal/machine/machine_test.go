@@ -36,7 +36,8 @@ func (j *journal) Apply(cmd Command) ([]byte, error) {
 		cmd.Emit([]byte("lost"))
 		panic(fmt.Sprintf("at %p", j))
 	}
-	j.text = fmt.Appendf(j.text, "%d %d %d %s %s\n", cmd.Index, cmd.Session, cmd.Seq, cmd.Time.Format(time.RFC3339Nano), cmd.Body)
+	j.text = fmt.Appendf(j.text, "%d %d %d %s %s\n", cmd.Index, cmd.Session, cmd.Seq, cmd.Time.Format(time.RFC3339Nano),
+		cmd.Body)
 	switch verb {
 	case "emit":
 		for i := range n {
@@ -53,7 +54,8 @@ func (j *journal) Apply(cmd Command) ([]byte, error) {
 		var e *transport.Error
 		return nil, e
 	case "err-code":
-		return nil, fmt.Errorf("wrapped: %w", &transport.Error{Code: transport.Code(n), Message: "inner", Data: []byte{1}, Remote: true})
+		return nil, fmt.Errorf("wrapped: %w", &transport.Error{Code: transport.Code(n), Message: "inner", Data: []byte{1},
+			Remote: true})
 	case "quiet":
 		return nil, nil
 	}
@@ -223,7 +225,8 @@ func TestMachineErrors(t *testing.T) {
 		{"big 101", wire.CodeReplyGone, text + "session 9: command 1 was executed, its reply of 101 bytes is more than 100", 0},
 		{"err " + strings.Repeat("y", 101), wire.CodeApplication, text + "error of 101 bytes, more than 100", 0},
 		{"emit-big 100", 0, "", 2},
-		{"emit-big 101", wire.CodeReplyGone, text + "session 9: command 1 was executed, its event of 101 bytes is more than 100", 1},
+		{"emit-big 101", wire.CodeReplyGone, text + "session 9: command 1 was executed, its event of 101 bytes is more than 100",
+			1},
 	} {
 		t.Run(tt.body[:min(len(tt.body), 16)], func(t *testing.T) {
 			l, _ := newTestMachine(Limits{MaxReply: 100})
@@ -476,7 +479,8 @@ func randomEntry(r *rand.Rand, m *Machine) core.Entry {
 		case 2:
 			e.Kind = core.Refusal
 		}
-		bodies := []string{"emit 3", "emit 1", "big 90", "big 300", "err no", "err-code 1001", "emit-panic", "emit-big 120", "quiet", "x"}
+		bodies := []string{"emit 3", "emit 1", "big 90", "big 300", "err no", "err-code 1001", "emit-panic", "emit-big 120",
+			"quiet", "x"}
 		e.Body = []byte(bodies[r.IntN(len(bodies))])
 		if e.Kind == core.Refusal {
 			e.Body = RefusalBody(transport.Errorf(1001, "no"))

@@ -242,7 +242,8 @@ func TestServiceRunsUnlocked(t *testing.T) {
 	require.NoError(t, err)
 	s.Release()
 	require.Equal(t, map[string]int{
-		"Apply": 4, "SessionClosed": 2, "Query": 1, "Validate": 1, "Hash": 1, "Snapshot": 1, "WriteTo": 1, "Release": 1, "OnPanic": 1,
+		"Apply": 4, "SessionClosed": 2, "Query": 1, "Validate": 1, "Hash": 1, "Snapshot": 1, "WriteTo": 1, "Release": 1,
+		"OnPanic": 1,
 	}, u.calls)
 }
 

@@ -37,7 +37,8 @@ type presence struct {
 }
 
 func newResolver() *mapResolver {
-	return &mapResolver{records: make(map[string]resolver.Record), hosts: make(map[string]presence), changed: make(chan struct{})}
+	return &mapResolver{records: make(map[string]resolver.Record), hosts: make(map[string]presence),
+		changed: make(chan struct{})}
 }
 
 const generation = 1

@@ -66,7 +66,8 @@ func (c *countedDials) Dial(ctx context.Context, to transport.Peer, h transport.
 }
 
 func newBench(t *testing.T, fail func(dial int) error) *bench {
-	b := &bench{t: t, net: transport.NewMemory(), got: make(chan string, 1000), events: make(chan string, 1000), other: make(chan transport.Conn, 100)}
+	b := &bench{t: t, net: transport.NewMemory(), got: make(chan string, 1000), events: make(chan string, 1000),
+		other: make(chan transport.Conn, 100)}
 	tr := b.net.Host("b")
 	_, err := tr.Listen("b:1", func(c transport.Conn) transport.Handler {
 		b.other <- c

@@ -185,6 +185,7 @@ func (c *Clients) Prepare(next resolver.Host, limit time.Duration) (n int, sprea
 		a.prepared, a.ready = true, false
 	}
 	c.crowd.next = &next
-	c.notifyAll(wire.MethodPrepare, wire.PrepareParams{Service: c.host.Config().Service, Next: next, SpreadMS: spread.Milliseconds()})
+	c.notifyAll(wire.MethodPrepare, wire.PrepareParams{Service: c.host.Config().Service, Next: next,
+		SpreadMS: spread.Milliseconds()})
 	return n, spread
 }

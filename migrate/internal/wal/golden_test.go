@@ -13,9 +13,11 @@ import (
 func TestGolden(t *testing.T) {
 	require.Equal(t, goldenHost, hex.EncodeToString(encodeIdentity(owner)))
 	state := core.State{
-		Meta:   core.Meta{Term: core.Term{Loss: 1, Epoch: 5}, Copy: true, Counted: true, Invitation: 3, Fresh: core.Term{Loss: 2, Epoch: 6}, Gen: 300},
+		Meta: core.Meta{Term: core.Term{Loss: 1, Epoch: 5}, Copy: true, Counted: true, Invitation: 3,
+			Fresh: core.Term{Loss: 2, Epoch: 6}, Gen: 300},
 		Commit: 7, Matched: 8, Base: core.Place{Index: 7, Epoch: 4},
-		Entries: []core.Entry{{Index: 8, Epoch: 5, Kind: core.Command, Session: 9, Seq: 2, Low: 1, Time: 1_700_000_000_000, Body: []byte("hi")}},
+		Entries: []core.Entry{{Index: 8, Epoch: 5, Kind: core.Command, Session: 9, Seq: 2, Low: 1, Time: 1_700_000_000_000,
+			Body: []byte("hi")}},
 	}
 	l := log{salt: [saltSize]byte{1, 2, 3, 4, 5, 6, 7, 8}}
 	data := append([]byte(logMagic), l.salt[:]...)
@@ -30,13 +32,16 @@ func TestGolden(t *testing.T) {
 	require.Equal(t, goldenLog, hex.EncodeToString(data))
 
 	var got core.State
-	_, good, err := readLog(data, func(h header) error { got = h.state; return nil }, func(s core.State) error { return got.Apply(core.Save{State: s}) })
+	_, good, err := readLog(data, func(h header) error { got = h.state; return nil },
+		func(s core.State) error { return got.Apply(core.Save{State: s}) })
 	require.NoError(t, err)
 	require.Equal(t, len(data), good)
 	require.Equal(t, state, got)
 }
 
 const (
-	goldenHost = "726f616d2d69643106686f73742d61070000000000000000000000000000000000000000000000000000000000000000000000000000006eb2b587"
-	goldenLog  = "726f616d2d776c310102030405060708000000002d000000ee2372650373766306686f73742d610701030105030206ac0207080704010e04080509020180d095ffbc316869cab496df010000000d000000980613b3030105030206ac020708080500"
+	goldenHost = "726f616d2d69643106686f73742d610700000000000000000000000000000000000000000000000000000000000000000000000000" +
+		"00006eb2b587"
+	goldenLog = "726f616d2d776c310102030405060708000000002d000000ee2372650373766306686f73742d610701030105030206ac0207080704" +
+		"010e04080509020180d095ffbc316869cab496df010000000d000000980613b3030105030206ac020708080500"
 )

@@ -108,7 +108,8 @@ func (c *script) next(t require.TestingT) core.Save {
 		for k := range body {
 			body[k] = byte(c.rng.Uint32())
 		}
-		v.Entries = append(v.Entries, core.Entry{Index: v.Base.Index + i + 1, Epoch: v.Term.Epoch, Kind: core.Command, Session: 5, Seq: i, Time: 1_700_000_000_000, Body: body})
+		v.Entries = append(v.Entries, core.Entry{Index: v.Base.Index + i + 1, Epoch: v.Term.Epoch, Kind: core.Command, Session: 5,
+			Seq: i, Time: 1_700_000_000_000, Body: body})
 	}
 	end := v.Base.Index + uint64(len(v.Entries))
 	v.Commit = min(max(c.state.Commit, end-min(end, c.rng.Uint64N(6))), end)
@@ -200,7 +201,8 @@ func TestCrashes(t *testing.T) {
 						require.NoError(t, err)
 						c.seq++
 						i := c.state.Last() + 10
-						v := core.Save{Seq: c.seq, Rebase: true, State: core.State{Meta: c.state.Meta, Commit: i, Base: core.Place{Index: i, Epoch: 1 + c.state.Term.Epoch}}}
+						v := core.Save{Seq: c.seq, Rebase: true, State: core.State{Meta: c.state.Meta, Commit: i,
+							Base: core.Place{Index: i, Epoch: 1 + c.state.Term.Epoch}}}
 						v.Term.Epoch++
 						fmt.Fprintf(copied, "state at %d of epoch %d", i, v.Base.Epoch)
 						if rng.IntN(4) == 0 { // the core did not want it
@@ -303,7 +305,8 @@ func TestTornTail(t *testing.T) {
 			require.True(t, same(s.rec.State, want), "%d of %d bytes, %d of junk", n, size, junk)
 			checkCopy(t, s.rec)
 			// It continues from there.
-			s.Save(core.Save{Seq: 1, State: core.State{Meta: want.Meta, Commit: want.Commit, Base: core.Place{Index: want.Last(), Epoch: want.Entries[len(want.Entries)-1].Epoch}}})
+			s.Save(core.Save{Seq: 1, State: core.State{Meta: want.Meta, Commit: want.Commit,
+				Base: core.Place{Index: want.Last(), Epoch: want.Entries[len(want.Entries)-1].Epoch}}})
 			s.wg.Wait()
 			s.Close()
 			again := mustOpen(t, torn, 300)
@@ -566,7 +569,8 @@ func TestFullDisk(t *testing.T) {
 		if last == 0 {
 			epoch = 0
 		}
-		s.Save(core.Save{Seq: seq, State: core.State{Meta: core.Meta{Term: core.Term{Epoch: 1}, Copy: true}, Base: core.Place{Index: last, Epoch: epoch}, Entries: []core.Entry{e}}})
+		s.Save(core.Save{Seq: seq, State: core.State{Meta: core.Meta{Term: core.Term{Epoch: 1}, Copy: true},
+			Base: core.Place{Index: last, Epoch: epoch}, Entries: []core.Entry{e}}})
 		wg.Wait()
 		last++
 		states = append(states, last)
@@ -615,7 +619,8 @@ func FuzzLog(f *testing.F) {
 func FuzzState(f *testing.F) {
 	f.Add(appendState(nil, &core.State{}))
 	f.Add(appendState(nil, &core.State{
-		Meta: core.Meta{Term: core.Term{Loss: 1, Epoch: 5}, Copy: true, Counted: true, Invitation: 3, Gen: 9}, Commit: 7, Matched: 8,
+		Meta:   core.Meta{Term: core.Term{Loss: 1, Epoch: 5}, Copy: true, Counted: true, Invitation: 3, Gen: 9},
+		Commit: 7, Matched: 8,
 		Base: core.Place{Index: 7, Epoch: 4}, Entries: []core.Entry{{Index: 8, Epoch: 5, Kind: core.Command, Body: []byte("x")}},
 	}))
 	f.Fuzz(func(t *testing.T, data []byte) {

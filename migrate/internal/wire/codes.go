@@ -11,7 +11,7 @@ const (
 	CodeSessionExpired transport.Code = 202 // the session is unknown or has ended
 	CodeOutOfOrder     transport.Code = 203 // a previous command of the session is missing
 	CodeQueueFull      transport.Code = 204 // the client's queue of unacknowledged commands is full
-	CodeTooLarge       transport.Code = 205 // a command or query above its limit, which was not executed; or an answer to a query
+	CodeTooLarge       transport.Code = 205 // a command or query over its limit, not executed; or the answer to a query
 	CodeStateLost      transport.Code = 206 // the service was restarted without its state
 	CodeNoTarget       transport.Code = 207 // there is no host to move to
 	CodeTransferFailed transport.Code = 208 // a handoff did not complete; the service stays where it was
@@ -41,7 +41,7 @@ var (
 	ErrNoTarget       error = &transport.Error{Code: CodeNoTarget, Message: "migrate: no host to move to"}
 	ErrTransferFailed error = &transport.Error{Code: CodeTransferFailed, Message: "migrate: handoff failed"}
 	ErrExists         error = &transport.Error{Code: CodeExists, Message: "migrate: hosted already"}
-	ErrNoHost         error = &transport.Error{Code: CodeNoHost, Message: "migrate: the hosts that held the state do not answer"}
+	ErrNoHost         error = &transport.Error{Code: CodeNoHost, Message: "migrate: no host that held the state answers"}
 	ErrForbidden      error = &transport.Error{Code: CodeForbidden, Message: "migrate: forbidden"}
 	ErrNoQuery        error = &transport.Error{Code: CodeNoQuery, Message: "migrate: the service answers no queries"}
 	ErrPanic          error = &transport.Error{Code: CodePanic, Message: "migrate: apply panicked"}

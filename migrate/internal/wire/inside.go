@@ -34,7 +34,8 @@ func CheckOutsideApply(service, method string) error {
 		for more := n > 0; more; {
 			var f runtime.Frame
 			if f, more = frames.Next(); strings.HasSuffix(f.Function, ApplyFrame) {
-				return transport.Errorf(CodeForbidden, "migrate: %s of service %s was called inside an Apply, which it would wait for", method, service)
+				return transport.Errorf(CodeForbidden, "migrate: %s of service %s was called inside an Apply, which it would wait for",
+					method, service)
 			}
 		}
 		if n < len(pcs) {

@@ -135,7 +135,8 @@ var headers = [32]struct {
 	{size: 5}, {size: 9}, // float 32, 64
 	{size: 2}, {size: 3}, {size: 5}, {size: 9}, // uint 8 to 64
 	{size: 2}, {size: 3}, {size: 5}, {size: 9}, // int 8 to 64
-	{size: 3, ext: true}, {size: 4, ext: true}, {size: 6, ext: true}, {size: 10, ext: true}, {size: 18, ext: true}, // fixext 1 to 16
+	{size: 3, ext: true}, {size: 4, ext: true}, {size: 6, ext: true}, {size: 10, ext: true}, // fixext 1 to 8
+	{size: 18, ext: true},                                         // fixext 16
 	{size: 2, width: 1}, {size: 3, width: 2}, {size: 5, width: 4}, // str 8, 16, 32
 	{size: 3, width: 2, per: 1}, {size: 5, width: 4, per: 1}, // array 16, 32
 	{size: 3, width: 2, per: 2}, {size: 5, width: 4, per: 2}, // map 16, 32
