@@ -83,8 +83,8 @@ func TestListenerOfDeposedHost(t *testing.T) {
 		r.cas = func(ctx context.Context, next resolver.Record, do func() (resolver.Record, error)) (resolver.Record, error) {
 			rec, err := do()
 			if err == nil && rec.Active.ID == "b" {
-				w.net.Drop("a", "b")
-				w.net.Drop("b", "a")
+				w.net.Blackhole("a", "b")
+				w.net.Blackhole("b", "a")
 				time.AfterFunc(20*time.Millisecond, func() {
 					w.net.Cut("a", "b")
 					w.net.HealAll()

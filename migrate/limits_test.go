@@ -193,8 +193,8 @@ func TestHeldBackConnectionEnds(t *testing.T) {
 						time.Sleep(10 * time.Second)
 						require.Empty(t, connsOf(a.node))
 					} else {
-						w.net.Drop("x", "a")
-						w.net.Drop("a", "x")
+						w.net.Blackhole("x", "a")
+						w.net.Blackhole("a", "x")
 						r = w.raw("x", a, 7)
 						require.NoError(t, r.open(true))
 						time.Sleep(10 * time.Second)

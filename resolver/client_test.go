@@ -133,7 +133,7 @@ func TestClientLostReply(t *testing.T) {
 		c, a := w.client("a"), w.host("a")
 		_, err := c.Get(t.Context(), "backend.com")
 		require.ErrorIs(t, err, ErrNotFound)
-		w.net.Drop("dns", "a") // On this connection the server hears the client, and not the other way round.
+		w.net.Blackhole("dns", "a") // On this connection the server hears the client, and not the other way round.
 		begin := time.Now()
 		r, err := c.CompareAndSwap(t.Context(), 0, recordBy("backend.com", a, 1))
 		require.NoError(t, err, "a change whose reply was lost")
@@ -143,7 +143,7 @@ func TestClientLostReply(t *testing.T) {
 		require.EqualValues(t, 2, w.net.Stats().Dials)
 
 		// Another has changed the record before the resend.
-		w.net.Drop("dns", "a")
+		w.net.Blackhole("dns", "a")
 		r.Nonce++
 		other := w.client("b")
 		b := w.host("b")

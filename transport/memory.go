@@ -400,7 +400,7 @@ func (m *Memory) Throttle(from, to string, bytesPerSecond int) {
 }
 
 // Block holds back all bytes from one host to another, as if a route was lost. Connections stall, and dials in either
-// direction get no answer. After [Memory.Heal] the bytes arrive, since TCP would have sent them again.
+// direction get no answer. After [Memory.Heal] the bytes arrive, because TCP retransmits them.
 func (m *Memory) Block(from, to string) {
 	m.change(func(l *memLink) { l.blocked = true }, [2]string{from, to})
 }
@@ -434,9 +434,9 @@ func (m *Memory) HealAll() {
 	m.wake()
 }
 
-// Drop discards all bytes from one host to another, on the existing connections and for their lifetime: the receiver hears
-// nothing. New connections work.
-func (m *Memory) Drop(from, to string) {
+// Blackhole discards all bytes from one host to another on the existing connections, for their lifetime, and the receiver is
+// not notified. New connections work.
+func (m *Memory) Blackhole(from, to string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for c := range m.conns {

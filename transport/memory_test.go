@@ -132,7 +132,7 @@ func TestMemory(t *testing.T) {
 		require.NoError(t, try(t, c, time.Second))
 	})
 	inMemory(t, "drop", func(t *testing.T, n *Memory, c Conn) {
-		n.Drop("b", "a")
+		n.Blackhole("b", "a")
 		require.NoError(t, dialB(t, n, time.Second)) // new ones work
 		start := time.Now()
 		_, err := c.Call(t.Context(), "echo", nil)

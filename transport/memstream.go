@@ -33,7 +33,7 @@ type memStream struct {
 	segs     []memSegment
 	off      int  // bytes of segs[0] already read
 	size     int  // bytes written but not read
-	black    bool // written bytes are discarded
+	black    bool // written bytes are discarded, see Memory.Blackhole
 	finished bool // the writer has ended the stream
 	deaf     bool // the reader has closed
 	reset    error
