@@ -33,7 +33,9 @@
 //  1. Write a deterministic service. Its behavior must depend only on its commands, not on the clock, random numbers or map
 //     iteration order. Hosts compare hashes of their execution, and a host that diverges fetches a fresh copy. A service
 //     that diverges again and again cannot be repaired. Package migratetest tests a service.
-//  2. Make Snapshot fast for any size of the state, for example by copy-on-write. No command is applied while it runs.
+//  2. Make Snapshot fast for any size of the state, for example by copy-on-write. No command is applied while it runs. Apply
+//     may take any time, but the clients of the service wait for it. migrate.Hooks.Failed reports a call that does not
+//     return (migrate.ErrBusy). A service whose queries must not wait for Apply implements migrate.ConcurrentQuerier.
 //  3. Use the same policy for a service in every process. If hosts should be identifiable in records and logs, give each a
 //     name (migrate.NodeConfig.ID); it defaults to one derived from the key. If an acknowledged command must never depend on
 //     a single host, set Policy.MinInSync to 2.
@@ -90,7 +92,7 @@
 //     point.
 //  9. Both hosts notify the clients, which resume their sessions on the parked connections and resend commands without a
 //     reply.
-//  10. Hosts in excess of the configured number of copies leave the in-sync set and release their copies.
+//  10. Hosts in excess of Policy.Copies leave the in-sync set and release their copies.
 //
 // If a step fails, the service stays where it is. Nothing has to be undone, because the old host serves until step 7.
 // migrate.Report contains the duration of each step.
@@ -146,13 +148,13 @@
 // longer than events are kept, the stream reports the gap.
 //
 // By default, durability means memory. An acknowledged command survives while at least one host of the in-sync set keeps its
-// memory or its directory; the set has 2 hosts by default, the active one and a standby. A host without a directory
-// (migrate.NodeConfig.Dir) loses its copy with its process, so a power failure of all hosts loses the state. A host with a
-// directory forces a command to disk before it acknowledges it, and recovers its copy on restart: after a power failure of
-// all hosts, the service resumes with its sessions and events as soon as one of the hosts in sync restarts. Hosts of both
-// kinds can serve together. If fewer hosts are present than the policy requests, the service continues with fewer copies,
-// unless Policy.MinInSync requires it to wait. With MinInSync n, an acknowledged command is lost only if n hosts of the
-// in-sync set lose their copies.
+// memory or its directory; the set has Policy.Copies hosts, 2 by default: the active one and a standby. A host without a
+// directory (migrate.NodeConfig.Dir) loses its copy with its process, so a power failure of all hosts loses the state. A
+// host with a directory forces a command to disk before it acknowledges it, and recovers its copy on restart: after a power
+// failure of all hosts, the service resumes with its sessions and events as soon as one of the hosts in sync restarts. Hosts
+// of both kinds can serve together. If fewer hosts are present than the policy requests, the service continues with fewer
+// copies, unless Policy.MinInSync requires it to wait. With MinInSync n, an acknowledged command is lost only if n hosts of
+// the in-sync set lose their copies.
 //
 // # Limits
 //
