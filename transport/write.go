@@ -118,7 +118,7 @@ func (c *conn) kick(h haste) error {
 		return nil
 	}
 	if h == urgent && !alone {
-		runtime.Gosched() // other senders may join
+		runtime.Gosched() // other senders may join: BenchmarkCall64/tls takes 5.1 µs, and 15.6 µs without
 	}
 	c.flushInline()
 	return nil

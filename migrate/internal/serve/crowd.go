@@ -1,7 +1,6 @@
 package serve
 
 import (
-	"runtime"
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/wire"
@@ -9,8 +8,8 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// Thousands of clients must not delay the messages that other hosts wait for. Hence they are notified in portions, and
-// reconnect over a spread of time.
+// Thousands of clients must not delay the messages that other hosts wait for. Hence another goroutine notifies them, and
+// they reconnect over a spread of time.
 const (
 	// SpreadPerClient is the spread for each client: a host of several CPUs can accept about 1,000 connections a second with
 	// TLS beside its other work.
@@ -23,8 +22,8 @@ const (
 	// ParkedBatch is the number of parked clients that come at the same time.
 	ParkedBatch = 16
 
-	// notifyPortion is the number of clients that are notified before other goroutines run.
-	notifyPortion = 16
+	// notifyBeside is the number of clients from which another goroutine than the loop notifies them.
+	notifyBeside = 16
 	// reminderDelay is the time after which a few ready clients are notified by this host if the next one has not done so:
 	// their connections to it may have broken, or it may have notified strangers instead.
 	reminderDelay = 50 * time.Millisecond
@@ -82,22 +81,18 @@ func spread(clients int) time.Duration {
 	return min(time.Duration(max(clients-SpreadFrom, 0))*SpreadPerClient, wire.MaxSpread)
 }
 
-// notify notifies connections, beside the loop if they are many. The transport writes each notice on a goroutine of its own:
-// thousands at once would delay the heartbeats.
+// notify notifies connections, beside the loop if they are many: thousands of notices would delay the heartbeats.
 func (c *Clients) notify(conns []transport.Conn, method string, params any) {
 	b, err := transport.Marshal(params)
 	if err != nil {
 		return
 	}
 	notify := func() {
-		for i, conn := range conns {
-			if i%notifyPortion == notifyPortion-1 {
-				runtime.Gosched()
-			}
+		for _, conn := range conns {
 			conn.Notify(method, b)
 		}
 	}
-	if len(conns) >= notifyPortion {
+	if len(conns) >= notifyBeside {
 		c.host.Go(notify)
 	} else {
 		notify()
