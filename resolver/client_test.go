@@ -278,7 +278,7 @@ func TestClientWrongKey(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		_, err := c.Get(ctx, "backend.com")
-		require.ErrorIs(t, err, transport.ErrWrongKey, "who is not the resolver must not be asked again and again")
+		require.ErrorIs(t, err, transport.ErrWrongKey, "a process that is not the resolver must not be asked repeatedly")
 		require.ErrorContains(t, err, "resolver: get the record of backend.com: the resolver at dns:8000 has another key: ")
 		require.ErrorContains(t, err, w.addr.Key.String())
 		require.NotContains(t, err.Error(), "no resolver answers")
@@ -298,7 +298,7 @@ func TestClientWrongKey(t *testing.T) {
 	require.ErrorContains(t, err, "resolver: the resolver at 127.0.0.1:1 does not prove its key: ")
 }
 
-// TestClientErrors asserts that each error says what was asked, and of what.
+// TestClientErrors asserts that each error names the question and its subject.
 func TestClientErrors(t *testing.T) {
 	calls := func(t *testing.T, c *Client, ctx context.Context, check func(what string, err error)) {
 		h := Host{ID: "host-a", Incarnation: 1}

@@ -13,8 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Each benchmark of the engine stands beside the same work by hand on a plain socket, which is the limit: frames of four
-// bytes of length, eight of id, and the body.
+// Each benchmark of the engine is compared with the same work by hand on a plain socket, the limit: frames of four bytes of
+// length, eight of id, and the body.
 
 var body64 = func() []byte {
 	b, _ := Marshal(make([]byte, 62))
@@ -113,7 +113,7 @@ func BenchmarkCall64(b *testing.B) {
 }
 
 func BenchmarkNotify(b *testing.B) {
-	const window = 8192 // notifications between two calls that see to it that the receiver keeps up
+	const window = 8192 // notifications between two calls, which wait for the receiver
 	for _, plain := range []bool{true, false} {
 		b.Run(map[bool]string{true: "plain", false: "tls"}[plain], func(b *testing.B) {
 			c := benchPair(b, plain, echo)
@@ -164,7 +164,7 @@ func limitNotify(b *testing.B, plain bool) {
 	b.ReportMetric(float64(b.N)/time.Since(start).Seconds(), "notifications/s")
 }
 
-// limitHandler is who gets the frames that want no answer, as whatever receives hands on what it has received.
+// limitHandler receives the frames that want no answer.
 type limitHandler interface{ handle(frame []byte) }
 
 type limitCounter struct{ n int }

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// peerConn is a connection whose peer says a byte when it is told to.
+// peerConn is a connection whose peer sends a byte when the test says so.
 type peerConn struct {
 	net.Conn
 	says     chan struct{}
@@ -59,7 +59,8 @@ func TestDoorDeadline(t *testing.T) {
 	})
 }
 
-// Who has begun goes on first, then the newest and the oldest by turns; nobody has a turn while it waits for its peer.
+// Handshakes that have begun continue first, then the newest and the oldest by turns; none has a turn while it waits for its
+// peer.
 func TestDoorOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDoor(1)
@@ -87,7 +88,7 @@ func TestDoorOrder(t *testing.T) {
 		silent := d.receive(newPeerConn(), time.Hour)
 		go silent.Read(nil)
 		time.Sleep(time.Second)
-		// a gives its turn to d while it reads, and is the next to go on.
+		// a gives its turn to d while it reads, and continues next.
 		for _, want := range []string{"a", "d", "A", "D", "b", "c", "B", "C"} {
 			require.Equal(t, want, <-order)
 		}

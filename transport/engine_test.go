@@ -483,7 +483,7 @@ func TestNothingAfterClose(t *testing.T) {
 	})
 }
 
-// A second reply does not even leave, whoever gives it.
+// A second reply is not sent, no matter which goroutine makes it.
 func TestOneReplyOnTheWire(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := NewMemory()

@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// stuckHandler does not return from the first message until it is told to.
+// stuckHandler does not return from the first message until the test releases it.
 type stuckHandler struct {
 	turn  chan uint64
 	leave chan struct{}

@@ -95,7 +95,7 @@ func TestSharedIsNotPooled(t *testing.T) {
 	}
 }
 
-// A handler is told of a message that has arrived already, but not of one that the engine answers itself.
+// More announces a message that has arrived already, but not one that the engine answers itself.
 func TestMore(t *testing.T) {
 	c := &conn{lim: &limits{maxMessage: 1 << 20}}
 	c.rd.limit = 1 << 20

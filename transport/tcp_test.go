@@ -212,7 +212,7 @@ func TestTCPHandshakeTimeout(t *testing.T) {
 	}
 }
 
-// Connections beyond the limit are refused, those before it go on, and a place that becomes free is taken.
+// Connections beyond the limit are refused, earlier ones stay open, and a place that becomes free is used.
 func TestTCPMaxConns(t *testing.T) {
 	server, client := newTCP(t, TCPConfig{MaxConns: 3}), newTCP(t, TCPConfig{})
 	to := Peer{Addr: listenEcho(t, server), Key: server.Key()}
@@ -354,7 +354,7 @@ func TestIdentity(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "id.pem")
 	var wg sync.WaitGroup
 	keys := make(chan Key, 8)
-	for range 8 { // whoever is first makes it, and all get the same
+	for range 8 { // the first one creates it, and all get the same
 		wg.Go(func() {
 			id, err := LoadIdentity(path)
 			if err != nil {
@@ -475,7 +475,7 @@ func (a answering) Read(b []byte) (int, error) {
 // What TLS writes while it is read is written to the socket, though nobody sends anything.
 func TestTLSAnswersByItself(t *testing.T) {
 	_, there, done := readAnswering(t, []byte("answer"))
-	_, err := there.Write([]byte{0x93, 0x02}) // a notification that goes on
+	_, err := there.Write([]byte{0x93, 0x02}) // the beginning of a notification
 	require.NoError(t, err)
 	got := make([]byte, len("answer"))
 	there.SetReadDeadline(time.Now().Add(10 * time.Second))
@@ -489,7 +489,7 @@ func TestTLSAnswersByItself(t *testing.T) {
 // A peer that asks TLS for answers and does not read them is cut off.
 func TestTLSAnswersAreBounded(t *testing.T) {
 	c, there, done := readAnswering(t, make([]byte, chunkLarge))
-	for _, b := range [][]byte{{0x93, 0x02}, {0xd9, 0xff}, {'x'}, {'y'}} { // a notification that goes on
+	for _, b := range [][]byte{{0x93, 0x02}, {0xd9, 0xff}, {'x'}, {'y'}} { // the beginning of a notification
 		there.Write(b)
 	}
 	require.Error(t, <-done)
@@ -525,7 +525,7 @@ func (c *counting) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// A peer is told inside TLS that a connection was closed, so that it knows that nothing was cut off.
+// TLS notifies the peer that a connection was closed, so that it knows that nothing was cut off.
 func TestTLSSaysThatItCloses(t *testing.T) {
 	accepted := make(chan Conn, 1)
 	l, err := newTCP(t, TCPConfig{}).Listen("127.0.0.1:0", func(c Conn) Handler { accepted <- c; return echo })

@@ -1,9 +1,8 @@
 // Package apply executes the committed entries of a service beside the loop of the protocol.
 //
 // The loop pushes entries, in the order of the log, and other jobs that need the service's state between them: a query, a
-// snapshot, a validation. One goroutine at a time works through them and calls the service, which may take any time.
-// Meanwhile the loop goes on: it acknowledges, sends heartbeats, and orders more. What came of the entries it collects when
-// it is woken.
+// snapshot, a validation. One goroutine at a time does these jobs and calls the service, which may take any time. Meanwhile
+// the loop acknowledges, sends heartbeats and orders more. It collects the results of the entries when it is woken.
 package apply
 
 import (
@@ -15,17 +14,17 @@ import (
 	"github.com/roam-go/roam/migrate/internal/machine"
 )
 
-// Applier is the queue between the protocol's loop and one copy of a service, and what works through it. The loop calls Push
-// and Collect; Run and Step are called by one goroutine at a time, which Push asks for.
+// Applier is the queue between the protocol's loop and one copy of a service, and executes the jobs in it. The loop calls
+// Push and Collect. Run and Step are called by one goroutine at a time; Push reports when one is needed.
 //
-// The queue needs no bound of its own: the core orders and takes no more while too much waits to be applied, and requests
-// are bounded by what a connection may have under way.
+// The queue needs no bound of its own: the core orders and accepts no more while too many entries are not applied, and the
+// limits of a connection bound its requests.
 type Applier struct {
 	m    *machine.Machine
 	wake func(*Applier)
 
-	since     atomic.Int64  // when the present call of the service began, in ns of the clock of this package; 0: none runs
-	entry     atomic.Uint64 // the entry that it applies; 0: another job
+	since     atomic.Int64  // when the current call of the service began, in ns of the clock of this package; 0: none
+	entry     atomic.Uint64 // the entry that the call applies; 0: another job
 	slowUntil atomic.Int64  // until then the service counts as slow
 	run       running       // of the executor
 	strikes   int           // of Run: above 0, a job was slow lately
@@ -33,11 +32,11 @@ type Applier struct {
 	mu      sync.Mutex // guards what follows
 	jobs    []job      // jobs[next:] wait
 	next    int
-	busy    bool // Run is at work, or about to be called
+	busy    bool // Run is running, or about to be called
 	dropped bool
 	woken   bool // results wait to be collected, and the loop knows
 	results []machine.Result
-	spare   []machine.Result // the loop's until it collects again
+	spare   []machine.Result // belongs to the loop until it collects again
 }
 
 // job is entries to apply, or something else to do with the service.
@@ -46,7 +45,7 @@ type job struct {
 	call    func(*machine.Machine)
 }
 
-// Quick is how long a service may take for one job and still count as quick. Quick services run on goroutines that are lent.
+// Quick is the longest job of a service that counts as quick. Quick services run on lent goroutines.
 const Quick = 250 * time.Microsecond
 
 // slowFor is how long a service counts as slow after a job that was not quick.
@@ -82,7 +81,7 @@ func (a *Applier) Push(entries []core.Entry, call func(*machine.Machine)) (start
 	return start
 }
 
-// Drop forgets what waits. A call of the service that has begun ends when it ends, and nothing comes of it.
+// Drop discards the jobs that wait. It does not interrupt a call of the service, whose result is discarded.
 func (a *Applier) Drop() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -145,8 +144,8 @@ func (a *Applier) judge(t int64, slow bool) {
 // strikeJobs is the number of quick jobs after which a slow one is forgotten.
 const strikeJobs = 8
 
-// Step does one job, or applies one entry, and reports whether there may be more to do. It is Run for who has a clock of its
-// own.
+// Step does one job, or applies one entry, and reports whether there may be more to do. A caller with a clock of its own
+// uses it instead of Run.
 func (a *Applier) Step() (more bool) {
 	_, _, ok := a.step()
 	if ok {
@@ -155,8 +154,8 @@ func (a *Applier) Step() (more bool) {
 	return ok
 }
 
-// Next is what Step does next: it applies e, or does another job if e.Index is 0. ok is false if nothing waits. It is called
-// by whoever calls Step.
+// Next returns the next job of Step: it applies e, or does another job if e.Index is 0. ok is false if nothing waits. The
+// goroutine that calls Step calls it.
 func (a *Applier) Next() (e core.Entry, ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -192,7 +191,7 @@ func (a *Applier) step() (start, end int64, ok bool) {
 	return start, end, true
 }
 
-// take removes what is to be done next from the queue. If there is nothing, the loop knows all results, and the applier is
+// take removes the next job from the queue. If there is none, the loop has been woken for all results, and the applier is
 // idle.
 func (a *Applier) take() (e core.Entry, call func(*machine.Machine), ok bool) {
 	a.mu.Lock()
@@ -223,7 +222,7 @@ func (a *Applier) take() (e core.Entry, call func(*machine.Machine), ok bool) {
 	return e, call, true
 }
 
-// result keeps what came of an entry for the loop.
+// result keeps the result of an entry for the loop.
 func (a *Applier) result(r machine.Result) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -236,7 +235,7 @@ func (a *Applier) result(r machine.Result) {
 	}
 }
 
-// tell wakes the loop if there are results of which it does not know.
+// tell wakes the loop if there are results for which it was not woken.
 func (a *Applier) tell() {
 	a.mu.Lock()
 	wake := len(a.results) > 0 && !a.woken
@@ -247,8 +246,8 @@ func (a *Applier) tell() {
 	}
 }
 
-// Busy tells what the service does at the moment: for how long it has applied entry; 0 and 0 if it is idle, and entry is 0
-// if it does something else. It is safe for concurrent use.
+// Busy returns the entry that the service is applying and for how long. entry is 0 if the current call is another job; both
+// are 0 if the service is idle. It is safe for concurrent use.
 func (a *Applier) Busy() (entry uint64, d time.Duration) {
 	since := a.since.Load()
 	if since == 0 {

@@ -7,22 +7,22 @@ import (
 )
 
 // Executor runs the appliers of a node, each on one goroutine at a time: on one that reads a connection and is lent, as long
-// as the service is quick, else on one of its own. A service that suddenly takes long on a lent goroutine loses it: another
-// one reads on.
+// as the service is quick, else on one of its own. If a quick service becomes slow on a lent goroutine, another goroutine
+// continues to read the connection.
 type Executor struct {
 	// Stuck is called when a service has been in one call for [StuckAfter], and again each time that has doubled, until it
 	// ends.
 	Stuck func(a *Applier, entry uint64, d time.Duration)
 
 	mu       sync.Mutex    // guards what follows
-	running  []*Applier    // those that were started and have not come to rest, in any order
+	running  []*Applier    // those that were started and have not ended, in any order
 	spawned  int           // calls of Spawn that have not returned
 	loans    []*loan       // the goroutines that are lent, in any order
 	spare    []*loan       // for the next ones
 	watch    *time.Timer   // looks after loans; nil: there never was one
 	watching bool          // watch is about to fire
 	lent     bool          // there was a loan since watch fired last
-	ended    chan struct{} // closed when something has come to rest; nil: nobody waits
+	ended    chan struct{} // closed when something has ended; nil: nobody waits
 }
 
 // Lender is a connection whose reading goroutine can be relieved: see transport.Lender.
@@ -33,7 +33,7 @@ type Lender interface {
 
 // running is the executor's part of an applier; the executor's mutex guards it.
 type running struct {
-	starts int // how often it was started and has not come to rest
+	starts int // how often it was started and has not ended
 	at     int // its place in Executor.running
 }
 
@@ -50,7 +50,7 @@ type loan struct {
 const (
 	// lendFor is how long a lent goroutine applies entries before they go to a goroutine of their own.
 	lendFor = 500 * time.Microsecond
-	// watchEvery is how often the watch looks at what is lent: what it sees twice is relieved of reading.
+	// watchEvery is the interval of the watch: a loan that it sees twice is relieved of reading.
 	watchEvery = 5 * time.Millisecond
 	// maxSpare bounds the loans that are kept for later.
 	maxSpare = 64
@@ -116,7 +116,7 @@ func (x *Executor) Lend(a *Applier, c Lender) {
 	}
 }
 
-// look relieves those of reading that are still at work since it looked last. It looks until nothing is lent any more.
+// look relieves the loans that it has seen before of reading. Its timer runs until nothing is lent.
 func (x *Executor) look() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -202,7 +202,7 @@ func (x *Executor) begin(a *Applier) {
 	a.run.starts++
 }
 
-// end notes that a has come to rest; it may have been started again since. x.mu is held.
+// end notes that a has ended; it may have been started again since. x.mu is held.
 func (x *Executor) end(a *Applier) {
 	if a.run.starts--; a.run.starts == 0 {
 		last := len(x.running) - 1

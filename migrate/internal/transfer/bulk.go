@@ -10,7 +10,7 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// This file is all that knows how the bytes of a snapshot travel.
+// Only this file depends on the protocol that carries the bytes of a snapshot.
 
 type source = bulk.Source
 

@@ -1,5 +1,4 @@
-// Package wire holds what clients and hosts say to one another, the codes of their errors, and what both sides must agree
-// on.
+// Package wire holds the messages between clients and hosts, their error codes, and the limits that both sides share.
 package wire
 
 import "github.com/roam-go/roam/transport"

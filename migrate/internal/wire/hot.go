@@ -8,8 +8,7 @@ import (
 	"github.com/roam-go/roam/transport/msgpack"
 )
 
-// What every command consists of is put together and taken apart by hand, which takes a tenth of the codec's time. The
-// bytes are the same.
+// The messages of every command are encoded and decoded by hand, in a tenth of the codec's time. The bytes are the same.
 
 func AppendDoResult(b []byte, r *DoResult) []byte {
 	b = msgpack.AppendArray(b, 4)
@@ -30,7 +29,7 @@ func UnmarshalDoResult(data []byte) (r DoResult, err error) {
 	return r, Enough(&v, n, 4)
 }
 
-// unmarshal reads a command, whose Body then refers to data. A Service that is called name is not copied.
+// Unmarshal reads a command, whose Body then refers to data. A Service equal to name is not copied.
 func (p *DoParams) Unmarshal(data []byte, name string) error {
 	v := msgpack.NewReader(data)
 	n := v.Array()
@@ -42,7 +41,7 @@ func (p *DoParams) Unmarshal(data []byte, name string) error {
 	return Enough(&v, n, 5)
 }
 
-// Enough is the error of what was read as the beginning of an array of n values, of which at least want must be there.
+// Enough returns the error of v, or an error if the array that v has read has n values, fewer than want.
 func Enough(v *msgpack.Reader, n, want int) error {
 	if err := v.Err(); err != nil {
 		return err

@@ -4,8 +4,8 @@ import (
 	"github.com/roam-go/roam/resolver"
 )
 
-// What clients and hosts say to one another, as MessagePack arrays. Clients call the first group; hosts notify clients
-// with the second. A host that does not serve the name answers [CodeNotActive] with its newest record as Data.
+// The messages between clients and hosts, as MessagePack arrays. Clients call the first group; hosts notify clients with the
+// second. A host that does not serve the name answers [CodeNotActive] with its newest record as Data.
 const (
 	MethodOpen   = "roam.open"   // OpenParams -> OpenResult
 	MethodDo     = "roam.do"     // DoParams -> DoResult; calls of one session arrive in the order of Seq
@@ -17,9 +17,9 @@ const (
 
 	MethodEvents  = "roam.events"  // EventsParams
 	MethodPrepare = "roam.prepare" // PrepareParams: connect to the next host, at a random moment of the spread
-	MethodMoved   = "roam.moved"   // MovedParams: the record changed; the session goes on at record.Active
-	MethodSpread  = "roam.spread"  // SpreadParams: how to come back should the host be lost
-	MethodHeld    = "roam.held"    // the host is there, and reads on when it has answered some of what was asked
+	MethodMoved   = "roam.moved"   // MovedParams: the record changed; the session continues at record.Active
+	MethodSpread  = "roam.spread"  // SpreadParams: how to reconnect if the host is lost
+	MethodHeld    = "roam.held"    // the host is alive, and reads again when it has answered some requests
 )
 
 // OpenParams opens a session, or takes it up again on this connection (after a move, after a broken connection): opening
@@ -57,7 +57,7 @@ type DoParams struct {
 }
 
 // DoResult is the reply of a committed command: Index is its place in the log, Replicas the number of hosts that held it
-// when it was acknowledged. An error of the service itself comes as the call's error with ErrData as its Data.
+// when it was acknowledged. An error of the service itself arrives as the call's error, with AppliedData as its Data.
 type DoResult struct {
 	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
@@ -67,10 +67,10 @@ type DoResult struct {
 	Reply    []byte
 }
 
-// AppliedData is the Data of an error that is the reply of a command with a place in the log: by it the client knows that
-// the command is done with. An error without it is final only with CodeReplyGone, by which the command has a place that is
-// forgotten, and with CodeSessionExpired, CodeForbidden, CodeTooLarge or CodeStateLost, by which it has none; after any
-// other the client sends the command again.
+// AppliedData is the Data of an error that is the reply of a command with a place in the log: it shows the client that the
+// command was executed. An error without it is final only with CodeReplyGone, which means that the place is no longer known,
+// and with CodeSessionExpired, CodeForbidden, CodeTooLarge or CodeStateLost, which mean that the command has no place. After
+// any other error the client sends the command again.
 type AppliedData struct {
 	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
@@ -157,8 +157,8 @@ type PrepareParams struct {
 	SpreadMS int64
 }
 
-// SpreadParams is sent when there are many more clients than before. A client that loses the host without being told to
-// move, and waits for no answer, comes back at a random moment of the spread, which is given in milliseconds.
+// SpreadParams is sent when there are many more clients than before. A client that loses the host without notice of a move,
+// and has no request waiting, reconnects at a random moment of the spread, which is in milliseconds.
 type SpreadParams struct {
 	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
@@ -166,7 +166,7 @@ type SpreadParams struct {
 	SpreadMS int64
 }
 
-// MovedParams is sent by the host that stops serving, and by the one that begins to on the connections parked there.
+// MovedParams is sent by the host that stops serving, and by the next one on the connections parked there.
 type MovedParams struct {
 	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
@@ -174,10 +174,10 @@ type MovedParams struct {
 	Record  resolver.Record
 }
 
-// What hosts say to one another. A host dials a connection to each other host that it has something to say to, for all
-// services; what it says are notifications, and answers come on the other's connection.
+// The messages between hosts. A host dials one connection to each other host that it sends messages to, for all services.
+// Messages are notifications; the other host answers on its own connection.
 const (
-	MethodHello = "roam.host" // HostHello -> HostHello: who is calling, and who answers
+	MethodHello = "roam.host" // HostHello -> HostHello: the calling host, and the answering one
 	MethodMsg   = "roam.msg"  // MsgParams: a message of the protocol, see core.AppendMsg
 )
 
