@@ -16,7 +16,7 @@ const maxChanges = 64
 // watchedBy is how many connections together can reach the limit of watches of one.
 const watchedBy = 16
 
-// session serves one connection. Its methods run on the connection's reading goroutine, but for what the store calls.
+// session serves one connection. Its methods run on the connection's reading goroutine, except for callbacks of the store.
 type session struct {
 	server  *Server
 	conn    transport.Conn

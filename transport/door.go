@@ -29,7 +29,7 @@ type door struct {
 	close context.CancelFunc
 	limit int // on strangers
 
-	mu        sync.Mutex // guards what follows
+	mu        sync.Mutex // guards the fields below
 	turns     int        // that are free
 	begun     []*visit   // wait for a turn to continue; the first is next
 	fresh     []*visit   // wait for their first turn, oldest first

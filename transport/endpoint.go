@@ -16,7 +16,7 @@ type endpoint struct {
 	lim *limits
 	wg  sync.WaitGroup // every goroutine of the transport
 
-	mu        sync.Mutex // guards what follows
+	mu        sync.Mutex // guards the fields below
 	closed    bool
 	listeners map[io.Closer]struct{}
 	conns     map[net.Conn]*conn // by base; nil until the greeting is over

@@ -15,7 +15,7 @@ import (
 // served is a host that listens, as a foreign client finds it.
 type served struct {
 	net    *Memory
-	closed chan error // what Closed was told
+	closed chan error // the error passed to Closed
 	got    chan string
 }
 
@@ -518,7 +518,7 @@ func TestOneReplyOnTheWire(t *testing.T) {
 	})
 }
 
-// What a receiver is made to keep is bounded by what has come, not by what was declared.
+// The memory of a receiver is bounded by the bytes that have arrived, not by the announced size.
 func TestBufferGrowsWithWhatCame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := NewMemory()

@@ -38,7 +38,7 @@ func ExampleConn() {
 	// 7 <nil>
 }
 
-// echo is a handler that answers what it is asked, and tells when its connection has ended.
+// echo is a handler that answers with the params, and reports the end of its connection.
 type echo struct{ ended chan error }
 
 func (echo) Handle(c transport.Conn, r *transport.Request) { r.Reply(r.Params, nil) }

@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What takes messages apart looks at no byte that is not there, and hands out nothing longer than what came.
+// The parsers read no byte beyond the input, and return nothing longer than it.
 func FuzzParts(f *testing.F) {
 	f.Add(appendCall(nil, 7, "roam.do", []byte{0x91, 1}))
 	f.Add(appendNotify(nil, "roam.events", nil))

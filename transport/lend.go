@@ -9,7 +9,7 @@ type Lender interface {
 	// Turn identifies the call of [Handler].Handle that is under way. It may be called only by that Handle.
 	Turn() uint64
 
-	// Release lets another goroutine read on, and call the handler with what comes next, if the call of Handle that turn
+	// Release lets another goroutine read on, and call the handler with the next messages, if the call of Handle that turn
 	// identifies has not returned. It reports whether it did so; then the goroutine of that call belongs to the handler, which
 	// must not use anything that it keeps for the reading goroutine. It may be called from any goroutine.
 	Release(turn uint64) bool

@@ -101,7 +101,7 @@ func TestUnmarshalRefuses(t *testing.T) {
 	require.NoError(t, Unmarshal(nested(16), &deep))
 }
 
-// The count of values bounds what a message makes a decoder allocate: of strings, 1 MiB and what grew to it.
+// The count of values bounds the memory that a decoder allocates for a message: of strings, 1 MiB and the growth to it.
 func TestUnmarshalMemory(t *testing.T) {
 	b := append([]byte{0xdd, 0, 0, 0xff, 0}, bytes.Repeat([]byte{0xc0}, 0xff00)...)
 	for _, v := range []any{new([]string), new([][]byte), new([]int64), new(sample)} {

@@ -1,7 +1,7 @@
 package transport
 
 // shareFrom is the size in bytes from which all connections share one copy of a notification. Smaller ones are copied to
-// each connection's buffer, so that they are written together with what else waits there.
+// each connection's buffer, so that they are written together with other waiting bytes.
 const shareFrom = 8 << 10
 
 // manyConns is the number of connections from which the sender leaves encryption to other goroutines. Encrypting for one

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// collector notes what it is notified of.
+// collector records the notifications that it receives.
 type collector struct {
 	mu   sync.Mutex
 	all  []string

@@ -249,7 +249,7 @@ func (l *tcpListener) serve(base net.Conn, v *visit) {
 		t.wg.Done()
 		return
 	}
-	t.wg.Done() // the connection has a place of its own, which goes to who reads on
+	t.wg.Done() // the connection counts on its own; the goroutine that reads ends that
 	t.read(c, first)
 }
 

@@ -218,7 +218,7 @@ func TestTCPMaxConns(t *testing.T) {
 	to := Peer{Addr: listenEcho(t, server), Key: server.Key()}
 	first, err := client.Dial(t.Context(), to, nil)
 	require.NoError(t, err)
-	for range 2 { // who says nothing has a place, too
+	for range 2 { // a silent peer has a place, too
 		idle, err := net.Dial("tcp", to.Addr)
 		require.NoError(t, err)
 		defer idle.Close()
@@ -513,7 +513,7 @@ func readAnswering(t *testing.T, answer []byte) (c *conn, there net.Conn, done <
 	return c, there, ended
 }
 
-// counting counts what has come.
+// counting counts the bytes that have arrived.
 type counting struct {
 	net.Conn
 	n atomic.Int64

@@ -29,7 +29,7 @@ type Applier struct {
 	run       running       // of the executor
 	strikes   int           // of Run: above 0, a job was slow lately
 
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards the fields below
 	jobs    []job      // jobs[next:] wait
 	next    int
 	busy    bool // Run is running, or about to be called

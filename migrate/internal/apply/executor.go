@@ -14,7 +14,7 @@ type Executor struct {
 	// ends.
 	Stuck func(a *Applier, entry uint64, d time.Duration)
 
-	mu       sync.Mutex    // guards what follows
+	mu       sync.Mutex    // guards the fields below
 	running  []*Applier    // those that were started and have not ended, in any order
 	spawned  int           // calls of Spawn that have not returned
 	loans    []*loan       // the goroutines that are lent, in any order

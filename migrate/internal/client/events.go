@@ -26,7 +26,7 @@ type Event struct {
 	Time time.Time
 	// Epoch is that of the host that sent it.
 	Epoch uint64
-	// Body is what was emitted.
+	// Body is the emitted body.
 	Body []byte
 	// Gap, if not 0, is the number of the first event lost before this one.
 	Gap uint64
@@ -70,7 +70,7 @@ func (c *Client) Events(ctx context.Context, from uint64) iter.Seq2[Event, error
 type eventFeed struct {
 	open   bool          // there is a reader
 	next   uint64        // number of the next event to buffer; 0: not known yet
-	buf    []eventBatch  // what was not read
+	buf    []eventBatch  // events that were not read
 	unused []eventBatch  // an empty slice that the reader has returned, to be buf again
 	n      int           // events in buf
 	bytes  int           // their memory
@@ -157,7 +157,7 @@ func (f *eventFeed) reset() {
 	*f = eventFeed{asks: f.asks, wake: f.wake, taken: f.taken, gaps: f.gaps, lost: f.lost}
 }
 
-// end drops what was not read when the client ends, unless only the session expired: then the reader still gets it.
+// end drops the unread events when the client ends, unless only the session expired: then the reader still gets them.
 func (f *eventFeed) end(err error) {
 	if transport.CodeOf(err) != wire.CodeSessionExpired {
 		f.buf, f.n, f.bytes = nil, 0, 0

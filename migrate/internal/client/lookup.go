@@ -18,7 +18,7 @@ func (c *Client) getRecord(ctx context.Context) (resolver.Record, error) {
 	return c.resolver.Get(ctx, c.service)
 }
 
-// lookUp asks the resolver once who is active. It reports whether the resolver has answered with a record.
+// lookUp asks the resolver once for the active host. It reports whether the resolver has answered with a record.
 func (c *Client) lookUp(ctx context.Context) bool {
 	rec, err := c.getRecord(ctx)
 	c.noteResolver(ctx, err)
@@ -29,7 +29,7 @@ func (c *Client) lookUp(ctx context.Context) bool {
 	return true
 }
 
-// followResolver asks the resolver who is active, and learns each change, until ctx ends.
+// followResolver asks the resolver for the active host, and learns each change, until ctx ends.
 func (c *Client) followResolver(ctx context.Context) {
 	c.mu.Lock()
 	opened := c.session.opened

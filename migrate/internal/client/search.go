@@ -27,7 +27,7 @@ const (
 	ensureAfter = 50 * time.Millisecond
 )
 
-// search is what a client knows and has tried in order to find the active host. Client.mu guards it.
+// search is the state of a client's search for the active host. Client.mu guards it.
 type search struct {
 	running bool          // its goroutine is there
 	wakeup  chan struct{} // wakes it; 1 deep

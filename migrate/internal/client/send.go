@@ -246,8 +246,8 @@ func (c *Client) pause(l *link, err error) {
 	c.ensureSearch()
 }
 
-// refused processes a refusal of what was sent on l in the given round. outcomeEnded counts only in the answer to roam.open,
-// which tells the host what the client has seen, or after it: a long-deposed host may not know the session.
+// refused processes a refusal of a request sent on l in the given round. outcomeEnded counts only in the answer to
+// roam.open, which tells the host what the client has seen, or after it: a long-deposed host may not know the session.
 func (c *Client) refused(l *link, round uint32, opening bool, o outcome, err error, data []byte) {
 	if o == outcomeNotActive {
 		c.learnFrom(data)

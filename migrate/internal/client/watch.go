@@ -88,7 +88,7 @@ func (c *Client) checkSilence() {
 	w.timer.Reset(next)
 }
 
-// checkHost asks the resolver who is active, and then waits for a while until it names another host.
+// checkHost asks the resolver for the active host, and then waits for a while until it names another host.
 func (c *Client) checkHost() {
 	rec, err := c.getRecord(c.ctx)
 	if err == nil {

@@ -26,7 +26,7 @@ type link struct {
 	links *Links
 	to    resolver.Host
 
-	mu         sync.Mutex // guards what follows
+	mu         sync.Mutex // guards the fields below
 	state      linkState
 	conn       transport.Conn // in state connected; nil in the others
 	queue      [][]byte       // params of messages that wait for the connection

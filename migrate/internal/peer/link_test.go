@@ -44,7 +44,7 @@ type bench struct {
 	got    chan string // services of messages that b received
 	events chan string
 
-	mu     sync.Mutex // guards what follows
+	mu     sync.Mutex // guards the fields below
 	closed bool
 }
 

@@ -41,7 +41,7 @@ type Config struct {
 type Links struct {
 	cfg Config
 
-	mu     sync.Mutex // guards what follows
+	mu     sync.Mutex // guards the fields below
 	links  map[linkKey]*link
 	closed bool
 }

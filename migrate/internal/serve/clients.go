@@ -160,7 +160,7 @@ func (c *Clients) ConnClosed(conn *Conn) {
 	c.connClosed = c.connClosed || calls > 0
 }
 
-// Tick does what is due by the clock.
+// Tick does the work that is due by the clock.
 func (c *Clients) Tick() {
 	c.expire()
 	c.notifyParked(ParkedBatch) // in case those notified before have not come

@@ -9,7 +9,7 @@ import (
 	"github.com/roam-go/roam/resolver"
 )
 
-// Host is what [Clients] needs of its owner, a service on a host. Clients calls it on the service's loop.
+// Host is the owner of [Clients], a service on a host. Clients calls its methods on the service's loop.
 type Host interface {
 	// Config returns the configuration. It is not stored in Clients because an idle service must stay small.
 	Config() Config

@@ -32,7 +32,7 @@ type Conn struct {
 	known   atomic.Bool // a service knows the host that has made it
 	blocked atomic.Bool // the reading goroutine waits in Enter
 
-	mu           sync.Mutex    // guards what follows
+	mu           sync.Mutex    // guards the fields below
 	room         chan struct{} // has a token when there may be room again; nil until the reading goroutine first waits
 	calls, bytes int           // in flight
 	closed       bool
@@ -90,7 +90,7 @@ func (c *Conn) enter(size int) (room <-chan struct{}) {
 	return c.room
 }
 
-// Leave ends what has entered with that size.
+// Leave counts size bytes as no longer in flight.
 func (c *Conn) Leave(size int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -20,7 +20,7 @@ type Offers struct {
 	host string
 	run  func(func()) bool
 
-	mu     sync.Mutex // guards what follows
+	mu     sync.Mutex // guards the fields below
 	offers map[uint64]*offer
 	closed bool
 }

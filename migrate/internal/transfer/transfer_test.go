@@ -69,7 +69,7 @@ type bench struct {
 	sent    chan error
 	kept    []bool
 
-	mu     sync.Mutex // guards what follows
+	mu     sync.Mutex // guards the fields below
 	closed bool
 }
 
