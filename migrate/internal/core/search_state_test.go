@@ -97,7 +97,7 @@ func (x *search) stateKey(s *searchState) [2]uint64 {
 	}
 	b = binary.LittleEndian.AppendUint32(b, s.rec)
 	b = binary.LittleEndian.AppendUint32(b, s.log)
-	b = append(b, s.entries, s.crashes, s.timeouts, s.handoffs, s.reads, s.inc)
+	b = append(b, s.entries, s.crashes, s.timeouts, s.handoffs, s.reads, s.slow, s.inc)
 	for _, m := range s.net {
 		b = binary.LittleEndian.AppendUint32(b, m)
 	}
@@ -186,7 +186,7 @@ func appendCore(b []byte, c *Core) []byte {
 	a := &c.active
 	num(uint64(len(a.peers)), a.epochStart, a.lastInvitation, a.round)
 	due(a.nextBeat, a.nextSeek)
-	flags(a.seeking, a.roundDue, a.suspended, a.blocked)
+	flags(a.seeking, a.roundDue, a.suspended, a.blocked, a.announced)
 	for _, s := range a.slowHosts {
 		b = append(b, s.id...)
 		due(s.until)

@@ -11,6 +11,7 @@ import (
 type searchStep struct {
 	node uint32
 	kind uint8
+	slow bool // the service does not apply at once what this step commits
 	arg  uint32
 }
 
@@ -27,6 +28,7 @@ const (
 	stepTransfer
 	stepSync
 	stepRestart
+	stepApply
 )
 
 // searchResult is the outcome of a step of one host.
@@ -34,15 +36,27 @@ type searchResult struct {
 	node      uint32
 	msgs      []uint32
 	committed []Entry
+	applied   bool // this step applied entries that the same step committed
 	reads     []uint64
-	commit    uint64
+	emitted   uint64
 	err       string
 }
 
 // each calls emit for each state that may follow s.
 func (x *search) each(s searchState, emit func(to searchState, problem string)) {
-	try := func(i int, st searchStep, remove int, change func(*searchState), name func() string) {
+	var try func(i int, st searchStep, remove int, change func(*searchState), name func() string)
+	try = func(i int, st searchStep, remove int, change func(*searchState), name func() string) {
 		r := x.step(st, s)
+		if r.applied && int(s.slow) < x.slow {
+			slow := st
+			slow.slow = true
+			defer try(i, slow, remove, func(to *searchState) {
+				to.slow++
+				if change != nil {
+					change(to)
+				}
+			}, func() string { return name() + ", " + searchHost(i, 0).ID + " applies nothing yet" })
+		}
 		if x.describe {
 			x.names = append(x.names, name())
 		}
@@ -70,6 +84,9 @@ func (x *search) each(s searchState, emit func(to searchState, problem string)) 
 		x.tidy(&to)
 		emit(to, problem)
 	}
+	step := func(i int, kind uint8, arg uint32) searchStep {
+		return searchStep{node: s.node[i], kind: kind, arg: arg}
+	}
 	// Steps that a host asks for itself come at once: another order would make no difference.
 	for i := range searchHosts {
 		c := x.nodes[s.node[i]]
@@ -79,11 +96,11 @@ func (x *search) each(s searchState, emit func(to searchState, problem string)) 
 			for j := range searchHosts {
 				incs |= uint32(x.nodes[s.node[j]].self.Incarnation) << (8 * j)
 			}
-			try(i, searchStep{s.node[i], stepCandidates, incs}, -1, nil, func() string { return id + " finds hosts" })
+			try(i, step(i, stepCandidates, incs), -1, nil, func() string { return id + " finds hosts" })
 			return
 		}
 		if c.active.move != nil && c.active.move.stage == moveInSync {
-			try(i, searchStep{s.node[i], stepTransfer, 0}, -1, nil, func() string { return id + " asks the target to take over" })
+			try(i, step(i, stepTransfer, 0), -1, nil, func() string { return id + " asks the target to take over" })
 			return
 		}
 	}
@@ -93,50 +110,53 @@ func (x *search) each(s searchState, emit func(to searchState, problem string)) 
 		case m.cas != nil && m.answer == nil:
 			x.resolve(s, k, m, emit)
 		default:
-			try(m.to, searchStep{s.node[m.to], stepDeliver, id}, k, nil, func() string { return "deliver " + m.text })
+			try(m.to, step(m.to, stepDeliver, id), k, nil, func() string { return "deliver " + m.text })
 		}
 	}
 	for i := range searchHosts {
 		c := x.nodes[s.node[i]]
 		id := searchHost(i, 0).ID
 		if c.role.Active() && int(s.entries) < *searchEntries {
-			try(i, searchStep{s.node[i], stepPropose, 0}, -1, func(to *searchState) { to.entries++ },
+			try(i, step(i, stepPropose, 0), -1, func(to *searchState) { to.entries++ },
 				func() string { return id + " orders a command" })
 		}
 		if c.role == Serving && int(s.reads) < *searchReads {
 			// The number of the read is the number of entries that it must show at least.
-			try(i, searchStep{s.node[i], stepRead, uint32(len(x.logs[s.log]))}, -1, func(to *searchState) { to.reads++ },
+			try(i, step(i, stepRead, uint32(len(x.logs[s.log]))), -1, func(to *searchState) { to.reads++ },
 				func() string { return id + " gets a read" })
 		}
 		if c.role == Serving && int(s.handoffs) < *searchHandoffs && c.active.move == nil {
 			for j := range searchHosts {
 				if j != i {
 					inc := x.nodes[s.node[j]].self.Incarnation
-					try(i, searchStep{s.node[i], stepHandoff, uint32(j)<<8 | uint32(inc)}, -1, func(to *searchState) { to.handoffs++ },
+					try(i, step(i, stepHandoff, uint32(j)<<8|uint32(inc)), -1, func(to *searchState) { to.handoffs++ },
 						func() string { return id + " begins a handoff to " + searchHost(j, 0).ID })
 				}
 			}
 		}
 		if int(s.timeouts) < *searchTimeouts && c.role != Out {
-			try(i, searchStep{s.node[i], stepTimeout, 0}, -1, func(to *searchState) { to.timeouts++ },
+			try(i, step(i, stepTimeout, 0), -1, func(to *searchState) { to.timeouts++ },
 				func() string { return id + "'s timers fire" })
 		}
 		if c.getting {
-			try(i, searchStep{s.node[i], stepGot, s.rec}, -1, nil,
+			try(i, step(i, stepGot, s.rec), -1, nil,
 				func() string { return id + " reads the record " + Describe(x.recs[s.rec]) })
 		}
 		if f := c.standby.fetch; f != nil {
 			if x.nodes[s.node[f.From.ID[0]-'a']].self.Same(f.From) {
-				try(i, searchStep{s.node[i], stepRestored, 0}, -1, nil, func() string { return id + " has restored its snapshot" })
+				try(i, step(i, stepRestored, 0), -1, nil, func() string { return id + " has restored its snapshot" })
 			} else {
-				try(i, searchStep{s.node[i], stepFailed, 0}, -1, nil, func() string { return id + " has no snapshot" })
+				try(i, step(i, stepFailed, 0), -1, nil, func() string { return id + " has no snapshot" })
 			}
 		}
+		if c.applied < c.emitted {
+			try(i, step(i, stepApply, 0), -1, nil, func() string { return id + " applies what is committed" })
+		}
 		if x.stores && len(c.saving.queue) > 0 {
-			try(i, searchStep{s.node[i], stepSync, 0}, -1, nil, func() string { return id + "'s store has written" })
+			try(i, step(i, stepSync, 0), -1, nil, func() string { return id + "'s store has written" })
 		}
 		if x.stores && int(s.crashes) < *searchCrashes {
-			try(i, searchStep{s.node[i], stepRestart, 0}, -1, func(to *searchState) { to.crashes++ },
+			try(i, step(i, stepRestart, 0), -1, func(to *searchState) { to.crashes++ },
 				func() string { return id + " restarts with its store" })
 		}
 		if !x.stores && int(s.crashes) < *searchCrashes {
@@ -245,8 +265,8 @@ func (x *search) settle(s *searchState, r *searchResult) string {
 	}
 	s.log = x.internLog(log)
 	for _, need := range r.reads {
-		if r.commit < need {
-			return fmt.Sprintf("a read shows %d entries, of %d that were committed before its request", r.commit, need)
+		if r.emitted < need {
+			return fmt.Sprintf("a read shows %d entries, of %d that were committed before its request", r.emitted, need)
 		}
 	}
 	for i := range s.node {
@@ -283,6 +303,7 @@ func (x *search) step(st searchStep, s searchState) *searchResult {
 	}
 	c, disk := x.nodes[st.node].clone(), x.disks[st.node]
 	r := new(searchResult)
+	lags := st.slow || c.applied < c.emitted // the service applies nothing in this step
 	var ev Event = Tick{}
 	switch st.kind {
 	case stepDeliver:
@@ -327,6 +348,9 @@ func (x *search) step(st searchStep, s searchState) *searchResult {
 	case stepSync:
 		disk = c.written()
 		ev = Persisted{c.saving.seq}
+	case stepApply:
+		x.apply(c)
+		lags = false
 	case stepRestart:
 		c = x.fresh(int(c.self.ID[0]-'a'), c.self.Incarnation)
 		c.now = searchJump
@@ -335,24 +359,32 @@ func (x *search) step(st searchStep, s searchState) *searchResult {
 		ev = Recovered{State: st}
 	}
 	c.Step(c.now, ev)
+	if st.kind == stepRestart {
+		lags = st.slow // a new process
+	}
 	for again := true; again; {
-		again = x.ready(c, r)
+		again = x.ready(c, r, lags)
 	}
 	if err := c.Err(); err != nil {
 		r.err = err.Error()
 	}
-	r.commit = c.commit
+	x.checkApplied(c, r)
+	r.emitted = c.emitted
 	r.node = x.internNode(c, disk)
 	x.memo[st] = r
 	return r
 }
 
-func (x *search) ready(c *Core, r *searchResult) (again bool) {
+// ready handles what c asks for. lags is true if the service applies nothing yet.
+func (x *search) ready(c *Core, r *searchResult, lags bool) (again bool) {
 	out := c.Ready()
 	id := c.self.ID
 	for _, m := range out.Msgs {
 		msg := m.Msg
 		msg.Entries = slices.Clone(msg.Entries)
+		if problem := c.early(&msg); problem != "" && c.hasState {
+			r.err = fmt.Sprintf("%s has applied %d entries, but sends %s: %s", id, c.applied, msg.String(), problem)
+		}
 		r.msgs = append(r.msgs, x.internMsg(searchMsg{
 			to: int(m.To.ID[0] - 'a'), inc: m.To.Incarnation, msg: &msg,
 			text: id + " -> " + m.To.ID + ": " + msg.String(),
@@ -360,7 +392,13 @@ func (x *search) ready(c *Core, r *searchResult) (again bool) {
 	}
 	r.committed = append(r.committed, out.Committed...)
 	if n := len(out.Committed); n > 0 {
-		c.Applied(c.now, out.Committed[n-1].Index)
+		if first := out.Committed[0].Index; first <= c.applied || !lags && first != c.applied+1 {
+			r.err = fmt.Sprintf("%s gets entry %d to apply after %d", id, first, c.applied)
+		}
+		if !lags {
+			c.Applied(c.now, out.Committed[n-1].Index)
+			r.applied = true
+		}
 		again = true
 	}
 	r.reads = append(r.reads, out.Reads...)
@@ -371,10 +409,11 @@ func (x *search) ready(c *Core, r *searchResult) (again bool) {
 			to: int(id[0] - 'a'), inc: c.self.Incarnation, cas: out.CAS, text: id + "'s change " + Describe(next),
 		}))
 	}
-	for _, h := range out.Snapshots {
-		again = true
-		e, _ := c.EpochAt(c.commit)
-		c.Step(c.now, Captured{To: h, ID: c.commit<<8 | uint64(h.Incarnation), Index: c.commit, Epoch: e})
+	if !lags {
+		for _, h := range out.Snapshots {
+			again = true
+			x.capture(c, h)
+		}
 	}
 	if c.role.Active() {
 		for _, h := range c.rec.ISR {

@@ -21,6 +21,7 @@ var (
 	searchEpoch    = flag.Uint64("search.epoch", 3, "TestSearch: the last epoch")
 	searchMin      = flag.Int("search.min", 0, "TestSearch: Config.MinInSync")
 	searchStandbys = flag.Int("search.standbys", 1, "TestSearch: Config.Standbys")
+	searchSlow     = flag.Int("search.slow", 1, "TestSearchSlow: number of times that a service does not apply entries at once")
 	searchNet      = flag.Int("search.net", 3, "TestSearch: messages in flight on one link, not counting lost ones")
 )
 
@@ -40,6 +41,21 @@ func TestSearch(t *testing.T) {
 func TestSearchStores(t *testing.T) {
 	x := newSearch(t)
 	x.stores = true
+	x.report(*searchStates)
+}
+
+// TestSearchSlow is the search with services that take time: a host may apply committed entries at any later time or never,
+// and until then none that follow. Captures of a snapshot wait as well. A host keeps no more of its log than it must.
+func TestSearchSlow(t *testing.T) {
+	x := newSearch(t)
+	x.slow = *searchSlow
+	x.report(*searchStates)
+}
+
+// TestSearchSlowStores is TestSearchSlow with stores.
+func TestSearchSlowStores(t *testing.T) {
+	x := newSearch(t)
+	x.slow, x.stores = *searchSlow, true
 	x.report(*searchStates)
 }
 
@@ -63,6 +79,7 @@ type search struct {
 	buf   []byte
 
 	stores   bool
+	slow     int     // how often a service may leave entries for later
 	nodes    []*Core // the states of single hosts
 	disks    []State // the stores of those
 	nodeIDs  map[[2]uint64]uint32
@@ -88,11 +105,11 @@ type searchParent struct {
 
 // searchState is the state of the whole system.
 type searchState struct {
-	id                                               uint32
-	node                                             [searchHosts]uint32
-	rec, log                                         uint32
-	entries, crashes, timeouts, handoffs, reads, inc uint8
-	net                                              []uint32 // messages in flight, by link, on each in the order of sending
+	id                                                     uint32
+	node                                                   [searchHosts]uint32
+	rec, log                                               uint32
+	entries, crashes, timeouts, handoffs, reads, slow, inc uint8
+	net                                                    []uint32 // messages in flight, by link, then in the order of sending
 }
 
 // searchMsg is a message in flight: to a host, to the resolver with a change, or back with the answer.
@@ -119,9 +136,13 @@ func searchHost(i int, inc uint64) resolver.Host {
 }
 
 func (x *search) fresh(i int, inc uint64) *Core {
-	return New(Config{
+	cfg := Config{
 		Name: "svc", Self: searchHost(i, inc), Standbys: *searchStandbys, MinInSync: *searchMin, Durable: x.stores,
-	})
+	}
+	if x.slow > 0 {
+		cfg.KeepBytes = 1
+	}
+	return New(cfg)
 }
 
 // start is the first state: the service on a, b in sync, no message in flight.
