@@ -439,21 +439,19 @@ func (n *Node) close(patience time.Duration) error {
 	n.offers.Close()
 	n.hooks.Close()
 	n.wg.Wait()
-	return errors.Join(err, n.awaitAppliers(services, patience), n.closeDir())
+	return errors.Join(err, n.awaitAppliers(patience), n.closeDir())
 }
 
 // closePatience limits how long Close waits for calls of the services' own code.
 const closePatience = 500 * time.Millisecond
 
 // awaitAppliers waits for the services' own code. It abandons calls that do not return, and reports them in the error.
-func (n *Node) awaitAppliers(services []*Service, patience time.Duration) error {
+func (n *Node) awaitAppliers(patience time.Duration) error {
 	var errs []error
 	for _, a := range n.appliers.Wait(patience) {
 		name := "another service"
-		for _, s := range services {
-			if s.board.applierNow() == a {
-				name = s.name
-			}
+		if a != nil {
+			name = a.Machine().Service()
 		}
 		errs = append(errs, transport.Errorf(CodeBusy, "migrate: host %s is closed, but service %s has not returned from %s",
 			n.self.ID, name, busyWith(a)))

@@ -124,9 +124,9 @@ func TestStuckService(t *testing.T) {
 	}
 }
 
-// A handoff and a failover leave a service that is stuck behind: the next host applies what was committed.
+// A handoff, a failover and a shutdown leave a service that is stuck behind: the next host applies what was committed.
 func TestStuckOnOneHost(t *testing.T) {
-	for _, how := range []string{"handoff", "crash"} {
+	for _, how := range []string{"handoff", "crash", "shutdown"} {
 		t.Run(how, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, "a", "b")
@@ -145,9 +145,17 @@ func TestStuckOnOneHost(t *testing.T) {
 				call, err := c.Go([]byte("stuck"))
 				require.NoError(t, err)
 				time.Sleep(time.Second)
-				if how == "crash" {
+				switch how {
+				case "crash":
 					w.crash("a")
-				} else {
+				case "shutdown":
+					began := time.Now()
+					ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+					defer cancel()
+					err := w.nodes["a"].Shutdown(ctx)
+					require.LessOrEqual(t, time.Since(began), 1100*time.Millisecond)
+					require.ErrorContains(t, err, "service svc has not returned from Apply of entry ")
+				default:
 					_, err := a.Handoff(t.Context(), "b")
 					require.NoError(t, err)
 				}

@@ -104,6 +104,9 @@ func New(service string, app App, lim Limits) *Machine {
 	return m
 }
 
+// Service returns the name of the service.
+func (m *Machine) Service() string { return m.service }
+
 // App returns the service.
 func (m *Machine) App() App { return m.app }
 
