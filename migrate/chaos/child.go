@@ -79,6 +79,8 @@ func (c *child) run() error {
 		r = &clientsRole{child: c}
 	case "flood":
 		r = &floodRole{child: c}
+	case "beside":
+		r = &besideRole{child: c}
 	default:
 		return fmt.Errorf("unknown role %q", c.Role)
 	}

@@ -136,7 +136,8 @@ func (c *cluster) setup(role, id string) (setup, error) {
 	s := setup{
 		Role: role, ID: id, Dir: c.cfg.dir, Service: service, Listen: c.addrs[id], Resolver: c.addrs[resolverID],
 		Durable:  c.cfg.durable,
-		Insecure: c.cfg.insecure, Standbys: c.cfg.standbys, EventBytes: c.cfg.events, Ballast: c.cfg.ballast, Apply: c.cfg.apply, Stall: c.cfg.stall,
+		Insecure: c.cfg.insecure, Standbys: c.cfg.standbys, EventBytes: c.cfg.events, Ballast: c.cfg.ballast,
+		Apply: c.cfg.apply, Stall: c.cfg.stall, Beside: c.cfg.scenario == "stuck",
 	}
 	if c.net == nil {
 		return s, nil

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/roam-go/roam/migrate"
@@ -44,6 +45,8 @@ type hostRole struct {
 	board   board
 	node    *migrate.Node
 	service *migrate.Service
+	beside  *migrate.Service // nil: there is none
+	stuck   atomic.Bool
 }
 
 func (h *hostRole) start(ctx context.Context) (string, error) {
@@ -62,7 +65,7 @@ func (h *hostRole) start(ctx context.Context) (string, error) {
 	h.node = node
 	fresh := func() migrate.Migratable {
 		l := newLedger(&h.board, h.Ballast)
-		l.takes, l.stall = h.Apply, h.Stall
+		l.takes, l.stall, l.stuck = h.Apply, h.Stall, &h.stuck
 		return l
 	}
 	policy := migrate.Policy{Copies: h.Standbys + 1, EventBytes: h.EventBytes}
@@ -73,10 +76,19 @@ func (h *hostRole) start(ctx context.Context) (string, error) {
 	if h.service, err = take(ctx, h.Service, fresh, policy); err != nil {
 		return "", err
 	}
+	if h.Beside {
+		other := func() migrate.Migratable { return newLedger(new(board), 0) }
+		if h.beside, err = take(ctx, beside, other, policy); err != nil {
+			return "", err
+		}
+	}
 	return node.Self().Addr, nil
 }
 
 func (h *hostRole) changed(st migrate.Status) {
+	if st.Service != h.Service {
+		return
+	}
 	h.out.send(report{Status: h.status(st)})
 }
 
@@ -101,18 +113,29 @@ func (h *hostRole) failed(_ string, err error) {
 }
 
 func (h *hostRole) order(o *order, rep *report) error {
+	service := h.service
+	if o.Service != "" {
+		service = h.beside
+	}
 	switch o.Op {
+	case "stick":
+		h.stuck.Store(true)
+		return nil
+	case "shutdown":
+		rep.Stop = h.shutdown(o.Timeout)
+		return nil
 	case "handoff":
 		ctx, cancel := context.WithTimeout(context.Background(), o.Timeout)
 		defer cancel()
-		r, err := h.service.Handoff(ctx, o.Target)
+		r, err := service.Handoff(ctx, o.Target)
 		rep.Move = &r
 		return err
 	case "trap":
 		h.trap.set(o.Target)
 		return nil
 	case "state":
-		rep.Status = h.status(h.service.Status())
+		st := service.Status()
+		rep.Status, rep.Busy = h.status(st), st.Busy
 		rep.Leaks = h.count()
 		return nil
 	}

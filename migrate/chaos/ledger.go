@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/roam-go/roam/migrate"
@@ -22,6 +23,7 @@ type ledger struct {
 	ballast []byte
 
 	takes, stall time.Duration // see setup
+	stuck        *atomic.Bool  // Apply never returns; nil: it does
 }
 
 // Place is a position in the ledger, from 1, and the link of its chain there.
@@ -150,6 +152,9 @@ func (l *ledger) Apply(cmd migrate.Command) ([]byte, error) {
 	c := Ident{binary.BigEndian.Uint32(cmd.Body), binary.BigEndian.Uint32(cmd.Body[4:])}
 	if !bytes.Equal(cmd.Body, c.body()) {
 		return nil, fmt.Errorf("command %d of client %d is damaged", c.Seq, c.Client)
+	}
+	if l.stuck != nil && l.stuck.Load() {
+		select {}
 	}
 	time.Sleep(l.takes)
 	if l.stall > 0 && l.Pos%stallEvery == stallEvery-1 {

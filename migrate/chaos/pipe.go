@@ -16,7 +16,7 @@ import (
 // child sends reports, the first when it is ready.
 
 type setup struct {
-	Role     string // "resolver", "host", "clients" or "flood"
+	Role     string // "resolver", "host", "clients", "flood" or "beside"
 	ID       string
 	Dir      string // keys and files
 	Service  string
@@ -31,6 +31,7 @@ type setup struct {
 	Standbys            int
 	EventBytes, Ballast int
 	Apply, Stall        time.Duration // of each command, and of one in a thousand besides
+	Beside              bool          // with a second service
 
 	// Clients. Writers and readers are numbered from First.
 	First   uint32
@@ -41,7 +42,8 @@ type setup struct {
 
 type order struct {
 	ID      int
-	Op      string // "handoff", "state", "trap", "rate", "herd", "tries", "settle", "flood", "calm" or "quit"
+	Op      string // "handoff", "state", "trap", "rate", "herd", "tries", "settle", "flood", "calm", "stick", "shutdown", "seen" or "quit"
+	Service string // for a host: the second one, or the main one if empty
 	Target  string
 	Rate    float64
 	Batch   int
@@ -68,6 +70,10 @@ type report struct {
 	Done   map[uint32]uint32 // number of commands that each client has sent
 
 	Flooded uint64 // number of acknowledged commands of the flood so far
+
+	Busy   time.Duration // how long a call of a host's service has been running
+	Stop   *stopReport
+	Beside *besideReport
 }
 
 type readyReport struct {

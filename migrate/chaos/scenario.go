@@ -62,7 +62,8 @@ var scenarios = map[string]struct {
 	"power":     {"SIGKILL of all hosts at once, which restart with their directories", false, false, false, (*run).stepPower},
 	"flood":     {"a client that sends a hundred times the load of others, evenly and in large batches", false, true, false, (*run).flood},
 	"slow":      {"clients that don't read, a standby behind a slow link", true, true, false, (*run).slow},
-	"mixed":     {"all of the above but herd, power and slow, in random order, and handoffs at the same time", true, false, false, (*run).stepMixed},
+	"stuck":     {"a call of the service that never returns, on one host, beside another service", false, false, false, (*run).stepStuck},
+	"mixed":     {"all of the above but herd, power, slow and stuck, in random order, and handoffs at the same time", true, false, false, (*run).stepMixed},
 }
 
 // fault records a fault that is about to begin.
