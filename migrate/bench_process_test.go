@@ -39,6 +39,10 @@ func benchRole(role string) error {
 			return err
 		}
 		return (&switchHost{net: n}).run(arg)
+	case "beside-host":
+		return besideHost(arg)
+	case "beside-load":
+		return besideLoad(arg)
 	case "host":
 		tr, err := transport.NewTCP(transport.TCPConfig{InsecurePlaintext: !secure})
 		if err != nil {

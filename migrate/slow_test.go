@@ -2,6 +2,8 @@ package migrate
 
 import (
 	"fmt"
+	"slices"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -103,4 +105,73 @@ func TestSlowService(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Beside a service that takes a millisecond for each of many commands, or seconds for one, another service of the same hosts
+// is as fast as alone: its p99 rises by at most 10 %. Time is virtual here, so that this is what it waits for its hosts, and
+// not for a processor. BenchmarkBeside measures both.
+func TestBesideSlowService(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "a", "b", "c")
+		defer w.close()
+		p := Policy{Copies: 3}
+		takes := func(cmd string) time.Duration {
+			ms, _ := strconv.Atoi(cmd)
+			return time.Duration(ms) * time.Millisecond
+		}
+		fresh := func() Migratable { return &slow{takes: takes} }
+		a, err := w.nodes["a"].Host(t.Context(), "svc", fresh, p)
+		require.NoError(t, err)
+		other := w.host("a", "other", p)
+		for _, n := range []string{"b", "c"} {
+			_, err := w.nodes[n].Standby(t.Context(), "svc", fresh, p)
+			require.NoError(t, err)
+			w.standby(n, "other", p)
+		}
+		w.inSync(a, 3)
+		w.inSync(other, 3)
+		oc := w.dial("oc", "other", ClientConfig{})
+		require.NoError(t, w.do(t.Context(), oc, "first"))
+		n := 0
+		p99 := func(until func() bool) (p99, worst time.Duration) {
+			var all []time.Duration
+			for !until() {
+				began := time.Now()
+				n++
+				require.NoError(t, w.do(t.Context(), oc, strconv.Itoa(n)))
+				all = append(all, time.Since(began))
+			}
+			require.Greater(t, len(all), 400)
+			slices.Sort(all)
+			return all[len(all)*99/100], all[len(all)-1]
+		}
+		end := time.Now().Add(2 * time.Second)
+		alone, worst := p99(func() bool { return time.Now().After(end) })
+		t.Logf("alone: p99 %v, at most %v", alone, worst)
+		var clients []*Client
+		for i := range 20 {
+			clients = append(clients, w.dial(fmt.Sprint("c", i), "svc", ClientConfig{QueueLen: 1000}))
+		}
+		for _, tc := range []struct {
+			clients, commands int
+			takes             string
+		}{{20, 100, "1"}, {20, 1000, "1"}, {1, 1, "5000"}} {
+			var left atomic.Int64
+			for _, c := range clients[:tc.clients] {
+				for range tc.commands {
+					_, err := c.Go([]byte(tc.takes))
+					require.NoError(t, err)
+				}
+				left.Add(1)
+				go func() {
+					if c.Flush(t.Context()) == nil {
+						left.Add(-1)
+					}
+				}()
+			}
+			beside, worst := p99(func() bool { return left.Load() == 0 })
+			t.Logf("beside %d x %d of %s ms: p99 %v, at most %v", tc.clients, tc.commands, tc.takes, beside, worst)
+			require.LessOrEqual(t, beside, alone+alone/10)
+		}
+	})
 }
