@@ -155,7 +155,7 @@ func TestBesideSlowService(t *testing.T) {
 		for _, tc := range []struct {
 			clients, commands int
 			takes             string
-		}{{20, 100, "1"}, {20, 1000, "1"}, {1, 1, "5000"}} {
+		}{{1, 1, "5000"}, {20, 100, "1"}, {20, 1000, "1"}} {
 			var left atomic.Int64
 			for _, c := range clients[:tc.clients] {
 				for range tc.commands {
@@ -169,7 +169,8 @@ func TestBesideSlowService(t *testing.T) {
 					}
 				}()
 			}
-			beside, worst := p99(func() bool { return left.Load() == 0 })
+			end := time.Now().Add(3 * time.Second) // most of the last commands wait until everything is closed
+			beside, worst := p99(func() bool { return left.Load() == 0 || tc.commands == 1000 && time.Now().After(end) })
 			t.Logf("beside %d x %d of %s ms: p99 %v, at most %v", tc.clients, tc.commands, tc.takes, beside, worst)
 			require.LessOrEqual(t, beside, alone+alone/10)
 		}
