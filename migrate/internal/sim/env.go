@@ -134,6 +134,7 @@ func (p *proc) Fetch(f core.Fetch) {
 			p.kick()
 		})
 	}
+	p.fetchDone = finish
 	w.after(d, finish)
 }
 

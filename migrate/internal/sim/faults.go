@@ -442,6 +442,9 @@ func (w *world) heal() {
 			if d := w.hosts[i].disk; d != nil && d.done != nil {
 				w.after(w.exp(p.sync), d.done)
 			}
+			if pr.fetch != nil { // it may have been due to take longer than healBound
+				w.after(w.exp(p.fetch), pr.fetchDone)
+			}
 		}
 	}
 	w.create()

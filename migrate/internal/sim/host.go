@@ -71,6 +71,7 @@ type proc struct {
 	snapID     uint64
 	snaps      map[uint64]snapshot
 	fetch      *core.Fetch
+	fetchDone  func()   // ends fetch
 	fetched    snapshot // was restored last
 	compacting bool     // a copy for the disk is being captured
 

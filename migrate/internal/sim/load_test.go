@@ -3,6 +3,7 @@ package sim
 import (
 	"fmt"
 	"hash/fnv"
+	"slices"
 	"testing"
 	"time"
 
@@ -66,6 +67,36 @@ func slowService(t *testing.T, seed uint64, l load) {
 	})
 	if n := w.stats.Commands - was; n < 20 && l.kind != loadStuck {
 		t.Errorf("%d commands were acknowledged", n)
+	}
+}
+
+// Healing ends a slow restore that is under way.
+func TestHealSlowRestore(t *testing.T) {
+	for seed := range uint64(5) {
+		w := newWorld(Options{Seed: seed, shape: func(p *profile) {
+			*p = profile{
+				hosts: 2, clients: 1, window: 1, think: 20 * time.Millisecond, body: 40, slowClient: time.Second,
+				latency: time.Millisecond, jitter: time.Millisecond, nameTime: 2 * time.Millisecond, fetch: 2 * time.Millisecond,
+				restore: 100 * time.Hour, cfg: core.Config{Standbys: 1, KeepBytes: 1},
+			}
+		}})
+		for _, h := range w.hosts {
+			h.start()
+		}
+		w.create()
+		for _, c := range w.clients {
+			c.begin()
+		}
+		fetches := func() bool {
+			return slices.ContainsFunc(w.hosts, func(h *host) bool { return h.proc.fetch != nil })
+		}
+		if !w.until(10*time.Second, fetches) {
+			t.Fatalf("seed %d: no host fetches a snapshot", seed)
+		}
+		w.heal()
+		if !w.until(w.now+healBound, w.staffed) {
+			t.Errorf("seed %d: not healed: %s", seed, w.why)
+		}
 	}
 }
 
