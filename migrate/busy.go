@@ -25,12 +25,11 @@ func busyWith(a *apply.Applier) string {
 
 // stuck reports a call of a service's own code that has not returned for a long time.
 func (n *Node) stuck(a *apply.Applier, entry uint64, d time.Duration) {
-	for _, s := range n.Services() {
-		if s.board.applierNow() != a {
-			continue
-		}
-		s.log.Warn("the service does not return", "from", busyWith(a), "entry", entry, "for", d)
-		s.report(transport.Errorf(CodeBusy, "migrate: service %s on host %s has not returned from %s: its clients wait", s.name, n.self.ID,
-			busyWith(a)))
+	s := n.service(a.Machine().Service())
+	if s == nil || s.board.applierNow() != a {
+		return // of a copy that was dropped
 	}
+	s.log.Warn("the service does not return", "from", busyWith(a), "entry", entry, "for", d)
+	s.report(transport.Errorf(CodeBusy, "migrate: service %s on host %s has not returned from %s: its clients wait", s.name, n.self.ID,
+		busyWith(a)))
 }

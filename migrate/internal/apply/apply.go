@@ -26,7 +26,7 @@ type Applier struct {
 	since     atomic.Int64  // when the current call of the service began, in ns of the clock of this package; 0: none
 	entry     atomic.Uint64 // the entry that the call applies; 0: another job
 	slowUntil atomic.Int64  // until then the service counts as slow
-	run       running       // of the executor
+	starts    int           // of the executor, guarded by its mutex: how often it was started and has not ended
 	strikes   int           // of Run: above 0, a job was slow lately
 
 	mu      sync.Mutex // guards the fields below

@@ -18,7 +18,6 @@ type Executor struct {
 	running  []*Applier    // those that were started and have not ended, in any order
 	spawned  int           // calls of Spawn that have not returned
 	loans    []*loan       // the goroutines that are lent, in any order
-	spare    []*loan       // for the next ones
 	watch    *time.Timer   // looks after loans; nil: there never was one
 	watching bool          // watch is about to fire
 	lent     bool          // there was a loan since watch fired last
@@ -31,29 +30,22 @@ type Lender interface {
 	Release(turn uint64) bool
 }
 
-// running is the executor's part of an applier; the executor's mutex guards it.
-type running struct {
-	starts int // how often it was started and has not ended
-	at     int // its place in Executor.running
-}
-
 // loan is a goroutine that was lent; the executor's mutex guards it.
 type loan struct {
 	a    *Applier
-	at   int // its place in Executor.loans
 	conn Lender
 	turn uint64
 	seen bool   // the watch has seen it
 	stop func() // of watchStuck; nil: the goroutine still reads
 }
 
+var loanPool = sync.Pool{New: func() any { return new(loan) }}
+
 const (
 	// lendFor is how long a lent goroutine applies entries before they go to a goroutine of their own.
 	lendFor = 500 * time.Microsecond
 	// watchEvery is the interval of the watch: a loan that it sees twice is relieved of reading.
 	watchEvery = 5 * time.Millisecond
-	// maxSpare bounds the loans that are kept for later.
-	maxSpare = 64
 	// StuckAfter is how long a service may be in one call before that is reported.
 	StuckAfter = 5 * time.Second
 )
@@ -79,11 +71,10 @@ func (x *Executor) work(a *Applier) {
 // Lend runs a, whose Push has asked for it, on the caller's goroutine, which reads c. It is called for each command of a
 // quick service, so it only starts the watch's timer if that does not run.
 func (x *Executor) Lend(a *Applier, c Lender) {
-	turn := c.Turn()
+	l := loanPool.Get().(*loan)
+	*l = loan{a: a, conn: c, turn: c.Turn()}
 	x.mu.Lock()
 	x.begin(a)
-	l := x.borrow()
-	*l = loan{a: a, at: len(x.loans), conn: c, turn: turn}
 	x.loans = append(x.loans, l)
 	x.lent = true
 	switch {
@@ -99,11 +90,13 @@ func (x *Executor) Lend(a *Applier, c Lender) {
 
 	x.mu.Lock()
 	stop := l.stop
-	x.giveBack(l)
+	x.loans = without(x.loans, l)
 	if idle {
 		x.end(a)
 	}
 	x.mu.Unlock()
+	*l = loan{}
+	loanPool.Put(l)
 	if stop != nil {
 		stop()
 	}
@@ -154,7 +147,7 @@ func (x *Executor) watchStuck(a *Applier) (stop func()) {
 			wait = StuckAfter
 		}
 		x.mu.Lock()
-		runs := a.run.starts > 0
+		runs := a.starts > 0
 		x.mu.Unlock()
 		mu.Lock()
 		defer mu.Unlock()
@@ -170,48 +163,26 @@ func (x *Executor) watchStuck(a *Applier) (stop func()) {
 	}
 }
 
-// borrow returns a loan to fill in; x.mu is held.
-func (x *Executor) borrow() (l *loan) {
-	n := len(x.spare)
-	if n == 0 {
-		return new(loan)
-	}
-	l, x.spare = x.spare[n-1], x.spare[:n-1]
-	return l
-}
-
-// giveBack ends a loan; x.mu is held.
-func (x *Executor) giveBack(l *loan) {
-	last := len(x.loans) - 1
-	moved := x.loans[last]
-	x.loans[l.at], moved.at = moved, l.at
-	x.loans[last] = nil
-	x.loans = x.loans[:last]
-	*l = loan{}
-	if len(x.spare) < maxSpare {
-		x.spare = append(x.spare, l)
-	}
-}
-
 // begin notes that a was started; x.mu is held.
 func (x *Executor) begin(a *Applier) {
-	if a.run.starts == 0 {
-		a.run.at = len(x.running)
+	if a.starts == 0 {
 		x.running = append(x.running, a)
 	}
-	a.run.starts++
+	a.starts++
 }
 
 // end notes that a has ended; it may have been started again since. x.mu is held.
 func (x *Executor) end(a *Applier) {
-	if a.run.starts--; a.run.starts == 0 {
-		last := len(x.running) - 1
-		moved := x.running[last]
-		x.running[a.run.at], moved.run.at = moved, a.run.at
-		x.running[last] = nil
-		x.running = x.running[:last]
+	if a.starts--; a.starts == 0 {
+		x.running = without(x.running, a)
 	}
 	x.tell()
+}
+
+// without removes v from list, which is short: it holds what is at work at the moment.
+func without[T comparable](list []T, v T) []T {
+	i := slices.Index(list, v)
+	return slices.Delete(list, i, i+1)
 }
 
 // tell wakes those that wait for something to end; x.mu is held.
