@@ -12,10 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
-
 	"github.com/roam-go/roam/resolver"
-	"github.com/roam-go/roam/transport"
 )
 
 // BenchmarkBeside is a client that sends one command at a time to a quick service on three hosts: alone, and beside another
@@ -35,11 +32,7 @@ func BenchmarkBeside(b *testing.B) {
 	}
 	res := benchResolver(b, benchTCP(b, false), names)
 	for _, name := range []string{"svc", "beside", "elsewhere"} {
-		for rec := (resolver.Record{}); len(rec.ISR) < 3; {
-			var err error
-			rec, err = res.Watch(b.Context(), name, rec.Version)
-			require.NoError(b, err)
-		}
+		awaitInSync(b, res, name, 3)
 	}
 	load, _ := startRole(b, "beside-load", names)
 	do := benchClient(b, res, false, 64)
@@ -108,17 +101,7 @@ func (s *sleeper) Apply(cmd Command) ([]byte, error) {
 
 // besideHost is one of the hosts, as a process: told "quick 1", its services no longer take time.
 func besideHost(names string) error {
-	tr, err := transport.NewTCP(transport.TCPConfig{InsecurePlaintext: true})
-	if err != nil {
-		return err
-	}
-	defer tr.Close()
-	res, err := resolver.NewClient(resolver.ClientConfig{Transport: tr, Server: transport.Peer{Addr: names}})
-	if err != nil {
-		return err
-	}
-	defer res.Close()
-	n, err := NewNode(NodeConfig{Resolver: res, Transport: tr, Listen: "127.0.0.1:0"})
+	n, err := roleNode(names, false)
 	if err != nil {
 		return err
 	}
@@ -143,16 +126,10 @@ func besideHost(names string) error {
 // besideLoad is 20 clients of the other service, as a process: told "begin SERVICE WINDOW" each keeps so many commands under
 // way, until it is told "end".
 func besideLoad(names string) error {
-	tr, err := transport.NewTCP(transport.TCPConfig{InsecurePlaintext: true})
+	tr, res, err := roleNames(names, false)
 	if err != nil {
 		return err
 	}
-	defer tr.Close()
-	res, err := resolver.NewClient(resolver.ClientConfig{Transport: tr, Server: transport.Peer{Addr: names}})
-	if err != nil {
-		return err
-	}
-	defer res.Close()
 	clients := make(map[string][]*Client)
 	for _, name := range []string{"beside", "elsewhere"} {
 		for range 20 {

@@ -44,15 +44,7 @@ func benchRole(role string) error {
 	case "beside-load":
 		return besideLoad(arg)
 	case "host":
-		tr, err := transport.NewTCP(transport.TCPConfig{InsecurePlaintext: !secure})
-		if err != nil {
-			return err
-		}
-		res, err := resolver.NewClient(resolver.ClientConfig{Transport: tr, Server: transport.Peer{Addr: arg}})
-		if err != nil {
-			return err
-		}
-		n, err := NewNode(NodeConfig{Resolver: res, Transport: tr, Listen: "127.0.0.1:0"})
+		n, err := roleNode(arg, secure)
 		if err != nil {
 			return err
 		}
@@ -63,6 +55,25 @@ func benchRole(role string) error {
 	}
 	_, err := io.Copy(io.Discard, os.Stdin)
 	return err
+}
+
+// roleNames is how a process reaches the resolver at names, and others. It lasts as long as the process.
+func roleNames(names string, secure bool) (*transport.TCP, *resolver.Client, error) {
+	tr, err := transport.NewTCP(transport.TCPConfig{InsecurePlaintext: !secure})
+	if err != nil {
+		return nil, nil, err
+	}
+	res, err := resolver.NewClient(resolver.ClientConfig{Transport: tr, Server: transport.Peer{Addr: names}})
+	return tr, res, err
+}
+
+// roleNode is the node of a process that is a host. It lasts as long as the process.
+func roleNode(names string, secure bool) (*Node, error) {
+	tr, res, err := roleNames(names, secure)
+	if err != nil {
+		return nil, err
+	}
+	return NewNode(NodeConfig{Resolver: res, Transport: tr, Listen: "127.0.0.1:0"})
 }
 
 // roleTLS tells a process to use TLS, or not.
@@ -86,7 +97,7 @@ func benchHosts(b *testing.B, secure bool) resolver.Resolver {
 	for range 2 {
 		benchProcess(b, "host", addr, secure)
 	}
-	awaitStandby(b, res)
+	awaitInSync(b, res, "svc", 2)
 	return res
 }
 
@@ -108,11 +119,11 @@ func benchResolver(b *testing.B, tr transport.Transport, addr string) resolver.R
 	return res
 }
 
-// awaitStandby waits until the service has one that is in sync.
-func awaitStandby(b *testing.B, res resolver.Resolver) {
-	for rec := (resolver.Record{}); len(rec.ISR) < 2; {
+// awaitInSync waits until so many hosts of a service are in sync.
+func awaitInSync(b *testing.B, res resolver.Resolver, name string, hosts int) {
+	for rec := (resolver.Record{}); len(rec.ISR) < hosts; {
 		var err error
-		rec, err = res.Watch(b.Context(), "svc", rec.Version)
+		rec, err = res.Watch(b.Context(), name, rec.Version)
 		require.NoError(b, err)
 	}
 }

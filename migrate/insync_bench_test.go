@@ -77,17 +77,7 @@ func moveNames(secure bool) error {
 
 // moveHost is one of the two hosts, as a process: told "host MIB" it begins with so much state.
 func moveHost(names string, secure bool) error {
-	tr, err := transport.NewTCP(transport.TCPConfig{InsecurePlaintext: !secure})
-	if err != nil {
-		return err
-	}
-	defer tr.Close()
-	res, err := resolver.NewClient(resolver.ClientConfig{Transport: tr, Server: transport.Peer{Addr: names}})
-	if err != nil {
-		return err
-	}
-	defer res.Close()
-	n, err := NewNode(NodeConfig{Resolver: res, Transport: tr, Listen: "127.0.0.1:0"})
+	n, err := roleNode(names, secure)
 	if err != nil {
 		return err
 	}
@@ -218,7 +208,7 @@ func benchInSync(b *testing.B, clients, mib int, secure bool) {
 	hosts[1].do("standby")
 	tr := benchTCP(b, secure)
 	res := benchResolver(b, tr, names)
-	awaitStandby(b, res)
+	awaitInSync(b, res, "svc", 2)
 	var at arrivals
 	cs := make([]*Client, clients)
 	for i := range cs {
