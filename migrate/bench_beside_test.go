@@ -101,7 +101,7 @@ func (s *sleeper) Apply(cmd Command) ([]byte, error) {
 
 // besideHost is one of the hosts, as a process: told "quick 1", its services no longer take time.
 func besideHost(names string) error {
-	n, err := roleNode(names, false)
+	n, err := roleNode(names, "", false)
 	if err != nil {
 		return err
 	}

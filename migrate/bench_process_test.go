@@ -44,7 +44,7 @@ func benchRole(role string) error {
 	case "beside-load":
 		return besideLoad(arg)
 	case "host":
-		n, err := roleNode(arg, secure)
+		n, err := roleNode(arg, "", secure)
 		if err != nil {
 			return err
 		}
@@ -67,13 +67,13 @@ func roleNames(names string, secure bool) (*transport.TCP, *resolver.Client, err
 	return tr, res, err
 }
 
-// roleNode is the node of a process that is a host. It lasts as long as the process.
-func roleNode(names string, secure bool) (*Node, error) {
+// roleNode is the node of a process that is a host; an id of "" means any. Its connections last as long as the process.
+func roleNode(names, id string, secure bool) (*Node, error) {
 	tr, res, err := roleNames(names, secure)
 	if err != nil {
 		return nil, err
 	}
-	return NewNode(NodeConfig{Resolver: res, Transport: tr, Listen: "127.0.0.1:0"})
+	return NewNode(NodeConfig{Resolver: res, Transport: tr, ID: id, Listen: "127.0.0.1:0"})
 }
 
 // roleTLS tells a process to use TLS, or not.

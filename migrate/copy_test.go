@@ -105,17 +105,7 @@ func copyHost(id, dns string) error {
 	secure := os.Getenv("ROAM_COPY_TLS") != ""
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	tr, err := transport.NewTCP(transport.TCPConfig{InsecurePlaintext: !secure})
-	if err != nil {
-		return err
-	}
-	defer tr.Close()
-	res, err := resolver.NewClient(resolver.ClientConfig{Transport: tr, Server: transport.Peer{Addr: dns}})
-	if err != nil {
-		return err
-	}
-	defer res.Close()
-	n, err := NewNode(NodeConfig{Resolver: res, Transport: tr, ID: id, Listen: "127.0.0.1:0"})
+	n, err := roleNode(dns, id, secure)
 	if err != nil {
 		return err
 	}

@@ -77,7 +77,7 @@ func moveNames(secure bool) error {
 
 // moveHost is one of the two hosts, as a process: told "host MIB" it begins with so much state.
 func moveHost(names string, secure bool) error {
-	n, err := roleNode(names, secure)
+	n, err := roleNode(names, "", secure)
 	if err != nil {
 		return err
 	}
