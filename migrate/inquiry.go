@@ -162,18 +162,20 @@ func (r *registrar) askHost(ctx context.Context, h resolver.Host) (core.Answer, 
 
 // witness asks the hosts of rec, the resolver's record, those in also, and all that are present. It returns the best answer
 // that knows more than rec: of an active host, of one that holds a copy, or of one that knows a record with an active host.
-// It returns nil if there is none. Hosts that do not answer are asked twice.
-func (r *registrar) witness(ctx context.Context, rec resolver.Record, also ...resolver.Host) (*core.Answer, error) {
+// It returns nil if there is none. Hosts that do not answer are asked twice; silent are those that are present, and do not answer.
+func (r *registrar) witness(
+	ctx context.Context, rec resolver.Record, also ...resolver.Host,
+) (best *core.Answer, silent []resolver.Host, err error) {
 	present, err := r.presentWithin(ctx, 2*resolverTimeout)
 	if err != nil {
-		return nil, fmt.Errorf("migrate: service %s: the resolver does not list its hosts: %w", r.name, err)
+		return nil, nil, fmt.Errorf("migrate: service %s: the resolver does not list its hosts: %w", r.name, err)
 	}
 	answers, silent := r.inquire(ctx, union(union(present, rec.ISR), also))
-	again, _ := r.inquire(ctx, silent)
+	again, silent := r.inquire(ctx, silent)
 	if err := ctx.Err(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var best *core.Answer
+	silent = slices.DeleteFunc(silent, func(h resolver.Host) bool { return !slices.ContainsFunc(present, h.Same) })
 	answers = append(answers, again...)
 	for i := range answers {
 		a := &answers[i]
@@ -185,7 +187,7 @@ func (r *registrar) witness(ctx context.Context, rec resolver.Record, also ...re
 			best = a
 		}
 	}
-	return best, nil
+	return best, silent, nil
 }
 
 // compareAnswers orders answers by what they show of the service.
@@ -214,6 +216,12 @@ func rank(a *core.Answer) int {
 // alive is the error of a reset of a service that is active elsewhere.
 func (p *site) alive(a *core.Answer) error {
 	return transport.Errorf(CodeExists, "migrate: service %s is active on host %s and therefore cannot be reset", p.name, a.From.ID)
+}
+
+// unanswered is the error of a host that must not begin the service, because h may hold its state.
+func (p *site) unanswered(h resolver.Host) error {
+	return transport.Errorf(CodeNoHost, "migrate: the resolver has no record of service %s, and host %s at %s, which is present for it, does "+
+		"not answer: it may hold the state; call again when it answers or is no longer present", p.name, h.ID, h.Addr)
 }
 
 // held is the error of a host that must not begin the service anew, because of what another host knows, which is not active.

@@ -30,15 +30,15 @@ func (s *Service) begin() error {
 
 // create creates the record if there is none. It returns when this host serves or another host does. If the resolver has no
 // record, it may have lost it, so that create first asks the hosts that are present: it stands by if one of them is active,
-// and fails if one holds the state. It asks them as well if none of the record's hosts answers, since the record may be an old one.
+// and fails if one holds the state or does not answer. It asks them as well if none of the record's hosts answers, since the record may be an old one.
 func (s *Service) create(ctx context.Context) error {
-	for {
+	for began := time.Now(); ; {
 		rec, err := s.node.cfg.Resolver.Get(ctx, s.name)
 		switch {
 		case err == nil && rec.Active.ID != "":
 			if !s.disk.holds(rec) {
 				if err := s.registrar.anyAlive(ctx, rec); err != nil {
-					w, _ := s.registrar.witness(ctx, rec)
+					w, _, _ := s.registrar.witness(ctx, rec)
 					switch outdated := w != nil && (w.Term.Compare(core.TermOf(rec)) > 0 || w.Record.Version > rec.Version); {
 					case outdated && w.Active:
 						s.post(item{kind: itemStart})
@@ -54,7 +54,7 @@ func (s *Service) create(ctx context.Context) error {
 		case err != nil && !errors.Is(err, resolver.ErrNotFound):
 			return err
 		}
-		w, err := s.registrar.witness(ctx, rec)
+		w, silent, err := s.registrar.witness(ctx, rec)
 		switch {
 		case err != nil:
 			return err
@@ -72,6 +72,16 @@ func (s *Service) create(ctx context.Context) error {
 				continue // another host has created or restored it meanwhile
 			}
 			return s.held(w)
+		case len(silent) > 0 && rec.Version == 0:
+			if time.Since(began) >= 2*s.node.cfg.PresenceTTL {
+				return s.unanswered(silent[0])
+			}
+			select {
+			case <-time.After(s.node.cfg.FailureTimeout): // it answers soon, or is no longer present, if it is down
+			case <-ctx.Done():
+				return s.unanswered(silent[0])
+			}
+			continue
 		case s.disk.forgotten() != nil:
 			return s.disk.forgotten()
 		}
@@ -161,7 +171,7 @@ func (s *Service) reset(ctx context.Context) error {
 		return transport.Errorf(CodeExists, "migrate: service %s is alive on host %s and therefore cannot be reset",
 			s.name, rec.Active.ID)
 	}
-	w, err := s.registrar.witness(ctx, rec)
+	w, _, err := s.registrar.witness(ctx, rec)
 	switch {
 	case err != nil:
 		return err
@@ -200,7 +210,7 @@ func (s *Service) resetHere(ctx context.Context) error {
 	if err != nil && !errors.Is(err, resolver.ErrNotFound) {
 		return err
 	}
-	w, err := s.registrar.witness(ctx, rec, s.Status().Record.ISR...)
+	w, _, err := s.registrar.witness(ctx, rec, s.Status().Record.ISR...)
 	if err != nil {
 		return err
 	}

@@ -254,7 +254,8 @@ func (n *Node) now() time.Duration { return time.Since(n.start) }
 //
 // Because the resolver may have lost the record, Host first asks the hosts that are present. If one of them is active, or this
 // node's directory holds the state, the node stands by: the hosts that hold the state restore the record together. If none
-// is, but one knows the service, the error is [ErrNoHost].
+// is, but one knows the service, the error is [ErrNoHost]. If one does not answer, Host waits for it as long as it is present, for
+// up to twice [NodeConfig.PresenceTTL]; then the error is ErrNoHost as well.
 //
 // After a power failure of hosts that all have a directory, they may restart in any order. The others wait for the one that
 // holds the latest state: retry Host until it has started. Only if it never returns, use [Node.Reset], which discards what
