@@ -192,12 +192,7 @@ func (r *registrar) witness(
 
 // compareAnswers orders answers by what they show of the service.
 func compareAnswers(a, b *core.Answer) int {
-	return cmp.Or(cmp.Compare(rank(a), rank(b)), compareCopies(a, b))
-}
-
-// compareCopies orders answers by what their copies hold.
-func compareCopies(a, b *core.Answer) int {
-	return cmp.Or(cmp.Compare(a.Loss, b.Loss), cmp.Compare(a.Last.Epoch, b.Last.Epoch), cmp.Compare(a.Last.Index, b.Last.Index))
+	return cmp.Or(cmp.Compare(rank(a), rank(b)), a.CompareCopies(b))
 }
 
 // rank is what an answer shows: 3: an active host, 2: a copy, 1: that a host was active, 0: nothing.

@@ -36,21 +36,7 @@ func (s *Service) create(ctx context.Context) error {
 		rec, err := s.node.cfg.Resolver.Get(ctx, s.name)
 		switch {
 		case err == nil && rec.Active.ID != "":
-			if !s.disk.holds(rec) {
-				if err := s.registrar.anyAlive(ctx, rec); err != nil {
-					w, _, _ := s.registrar.witness(ctx, rec)
-					switch outdated := w != nil && (w.Term.Compare(core.TermOf(rec)) > 0 || w.Record.Version > rec.Version); {
-					case outdated && w.Active:
-						s.post(item{kind: itemStart})
-						return nil
-					case outdated && w.Copy:
-						return s.held(w)
-					}
-					return err
-				}
-			}
-			s.post(item{kind: itemEvent, ev: core.Got{Record: rec}})
-			return nil
+			return s.follow(ctx, rec)
 		case err != nil && !errors.Is(err, resolver.ErrNotFound):
 			return err
 		}
@@ -87,6 +73,25 @@ func (s *Service) create(ctx context.Context) error {
 		}
 		return s.become(ctx, rec, core.Create{At: time.Now().UnixMilli()})
 	}
+}
+
+// follow stands by for a service with a record. If none of the record's hosts answers, another one may know better.
+func (s *Service) follow(ctx context.Context, rec resolver.Record) error {
+	if !s.disk.holds(rec) {
+		if err := s.registrar.anyAlive(ctx, rec); err != nil {
+			w, _, _ := s.registrar.witness(ctx, rec)
+			switch outdated := w != nil && (w.Term.Compare(core.TermOf(rec)) > 0 || w.Record.Version > rec.Version); {
+			case outdated && w.Active:
+				s.post(item{kind: itemStart})
+				return nil
+			case outdated && w.Copy:
+				return s.held(w)
+			}
+			return err
+		}
+	}
+	s.post(item{kind: itemEvent, ev: core.Got{Record: rec}})
+	return nil
 }
 
 // mayRestore reports whether this node's directory holds a copy that counted by the last record that this host knew. Then this
@@ -227,7 +232,7 @@ func (s *Service) resetHere(ctx context.Context) error {
 // surpassed reports whether another host's copy holds later entries than the copy here.
 func (s *Service) surpassed(ctx context.Context, w *core.Answer) bool {
 	var own core.Answer
-	return s.ask(ctx, func() { own = s.core.Answer(s.node.self) }) == nil && compareCopies(w, &own) > 0
+	return s.ask(ctx, func() { own = s.core.OwnAnswer() }) == nil && w.CompareCopies(&own) > 0
 }
 
 // Leave removes the service from this node: an active host hands over, a standby leaves the in-sync set, and the node releases its

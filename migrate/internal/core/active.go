@@ -597,8 +597,6 @@ func (c *Core) deadlineActive(at func(time.Duration)) {
 	a := &c.active
 	if len(a.peers) > 0 {
 		at(a.nextBeat)
-	}
-	if len(a.peers) > 0 {
 		at(a.nextCheck)
 	}
 	if c.lost != nil && c.prop == nil && !c.asking {

@@ -122,7 +122,7 @@ type Ready struct {
 	Fetch     *Fetch          // fetch and restore a snapshot; answer with [Restored]
 	Reads     []uint64        // the reads to answer now
 	Resent    uint64          // number of entries sent again
-	Reports   []error         // conditions that users should know: [Difference], [JoinDelay]
+	Reports   []error         // conditions that users should know: [Difference], [JoinDelay], [Superseded]
 	ReadsFail bool            // all other pending reads fail here; their callers must ask another host
 	Drop      bool            // release the copy
 	Activated bool            // this host became active; Tail returns the entries it inherited

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"cmp"
 	"encoding/binary"
 	"hash/fnv"
 	"slices"
@@ -126,10 +127,22 @@ func (c *Core) Answer(to resolver.Host) Answer {
 	if c.asking && !wins {
 		c.gaveWay = true
 	}
+	a := c.OwnAnswer()
+	a.Pending = a.Pending || wins
+	return a
+}
+
+// OwnAnswer is what this host knows.
+func (c *Core) OwnAnswer() Answer {
 	return Answer{
 		From: c.self, Term: c.term, Record: c.copyRec(), Copy: c.hasState && c.role != Out, Active: c.role.Active(),
-		Pending: c.prop != nil || c.getting || wins, Loss: c.loss, Commit: c.place(c.commit), Last: c.place(c.log.last()),
+		Pending: c.prop != nil || c.getting, Loss: c.loss, Commit: c.place(c.commit), Last: c.place(c.log.last()),
 	}
+}
+
+// CompareCopies orders answers by what their copies hold: the higher one has the later entries.
+func (a *Answer) CompareCopies(o *Answer) int {
+	return cmp.Or(cmp.Compare(a.Loss, o.Loss), cmp.Compare(a.Last.Epoch, o.Last.Epoch), cmp.Compare(a.Last.Index, o.Last.Index))
 }
 
 func (c *Core) place(i uint64) Place {

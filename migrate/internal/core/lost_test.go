@@ -197,14 +197,7 @@ func TestTakeOverAfterInquiry(t *testing.T) {
 
 // An answer that comes after a change was given up does not make a host active: the record may be lost since.
 func TestLateWin(t *testing.T) {
-	now := time.Second
-	c := stored(t, storedB)
-	rec := storedRecord(1, 1, storedA)
-	turn(c, now, rec, Got{Record: rec})
-	turn(c, now, rec, Recv{Msg{Type: MsgAppend, From: storedA, Term: Term{0, 1}, Prev: 1, PrevEpoch: 1, Commit: 1, Round: 1}})
-	now += 60 * time.Millisecond
-	promote := turn(c, now, rec, PeerDown{storedA})
-	require.NotNil(t, promote)
+	c, now, _, promote := promoting(t)
 	c.Step(now, CASDone{Nonce: promote.Next.Nonce, Outcome: CASConflict}) // of its repetition: the resolver has no record
 	require.False(t, c.Pending())
 	won := promote.Next

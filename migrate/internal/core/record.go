@@ -156,10 +156,16 @@ func (c *Core) encode(v any) string {
 	return string(b)
 }
 
+// ReadRecord decodes the Record of a [Meta].
+func ReadRecord(text string) (r resolver.Record, err error) {
+	err = msgpack.UnmarshalSmall([]byte(text), &r)
+	return r, err
+}
+
 // readRecord adopts the record and the proposed hosts that the store held.
 func (c *Core) readRecord(record, proposed string) error {
-	var r resolver.Record
-	if err := msgpack.UnmarshalSmall([]byte(record), &r); err != nil {
+	r, err := ReadRecord(record)
+	if err != nil {
 		return err
 	}
 	c.setRecord(r)
@@ -362,15 +368,21 @@ func (c *Core) got(ev Got) {
 		return
 	}
 	before := c.rec.Version
-	if r := ev.Record; !c.role.Active() && c.prop == nil && r.Version > 0 && r.Version == c.rec.Version && TermOf(r) == TermOf(c.rec) && r.Nonce == c.rec.Nonce &&
-		r.Proposer.Same(c.rec.Proposer) && r.Generation != c.rec.Generation {
-		c.setRecord(r) // the resolver was restored from a copy that lacks nothing
+	if !c.role.Active() && c.prop == nil && c.regenerated(ev.Record) {
+		c.setRecord(ev.Record)
 		c.lost = nil
 	}
 	c.learn(ev.Record)
 	c.noticeLoss(ev.Record, c.asked)
 	c.dropIfRemoved(ev.Record)
 	c.takeOverIfSilent(before)
+}
+
+// regenerated reports whether r is the record that this host knows, in another generation: the resolver was restored from a copy that
+// lacks nothing.
+func (c *Core) regenerated(r resolver.Record) bool {
+	return r.Version > 0 && r.Version == c.rec.Version && r.Generation != c.rec.Generation && TermOf(r) == TermOf(c.rec) &&
+		r.Nonce == c.rec.Nonce && r.Proposer.Same(c.rec.Proposer)
 }
 
 // dropIfRemoved releases a copy that is no longer needed if the resolver has the record that removed this host. It could have gone back

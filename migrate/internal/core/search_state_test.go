@@ -12,7 +12,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/roam-go/roam/resolver"
-	"github.com/roam-go/roam/transport/msgpack"
 )
 
 func (x *search) hash(b []byte) [2]uint64 {
@@ -288,8 +287,8 @@ func appendStoredRec(b []byte, text string) []byte {
 	if text == "" {
 		return append(b, 0)
 	}
-	var r resolver.Record
-	if err := msgpack.UnmarshalSmall([]byte(text), &r); err != nil {
+	r, err := ReadRecord(text)
+	if err != nil {
 		panic(err)
 	}
 	return appendRec(b, r)

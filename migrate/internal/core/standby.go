@@ -227,9 +227,7 @@ func (c *Core) recvSnapshot(m Msg) {
 		s.fetch != nil && s.fetch.ID == m.Round && s.fetch.From.Same(m.From) {
 		return
 	}
-	if maybe := beyond(c.term.Epoch, c.place(c.commit).Epoch); c.hasState && c.loss == c.term.Loss && c.commit > 0 && (m.Flag || maybe) {
-		c.reportSuperseded(c.self, m.From, c.commit, !m.Flag)
-	}
+	c.reportReplaced(m)
 	c.release()
 	s.leader, s.heard, s.invitation = m.From, c.now, m.Prev
 	c.setRole(Joining)

@@ -66,6 +66,14 @@ func (c *Core) supersede() {
 	c.send(leader, Msg{Type: MsgLeave, Round: invitation, Flag: true, Commit: last.Index})
 }
 
+// reportReplaced reports the copy here, which snapshot m replaces, if the service lacks or may lack what it holds.
+func (c *Core) reportReplaced(m Msg) {
+	maybe := beyond(c.term.Epoch, c.place(c.commit).Epoch)
+	if c.hasState && c.loss == c.term.Loss && c.commit > 0 && (m.Flag || maybe) {
+		c.reportSuperseded(c.self, m.From, c.commit, !m.Flag)
+	}
+}
+
 func (c *Core) reportSuperseded(holder, active resolver.Host, last uint64, maybe bool) {
 	c.saving.aside = c.saving.aside || holder.Same(c.self)
 	c.out.Reports = append(c.out.Reports, &Superseded{Holder: holder, Active: active, Last: last, Maybe: maybe})

@@ -8,7 +8,6 @@ import (
 
 	"github.com/roam-go/roam/migrate/internal/core"
 	"github.com/roam-go/roam/resolver"
-	"github.com/roam-go/roam/transport/msgpack"
 )
 
 // The invariants, and where each is checked:
@@ -333,8 +332,8 @@ func (k *checker) saved(p *proc, v *core.Save) {
 		k.begun[v.Term] = true
 	}
 	if v.Record != "" {
-		var r resolver.Record
-		if err := msgpack.UnmarshalSmall([]byte(v.Record), &r); err != nil {
+		r, err := core.ReadRecord(v.Record)
+		if err != nil {
 			k.failf("%s saves a record: %v", p, err)
 		}
 		k.knows(p, r)
