@@ -30,7 +30,8 @@ func (s *Service) begin() error {
 
 // create creates the record if there is none. It returns when this host serves or another host does. If the resolver has no
 // record, it may have lost it, so that create first asks the hosts that are present: it stands by if one of them is active,
-// and fails if one holds the state or does not answer. It asks them as well if none of the record's hosts answers, since the record may be an old one.
+// and fails if one holds the state or does not answer. It asks them as well if none of the record's hosts answers, since the
+// record may be an old one.
 func (s *Service) create(ctx context.Context) error {
 	for began := time.Now(); ; {
 		rec, err := s.node.cfg.Resolver.Get(ctx, s.name)
@@ -94,8 +95,8 @@ func (s *Service) follow(ctx context.Context, rec resolver.Record) error {
 	return nil
 }
 
-// mayRestore reports whether this node's directory holds a copy that counted by the last record that this host knew. Then this
-// host must answer the inquiries of the other members, and its own may find all of them.
+// mayRestore reports whether this node's directory holds a copy that counted by the last record that this host knew. Then
+// this host must answer the inquiries of the other members, and its own may find all of them.
 func (s *Service) mayRestore(ctx context.Context) (may bool) {
 	return s.disk.copied && s.ask(ctx, func() {
 		rec := s.core.Record()
@@ -103,7 +104,8 @@ func (s *Service) mayRestore(ctx context.Context) (may bool) {
 	}) == nil && may
 }
 
-// become lets the core propose itself as active host, after rec. It returns when this host is active or another one has become it.
+// become lets the core propose itself as active host, after rec. It returns when this host is active or another one has
+// become it.
 func (s *Service) become(ctx context.Context, rec resolver.Record, ev core.Event) error {
 	st := s.Status()
 	before := st.Record
@@ -137,8 +139,9 @@ func (s *Service) become(ctx context.Context, rec resolver.Record, ev core.Event
 	return err
 }
 
-// giveUp ends a service whose create has failed. If the resolver has not answered a change of the record, this host may be active
-// nevertheless, and then no other host could be. So giveUp keeps the name until the outcome is known, and then leaves it.
+// giveUp ends a service whose create has failed. If the resolver has not answered a change of the record, this host may be
+// active nevertheless, and then no other host could be. So giveUp keeps the name until the outcome is known, and then leaves
+// it.
 func (s *Service) giveUp() {
 	n := s.node
 	s.registrar.givenUp.Store(true)
@@ -195,8 +198,9 @@ func resetOf(rec resolver.Record) core.Reset {
 	return core.Reset{Record: rec, At: time.Now().UnixMilli()}
 }
 
-// canResetHere reports whether this host holds a copy with which resetHere may continue. An active host may reset itself if the
-// resolver has lost the record and a member of the in-sync set is silent: otherwise nothing is committed until that member is back.
+// canResetHere reports whether this host holds a copy with which resetHere may continue. An active host may reset itself if
+// the resolver has lost the record and a member of the in-sync set is silent: otherwise nothing is committed until that
+// member is back.
 func (s *Service) canResetHere(ctx context.Context) bool {
 	if s.board.ended() || s.board.applierNow() == nil {
 		return false
@@ -235,10 +239,10 @@ func (s *Service) surpassed(ctx context.Context, w *core.Answer) bool {
 	return s.ask(ctx, func() { own = s.core.OwnAnswer() }) == nil && w.CompareCopies(&own) > 0
 }
 
-// Leave removes the service from this node: an active host hands over, a standby leaves the in-sync set, and the node releases its
-// copy. If there is no other host, the service ends with its state, and the error is [ErrNoTarget]. Leave waits for a host of the
-// in-sync set that is not leaving itself, even if that host is silent. If ctx ends first, the node keeps its role and Leave
-// returns an error.
+// Leave removes the service from this node: an active host hands over, a standby leaves the in-sync set, and the node
+// releases its copy. If there is no other host, the service ends with its state, and the error is [ErrNoTarget]. Leave waits
+// for a host of the in-sync set that is not leaving itself, even if that host is silent. If ctx ends first, the node keeps
+// its role and Leave returns an error.
 func (s *Service) Leave(ctx context.Context) error { return s.leave(ctx, false) }
 
 // leave implements Leave. With keep, a service that no other host can take stays unchanged in the node's directory.

@@ -252,10 +252,10 @@ func (n *Node) now() time.Duration { return time.Since(n.start) }
 // when this node serves it. If it exists, the node stands by, as after [Node.Standby], unless none of the hosts that held
 // the state answers: then the error is [ErrNoHost]. A node whose own [NodeConfig.Dir] holds the state continues with it.
 //
-// Because the resolver may have lost the record, Host first asks the hosts that are present. If one of them is active, or this
-// node's directory holds the state, the node stands by: the hosts that hold the state restore the record together. If none
-// is, but one knows the service, the error is [ErrNoHost]. If one does not answer, Host waits for it as long as it is present, for
-// up to twice [NodeConfig.PresenceTTL]; then the error is ErrNoHost as well.
+// Because the resolver may have lost the record, Host first asks the hosts that are present. If one of them is active, or
+// this node's directory holds the state, the node stands by: the hosts that hold the state restore the record together. If
+// none is, but one knows the service, the error is [ErrNoHost]. If one does not answer, Host waits for it as long as it is
+// present, for up to twice [NodeConfig.PresenceTTL]; then the error is ErrNoHost as well.
 //
 // After a power failure of hosts that all have a directory, they may restart in any order. The others wait for the one that
 // holds the latest state: retry Host until it has started. Only if it never returns, use [Node.Reset], which discards what
@@ -313,9 +313,9 @@ func (n *Node) Standby(ctx context.Context, service string, fresh func() Migrata
 //
 // On a node that already hosts the service, holds a copy and is not active, Reset continues with that copy, and ignores
 // fresh and policy: so a standby continues if the resolver has lost the record and other hosts are gone for good. It keeps
-// all that the copy holds, with two exceptions. On a host that has halted because other hosts died after taking over, it drops
-// the command that could not be committed and all entries after it. Outside the in-sync set it drops what is not known to be
-// committed.
+// all that the copy holds, with two exceptions. On a host that has halted because other hosts died after taking over, it
+// drops the command that could not be committed and all entries after it. Outside the in-sync set it drops what is not known
+// to be committed.
 //
 // Reset asks the hosts that are present. If one is active, the error is [ErrExists]. If this node has no copy and another
 // host holds one, the error is [ErrNoHost], which names that host.
@@ -491,8 +491,8 @@ func (n *Node) announceSoon() {
 	}
 }
 
-// checkSome has some of the services that are active here check that the resolver still has their records, in turn: those without
-// standbys do not check it themselves.
+// checkSome has some of the services that are active here check that the resolver still has their records, in turn: those
+// without standbys do not check it themselves.
 func (n *Node) checkSome(names []string) {
 	for range min(len(names), checkAtOnce) {
 		n.checked++

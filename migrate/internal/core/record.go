@@ -118,9 +118,9 @@ func (c *Core) proposeReset(rec resolver.Record, at int64) {
 	c.propose(proposal{kind: propReset, expect: rec.Version, next: next, replaced: doubt})
 }
 
-// beginning draws the Loss of a service that begins at a resolver that knows nothing of it, above least. The resolver may have
-// forgotten earlier beginnings, whose terms must differ from this one, which must be the higher one if it is the later: by clock or,
-// if clocks are wrong, by name.
+// beginning draws the Loss of a service that begins at a resolver that knows nothing of it, above least. The resolver may
+// have forgotten earlier beginnings, whose terms must differ from this one, which must be the higher one if it is the later:
+// by clock or, if clocks are wrong, by name.
 func (c *Core) beginning(least uint64, at int64) uint64 {
 	return max(least, uint64(max(at, 0))*hostNumbers) + c.hostNumber()
 }
@@ -253,8 +253,8 @@ func (c *Core) takeOver() {
 	c.propose(proposal{kind: propPromote, expect: c.rec.Version, next: c.takeOverRec()})
 }
 
-// takeOverRec is the record of a takeover. If the in-sync set must not shrink, the silent host stays in it. Commits then wait for
-// it, its next incarnation or another host.
+// takeOverRec is the record of a takeover. If the in-sync set must not shrink, the silent host stays in it. Commits then
+// wait for it, its next incarnation or another host.
 func (c *Core) takeOverRec() resolver.Record {
 	next := c.nextRec()
 	next.Epoch++
@@ -378,15 +378,15 @@ func (c *Core) got(ev Got) {
 	c.takeOverIfSilent(before)
 }
 
-// regenerated reports whether r is the record that this host knows, in another generation: the resolver was restored from a copy that
-// lacks nothing.
+// regenerated reports whether r is the record that this host knows, in another generation: the resolver was restored from a
+// copy that lacks nothing.
 func (c *Core) regenerated(r resolver.Record) bool {
 	return r.Version > 0 && r.Version == c.rec.Version && r.Generation != c.rec.Generation && TermOf(r) == TermOf(c.rec) &&
 		r.Nonce == c.rec.Nonce && r.Proposer.Same(c.rec.Proposer)
 }
 
-// dropIfRemoved releases a copy that is no longer needed if the resolver has the record that removed this host. It could have gone back
-// to an older one, which counts on this copy.
+// dropIfRemoved releases a copy that is no longer needed if the resolver has the record that removed this host. It could
+// have gone back to an older one, which counts on this copy.
 func (c *Core) dropIfRemoved(r resolver.Record) {
 	s := &c.standby
 	if !s.dropping {
@@ -405,8 +405,8 @@ func (c *Core) dropIfRemoved(r resolver.Record) {
 // get asks for the record as soon as possible.
 func (c *Core) get() { c.getAt = max(c.now, c.getAfter, 1) }
 
-// learn handles a record from any source. The higher term is the newer record and, within a term, whose records one host makes,
-// the higher version. It decides the outcome of every proposal that expected a lower version.
+// learn handles a record from any source. The higher term is the newer record and, within a term, whose records one host
+// makes, the higher version. It decides the outcome of every proposal that expected a lower version.
 func (c *Core) learn(r resolver.Record) {
 	if r.Version == 0 {
 		return
@@ -461,8 +461,9 @@ func (c *Core) learn(r resolver.Record) {
 	}
 }
 
-// hear is [Core.learn] for a record that a host other than its active one tells. If the service began anew by it, the copy here ends.
-// The host must hold a copy of that beginning, or the resolver must have the record: it may have been lost before anyone began.
+// hear is [Core.learn] for a record that a host other than its active one tells. If the service began anew by it, the copy
+// here ends. The host must hold a copy of that beginning, or the resolver must have the record: it may have been lost before
+// anyone began.
 func (c *Core) hear(r resolver.Record, begun bool) {
 	if c.hasState && r.Loss > c.loss && !begun && !r.Active.Same(c.self) {
 		c.get()

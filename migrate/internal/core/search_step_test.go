@@ -360,8 +360,8 @@ func (x *search) durable(s *searchState) string {
 	return ""
 }
 
-// highest checks that a host that is active in the highest term holds all committed entries. The record that the resolver has lost
-// cannot tell who must.
+// highest checks that a host that is active in the highest term holds all committed entries. The record that the resolver
+// has lost cannot tell who must.
 func (x *search) highest(s *searchState) string {
 	log := x.logs[s.log]
 	n := uint64(len(log))

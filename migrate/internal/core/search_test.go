@@ -60,9 +60,9 @@ func TestSearchSlowStores(t *testing.T) {
 	x.report(*searchStates)
 }
 
-// TestSearchForgetful is the search with a resolver that loses the record at any time. A host that asks the others gets the answers of
-// any of them, as of one moment, at any time after that. There are no commands, handoffs, reads and restarts, so that the search gets
-// deep enough: what is committed are the first entries of epochs.
+// TestSearchForgetful is the search with a resolver that loses the record at any time. A host that asks the others gets the
+// answers of any of them, as of one moment, at any time after that. There are no commands, handoffs, reads and restarts, so
+// that the search gets deep enough: what is committed are the first entries of epochs.
 func TestSearchForgetful(t *testing.T) {
 	x := newSearch(t)
 	x.forgets = *searchForgets
@@ -137,7 +137,8 @@ type searchState struct {
 	net                                                    []uint32 // messages in flight, by link, then in the order of sending
 }
 
-// searchMsg is a message in flight: to a host, to the resolver with a change, back with the answer, or the answers of other hosts.
+// searchMsg is a message in flight: to a host, to the resolver with a change, back with the answer, or the answers of other
+// hosts.
 type searchMsg struct {
 	to     int
 	inc    uint64

@@ -189,7 +189,9 @@ func (c *Core) sendAck() {
 	if index < s.matched && index <= s.ackedIndex && !s.ackNow && !resend {
 		return // until the store holds more
 	}
-	m := Msg{Type: MsgAck, Won: c.stamp(c.now), Index: index, Commit: c.commit, Round: s.round, Flag: resend, Prev: s.invitation}
+	m := Msg{
+		Type: MsgAck, Won: c.stamp(c.now), Index: index, Commit: c.commit, Round: s.round, Flag: resend, Prev: s.invitation,
+	}
 	if c.hasState {
 		m.PrevEpoch = 1 + c.applied
 	}

@@ -376,7 +376,8 @@ func (w *world) create() {
 	}
 }
 
-// newcomer is a host without a copy that creates the service if neither the resolver nor a host knows of it, as Node.Host does.
+// newcomer is a host without a copy that creates the service if neither the resolver nor a host knows of it, as Node.Host
+// does.
 func (w *world) newcomer() {
 	p := w.anyHost().proc
 	if p == nil || p.core.HasState() || w.prof.retire {
