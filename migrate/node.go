@@ -193,27 +193,40 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 	})
 	n.offers = transfer.NewOffers(n.ctx, n.self.ID, n.spawn)
 	n.fetcher = transfer.NewFetcher(n.ctx, n.links, n.spawn)
-	l, err := cfg.Transport.Listen(cfg.Listen, n.accept)
-	if err != nil {
-		n.cancel()
-		n.closeDir()
-		return nil, fmt.Errorf("migrate: host %s cannot listen at %s: %w", n.self.ID, cfg.Listen, err)
-	}
-	n.listener = l
-	n.self.Addr = withPort(cfg.Advertise, l.Addr())
-	if host, _, err := net.SplitHostPort(n.self.Addr); err == nil {
-		if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-			n.cancel()
-			l.Close()
-			n.closeDir()
-			return nil, transport.Errorf(CodeConfig,
-				"migrate: NodeConfig.Advertise must name a host to listen at %s: other hosts cannot reach %s", l.Addr(), n.self.Addr)
-		}
-	}
 	n.hooks = hooks.New(maxHooks, n.wg.Go)
 	n.appliers.Stuck = n.stuck
+	if err := n.listen(); err != nil {
+		n.cancel()
+		n.closeDir()
+		return nil, err
+	}
 	n.wg.Go(n.announceLoop)
 	return n, nil
+}
+
+// listen starts the listener and sets the address to announce. Hosts may dial at once, for example one that still probes a
+// former process at the same address: accept waits until the address is set.
+func (n *Node) listen() error {
+	at := n.cfg.Listen
+	n.mu.Lock()
+	l, err := n.cfg.Transport.Listen(at, n.accept)
+	if err != nil {
+		n.mu.Unlock()
+		return fmt.Errorf("migrate: host %s cannot listen at %s: %w", n.self.ID, at, err)
+	}
+	n.listener = l
+	n.self.Addr = withPort(n.cfg.Advertise, l.Addr())
+	host, _, err := net.SplitHostPort(n.self.Addr)
+	ip := net.ParseIP(host)
+	n.closed = err == nil && (host == "" || ip != nil && ip.IsUnspecified())
+	refused := n.closed
+	n.mu.Unlock()
+	if refused {
+		l.Close()
+		return transport.Errorf(CodeConfig,
+			"migrate: NodeConfig.Advertise must name a host to listen at %s: other hosts cannot reach %s", l.Addr(), n.self.Addr)
+	}
+	return nil
 }
 
 // withPort returns the address to advertise for a listener: addr, with the listener's port if addr has none.
