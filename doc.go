@@ -13,7 +13,7 @@
 //
 // A service is a deterministic state machine with three methods: Apply, Snapshot and Restore. Any process can host it:
 //
-//	tr, err := transport.NewTCP(transport.TCPConfig{})
+//	tr, err := transport.NewTCP(transport.TCPConfig{Open: true})
 //	res, err := resolver.NewClient(resolver.ClientConfig{Transport: tr, Server: transport.Peer{Addr: "10.0.0.1:8000"}})
 //	node, err := migrate.NewNode(migrate.NodeConfig{Resolver: res, Transport: tr, Advertise: "10.0.0.2"})
 //	svc, err := node.Host(ctx, "counter.example", newCounter, migrate.Policy{Every: 30 * time.Second})

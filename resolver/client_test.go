@@ -23,7 +23,7 @@ func TestDialNobody(t *testing.T) {
 	require.NoError(t, err)
 	addr := l.Addr().String()
 	require.NoError(t, l.Close())
-	tr, err := transport.NewTCP(transport.TCPConfig{})
+	tr, err := transport.NewTCP(transport.TCPConfig{Open: true})
 	require.NoError(t, err)
 	defer tr.Close()
 	begin := time.Now()

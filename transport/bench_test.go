@@ -22,10 +22,10 @@ var body64 = func() []byte {
 }()
 
 func benchPair(b *testing.B, plain bool, h Handler) Conn {
-	a := newTCP(b, TCPConfig{InsecurePlaintext: plain})
+	a := newTCP(b, TCPConfig{Open: true, InsecurePlaintext: plain})
 	l, err := a.Listen("127.0.0.1:0", func(Conn) Handler { return h })
 	require.NoError(b, err)
-	c, err := newTCP(b, TCPConfig{InsecurePlaintext: plain}).Dial(b.Context(), Peer{Addr: l.Addr()}, nil)
+	c, err := newTCP(b, TCPConfig{Open: true, InsecurePlaintext: plain}).Dial(b.Context(), Peer{Addr: l.Addr()}, nil)
 	require.NoError(b, err)
 	return c
 }
@@ -175,7 +175,7 @@ func (c *limitCounter) handle([]byte) { c.n++ }
 func limitEcho(b *testing.B, plain bool) net.Conn {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(b, err)
-	client, server, err := tlsConfigs(NewIdentity())
+	client, server, err := tlsConfigs(NewIdentity(), nil)
 	require.NoError(b, err)
 	var h limitHandler = new(limitCounter)
 	var wg sync.WaitGroup

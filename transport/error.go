@@ -20,6 +20,7 @@ const (
 	CodeWrongKey   Code = 6 // the peer did not prove the expected key
 	CodeVersion    Code = 7 // the two sides have no protocol version in common
 	CodeTimeout    Code = 8 // the peer was silent for too long
+	CodeNotMember  Code = 9 // one side is not a member of the other's realm, or lacks the role that is needed
 )
 
 // Error is an error with a code that survives the wire. [errors.Is] compares codes, so that a sentinel such as [ErrClosed]
@@ -68,4 +69,5 @@ var (
 	ErrWrongKey   error = &Error{Code: CodeWrongKey, Message: "peer has another key"}
 	ErrVersion    error = &Error{Code: CodeVersion, Message: "no protocol version in common"}
 	ErrTimeout    error = &Error{Code: CodeTimeout, Message: "peer is silent"}
+	ErrNotMember  error = &Error{Code: CodeNotMember, Message: "not a member of the realm"}
 )

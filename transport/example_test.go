@@ -73,7 +73,7 @@ func ExampleTransport() {
 // Over TCP each side has a key, and the dialer says which one it expects.
 func ExampleNewTCP() {
 	ctx := context.Background()
-	server, err := transport.NewTCP(transport.TCPConfig{})
+	server, err := transport.NewTCP(transport.TCPConfig{Open: true})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -83,7 +83,7 @@ func ExampleNewTCP() {
 		log.Fatal(err)
 	}
 
-	client, err := transport.NewTCP(transport.TCPConfig{Identity: transport.NewIdentity()})
+	client, err := transport.NewTCP(transport.TCPConfig{Open: true, Identity: transport.NewIdentity()})
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -59,7 +59,7 @@ func Start(ctx context.Context, f Flags, log *slog.Logger) (*Process, error) {
 
 // NewTransport creates a TCP transport. Its identity is loaded from the file, or new if identity is empty.
 func NewTransport(identity string, insecure bool, log *slog.Logger) (*transport.TCP, error) {
-	cfg := transport.TCPConfig{InsecurePlaintext: insecure, Logger: log}
+	cfg := transport.TCPConfig{Open: true, InsecurePlaintext: insecure, Logger: log}
 	if identity != "" {
 		id, err := transport.LoadIdentity(identity)
 		if err != nil {
