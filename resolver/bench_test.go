@@ -56,13 +56,13 @@ func BenchmarkClient(b *testing.B) {
 			h := r.Active
 			for i := 0; b.Loop(); i++ {
 				services[0] = fmt.Sprintf("service-%06d.other", i) // No list is known from before.
-				require.NoError(b, c.Announce(context.Background(), h, services, time.Hour))
+				require.NoError(b, c.Announce(context.Background(), h, services, time.Minute))
 			}
 		})
 		b.Run(fmt.Sprint("renew/services=", n), func(b *testing.B) {
 			c, r := open(b, "")
 			for b.Loop() {
-				require.NoError(b, c.Announce(context.Background(), r.Active, services, time.Hour))
+				require.NoError(b, c.Announce(context.Background(), r.Active, services, time.Minute))
 			}
 		})
 	}

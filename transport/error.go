@@ -60,6 +60,12 @@ func CodeOf(err error) Code {
 	return CodeUnknown
 }
 
+// IsFinal reports whether an error of Dial says that a further attempt would fail as well until somebody changes the
+// configuration of one side: [ErrWrongKey], [ErrNotMember] or [ErrVersion].
+func IsFinal(err error) bool {
+	return errors.Is(err, ErrWrongKey) || errors.Is(err, ErrNotMember) || errors.Is(err, ErrVersion)
+}
+
 // The errors of this package, for [errors.Is].
 var (
 	ErrNoMethod   error = &Error{Code: CodeNoMethod, Message: "no such method"}
