@@ -85,9 +85,9 @@ type published struct {
 // Stats returns the counters and gauges as of the last completed step of the service: a command may be missing for a moment after
 // its reply has arrived. Stats does not block. It also works after the service has left the node.
 func (s *Service) Stats() ServiceStats {
-	st, applier := s.board.readStats()
-	if applier != nil {
-		_, st.Busy = applier.Busy()
+	st := s.board.readStats()
+	if a := s.board.applierNow(); a != nil {
+		_, st.Busy = a.Busy()
 	}
 	now := s.node.now()
 	since := func(at time.Duration) time.Duration {

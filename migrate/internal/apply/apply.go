@@ -3,6 +3,9 @@
 // The loop pushes entries, in the order of the log, and other jobs that need the service's state between them: a query, a
 // snapshot, a validation. One goroutine at a time does these jobs and calls the service, which may take any time. Meanwhile
 // the loop acknowledges, sends heartbeats and orders more. It collects the results of the entries when it is woken.
+//
+// The goroutine of the loop itself does the jobs of a quick service, and collects the results at once. If a job takes long,
+// another goroutine takes its place in the loop: see [Executor].
 package apply
 
 import (
@@ -25,8 +28,7 @@ type Applier struct {
 
 	since     atomic.Int64  // when the current call of the service began, in ns of the clock of this package; 0: none
 	entry     atomic.Uint64 // the entry that the call applies; 0: another job
-	slowUntil atomic.Int64  // until then the service counts as slow
-	starts    int           // of the executor, guarded by its mutex: how often it was started and has not ended
+	slowUntil atomic.Int64  // until then the service counts as slow; 0: it never was
 	strikes   int           // of Run: above 0, a job was slow lately
 
 	mu      sync.Mutex // guards the fields below
@@ -86,6 +88,13 @@ func (a *Applier) Drop() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.dropped, a.jobs, a.next, a.results = true, nil, 0, nil
+}
+
+// expectCollect notes that the loop will call Collect without being woken. Run is not running.
+func (a *Applier) expectCollect() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.woken = true
 }
 
 // Collect returns the results since it was last called, in the order of the log. They are valid until the next call.
@@ -258,8 +267,11 @@ func (a *Applier) Busy() (entry uint64, d time.Duration) {
 
 // Slow reports whether the service has lately taken longer than [Quick] for a job, or does so now.
 func (a *Applier) Slow() bool {
-	_, d := a.Busy()
-	return d >= Quick || now() < a.slowUntil.Load()
+	if _, d := a.Busy(); d >= Quick {
+		return true
+	}
+	until := a.slowUntil.Load()
+	return until != 0 && now() < until
 }
 
 var epoch = time.Now()

@@ -232,13 +232,20 @@ func (l *lender) Release(turn uint64) bool {
 	return true
 }
 
+// taken is the loop of a lent goroutine. It counts how often the goroutine was relieved of it.
+type taken struct{ times int }
+
+func (l *taken) Release(*Applier) { l.times++ }
+
 // lend lends the caller's goroutine to an applier with the given jobs, and returns how long that took.
 func lend(t *testing.T, x *Executor, a *Applier, l *lender, jobs ...func(*machine.Machine)) time.Duration {
 	for i, j := range jobs {
 		require.Equal(t, i == 0, a.Push(nil, j))
 	}
 	began := time.Now()
-	x.Lend(a, l)
+	var loop taken
+	kept := x.Lend(a, l, &loop)
+	require.Equal(t, kept, loop.times == 0)
 	return time.Since(began)
 }
 
@@ -249,8 +256,9 @@ func TestLendQuick(t *testing.T) {
 		a, woken := newApplier()
 		l := &lender{turn: 7}
 		a.Push(entries(1, 1), nil)
-		x.Lend(a, l)
-		require.EqualValues(t, 1, woken.Load())
+		require.True(t, x.Lend(a, l, &taken{}))
+		require.Zero(t, woken.Load(), "the caller knows")
+		require.Equal(t, []uint64{1}, indices(a.Collect()))
 		require.Empty(t, x.Wait(0))
 
 		var done atomic.Bool
@@ -264,7 +272,8 @@ func TestLendQuick(t *testing.T) {
 	})
 }
 
-// A service that is slow on a lent goroutine is kept from the connection within 5 to 10 ms, and then has the goroutine.
+// A service that is slow on a lent goroutine is kept from the loop and the connection within two intervals of the watch, and
+// then has the goroutine.
 func TestLendSlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var x Executor
@@ -279,6 +288,47 @@ func TestLendSlow(t *testing.T) {
 		require.LessOrEqual(t, after, 2*watchEvery)
 		require.True(t, a.Slow())
 		require.Empty(t, x.Wait(0))
+	})
+}
+
+// While a goroutine is lent, the loop is woken for no results: it collects them after the loan. Afterwards it is woken again.
+func TestLendResults(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var x Executor
+		a, woken := newApplier()
+		a.Push(entries(1, 2), nil)
+		a.Push(nil, sleep(lendFor)) // the rest is for another goroutine
+		a.Push(entries(3, 3), nil)
+		require.True(t, x.Lend(a, &lender{}, &taken{}))
+		synctest.Wait()
+		require.Zero(t, woken.Load())
+		require.Equal(t, []uint64{1, 2, 3}, indices(a.Collect()))
+		a.Push(entries(4, 4), nil)
+		x.Go(a)
+		synctest.Wait()
+		require.EqualValues(t, 1, woken.Load())
+		require.Equal(t, []uint64{4}, indices(a.Collect()))
+	})
+}
+
+// An applier may be started again before Lend, where it was idle, has returned. It then still runs, and is watched.
+func TestStartedBeforeLendReturns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var reports atomic.Int32
+		x := Executor{Stuck: func(*Applier, uint64, time.Duration) { reports.Add(1) }}
+		a, _ := newApplier()
+		n := x.lend(a, &lender{}, &taken{})
+		require.True(t, a.Run(lendFor))
+		require.True(t, a.Push(nil, sleep(StuckAfter+time.Second)))
+		x.Go(a)
+		stop, released := x.giveBack(n, true)
+		require.Nil(t, stop)
+		require.False(t, released)
+		require.Equal(t, []*Applier{a}, x.Wait(0))
+		time.Sleep(StuckAfter)
+		synctest.Wait()
+		require.EqualValues(t, 1, reports.Load())
+		require.Empty(t, x.Wait(time.Minute))
 	})
 }
 
@@ -297,7 +347,7 @@ func TestLendNotReleased(t *testing.T) {
 func TestStuck(t *testing.T) {
 	for name, start := range map[string]func(*Executor, *Applier){
 		"own":  (*Executor).Go,
-		"lent": func(x *Executor, a *Applier) { x.Lend(a, &lender{}) },
+		"lent": func(x *Executor, a *Applier) { x.Lend(a, &lender{}, &taken{}) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
