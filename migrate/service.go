@@ -199,6 +199,7 @@ func (s *Service) settle(lender apply.Lender) error {
 		}
 		a := s.here
 		if a == nil {
+			s.lent = false
 			return nil
 		}
 		s.here = nil

@@ -171,9 +171,10 @@ func (x *Executor) watchStuck(a *Applier) (stop func()) {
 		over  bool
 		wait  = StuckAfter
 	)
+	_, d := a.Busy()
 	mu.Lock()
 	defer mu.Unlock()
-	timer = time.AfterFunc(wait, func() {
+	timer = time.AfterFunc(wait-d, func() {
 		entry, d := a.Busy()
 		if d >= wait && x.Stuck != nil {
 			x.Stuck(a, entry, d)
