@@ -23,8 +23,8 @@ import (
 // The queue needs no bound of its own: the core orders and accepts no more while too many entries are not applied, and the
 // limits of a connection bound its requests.
 type Applier struct {
-	m    *machine.Machine
-	wake func(*Applier)
+	m     *machine.Machine
+	waker Waker
 
 	since     atomic.Int64  // when the current call of the service began, in ns of the clock of this package; 0: none
 	entry     atomic.Uint64 // the entry that the call applies; 0: another job
@@ -36,10 +36,21 @@ type Applier struct {
 	next    int
 	busy    bool // Run is running, or about to be called
 	dropped bool
-	woken   bool // results wait to be collected, and the loop knows
-	results []machine.Result
-	spare   []machine.Result // belongs to the loop until it collects again
+	woken   bool              // results wait to be collected, and the loop knows
+	results *[]machine.Result // from resultPool; nil: none
 }
+
+// Waker is the loop that collects the results of an applier.
+type Waker interface {
+	// Wake has Collect called. It is called on the goroutine of Run, without a lock.
+	Wake(a *Applier)
+}
+
+// resultPool has empty lists of results: an idle applier has none.
+var resultPool = sync.Pool{New: func() any { return new([]machine.Result) }}
+
+// maxPooled bounds the results for which a list that is used again has room.
+const maxPooled = 1024
 
 // job is entries to apply, or something else to do with the service.
 type job struct {
@@ -56,9 +67,8 @@ const slowFor = time.Second
 // wakeEvery is the longest that results wait for those of the next entries.
 const wakeEvery = 100 * time.Microsecond
 
-// New makes the applier of m. wake is called when there are results, on the goroutine of Run, without a lock; the loop must
-// then call Collect.
-func New(m *machine.Machine, wake func(*Applier)) *Applier { return &Applier{m: m, wake: wake} }
+// New makes the applier of m. w is woken when there are results.
+func New(m *machine.Machine, w Waker) *Applier { return &Applier{m: m, waker: w} }
 
 // Machine is what the applier works on.
 func (a *Applier) Machine() *machine.Machine { return a.m }
@@ -97,17 +107,27 @@ func (a *Applier) expectCollect() {
 	a.woken = true
 }
 
-// Collect returns the results since it was last called, in the order of the log. They are valid until the next call.
-func (a *Applier) Collect() []machine.Result {
+// Collect calls f with each result since it was last called, in the order of the log, until f returns an error. The result is
+// valid until f returns.
+func (a *Applier) Collect(f func(*machine.Result) error) error {
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	r := a.results
-	clear(a.spare)
-	a.results, a.spare, a.woken = a.spare[:0], r, false
-	if cap(a.results) > 1024 {
-		a.results = nil
+	list := a.results
+	a.results, a.woken = nil, false
+	a.mu.Unlock()
+	if list == nil {
+		return nil
 	}
-	return r
+	for i := range *list {
+		if err := f(&(*list)[i]); err != nil {
+			return err
+		}
+	}
+	clear(*list)
+	if cap(*list) <= maxPooled {
+		*list = (*list)[:0]
+		resultPool.Put(list)
+	}
+	return nil
 }
 
 // Run works until nothing waits, or, with a budget above 0, until that is used up: then it returns false, and must be called
@@ -206,10 +226,10 @@ func (a *Applier) take() (e core.Entry, call func(*machine.Machine), ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for a.next == len(a.jobs) {
-		if len(a.results) > 0 && !a.woken {
+		if a.results != nil && !a.woken {
 			a.woken = true
 			a.mu.Unlock()
-			a.wake(a) // which may push more
+			a.waker.Wake(a) // which may push more
 			a.mu.Lock()
 			continue
 		}
@@ -238,7 +258,10 @@ func (a *Applier) result(r machine.Result) {
 	if a.dropped {
 		return
 	}
-	a.results = append(a.results, r)
+	if a.results == nil {
+		a.results = resultPool.Get().(*[]machine.Result)
+	}
+	*a.results = append(*a.results, r)
 	if r.Halt != nil {
 		a.jobs, a.next = nil, 0 // nothing after it may be applied
 	}
@@ -247,11 +270,11 @@ func (a *Applier) result(r machine.Result) {
 // tell wakes the loop if there are results for which it was not woken.
 func (a *Applier) tell() {
 	a.mu.Lock()
-	wake := len(a.results) > 0 && !a.woken
+	wake := a.results != nil && !a.woken
 	a.woken = a.woken || wake
 	a.mu.Unlock()
 	if wake {
-		a.wake(a)
+		a.waker.Wake(a)
 	}
 }
 

@@ -180,7 +180,7 @@ type Core struct {
 
 	active  activeState
 	standby standbyState
-	saving  saving
+	saving  *saving // nil: the host has no store
 
 	out Ready
 	err error // see Err
@@ -189,7 +189,11 @@ type Core struct {
 // New returns the core of a service on a host that holds no copy.
 func New(cfg Config) *Core {
 	cfg.setDefaults()
-	return &Core{cfg: cfg, self: cfg.Self, nonce: cfg.Nonce}
+	c := &Core{cfg: cfg, self: cfg.Self, nonce: cfg.Nonce}
+	if cfg.Durable {
+		c.saving = new(saving)
+	}
+	return c
 }
 
 // Role is the present role of this host.

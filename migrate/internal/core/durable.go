@@ -127,7 +127,7 @@ func (c *Core) meta() Meta {
 
 // durableIndex is the index up to which the store holds the log, and up to which this host may count as holding it.
 func (c *Core) durableIndex() uint64 {
-	if !c.cfg.Durable {
+	if c.saving == nil {
 		return ^uint64(0)
 	}
 	return c.saving.durable
@@ -135,14 +135,17 @@ func (c *Core) durableIndex() uint64 {
 
 // metaDurable reports whether the store holds the present Meta.
 func (c *Core) metaDurable() bool {
-	v := &c.saving
-	return !c.cfg.Durable || v.meta == c.meta() && v.metaSeq <= v.durableSeq
+	v := c.saving
+	return v == nil || v.meta == c.meta() && v.metaSeq <= v.durableSeq
 }
 
 // truncate drops the entries after i.
 func (c *Core) truncate(i uint64) {
 	c.log.truncate(i)
-	v := &c.saving
+	v := c.saving
+	if v == nil {
+		return
+	}
 	if i < v.givenIndex {
 		v.givenIndex, v.truncated = i, true
 	}
@@ -155,7 +158,10 @@ func (c *Core) truncate(i uint64) {
 // rebase empties the log, which then continues after entry i of epoch e.
 func (c *Core) rebase(i, e uint64) {
 	c.log.reset(i, e)
-	v := &c.saving
+	v := c.saving
+	if v == nil {
+		return
+	}
 	v.givenIndex, v.rebased, v.durable = i, true, 0
 	for k := range v.queue {
 		v.queue[k].index = 0
@@ -164,10 +170,10 @@ func (c *Core) rebase(i, e uint64) {
 
 // save passes what is new to the store, and holds back messages until the store has the Meta that they depend on.
 func (c *Core) save() {
-	if !c.cfg.Durable {
+	if c.saving == nil {
 		return
 	}
-	v, m, last := &c.saving, c.meta(), c.log.last()
+	v, m, last := c.saving, c.meta(), c.log.last()
 	if v.rebased || v.truncated || v.givenIndex < last || m != v.meta {
 		v.seq++
 		if m != v.meta {
@@ -199,7 +205,8 @@ func (c *Core) save() {
 
 // persisted records that the store holds every Save up to seq.
 func (c *Core) persisted(seq uint64) {
-	v := &c.saving
+	v := c.saving
+	c.assert(v != nil, "there is no store that could report save %d", seq)
 	c.assert(seq <= v.seq, "the store reports save %d, the last was %d", seq, v.seq)
 	if seq <= v.durableSeq {
 		return
@@ -225,7 +232,7 @@ func (c *Core) persisted(seq uint64) {
 // there, or the copy was released.
 func (c *Core) Checkpoint(index uint64) (State, bool) {
 	epoch, ok := c.log.epochAt(index)
-	if !ok || !c.hasState || index > c.applied {
+	if !ok || !c.hasState || index > c.applied || c.saving == nil {
 		return State{}, false
 	}
 	return State{
@@ -236,7 +243,7 @@ func (c *Core) Checkpoint(index uint64) (State, bool) {
 
 // recovered adopts the content of the store.
 func (c *Core) recovered(ev Recovered) {
-	c.assert(c.cfg.Durable && c.saving.seq == 0 && c.term == Term{}, "recovered is not the first event")
+	c.assert(c.saving != nil && c.saving.seq == 0 && c.term == Term{}, "recovered is not the first event")
 	st := ev.State
 	c.term, c.freshTerm = st.Term, st.Fresh
 	c.rec = resolver.Record{Generation: st.Gen}
@@ -255,7 +262,7 @@ func (c *Core) recovered(ev Recovered) {
 		s.invitation, s.matched = st.Invitation, min(st.Matched, c.log.last())
 		c.setRole(Joining)
 	}
-	v := &c.saving
+	v := c.saving
 	v.meta, v.givenIndex, v.durable = c.meta(), c.log.last(), c.log.last()
 	c.recoveredLast = c.log.last()
 	c.out.Changed = true

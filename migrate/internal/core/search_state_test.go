@@ -20,8 +20,12 @@ func (x *search) hash(b []byte) [2]uint64 {
 
 // written is the content of a store that holds everything so far.
 func (c *Core) written() State {
-	return State{Meta: c.saving.meta, Commit: c.commit, Matched: c.standby.matched,
-		Base: Place{c.log.base, c.log.baseEpoch}, Entries: slices.Clone(c.log.ents)}
+	s := State{Commit: c.commit, Matched: c.standby.matched, Base: Place{c.log.base, c.log.baseEpoch},
+		Entries: slices.Clone(c.log.ents)}
+	if c.saving != nil {
+		s.Meta = c.saving.meta
+	}
+	return s
 }
 
 func (x *search) internNode(c *Core, disk State) uint32 {
@@ -109,7 +113,11 @@ func (x *search) stateKey(s *searchState) [2]uint64 {
 func (c *Core) clone() *Core {
 	d := *c
 	d.log.ents = c.log.ents[:len(c.log.ents):len(c.log.ents)]
-	d.saving.queue, d.saving.held = slices.Clone(c.saving.queue), slices.Clone(c.saving.held)
+	if c.saving != nil {
+		v := *c.saving
+		v.queue, v.held = slices.Clone(v.queue), slices.Clone(v.held)
+		d.saving = &v
+	}
 	if c.prop != nil {
 		p := *c.prop // the search makes no resets, so that replaced is nil
 		d.prop = &p
@@ -233,7 +241,7 @@ func appendCore(b []byte, c *Core) []byte {
 
 // appendDisk appends the state that determines the behavior of c with its store, and after a restart.
 func appendDisk(b []byte, c *Core, s State) []byte {
-	v := &c.saving
+	v := c.saving
 	b = binary.AppendUvarint(b, v.durable)
 	b = append(b, byte(len(v.held)))
 	for _, h := range v.held {

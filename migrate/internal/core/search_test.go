@@ -167,8 +167,9 @@ func (x *search) start() searchState {
 			p := c.addPeer(searchHost(1, 1))
 			p.member, p.stage, p.match, p.next, p.round = true, streaming, 1, 2, 1
 		}
-		v := &c.saving
-		v.meta, v.givenIndex, v.durable = c.meta(), c.log.last(), c.log.last()
+		if v := c.saving; v != nil {
+			v.meta, v.givenIndex, v.durable = c.meta(), c.log.last(), c.log.last()
+		}
 		s.node[i] = x.internNode(c, c.written())
 	}
 	s.rec = x.internRec(rec)
