@@ -52,7 +52,7 @@ func (b *board) readStats() published {
 	st := b.stats
 	st.lags = slices.Clone(st.lags)
 	if b.ended() {
-		st.activeAt, st.suspendedAt, st.lags = 0, 0, nil
+		st.ActiveFor, st.SuspendedFor, st.lags = 0, 0, nil
 	}
 	return st
 }

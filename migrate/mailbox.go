@@ -37,14 +37,9 @@ const (
 
 var inboxes = loop.NewPool[item]()
 
-// mailbox queues items for the service's loop, and chooses the goroutines that work for it.
+// mailbox queues items for the service's loop.
 type mailbox struct {
-	loop     loop.Loop[item, apply.Lender]
-	appliers *apply.Executor // of the node
-
-	// The fields below belong to the loop.
-	lent bool           // the goroutine that works for the loop was lent and can continue with an applier
-	here *apply.Applier // to be run by that goroutine; nil: none
+	loop loop.Loop[item, apply.Lender]
 }
 
 // post queues an item for the loop. If the loop is idle, the caller's goroutine does the work. The caller must not hold a lock.
@@ -59,19 +54,3 @@ func (m *mailbox) call(f func()) { m.post(item{kind: itemFunc, fn: f}) }
 // work runs the loop on the caller's goroutine if items are queued and the loop is idle. If the goroutine reads c, it also
 // applies the committed entries of a quick service. If c is nil, another goroutine does that.
 func (m *mailbox) work(c apply.Lender) { m.loop.Work(c) }
-
-// start leaves a to the goroutine that works for the loop, if that was lent, has no other applier to run, and the service is
-// quick.
-func (m *mailbox) start(a *apply.Applier) {
-	if m.lent && m.here == nil && !a.Slow() {
-		m.here = a
-		return
-	}
-	m.appliers.Go(a)
-}
-
-// Release implements [apply.Loop]: it relieves the goroutine that runs a of the loop, where a's results are collected.
-func (m *mailbox) Release(a *apply.Applier) {
-	m.loop.Put(item{kind: itemApplied, applier: a})
-	m.loop.Release()
-}

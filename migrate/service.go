@@ -10,7 +10,6 @@ import (
 
 	"github.com/roam-go/roam/migrate/internal/apply"
 	"github.com/roam-go/roam/migrate/internal/core"
-	"github.com/roam-go/roam/migrate/internal/loop"
 	"github.com/roam-go/roam/migrate/internal/machine"
 	"github.com/roam-go/roam/migrate/internal/replica"
 	"github.com/roam-go/roam/migrate/internal/serve"
@@ -37,7 +36,9 @@ type Service struct {
 	alarm      alarm
 	guests     guests
 	divergence divergence
-	leaving    bool // Leave was called
+	leaving    bool           // Leave was called
+	lent       bool           // the goroutine that works for the loop was lent and can continue with an applier
+	here       *apply.Applier // to be run by that goroutine; nil: none
 }
 
 func newService(n *Node, name string, fresh func() Migratable, policy Policy) *Service {
@@ -56,7 +57,6 @@ func newService(n *Node, name string, fresh func() Migratable, policy Policy) *S
 	s.disk.site = &s.site
 	s.mover.site, s.mover.replica, s.mover.clients = &s.site, s.replica, &s.clients
 	s.guests = guests{site: &s.site, core: s.core}
-	s.appliers = &n.appliers
 	s.loop.Init((*handler)(s), &n.wg, inboxes, n.dir != nil) // the loop starts after the directory has been read
 	s.clients.Init((*clientHost)(s))
 	return s
@@ -187,30 +187,6 @@ func (s *Service) handle(it *item) error {
 		return it.err
 	}
 	return nil
-}
-
-// settle executes everything that the core has requested. If the service is quick and this goroutine reads a connection, it
-// applies the committed entries and answers their clients right here. If that takes too long, another goroutine continues with
-// the loop: then settle returns [loop.ErrReleased].
-func (s *Service) settle(lender apply.Lender) error {
-	for {
-		if err := s.replica.Settle(); err != nil {
-			return err
-		}
-		a := s.here
-		if a == nil {
-			s.lent = false
-			return nil
-		}
-		s.here = nil
-		s.board.use(a)
-		if !s.appliers.Lend(a, lender, &s.mailbox) {
-			return loop.ErrReleased
-		}
-		if err := s.replica.Collect(a); err != nil {
-			return err
-		}
-	}
 }
 
 // flush ends a batch.

@@ -75,11 +75,11 @@ type StandbyStats struct {
 	Silent time.Duration
 }
 
-// published is what [Service.Stats] returns, with times of the node's clock instead of durations.
+// published is what [Service.Stats] returns, before durations are known: ActiveFor and SuspendedFor are the times, on the
+// node's clock, since when this host has been active and suspended, and lags stands for Standbys.
 type published struct {
 	ServiceStats
-	activeAt, suspendedAt time.Duration // 0: not active, not suspended
-	lags                  []core.Lag
+	lags []core.Lag
 }
 
 // Stats returns the counters and gauges as of the last completed step of the service: a command may be missing for a moment after
@@ -96,7 +96,7 @@ func (s *Service) Stats() ServiceStats {
 		}
 		return now - at
 	}
-	st.ActiveFor, st.SuspendedFor = since(st.activeAt), since(st.suspendedAt)
+	st.ActiveFor, st.SuspendedFor = since(st.ActiveFor), since(st.SuspendedFor)
 	for _, l := range st.lags {
 		st.Standbys = append(st.Standbys, StandbyStats{Host: l.Host, Lag: l.Entries, Unapplied: l.Unapplied, Silent: now - l.Heard})
 	}
@@ -143,7 +143,7 @@ func (n *counts) show(p *published) {
 	p.Joins, p.Removals, p.Resent = n.joins, n.removals, n.resent
 	p.SnapshotsSent, p.SnapshotBytesSent = n.snapshotsSent, n.snapshotBytesSent
 	p.SnapshotsReceived, p.SnapshotBytesReceived = n.snapshotsReceived, n.snapshotBytesReceived
-	p.activeAt, p.suspendedAt = n.activeAt, n.suspendedAt
+	p.ActiveFor, p.SuspendedFor = n.activeAt, n.suspendedAt
 }
 
 // watch notes since when this host has been active and suspended.
