@@ -45,16 +45,16 @@ func (b *board) read() Status {
 	return st
 }
 
-// readStats returns the statistics as of the last batch.
-func (b *board) readStats() published {
+// readStats returns the statistics as of the last batch, and the number of connected clients.
+func (b *board) readStats() (p published, clients int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	st := b.stats
-	st.lags = slices.Clone(st.lags)
+	p = b.stats
+	p.lags = slices.Clone(p.lags)
 	if b.ended() {
-		st.ActiveFor, st.SuspendedFor, st.lags = 0, 0, nil
+		p.activeAt, p.suspendedAt, p.lags = 0, 0, nil
 	}
-	return st
+	return p, b.status.Clients
 }
 
 // applierNow returns the applier of this host's copy, or nil if there is no copy. It takes no lock.

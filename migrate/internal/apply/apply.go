@@ -100,13 +100,6 @@ func (a *Applier) Drop() {
 	a.dropped, a.jobs, a.next, a.results = true, nil, 0, nil
 }
 
-// expectCollect notes that the loop will call Collect without being woken. Run is not running.
-func (a *Applier) expectCollect() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.woken = true
-}
-
 // Collect calls f with each result since it was last called, in the order of the log, until f returns an error. The result is
 // valid until f returns.
 func (a *Applier) Collect(f func(*machine.Result) error) error {
@@ -131,11 +124,11 @@ func (a *Applier) Collect(f func(*machine.Result) error) error {
 }
 
 // Run works until nothing waits, or, with a budget above 0, until that is used up: then it returns false, and must be called
-// again, on whatever goroutine.
+// again, on whatever goroutine. A caller with a budget collects the results afterwards, without being woken.
 func (a *Applier) Run(budget time.Duration) (idle bool) {
 	var began, told int64
 	for {
-		start, end, ok := a.step()
+		start, end, ok := a.step(budget > 0)
 		if !ok {
 			return true
 		}
@@ -176,7 +169,7 @@ const strikeJobs = 8
 // Step does one job, or applies one entry, and reports whether there may be more to do. A caller with a clock of its own
 // uses it instead of Run.
 func (a *Applier) Step() (more bool) {
-	_, _, ok := a.step()
+	_, _, ok := a.step(false)
 	if ok {
 		a.tell()
 	}
@@ -198,9 +191,9 @@ func (a *Applier) Next() (e core.Entry, ok bool) {
 }
 
 // step does one job, or applies one entry, and returns when the service was called and when that ended. ok is false if there
-// was none: the applier is then idle.
-func (a *Applier) step() (start, end int64, ok bool) {
-	e, call, ok := a.take()
+// was none: the applier is then idle. The loop does not need to be woken if the caller collects.
+func (a *Applier) step(callerCollects bool) (start, end int64, ok bool) {
+	e, call, ok := a.take(callerCollects)
 	if !ok {
 		return 0, 0, false
 	}
@@ -220,11 +213,11 @@ func (a *Applier) step() (start, end int64, ok bool) {
 	return start, end, true
 }
 
-// take removes the next job from the queue. If there is none, the loop has been woken for all results, and the applier is
-// idle.
-func (a *Applier) take() (e core.Entry, call func(*machine.Machine), ok bool) {
+// take removes the next job from the queue. If there is none, the loop knows of all results, and the applier is idle.
+func (a *Applier) take(callerCollects bool) (e core.Entry, call func(*machine.Machine), ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.woken = a.woken || callerCollects
 	for a.next == len(a.jobs) {
 		if a.results != nil && !a.woken {
 			a.woken = true

@@ -81,7 +81,6 @@ func (x *Executor) work(a *Applier) {
 // collect the results, unless Lend returns false: another goroutine works for l meanwhile. Lend is called for each command of
 // a quick service, so it only starts the watch's timer if that does not run.
 func (x *Executor) Lend(a *Applier, c Lender, l Loop) bool {
-	a.expectCollect()
 	n := x.lend(a, c, l)
 	idle := a.Run(lendFor)
 	stop, released := x.giveBack(n, idle)
