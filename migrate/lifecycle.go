@@ -41,8 +41,10 @@ func (s *Service) create(ctx context.Context) error {
 		return nil
 	case err != nil && !errors.Is(err, resolver.ErrNotFound):
 		return err
-	case err != nil && s.disk.forgotten() != nil:
-		return s.disk.forgotten()
+	case err != nil:
+		if err := s.disk.forgotten(); err != nil {
+			return err
+		}
 	}
 	return s.become(ctx, rec, core.Create{})
 }
