@@ -44,6 +44,8 @@ func (c *inbound) Handle(conn transport.Conn, r *transport.Request) {
 		c.handleMsg(r)
 	case wire.MethodHello:
 		r.Reply(c.handleHello(r))
+	case wire.MethodAsk:
+		c.handleAsk(r)
 	case wire.MethodOpen, wire.MethodDo, wire.MethodQuery, wire.MethodListen, wire.MethodLeave, wire.MethodReady,
 		wire.MethodPark:
 		c.handleClient(r)

@@ -56,6 +56,46 @@
 // with [ErrHalted], and keeps its copy, so that [Node.Reset] can continue without that command. Handoffs, and takeovers with
 // no uncommitted entries, are not counted.
 //
+// # Lost records and directories
+//
+// The resolver's record names the in-sync set: the hosts that hold every acknowledged command. A resolver or a directory can
+// lose its content, or go back to an older one, for example from a backup. Every member below means every member of the
+// in-sync set. [Hooks].Failed reports each loss that a host detects, and names the call if a person must decide.
+//
+//	What happened                    Effect                                      Lost                      Decided by
+//
+//	Record deleted, rolled back,     The active host restores it within 5 s.     nothing                   the hosts
+//	or replaced by an old copy;      If it has died, but is back with its
+//	every member answers             directory, a member takes over.
+//
+//	The same, but a member does      No command is acknowledged until that       nothing, unless only      a person, with
+//	not answer                       member is back. Reset on a host that        the silent members held   Node.Reset on
+//	                                 asks for it keeps what that host holds;     later commands            a named host
+//	                                 clients receive ErrStateLost.
+//
+//	The same, and no member is       Host fails with ErrNoHost. Reset starts     the state                 a person, with
+//	left                             an empty service.                                                     Node.Reset
+//
+//	Two resolvers at once            One service, while its hosts reach one      nothing; if cut off, the  nobody: hosts
+//	                                 another. If they are cut off as well,       commands of one side      do not detect
+//	                                 each side can acknowledge commands.                                   it
+//
+//	Directory deleted                The host returns as a new one and fetches   nothing; the state, if    the hosts; a
+//	                                 a copy from a member.                       it was the only copy      person
+//
+//	Directory rolled back            A member that lives brings the host up to   nothing; if it takes      the hosts; both
+//	                                 date. If the host takes over instead, it    over, all since the copy  report it when
+//	                                 continues from the old copy.                was made                  they meet
+//
+//	Directory cloned, and both       Two processes act as one host. Both may     the commands of one of    nobody: hosts
+//	copies in use                    be active.                                  them                      do not detect
+//	                                                                                                       it
+//
+// A host that gives up a copy with commands that the service lacks keeps its files beside the service's directory, so that a
+// person can go back to them.
+//
+// Rows 54 to 59 of [FAULTS.md] name the tests.
+//
 // # Observability
 //
 // [Service.Status] describes a service on this node. [Service.Stats] and [Client.Stats] return counters and gauges. [Hooks]

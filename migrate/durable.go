@@ -179,17 +179,27 @@ func (d *disk) forgotten() error {
 		"epoch %d: if the resolver has lost its records, Reset starts the service from this host's copy", d.name, d.node.self.ID, d.resumed.Epoch)
 }
 
-// superseded reports a copy in this node's directory that the record no longer counts.
-func (d *disk) superseded(rec *resolver.Record) {
+// superseded reports a copy in this node's directory that the record no longer counts, and whether it has done so.
+func (d *disk) superseded(rec *resolver.Record) bool {
 	if !d.copied || d.past || rec.Loss <= d.resumed.Loss {
-		return
+		return false
 	}
 	d.past = true
 	if slices.ContainsFunc(rec.ISR, d.node.self.Same) {
-		return // this host continued with it
+		return false // this host continued with it
 	}
 	d.report(transport.Errorf(CodeStateLost, "migrate: service %s was reset on host %s: its copy in the directory of host %s, up to "+
-		"epoch %d, is obsolete", d.name, rec.Active.ID, d.node.self.ID, d.resumed.Epoch))
+		"epoch %d, is obsolete%s", d.name, rec.Active.ID, d.node.self.ID, d.resumed.Epoch, d.keptAside()))
+	return true
+}
+
+// keptAside says where the store keeps a copy that it has given up; empty without a directory.
+func (d *disk) keptAside() string {
+	store := d.store.Load()
+	if store == nil {
+		return ""
+	}
+	return "; its files are kept in " + store.Aside()
 }
 
 // keep stores a snapshot on disk while it arrives from another host.

@@ -20,6 +20,7 @@ func (e *env) Save(v core.Save)          { e.disk.store.Load().Save(v) }
 func (e *env) CompareAndSwap(c core.CAS) { e.registrar.compareAndSwap(c) }
 func (e *env) Get()                      { e.registrar.get() }
 func (e *env) Seek()                     { e.registrar.seek() }
+func (e *env) Ask(hosts []resolver.Host) { e.registrar.ask(hosts) }
 func (e *env) Fetch(f core.Fetch)        { (*Service)(e).startFetch(f) }
 func (e *env) Moved(ev core.MoveEvent)   { e.mover.event(ev) }
 
@@ -58,4 +59,14 @@ func (e *env) CaptureFailed(to string, err error) {
 	s := (*Service)(e)
 	s.log.Error("no snapshot", "err", err)
 	s.report(fmt.Errorf("migrate: service %s: no snapshot for host %s: %w", s.name, to, err))
+}
+
+func (e *env) Report(err error) {
+	s := (*Service)(e)
+	if lost, ok := err.(*core.Superseded); ok {
+		s.superseded(lost)
+		return
+	}
+	s.log.Warn("needs attention", "err", err)
+	s.report(fmt.Errorf("migrate: service %s: %w", s.name, err))
 }

@@ -19,7 +19,7 @@ import (
 var (
 	clientMethods = []string{wire.MethodOpen, wire.MethodDo, wire.MethodQuery, wire.MethodListen, wire.MethodLeave,
 		wire.MethodReady, wire.MethodPark}
-	hostMethods = []string{wire.MethodHello, wire.MethodMsg, bulk.MethodPull, bulk.MethodStop}
+	hostMethods = []string{wire.MethodHello, wire.MethodMsg, wire.MethodAsk, bulk.MethodPull, bulk.MethodStop}
 )
 
 func mustMarshal(tb testing.TB, v any) []byte {
@@ -88,9 +88,10 @@ func FuzzHostRequests(f *testing.F) {
 		b, err := core.AppendMsg(nil, core.Msg{Type: typ, From: rec.Active, Term: core.Term{Epoch: 9}, Record: &rec, Index: 5,
 			Flag: true})
 		require.NoError(f, err)
-		f.Add(byte(1), mustMarshal(f, wire.MsgParams{Service: "svc", Msg: b}), byte(2), []byte{0x92, 7, 0})
+		f.Add(byte(1), mustMarshal(f, wire.MsgParams{Service: "svc", Msg: b}), byte(3), []byte{0x92, 7, 0})
 	}
-	f.Add(byte(0), mustMarshal(f, wire.HostHello{Host: rec.Active}), byte(3), []byte{0x91, 7})
+	f.Add(byte(0), mustMarshal(f, wire.HostHello{Host: rec.Active}), byte(4), []byte{0x91, 7})
+	f.Add(byte(2), mustMarshal(f, wire.AskParams{Service: "svc"}), byte(2), mustMarshal(f, wire.AskParams{Service: "other"}))
 	f.Fuzz(func(t *testing.T, m1 byte, p1 []byte, m2 byte, p2 []byte) {
 		hostile(t, false, func(s *Service, call func(string, []byte)) {
 			me := rec.Active

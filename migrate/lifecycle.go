@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
@@ -27,31 +28,72 @@ func (s *Service) begin() error {
 	return nil
 }
 
-// create creates the record if there is none. It returns when this host serves or another host does.
+// create creates the record if there is none. It returns when this host serves or another host does. If the resolver has no
+// record, it may have lost it, so that create first asks the hosts that are present: it stands by if one of them is active,
+// and fails if one holds the state. It asks them as well if none of the record's hosts answers, since the record may be an old one.
 func (s *Service) create(ctx context.Context) error {
-	rec, err := s.node.cfg.Resolver.Get(ctx, s.name)
-	switch {
-	case err == nil && rec.Active.ID != "":
-		if !s.disk.holds(rec) {
-			if err := s.registrar.anyAlive(ctx, rec); err != nil {
-				return err
+	for {
+		rec, err := s.node.cfg.Resolver.Get(ctx, s.name)
+		switch {
+		case err == nil && rec.Active.ID != "":
+			if !s.disk.holds(rec) {
+				if err := s.registrar.anyAlive(ctx, rec); err != nil {
+					w, _ := s.registrar.witness(ctx, rec)
+					switch outdated := w != nil && (w.Term.Compare(core.TermOf(rec)) > 0 || w.Record.Version > rec.Version); {
+					case outdated && w.Active:
+						s.post(item{kind: itemStart})
+						return nil
+					case outdated && w.Copy:
+						return s.held(w)
+					}
+					return err
+				}
 			}
-		}
-		s.post(item{kind: itemEvent, ev: core.Got{Record: rec}})
-		return nil
-	case err != nil && !errors.Is(err, resolver.ErrNotFound):
-		return err
-	case err != nil:
-		if err := s.disk.forgotten(); err != nil {
+			s.post(item{kind: itemEvent, ev: core.Got{Record: rec}})
+			return nil
+		case err != nil && !errors.Is(err, resolver.ErrNotFound):
 			return err
 		}
+		w, err := s.registrar.witness(ctx, rec)
+		switch {
+		case err != nil:
+			return err
+		case w != nil && w.Active:
+			s.log.Warn("the resolver has no record, but another host is active", "active", w.From.ID)
+			s.post(item{kind: itemStart}) // the active host restores the record, and may invite this one
+			return nil
+		case s.mayRestore(ctx):
+			s.log.Warn("the resolver has no record, but this host's directory holds the state")
+			s.post(item{kind: itemStart}) // the members of the in-sync set restore the record together
+			return nil
+		case w != nil:
+			again, err := s.node.cfg.Resolver.Get(ctx, s.name)
+			if err == nil && again.Version != rec.Version {
+				continue // another host has created or restored it meanwhile
+			}
+			return s.held(w)
+		case s.disk.forgotten() != nil:
+			return s.disk.forgotten()
+		}
+		return s.become(ctx, rec, core.Create{At: time.Now().UnixMilli()})
 	}
-	return s.become(ctx, rec, core.Create{})
+}
+
+// mayRestore reports whether this node's directory holds a copy that counted by the last record that this host knew. Then this
+// host must answer the inquiries of the other members, and its own may find all of them.
+func (s *Service) mayRestore(ctx context.Context) (may bool) {
+	return s.disk.copied && s.ask(ctx, func() {
+		rec := s.core.Record()
+		may = s.core.HasState() && rec.Active.ID != "" && slices.ContainsFunc(rec.ISR, s.node.self.Same)
+	}) == nil && may
 }
 
 // become lets the core propose itself as active host, after rec. It returns when this host is active or another one has become it.
 func (s *Service) become(ctx context.Context, rec resolver.Record, ev core.Event) error {
-	before := s.Status().Record
+	st := s.Status()
+	before := st.Record
+	_, resets := ev.(core.Reset)
+	resets = resets && (st.Role == Active || st.Role == Recovering)
 	s.registrar.refusal.Store(nil)
 	empty, err := s.maker.instance() // here, since the service's own code may take long
 	if err != nil {
@@ -69,12 +111,12 @@ func (s *Service) become(ctx context.Context, rec resolver.Record, ev core.Event
 		other := r.Active.ID != "" && !r.Active.Same(s.node.self) && r.Version > rec.Version &&
 			(r.Version != before.Version || r.Generation != before.Generation)
 		refused = s.registrar.refusal.Load()
-		return st.Role == Active || other || refused != nil
+		return st.Role == Active && (!resets || r.Loss != before.Loss) || other || refused != nil
 	})
 	s.registrar.unsure.Store(err != nil)
 	if err != nil {
 		s.post(item{kind: itemEvent, ev: core.CancelReset{}})
-	} else if refused != nil && s.Status().Role != Active {
+	} else if refused != nil && (resets || s.Status().Role != Active) {
 		err = *refused
 	}
 	return err
@@ -106,18 +148,29 @@ func (s *Service) giveUp() {
 // reset takes over a name whose hosts are gone.
 func (s *Service) reset(ctx context.Context) error {
 	rec, err := s.node.cfg.Resolver.Get(ctx, s.name)
+	lost := errors.Is(err, resolver.ErrNotFound)
+	own := lost && s.disk.forgotten() != nil
 	switch {
-	case errors.Is(err, resolver.ErrNotFound) && s.disk.forgotten() != nil:
-	case errors.Is(err, resolver.ErrNotFound), err == nil && rec.Active.ID == "":
-		return s.create(ctx)
-	case err != nil:
+	case err != nil && !lost:
 		return err
+	case rec.Active.ID == "":
 	case s.disk.holds(rec):
 		return transport.Errorf(CodeExists, "migrate: host %s itself holds the state of service %s, which therefore cannot be reset",
 			s.node.self.ID, s.name)
 	case s.registrar.anyAlive(ctx, rec) == nil:
 		return transport.Errorf(CodeExists, "migrate: service %s is alive on host %s and therefore cannot be reset",
 			s.name, rec.Active.ID)
+	}
+	w, err := s.registrar.witness(ctx, rec)
+	switch {
+	case err != nil:
+		return err
+	case w != nil && w.Active:
+		return s.alive(w)
+	case w != nil && w.Copy && (!own || s.surpassed(ctx, w)):
+		return s.held(w)
+	case rec.Active.ID == "" && !own:
+		return s.become(ctx, rec, core.Create{At: time.Now().UnixMilli()})
 	}
 	return s.become(ctx, rec, resetOf(rec))
 }
@@ -127,13 +180,44 @@ func resetOf(rec resolver.Record) core.Reset {
 	return core.Reset{Record: rec, At: time.Now().UnixMilli()}
 }
 
-// resetHere makes this host active with its copy, without the uncommitted entries.
+// canResetHere reports whether this host holds a copy with which resetHere may continue. An active host may reset itself if the
+// resolver has lost the record and a member of the in-sync set is silent: otherwise nothing is committed until that member is back.
+func (s *Service) canResetHere(ctx context.Context) bool {
+	if s.board.ended() || s.board.applierNow() == nil {
+		return false
+	}
+	r := s.Status().Role
+	if r != Active && r != Recovering {
+		return true
+	}
+	alone := false
+	return s.ask(ctx, func() { alone = s.core.Alone() }) == nil && alone
+}
+
+// resetHere makes this host active with its copy, if no other host is active.
 func (s *Service) resetHere(ctx context.Context) error {
 	rec, err := s.node.cfg.Resolver.Get(ctx, s.name)
 	if err != nil && !errors.Is(err, resolver.ErrNotFound) {
 		return err
 	}
+	w, err := s.registrar.witness(ctx, rec, s.Status().Record.ISR...)
+	if err != nil {
+		return err
+	}
+	switch {
+	case w == nil:
+	case w.Active:
+		return s.alive(w)
+	case w.Copy && s.Status().Role != Halted && s.surpassed(ctx, w):
+		return s.held(w)
+	}
 	return s.become(ctx, rec, resetOf(rec))
+}
+
+// surpassed reports whether another host's copy holds later entries than the copy here.
+func (s *Service) surpassed(ctx context.Context, w *core.Answer) bool {
+	var own core.Answer
+	return s.ask(ctx, func() { own = s.core.Answer(s.node.self) }) == nil && compareCopies(w, &own) > 0
 }
 
 // Leave removes the service from this node: an active host hands over, a standby leaves the in-sync set, and the node releases its

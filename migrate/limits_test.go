@@ -246,12 +246,13 @@ func TestOneConnectionIsNotedOnce(t *testing.T) {
 		w := newWorld(t, "a", "b")
 		defer w.close()
 		a, b := w.pair(Policy{})
+		loss := a.Status().Record.Loss
 		early, ahead, many := w.raw("x", b, 1), w.raw("y", a, 1), w.raw("z", a, 1)
 		for i := range uint64(serve.MaxSessionsPerConn + 100) {
 			early.session, ahead.session, many.session = 10000+i, 20000+i, 30000+i
 			require.NoError(t, early.call(wire.MethodPark, wire.ParkParams{Service: "svc", Session: early.session}, nil))
-			require.ErrorIs(t, ahead.call(wire.MethodOpen, wire.OpenParams{Service: "svc", Session: ahead.session, Epoch: 9}, nil),
-				ErrNotActive)
+			seen := wire.OpenParams{Service: "svc", Session: ahead.session, Loss: loss, Epoch: 9}
+			require.ErrorIs(t, ahead.call(wire.MethodOpen, seen, nil), ErrNotActive)
 			if i < serve.MaxSessionsPerConn {
 				require.NoError(t, many.open(false))
 			} else {
@@ -288,10 +289,11 @@ func TestAheadStaysAhead(t *testing.T) {
 		w := newWorld(t, "a", "b")
 		defer w.close()
 		a, _ := w.pair(Policy{})
+		loss := a.Status().Record.Loss
 		r := w.raw("x", a, 7)
 		require.NoError(t, r.open(false))
-		require.ErrorIs(t, r.call(wire.MethodOpen, wire.OpenParams{Service: "svc", Session: 7, Resume: true, Epoch: 2}, nil),
-			ErrNotActive)
+		seen := wire.OpenParams{Service: "svc", Session: 7, Resume: true, Loss: loss, Epoch: 2}
+		require.ErrorIs(t, r.call(wire.MethodOpen, seen, nil), ErrNotActive)
 		_, err := r.do(1, "one")
 		require.ErrorIs(t, err, ErrNotActive)
 		_, err = r.query()

@@ -55,11 +55,12 @@ func TestMutants(t *testing.T) {
 type mutant struct {
 	about     string
 	pkg, test string            // what finds it, if it is not the simulator
+	amnesia   bool              // the simulator finds it where the resolver loses its records
 	files     map[string]string // by path from the root of the module
 }
 
 // readMutant reads a file of testdata/mutants. A line of description, and perhaps one that says "found by", a package and
-// a test, is followed by edits, each of which says
+// a test, or "found with amnesia", is followed by edits, each of which says
 //
 //	== path
 //	-- old
@@ -72,7 +73,9 @@ func readMutant(t *testing.T, root, file string) mutant {
 	about, edits, ok := strings.Cut(string(text), "\n")
 	require.True(t, ok)
 	m := mutant{about: about, files: make(map[string]string)}
-	if line, rest, _ := strings.Cut(edits, "\n"); strings.HasPrefix(line, "found by ") {
+	if line, rest, _ := strings.Cut(edits, "\n"); line == "found with amnesia" {
+		m.amnesia, edits = true, rest
+	} else if strings.HasPrefix(line, "found by ") {
 		_, err := fmt.Sscanf(line, "found by %s %s", &m.pkg, &m.test)
 		require.NoError(t, err)
 		edits = rest
@@ -119,7 +122,8 @@ func (m mutant) overlay(t *testing.T, root string) string {
 func huntMutant(t *testing.T, root string, m mutant) (seed int, found string) {
 	cmd := exec.CommandContext(t.Context(), "go", "test", m.overlay(t, root), "-vet=off", "-count=1", "-run",
 		"^TestSimulation$",
-		"-timeout=30m", ".", "-args", fmt.Sprintf("-sim.seeds=%d", *mutantSeeds), "-sim.stop=1")
+		"-timeout=30m", ".", "-args", fmt.Sprintf("-sim.seeds=%d", *mutantSeeds), "-sim.stop=1",
+		fmt.Sprintf("-sim.amnesia=%t", m.amnesia))
 	out, err := cmd.CombinedOutput()
 	if err == nil {
 		return 0, ""
@@ -128,7 +132,7 @@ func huntMutant(t *testing.T, root string, m mutant) (seed int, found string) {
 	require.NotNil(t, match, "it does not run:\n%s", out)
 	_, err = fmt.Sscan(match[1], &seed)
 	require.NoError(t, err)
-	_, err = sim.Run(sim.Options{Seed: uint64(seed)})
+	_, err = sim.Run(sim.Options{Seed: uint64(seed), Amnesia: m.amnesia})
 	require.NoError(t, err, "it is not the planted bug that was found")
 	return seed, match[0]
 }

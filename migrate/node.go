@@ -82,7 +82,9 @@ type Hooks struct {
 	// Failed is called for failures that no call returns: a snapshot that could not be taken, written or restored, a panic in a
 	// service or in Policy.Rank (an [ErrPanic], with the stack as the Data of its [transport.Error]), a call of a service's own
 	// code that does not return (an [ErrBusy]), states that differ between hosts, a service that has halted, a copy that is
-	// obsolete because the service was reset on another host. service is "" if the resolver refuses to announce the host.
+	// obsolete because the service was reset on another host, a record that the resolver has lost, which the hosts restore,
+	// or cannot restore because some do not answer (an [ErrNoHost]), a host with another [Policy], a joining host that has
+	// not restored its copy within a minute. service is "" if the resolver refuses to announce the host.
 	Failed func(service string, err error)
 }
 
@@ -147,6 +149,7 @@ type Node struct {
 	dir      *wal.Dir       // nil without NodeConfig.Dir
 	limits   machine.Limits // of the services' machines; zero except in tests
 	refused  string         // the last announcement error reported to Hooks.Failed; belongs to announceLoop
+	checked  int            // services that have checked their records; belongs to announceLoop
 
 	appliers apply.Executor // runs the services' own code
 
@@ -249,6 +252,10 @@ func (n *Node) now() time.Duration { return time.Since(n.start) }
 // when this node serves it. If it exists, the node stands by, as after [Node.Standby], unless none of the hosts that held
 // the state answers: then the error is [ErrNoHost]. A node whose own [NodeConfig.Dir] holds the state continues with it.
 //
+// Because the resolver may have lost the record, Host first asks the hosts that are present. If one of them is active, or this
+// node's directory holds the state, the node stands by: the hosts that hold the state restore the record together. If none
+// is, but one knows the service, the error is [ErrNoHost].
+//
 // After a power failure of hosts that all have a directory, they may restart in any order. The others wait for the one that
 // holds the latest state: retry Host until it has started. Only if it never returns, use [Node.Reset], which discards what
 // only that host holds.
@@ -303,10 +310,16 @@ func (n *Node) Standby(ctx context.Context, service string, fresh func() Migrata
 // [NodeConfig.Dir]. Acknowledged commands may be lost: the record's Loss increases, and all clients receive [ErrStateLost].
 // If a host that held the state still answers, or this node holds the state, the error is [ErrExists].
 //
-// On a host that has halted because other hosts died after taking over, Reset continues with the host's copy, without the
-// command that could not be committed and all entries after it. fresh and policy are then ignored.
+// On a node that already hosts the service, holds a copy and is not active, Reset continues with that copy, and ignores
+// fresh and policy: so a standby continues if the resolver has lost the record and other hosts are gone for good. It keeps
+// all that the copy holds, with two exceptions. On a host that has halted because other hosts died after taking over, it drops
+// the command that could not be committed and all entries after it. Outside the in-sync set it drops what is not known to be
+// committed.
+//
+// Reset asks the hosts that are present. If one is active, the error is [ErrExists]. If this node has no copy and another
+// host holds one, the error is [ErrNoHost], which names that host.
 func (n *Node) Reset(ctx context.Context, service string, fresh func() Migratable, policy Policy) (*Service, error) {
-	if s := n.service(service); s != nil && s.Status().Role == Halted && !s.board.ended() {
+	if s := n.service(service); s != nil && s.canResetHere(ctx) {
 		return s, n.during(ctx, s.resetHere)
 	}
 	s, err := n.add(service, fresh, policy)
@@ -477,6 +490,23 @@ func (n *Node) announceSoon() {
 	}
 }
 
+// checkSome has some of the services that are active here check that the resolver still has their records, in turn: those without
+// standbys do not check it themselves.
+func (n *Node) checkSome(names []string) {
+	for range min(len(names), checkAtOnce) {
+		n.checked++
+		if s := n.service(names[n.checked%len(names)]); s != nil && s.Status().Role == Active {
+			s.post(item{kind: itemEvent, ev: core.CheckRecord{}})
+		}
+	}
+}
+
+// checkAtOnce is the number of services that check their records with each announcement.
+const checkAtOnce = 16
+
+// announceAgain is the longest pause after a failed announcement. A resolver answers Hosts a second after its start.
+const announceAgain = 250 * time.Millisecond
+
 // announceLoop renews this host's presence at the resolver, and withdraws it at the end. It makes one announcement at a
 // time, so that none overtakes another.
 func (n *Node) announceLoop() {
@@ -503,25 +533,29 @@ func (n *Node) announceLoop() {
 			names = nil
 		}
 		n.mu.Unlock()
+		interval := n.cfg.PresenceTTL / 3
+		n.checkSome(names)
 		switch {
 		case len(names) > 0:
 			announced = true // it may have arrived even if the call fails
-			n.announce(names, n.cfg.PresenceTTL)
+			if err := n.announce(names, n.cfg.PresenceTTL); err != nil && !refusesHost(err) {
+				interval = min(interval, announceAgain)
+			}
 		case announced:
-			announced = !n.announce(nil, 0)
+			announced = n.announce(nil, 0) != nil
 		}
 		if closed {
 			return
 		}
 		if len(names) > 0 {
-			timer.Reset(n.cfg.PresenceTTL / 3)
+			timer.Reset(interval)
 		} else {
 			timer.Stop()
 		}
 	}
 }
 
-func (n *Node) announce(names []string, ttl time.Duration) bool {
+func (n *Node) announce(names []string, ttl time.Duration) error {
 	ctx, cancel := context.WithTimeout(n.ctx, n.cfg.PresenceTTL)
 	defer cancel()
 	err := n.cfg.Resolver.Announce(ctx, n.self, names, ttl)
@@ -531,16 +565,19 @@ func (n *Node) announce(names []string, ttl time.Duration) bool {
 	} else {
 		n.refused = ""
 	}
-	return err == nil
+	return err
+}
+
+// refusesHost reports whether a failed announcement requires intervention. Otherwise the resolver may be back soon.
+func refusesHost(err error) bool {
+	return errors.Is(err, resolver.ErrRefused) || errors.Is(err, resolver.ErrInvalid) ||
+		errors.Is(err, transport.ErrWrongKey) || errors.Is(err, transport.ErrVersion)
 }
 
 // unheard calls Hooks.Failed, once, for a failed announcement that requires intervention.
 func (n *Node) unheard(err error) {
-	switch {
-	case errors.Is(err, resolver.ErrRefused), errors.Is(err, resolver.ErrInvalid), errors.Is(err, transport.ErrWrongKey),
-		errors.Is(err, transport.ErrVersion):
-	default:
-		return // the resolver may soon be available again
+	if !refusesHost(err) {
+		return
 	}
 	if f := n.cfg.Hooks.Failed; f != nil && n.refused != err.Error() {
 		n.refused = err.Error()

@@ -11,6 +11,12 @@ import (
 
 // Policy configures when a service moves, where to, and how many hosts hold a copy. With the zero Policy, a service moves
 // only on demand and at shutdown, and has one standby.
+//
+// Each host applies the Policy that its own program has passed, while it is active. Pass equal policies on all hosts of a
+// service: otherwise its guarantees change with each move. If Copies or MinInSync differ, both hosts report that to
+// [Hooks].Failed and the log when one joins the other, or takes over while the other is in sync, once for each pair of policies.
+// A host that becomes active reports it again if its predecessor had another policy. A host does not know the policies that
+// others had before it started.
 type Policy struct {
 	// Every is the time after which the active host hands the service over, counted from when it became active. With 0, no
 	// timer moves the service. If no other host is present, nothing happens until the timer fires again.
@@ -26,7 +32,8 @@ type Policy struct {
 	// the service is unavailable while fewer hosts are in sync: commands and queries wait, and [Status].Suspended is true,
 	// until the missing host is heard again, has restarted and fetched a copy, or another host has replaced it. The in-sync set
 	// never shrinks below MinInSync, so a standby that leaves waits until another one has joined. With 0 or 1, the service
-	// continues with the present hosts, even with one.
+	// continues with the present hosts, even with one. Only the active host's MinInSync counts: a host with a lower one that
+	// becomes active may shrink the in-sync set at once.
 	MinInSync int
 
 	// Rank sorts the hosts that could take the service, best first, in place. It may exclude hosts by returning a shorter

@@ -83,7 +83,12 @@ func (r *registrar) candidates(ctx context.Context) ([]resolver.Host, error) {
 
 // present returns the other hosts that are present for the service.
 func (r *registrar) present(ctx context.Context) ([]resolver.Host, error) {
-	ctx, cancel := context.WithTimeout(ctx, resolverTimeout*4/5)
+	return r.presentWithin(ctx, resolverTimeout*4/5)
+}
+
+// presentWithin is present with a time limit. A resolver that has just started may take a second to learn who is present.
+func (r *registrar) presentWithin(ctx context.Context, limit time.Duration) ([]resolver.Host, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	all, err := r.node.cfg.Resolver.Hosts(ctx, r.name)
 	if err != nil {

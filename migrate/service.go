@@ -36,6 +36,7 @@ type Service struct {
 	alarm      alarm
 	guests     guests
 	divergence divergence
+	losses     lossWatch
 	leaving    bool           // Leave was called
 	lent       bool           // the goroutine that works for the loop was lent and can continue with an applier
 	here       *apply.Applier // to be run by that goroutine; nil: none
@@ -241,12 +242,13 @@ func (s *Service) publish() {
 	if c.Halted() {
 		st.Role = Halted
 	}
-	s.disk.superseded(&st.Record)
+	reported := s.disk.superseded(&st.Record)
 	old := s.board.set(st)
+	s.watchCopy(&st.Record, old.Last, reported)
 	if st.Record.Active.Same(s.node.self) {
 		s.counts.members(&old.Record, &st.Record)
 	}
-	if old.Role != st.Role || old.Record.Version != st.Record.Version {
+	if old.Role != st.Role || old.Record.Version != st.Record.Version || core.TermOf(old.Record) != core.TermOf(st.Record) {
 		s.log.Info("changed", "role", string(st.Role), "epoch", st.Record.Epoch, "active", st.Record.Active.ID, "isr", len(st.Record.ISR))
 		if f := s.node.cfg.Hooks.Changed; f != nil {
 			st := s.Status()
@@ -276,6 +278,7 @@ func (s *Service) connect(st Status) {
 // schedule publishes the state after a batch, and sets the alarm for the next deadline.
 func (s *Service) schedule() {
 	s.counts.watch(s.core, s.node.now)
+	s.watchLoss()
 	s.board.use(s.replica.Applier())
 	s.board.update(s.show)
 	at := s.core.Deadline()

@@ -59,7 +59,7 @@ func TestStrangerIsNotHeeded(t *testing.T) {
 			for _, to := range []string{"a", "b"} {
 				r := w.rogue(to, claim)
 				for typ := core.MsgAppend; typ <= core.MsgLeave; typ++ {
-					for _, term := range []core.Term{core.TermOf(rec), {Epoch: 1000}, {Loss: 1, Epoch: 1000}} {
+					for _, term := range []core.Term{core.TermOf(rec), {Loss: rec.Loss, Epoch: 1000}, {Loss: rec.Loss + 1, Epoch: 1000}} {
 						r.send(core.Msg{Type: typ, Term: term, Index: 1 << 40, Prev: 1, Record: &forged, Flag: true})
 					}
 				}

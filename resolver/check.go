@@ -14,6 +14,9 @@ import (
 const (
 	// MaxMembers limits the in-sync set of a record.
 	MaxMembers = 16
+	// RestoreStep is the least number of epochs by which a change restores a lost record. So a restore is told from other
+	// changes, and no change that was proposed before the loss can be made after it.
+	RestoreStep = MaxMembers
 	// MaxHostID limits the ID of a host, in bytes.
 	MaxHostID = 128
 
@@ -33,7 +36,7 @@ const (
 //
 // The kind of a change follows from the fields that differ:
 //
-//	create   by any host if there is no record: Epoch 1, Loss 0, Active = Proposer, ISR = {Proposer}
+//	create   by any host if there is no record: Epoch 1, any Loss, Active = Proposer, ISR = {Proposer}
 //	recreate by any host after the service was retired: Loss and Epoch one higher, Active = Proposer, ISR = {Proposer}
 //	add, remove, replace
 //	         by the active: one member of ISR other than the active changes. A replace substitutes another incarnation
@@ -45,7 +48,9 @@ const (
 //	cancel   by the active: only Proposer and Nonce change, so that an earlier change in flight fails
 //	retire   by the active, when the last host ends the service: Active is the zero Host and ISR is empty
 //	reset    by any host, dangerous: Loss and Epoch one higher, Active = Proposer, ISR = {Proposer}. The state of the
-//	         previous members is lost. If the resolver has lost the record, any Loss from 1 and any Epoch
+//	         previous members is lost. If the resolver has lost the record, any Loss and any Epoch
+//	restore  by any host, dangerous: Epoch at least [RestoreStep] higher, Loss not lower, Active = Proposer, any ISR. The
+//	         hosts that hold the state bring back a record that the resolver has lost, or of which it has an old version
 //
 // A host here is one incarnation: equal ID and Incarnation. While it is a member its Key does not change, and only the host
 // itself and the active may change its Addr. Active is in ISR.
@@ -61,16 +66,19 @@ func Check(cur *Record, next Record) error {
 // legal is [Check] for a well-formed next.
 func legal(cur *Record, next Record) error {
 	if cur == nil {
-		if next.Loss > 0 {
-			return checkFresh(next, "reset")
-		}
-		if next.Epoch != 1 {
+		switch {
+		case next.Epoch >= RestoreStep && next.Active == next.Proposer:
+			return nil
+		case next.Loss == 0 && next.Epoch != 1:
 			return refuse(next, "create it in epoch %d: the first epoch is 1", next.Epoch)
 		}
 		return checkFresh(next, "create")
 	}
 	if cur.Name != next.Name {
 		return refuse(next, "change the name %q of the record", cur.Name)
+	}
+	if isRestore(cur, next) {
+		return nil
 	}
 	if next.Loss != cur.Loss {
 		if next.Loss != cur.Loss+1 || next.Epoch != cur.Epoch+1 {
@@ -106,13 +114,24 @@ func legal(cur *Record, next Record) error {
 	return checkPromote(cur, next)
 }
 
-// isReset reports whether a legal change from cur (nil: there is no record) to next gives up the state of the members: a
-// service that lost its state, or a name whose record the resolver lost.
+// isRestore reports whether next brings back a record of which the resolver has the old version cur.
+func isRestore(cur *Record, next Record) bool {
+	return next.Loss >= cur.Loss && next.Epoch >= cur.Epoch+RestoreStep && next.Active == next.Proposer
+}
+
+// isReset reports whether a legal change from cur (nil: there is no record) to next may give up the state of the members: a
+// reset, or a restore by a host that cur does not name as a member.
 func isReset(cur *Record, next Record) bool {
-	if cur == nil {
-		return next.Loss > 0
+	switch {
+	case cur == nil:
+		return next.Epoch > 1 || len(next.ISR) > 1
+	case cur.Active.isZero():
+		return false
+	case isRestore(cur, next):
+		i := member(cur.ISR, next.Proposer)
+		return i < 0 || cur.ISR[i].Key != next.Proposer.Key
 	}
-	return next.Loss != cur.Loss && !cur.Active.isZero()
+	return next.Loss != cur.Loss
 }
 
 // checkFresh checks the common part of create, recreate and reset: the proposer starts alone.

@@ -157,6 +157,12 @@ func TestCheck(t *testing.T) {
 			ErrRefused},
 		{"reset for another", running, hostD, func(r *Record) { r.Loss, r.Epoch, r.Active, r.ISR = 2, 4, hostA, is(hostA) },
 			"only member", ErrRefused},
+		{"restore", running, hostB, func(r *Record) { r.Epoch, r.Active, r.ISR = 19, hostB, is(hostA, hostB) }, "", nil},
+		{"restore with a higher loss", running, hostD, func(r *Record) { r.Loss, r.Epoch, r.Active, r.ISR = 9, 40, hostD, is(hostD) }, "", nil},
+		{"restore for another", running, hostB, func(r *Record) { r.Epoch = 19 }, "from epoch 3 to 19", ErrRefused},
+		{"restore too near", running, hostB, func(r *Record) { r.Epoch, r.Active = 18, hostB }, "from epoch 3 to 18", ErrRefused},
+		{"restore of a lower loss", running, hostB, func(r *Record) { r.Loss, r.Epoch, r.Active = 0, 40, hostB }, "raises each by one", ErrRefused},
+		{"restore without a record", nil, hostB, func(r *Record) { r.Epoch, r.Active, r.ISR = 16, hostB, is(hostA, hostB) }, "", nil},
 		{"lower the loss", running, hostA, func(r *Record) { r.Loss = 0 }, "raises each by one", ErrRefused},
 
 		{"another name", running, hostA, func(r *Record) { r.Name = "other.com" }, "change the name", ErrRefused},

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,8 +22,8 @@ type ClientConfig struct {
 	// Server is the address of the resolver and the key that it must prove. A zero key accepts any.
 	Server transport.Peer
 
-	// Timeout limits one attempt of a call other than Watch. Then the client closes the connection and repeats the call on
-	// another one. It defaults to 1 s.
+	// Timeout limits one attempt of a call other than Watch; Hosts, which a [Server] answers late after its start, gets a
+	// second more. Then the client closes the connection and repeats the call on another one. It defaults to 1 s.
 	Timeout time.Duration
 
 	// Logger logs when the resolver does not answer. It defaults to none.
@@ -39,6 +38,9 @@ type ClientConfig struct {
 // Repeating a change is safe, because the server recognizes it, but after such an error of CompareAndSwap its outcome is
 // unknown.
 //
+// A client that has announced a host dials at once when it loses the connection, and repeats the announcement for the rest
+// of its ttl. It then pauses less than a second between dials. So a [Server] that restarts knows the hosts within a second.
+//
 // Errors that the server replied are returned at once. So are [transport.ErrWrongKey] and [transport.ErrVersion], which a
 // further attempt would not change. The next call dials again.
 type Client struct {
@@ -49,12 +51,14 @@ type Client struct {
 	stopped context.Context
 	wait    sync.WaitGroup // the dialling goroutine, and one for each connection until Closed is called
 
-	mu      sync.Mutex // guards the fields below
-	conn    *clientConn
-	dialing *dial               // nil: no dial in progress
-	failed  int                 // dials that failed since the last one that did not
-	known   map[string]listSent // by host ID: the announcements that the server has accepted
-	closed  bool
+	mu       sync.Mutex // guards the fields below
+	conn     *clientConn
+	dialing  *dial               // nil: no dial in progress
+	failed   int                 // dials that failed since the last one that did not
+	known    map[string]listSent // by host ID: the announcements that the server has accepted
+	present  time.Time           // the end of the last announcement to expire, accepted or not
+	renewing bool                // renewAll runs
+	closed   bool
 }
 
 // clientConn is a connection and its handler. Client.mu guards its fields.
@@ -74,9 +78,14 @@ type dial struct {
 
 // listSent is an announcement that the server has accepted.
 type listSent struct {
-	host   Host
-	digest [sha256.Size]byte
+	host     Host
+	digest   [sha256.Size]byte
+	services []string // sorted, not changed
+	until    time.Time
 }
+
+// same reports whether l and o announce the same.
+func (l *listSent) same(o *listSent) bool { return l.host == o.host && l.digest == o.digest }
 
 var errClientClosed = transport.Errorf(transport.CodeClosed, "the client is closed")
 
@@ -84,7 +93,8 @@ const (
 	dialTimeout = 5 * time.Second // longer than Timeout: after a restart many clients connect at once
 	minPause    = 20 * time.Millisecond
 	maxPause    = time.Second
-	maxKnown    = 64 // hosts whose announcements a client remembers; it sends the lists of others each time
+	hostPause   = 500 * time.Millisecond // of a client with hosts: 1.5 times this is below hostsDelay
+	maxKnown    = 64                     // hosts whose announcements a client remembers; it sends other lists each time
 )
 
 // NewClient returns a client that connects when it is first used.
@@ -174,79 +184,6 @@ func (c *Client) Watch(ctx context.Context, name string, after uint64) (Record, 
 	return record(what, data, err)
 }
 
-// Announce implements [Resolver]. It does not resend a list of services that the server knows.
-func (c *Client) Announce(ctx context.Context, h Host, services []string, ttl time.Duration) error {
-	if err := CheckAnnouncement(h, services, ttl); err != nil {
-		return err
-	}
-	if ttl == 0 {
-		services = nil
-	} else {
-		services = slices.Clone(services)
-		slices.Sort(services)
-		services = slices.Compact(services)
-	}
-	sent := listSent{host: h, digest: digestOf(services)}
-	p := announceParams{Host: h, TTL: wireTTL(ttl), Digest: sent.digest[:]}
-	what := "announce host " + h.ID
-
-	c.mu.Lock()
-	known := c.known[h.ID] == sent
-	c.mu.Unlock()
-	if known && ttl > 0 {
-		p.Part, p.Services = partRenew, []string{}
-		data, err := c.call(ctx, what, methodAnnounce, p)
-		if err != nil {
-			return err
-		}
-		if err := transport.Unmarshal(data, &known); err != nil {
-			return fmt.Errorf("resolver: %s: the answer: %w", what, err)
-		}
-		if known {
-			return nil
-		}
-	}
-
-	// The parts of two lists of one host must not mix.
-	select {
-	case c.list <- struct{}{}:
-		defer func() { <-c.list }()
-	case <-ctx.Done():
-		return fmt.Errorf("resolver: %s: %w", what, ctx.Err())
-	}
-	var parts [][]byte
-	for last := false; !last; {
-		var n int
-		n, last = nextPart(services)
-		p.Part, p.Services = partMore, append([]string{}, services[:n]...)
-		if last {
-			p.Part = partLast
-		}
-		services = services[n:]
-		part, err := transport.Marshal(p)
-		if err != nil {
-			return fmt.Errorf("resolver: %s: %w", what, err)
-		}
-		parts = append(parts, part)
-	}
-	// All parts use one connection. If it breaks, the list is sent again from the start.
-	_, err := c.retry(ctx, what, func(conn *clientConn) (result []byte, err error) {
-		for _, part := range parts {
-			if result, err = c.attempt(ctx, conn, methodAnnounce, part); err != nil {
-				return nil, err
-			}
-		}
-		return result, nil
-	})
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.known, h.ID)
-	if err == nil && ttl > 0 && len(c.known) < maxKnown {
-		c.known[h.ID] = sent
-	}
-	return err
-}
-
 // Hosts implements [Resolver].
 func (c *Client) Hosts(ctx context.Context, name string) ([]Host, error) {
 	if err := CheckName(name); err != nil {
@@ -305,11 +242,15 @@ func (c *Client) call(ctx context.Context, what, method string, v any) ([]byte, 
 
 // attempt makes a call once. If no answer arrives in time, it closes the connection: the host may have vanished.
 func (c *Client) attempt(ctx context.Context, conn *clientConn, method string, params []byte) ([]byte, error) {
-	tctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
+	limit := c.cfg.Timeout
+	if method == methodHosts {
+		limit += hostsDelay
+	}
+	tctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	result, err := conn.Call(tctx, method, params)
 	if err != nil && tctx.Err() != nil && ctx.Err() == nil {
-		err = fmt.Errorf("no answer from %s within %v", c.cfg.Server.Addr, c.cfg.Timeout)
+		err = fmt.Errorf("no answer from %s within %v", c.cfg.Server.Addr, limit)
 		c.drop(conn)
 		conn.Close()
 	}
@@ -344,7 +285,7 @@ func (c *Client) retry(ctx context.Context, what string, try func(*clientConn) (
 			last = err
 			if dialed { // otherwise the next dial waits, for all callers
 				failed++
-				pause(failed, ctx.Done(), c.stopped.Done())
+				pause(failed, c.maxPause(), ctx.Done(), c.stopped.Done())
 			}
 		}
 		if end := ctx.Err(); end != nil {
@@ -371,14 +312,24 @@ func answered(what string, e *transport.Error) error {
 	return fmt.Errorf("resolver: %s: %w", what, &short)
 }
 
-// pause waits before the next attempt, longer after each failure. The channels end it early.
-func pause(failed int, end, stop <-chan struct{}) {
+// maxPause is the average of the longest pauses.
+func (c *Client) maxPause() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if time.Now().Before(c.present) {
+		return hostPause
+	}
+	return maxPause
+}
+
+// pause waits before the next attempt, longer after each failure, on average at most for most. The channels end it early.
+func pause(failed int, most time.Duration, end, stop <-chan struct{}) {
 	if failed == 0 {
 		return
 	}
-	d := maxPause
+	d := most
 	if failed < 7 {
-		d = min(minPause<<(failed-1), maxPause)
+		d = min(minPause<<(failed-1), most)
 	}
 	timer := time.NewTimer(d/2 + rand.N(d))
 	defer timer.Stop()
@@ -423,7 +374,7 @@ func (c *Client) connect(ctx context.Context) (*clientConn, error) {
 // dial connects for the callers that wait for d. failed is the number of failed dials before.
 func (c *Client) dial(d *dial, failed int) {
 	defer close(d.done)
-	pause(failed, nil, c.stopped.Done())
+	pause(failed, c.maxPause(), nil, c.stopped.Done())
 	ctx, cancel := context.WithTimeout(c.stopped, dialTimeout)
 	defer cancel()
 	conn := &clientConn{client: c}
@@ -492,27 +443,7 @@ func (cc *clientConn) Closed(transport.Conn, error) {
 	defer c.mu.Unlock()
 	cc.gone = true
 	if cc.counted {
+		c.renewSoon()
 		c.wait.Done()
 	}
-}
-
-// nextPart returns how many of the services fit in the next part of an announcement, and whether it is the last.
-func nextPart(services []string) (n int, last bool) {
-	size := 0
-	for ; n < len(services) && n < partNames; n++ {
-		if size += len(services[n]) + 3; size > partBytes {
-			break
-		}
-	}
-	return n, n == len(services)
-}
-
-// digestOf returns a digest of a sorted list of services.
-func digestOf(services []string) (sum [sha256.Size]byte) {
-	h := sha256.New()
-	for _, name := range services {
-		h.Write(append([]byte(name), 0)) // No name contains a zero byte.
-	}
-	h.Sum(sum[:0])
-	return sum
 }

@@ -14,6 +14,7 @@ import (
 // serve starts a server and returns where it listens.
 func serve(t testing.TB, cfg resolver.ServerConfig, addr string) transport.Peer {
 	t.Helper()
+	cfg.HostsDelay(-1)
 	s, err := resolver.NewServer(cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() { s.Close() })

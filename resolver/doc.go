@@ -21,10 +21,13 @@
 // # Guarantees
 //
 // Reads are linearizable: a Get that begins after a change was answered returns that change. An acknowledged change is
-// durable: the Server forces its file to the disk before it answers, and refuses to start from a damaged file. If records
-// are lost all the same, for instance because the file was deleted, Generation has another value, and changes based on lost
-// records fail with [ErrAmnesia]. A reset, as [Check] describes it, restores a lost name above every (Loss, Epoch) that was
-// ever used for it. Presence is not stored: hosts renew it, and a restarted Server learns it from them.
+// durable: the Server forces its file to the disk before it answers, and refuses to start from a damaged file. Presence is
+// not stored: hosts renew it, and a restarted Server learns it from them before it answers the first call of Hosts.
+//
+// If records are lost all the same, for instance because the file was deleted or comes from a backup, the hosts of a running
+// service bring its record back. They restore it, as [Check] describes it, in an epoch far above those that were used. If
+// the file was missing, the Generation has another value, and changes based on lost records fail with [ErrAmnesia]. If the
+// hosts have lost the state as well, a reset begins the name anew, above every (Loss, Epoch) that was ever used for it.
 //
 // The wire and file formats are described in PROTOCOL.md in this directory
 // (https://github.com/roam-go/roam/blob/main/resolver/PROTOCOL.md).

@@ -32,7 +32,7 @@ func FuzzServer(f *testing.F) {
 	f.Add(byte(4), fuzzMarshal(f, announceParams{Host: h, TTL: 1, Part: partMore, Services: []string{"x"}}), byte(4),
 		[]byte{0xc0})
 	f.Fuzz(func(t *testing.T, m1 byte, p1 []byte, m2 byte, p2 []byte) {
-		inBubble(t, ServerConfig{}, func(t *testing.T, w *world) {
+		inBubble(t, ServerConfig{limits: limits{hostsDelay: -1}}, func(t *testing.T, w *world) {
 			conn := w.dial("a")
 			ss := w.server.accept(conn).(*session)
 			asked, answered := 0, 0

@@ -39,7 +39,9 @@ type Resolver interface {
 	// [ErrRefused] while the later one is present.
 	Announce(ctx context.Context, h Host, services []string, ttl time.Duration) error
 
-	// Hosts returns the hosts with an unexpired announcement of the name, ordered by ID.
+	// Hosts returns the hosts with an unexpired announcement of the name, ordered by ID. A resolver that does not store
+	// presence answers only when the hosts have had time to announce themselves after its start: a [Server] a second after
+	// that. Give the call a deadline of more than that.
 	Hosts(ctx context.Context, name string) ([]Host, error)
 }
 
@@ -80,14 +82,17 @@ type Record struct {
 
 	// Name is the name of the service.
 	Name string
-	// Generation identifies the data of the resolver. It changes when a resolver starts without its records.
+	// Generation identifies the data of the resolver. It changes when a resolver starts without its records. Hosts then bring
+	// the records of running services back.
 	Generation uint64
 	// Version grows by one with each change.
 	Version uint64
-	// Loss grows each time the service is restarted without its state: by one, or by more if the resolver had lost the
-	// record. Commands acknowledged under a lower Loss may be lost.
+	// Loss identifies a beginning of the service, and is higher for a later one. If the resolver knows nothing of the
+	// service, a host draws it from the clock: milliseconds times 1024, plus a number of the host. When a known record is
+	// reset or recreated, it grows by one. Commands acknowledged under a lower Loss may be lost.
 	Loss uint64
-	// Epoch counts the terms. It grows by one whenever another incarnation becomes active, and never decreases.
+	// Epoch counts the terms. It begins with 1, grows by one whenever another incarnation becomes active, and never decreases
+	// while Loss stays the same. It grows by [RestoreStep] or more when the hosts restore a record that the resolver has lost.
 	Epoch uint64
 	// Active is the host that serves. It is the zero Host if the service was retired.
 	Active Host

@@ -25,8 +25,10 @@ type ServerConfig struct {
 	// everyone. It is called from several goroutines and must not block.
 	Allow func(service string, key transport.Key) bool
 
-	// AllowReset reports whether the holder of a key may also reset a running or lost service, which loses its state (see
-	// [Check]). nil allows everyone that Allow allows. It must not block.
+	// AllowReset reports whether the holder of a key may also make a change that can discard a service's state (see
+	// [Check]): a reset, a restore by a host that the present record does not name as a member, and a restore of a missing
+	// record. nil allows everyone that Allow allows. Without the right, the hosts of a service cannot restore a record that
+	// the server has lost. It must not block.
 	AllowReset func(service string, key transport.Key) bool
 
 	// MaxRecords limits the services with a record. It defaults to 65,536. Beyond it, creating a record fails with
@@ -45,6 +47,8 @@ type limits struct {
 	watches int // watches in progress on one connection; watchedBy times as many on all together
 	hosts   int // hosts present
 	names   int // services that all present hosts together announce
+
+	hostsDelay time.Duration // how long calls of Hosts are held at the start; negative: not at all
 }
 
 func (l *limits) fill() {
@@ -52,10 +56,14 @@ func (l *limits) fill() {
 	l.watches = cmp.Or(l.watches, 1<<16)
 	l.hosts = cmp.Or(l.hosts, 1<<10)
 	l.names = cmp.Or(l.names, 1<<21)
+	l.hostsDelay = cmp.Or(l.hostsDelay, hostsDelay)
 }
 
-// Server is a name service for [Client] values. It stores the records in a file. It does not store presence, which hosts renew.
-// It is safe for concurrent use.
+// Server is a name service for [Client] values. It stores the records in a file. It is safe for concurrent use.
+//
+// The Server does not store presence, which hosts renew. In the first second after it has begun to listen, it holds calls of
+// Hosts and answers them when that second has passed: until then, a [Client] announces its hosts again. Other calls do not
+// wait.
 //
 // The Server writes the whole file for each change, or once for all changes that arrive during a write. With a thousand
 // services this takes a few milliseconds on a fast disk.
@@ -64,6 +72,8 @@ type Server struct {
 	store *store
 	file  *stateFile // nil: none
 	done  chan struct{}
+	stop  chan struct{} // closed when Close begins
+	early early
 
 	watching atomic.Int64 // watches of all connections
 
@@ -71,7 +81,7 @@ type Server struct {
 	listeners []transport.Listener
 	conns     map[transport.Conn]struct{}
 	closing   bool
-	sessions  sync.WaitGroup // one for each of conns
+	sessions  sync.WaitGroup // one for each of conns, and one for awaitHosts
 	err       error          // why done was closed
 
 	closed sync.Once
@@ -92,9 +102,13 @@ func newServer(cfg ServerConfig, fsys filesystem) (*Server, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{cfg: cfg, store: newStore(), done: make(chan struct{}), conns: make(map[transport.Conn]struct{})}
+	s := &Server{
+		cfg: cfg, store: newStore(), done: make(chan struct{}), stop: make(chan struct{}),
+		conns: make(map[transport.Conn]struct{}),
+	}
 	s.store.maxRecords, s.store.limits = cmp.Or(cfg.MaxRecords, defaultMaxRecords), cfg.limits
 	s.store.allowReset = cfg.AllowReset
+	s.early.over = cfg.limits.hostsDelay < 0
 	if cfg.File != "" {
 		file, records, err := openFile(fsys, cfg.File)
 		if err != nil {
@@ -143,6 +157,9 @@ func (s *Server) Listen(addr string) (string, error) {
 	closing := s.closing
 	if !closing {
 		s.listeners = append(s.listeners, l)
+		if len(s.listeners) == 1 {
+			s.sessions.Go(s.awaitHosts)
+		}
 	}
 	s.mu.Unlock()
 	if closing {
@@ -193,6 +210,7 @@ func (s *Server) Close() error {
 		s.closing = true
 		listeners := s.listeners
 		s.mu.Unlock()
+		close(s.stop)
 		for _, l := range listeners {
 			l.Close()
 		}

@@ -183,6 +183,26 @@ func TestServerRights(t *testing.T) {
 		lost.Loss, lost.Epoch = 5, 50
 		_, err = ca.CompareAndSwap(ctx, 0, lost)
 		require.ErrorIs(t, err, ErrRefused)
+
+		// So do a restore of a missing record and a restore by a host that the record does not name. A member needs none.
+		restore := func(c *Client, name string, expect uint64, loss, epoch uint64, by Host, isr ...Host) error {
+			next := recordBy(name, by, epoch)
+			next.Loss, next.Epoch, next.ISR = loss, epoch, isr
+			_, err := c.CompareAndSwap(ctx, expect, next)
+			return err
+		}
+		err = restore(ca, "lost.com", 0, 0, 50, a, a, b)
+		require.ErrorIs(t, err, ErrRefused)
+		require.ErrorContains(t, err, "no right to")
+		require.ErrorIs(t, restore(ca, "lost.com", 0, 7, 50, a, a), ErrRefused)
+		_, err = ca.CompareAndSwap(ctx, 0, func() Record { r := recordBy("new.com", a, 1); r.Loss = 7 << 40; return r }())
+		require.NoError(t, err, "to create a service takes no such right")
+		require.NoError(t, restore(ca, "new.com", 1, 7<<40, 50, a, a, b), "a member")
+		require.NoError(t, restore(cb, "open.com", r.Version+1, 2, 50, b, b), "a stranger with the right")
+		err = restore(ca, "open.com", r.Version+2, 2, 100, a, a, b)
+		require.ErrorIs(t, err, ErrRefused)
+		require.ErrorContains(t, err, "no right to")
+		require.NoError(t, restore(cb, "open.com", r.Version+2, 2, 100, b, b, a))
 		require.NotZero(t, asked["closed.com"])
 	})
 }

@@ -73,11 +73,7 @@ func (ss *session) Handle(_ transport.Conn, r *transport.Request) {
 		}
 	case methodHosts:
 		if p, ok := params[nameParams](r); ok {
-			hs, err := ss.server.store.hostsOf(p.Name)
-			if hs == nil {
-				hs = []Host{}
-			}
-			reply(r, hs, err)
+			ss.hosts(hostsCall{r, p.Name})
 		}
 	default:
 		r.Reply(nil, transport.Errorf(transport.CodeNoMethod, "resolver: no method %.100q", r.Method))
@@ -93,6 +89,20 @@ func (ss *session) Closed(transport.Conn, error) {
 		ss.unwatch(id)
 	}
 	ss.server.leave(ss.conn)
+}
+
+// hosts answers a call of Hosts, later if the server has just started.
+func (ss *session) hosts(c hostsCall) {
+	if CheckName(c.name) == nil {
+		switch held, err := ss.server.early.hold(c, watchedBy*ss.server.cfg.limits.watches); {
+		case held:
+			return
+		case err != nil:
+			c.req.Reply(nil, err)
+			return
+		}
+	}
+	ss.server.replyHosts(c)
 }
 
 func (ss *session) cas(r *transport.Request, p casParams) {

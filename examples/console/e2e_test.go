@@ -342,7 +342,7 @@ func TestStartErrors(t *testing.T) {
 		require.NotEmpty(t, console.stderr())
 	}
 	flags := startDNS(t)
-	dns := start(t, "dns", "-port", flags[1])
+	dns := start(t, "dns", "-port", flags[1], "-state", "")
 	require.Equal(t, 1, dns.end())
 	require.Contains(t, dns.stderr(), "the port of localhost:"+flags[1]+" is in use")
 }

@@ -3,9 +3,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"strconv"
 
 	"github.com/roam-go/roam/examples/internal/cli"
@@ -23,7 +25,8 @@ func run() int {
 	fs := cli.NewFlagSet("dns", about, os.Stderr)
 	ip := fs.String("ip", "localhost", "`address` to listen on")
 	port := fs.Int("port", 8000, "`port` to listen on; 0 chooses a free port")
-	state := fs.String("state", "", "`file` that keeps the names across restarts; empty: names are kept in memory only")
+	state := fs.String("state", "", "`file` that keeps the names across restarts; \"\" keeps them in memory; defaults to "+
+		"roam/dns-PORT.records in the user's configuration directory, with -port 0 to none")
 	identity := fs.String("identity", "", "`file` with the key of this DNS, created if it does not exist; defaults to the "+
 		"-state file name with suffix .key, or to a new key at each start")
 	insecure := fs.Bool("insecure", false, "disable encryption and keys; all processes must use the same setting")
@@ -38,7 +41,15 @@ func run() int {
 		return fail(2, "-port is %d, want 0 to 65535", *port)
 	case *insecure && *identity != "":
 		return fail(2, "-identity and -insecure are mutually exclusive: without encryption there are no keys")
-	case *identity == "" && *state != "" && !*insecure:
+	}
+	if !cli.Given(fs, "state") {
+		file, err := defaultState(*port)
+		if err != nil {
+			return fail(1, "%s; set another file with -state, or none with -state \"\"", cli.Reason(err))
+		}
+		*state = file
+	}
+	if *identity == "" && *state != "" && !*insecure {
 		*identity = *state + ".key"
 	}
 	log := (&cli.Flags{Verbose: *verbose}).Logger(os.Stderr)
@@ -47,6 +58,11 @@ func run() int {
 		return fail(1, "%s", cli.Reason(err))
 	}
 	defer tr.Close()
+	empty := true
+	if *state != "" {
+		_, err := os.Stat(*state)
+		empty = errors.Is(err, os.ErrNotExist)
+	}
 	server, err := resolver.NewServer(resolver.ServerConfig{Transport: tr, File: *state, Logger: log})
 	if err != nil {
 		return fail(1, "%s", cli.Reason(err))
@@ -62,8 +78,13 @@ func run() int {
 	if key := tr.Key(); !key.IsZero() {
 		fmt.Printf("dns: key %s (pin it with -dns_key)\n", key)
 	}
+	if empty {
+		fmt.Println("dns: no names are known yet; services that are running bring theirs back")
+	}
 	if *state == "" {
 		fmt.Println("dns: names are kept in memory only; -state FILE keeps them across restarts")
+	} else {
+		fmt.Printf("dns: names are kept in %s\n", *state)
 	}
 	if host, p, err := net.SplitHostPort(at); err == nil {
 		if own := addresses(net.ParseIP(host)); len(own) > 0 {
@@ -81,6 +102,20 @@ func run() int {
 	case err := <-failed:
 		return fail(1, "%s", cli.Reason(err))
 	}
+}
+
+// defaultState returns the default file for names, and creates its directory. The port tells several DNSs of one user apart.
+// If the port is chosen anew at each start, or the user has no configuration directory, there is no default.
+func defaultState(port int) (string, error) {
+	dir, err := os.UserConfigDir()
+	if port == 0 || err != nil {
+		return "", nil
+	}
+	dir = filepath.Join(dir, "roam")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, fmt.Sprintf("dns-%d.records", port)), nil
 }
 
 // addresses returns the network addresses of a listener on ip; none if it is reachable from this machine only.

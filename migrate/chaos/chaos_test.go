@@ -83,6 +83,7 @@ func TestFlags(t *testing.T) {
 		{[]string{"-hosts", "1"}, "chaos: -hosts is 1, want 2 or more"},
 		{[]string{"-standbys", "3"}, "chaos: -standbys is 3, want 1 to 2"},
 		{[]string{"-clients", "1"}, "chaos: -clients is 1 and -procs 2"},
+		{[]string{"-scenario", "names", "-only", "moon"}, `chaos: -only is "moon", want a part of one of empty, older, clone`},
 		{[]string{"extra"}, `chaos: "extra" is not a flag`},
 	} {
 		var out bytes.Buffer

@@ -22,6 +22,7 @@ import (
 //	(g) the log has only commands that were sent
 //	(h) the hosts' states follow from the log
 //	(i) a query sees all commands acknowledged before it was sent, and none sent after its answer
+//	(j) there is one service, with one active host in each epoch
 //
 // It is safe for concurrent use.
 type checker struct {
@@ -30,9 +31,12 @@ type checker struct {
 	known   int                 // number of known entries of log
 	at      map[uint32][]uint64 // by client: the position of each command, by Seq-1; 0: unknown
 	acks    []ack
-	last    map[uint32]uint64 // by client: the position of its latest acknowledged command
-	seen    map[uint32]uint64 // by observer: the latest event
-	killed  map[uint32]bool   // clients that cannot report what they have sent
+	last    map[uint32]uint64    // by client: the position of its latest acknowledged command
+	seen    map[uint32]uint64    // by observer: the latest event
+	killed  map[uint32]bool      // clients that cannot report what they have sent
+	epochs  map[[2]uint64]string // the active host of each Loss and epoch
+	loss    uint64               // of the service; 0: not known yet
+	resets  bool                 // a reset is under way, or has not been seen yet
 	gaps    int
 	queries int
 	wrong   []string
@@ -42,6 +46,7 @@ func newChecker() *checker {
 	return &checker{
 		at: make(map[uint32][]uint64), last: make(map[uint32]uint64),
 		seen: make(map[uint32]uint64), killed: make(map[uint32]bool),
+		epochs: make(map[[2]uint64]string),
 	}
 }
 
@@ -161,6 +166,32 @@ func (k *checker) forget(first uint32, n int) {
 	for i := range n {
 		k.killed[first+uint32(i)] = true
 	}
+}
+
+// serves records that a host is active: (j).
+func (k *checker) serves(host string, loss, epoch uint64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	switch {
+	case loss == k.loss:
+	case k.loss == 0 || k.resets && loss > k.loss:
+		k.loss, k.resets = loss, false
+	case loss < k.loss: // reported late, or deposed
+	default:
+		k.failf(0, "host %s is active in a second service: its Loss is %d, not %d (j)", host, loss, k.loss)
+	}
+	at := [2]uint64{loss, epoch}
+	if other := k.epochs[at]; other != "" && other != host {
+		k.failf(0, "hosts %s and %s are both active in epoch %d (j)", other, host, epoch)
+	}
+	k.epochs[at] = host
+}
+
+// expectReset records that the service is about to be reset.
+func (k *checker) expectReset() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.resets = true
 }
 
 // length is the number of known positions of the log.

@@ -96,6 +96,24 @@ func TestChecker(t *testing.T) {
 	}
 }
 
+// There is one service, with one active host in each epoch, and a new Loss only after a reset.
+func TestCheckerServes(t *testing.T) {
+	k := newChecker()
+	k.serves("h1", 7, 1)
+	k.serves("h2", 7, 2)
+	k.serves("h1", 7, 1)
+	k.expectReset()
+	k.serves("h2", 9, 1)
+	k.serves("h1", 7, 3) // reported late
+	require.Empty(t, k.violations())
+	k.serves("h3", 7, 2)
+	require.Len(t, k.violations(), 1)
+	require.Contains(t, k.violations()[0], "hosts h2 and h3 are both active in epoch 2 (j)")
+	k.serves("h3", 11, 1)
+	require.Len(t, k.violations(), 2)
+	require.Contains(t, k.violations()[1], "host h3 is active in a second service")
+}
+
 // Concurrent commands may be in any order.
 func TestCheckerConcurrent(t *testing.T) {
 	h := goodHistory()

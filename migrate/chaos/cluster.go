@@ -37,10 +37,12 @@ type cluster struct {
 	addrs    map[string]string // of the listening processes, by ID
 	sayf     func(format string, args ...any)
 	trapped  chan struct{} // receives when a host is in its trap
+	records  string        // name of the resolver's file
 
 	mu    sync.Mutex // guards what follows
 	moves []moved
 	notes map[string]int
+	alone map[string]string // hosts that report that only a person can decide, and the report
 }
 
 // host is a host with its consecutive processes.
@@ -53,7 +55,7 @@ func newCluster(cfg config, sayf func(string, ...any)) (*cluster, error) {
 	c := &cluster{
 		cfg: cfg, rnd: rand.New(rand.NewPCG(cfg.seed, 1)), check: newChecker(), meter: newMeter(),
 		addrs: make(map[string]string), notes: make(map[string]int), sayf: sayf, starter: newStarter(),
-		trapped: make(chan struct{}, len(hostIDs(cfg.hosts))),
+		trapped: make(chan struct{}, len(hostIDs(cfg.hosts))), records: recordsName, alone: make(map[string]string),
 	}
 	if cfg.proxies {
 		c.net = newNetwork()
@@ -135,7 +137,7 @@ func share(total, n, i int) int { return total*(i+1)/n - total*i/n }
 func (c *cluster) setup(role, id string) (setup, error) {
 	s := setup{
 		Role: role, ID: id, Dir: c.cfg.dir, Service: service, Listen: c.addrs[id], Resolver: c.addrs[resolverID],
-		Durable:  c.cfg.durable,
+		Durable: c.cfg.durable, Records: c.records,
 		Insecure: c.cfg.insecure, Standbys: c.cfg.standbys, EventBytes: c.cfg.events, Ballast: c.cfg.ballast,
 		Apply: c.cfg.apply, Stall: c.cfg.stall, Beside: c.cfg.scenario == "stuck",
 	}
@@ -158,12 +160,15 @@ func (c *cluster) startResolver() error {
 	return err
 }
 
-func (c *cluster) startHost(h *host, create bool) error {
+func (c *cluster) startHost(h *host, create bool) error { return c.startHostAs(h, create, false) }
+
+// startHostAs starts a host, which creates the service, calls Host until it succeeds, or stands by.
+func (c *cluster) startHostAs(h *host, create, newcomer bool) error {
 	s, err := c.setup("host", h.id)
 	if err != nil {
 		return err
 	}
-	s.Create = create
+	s.Create, s.Newcomer = create, newcomer
 	if c.net != nil {
 		if err := c.net.refuse(h.id, false); err != nil {
 			return err
@@ -192,7 +197,13 @@ func (c *cluster) take(p *process, rep *report) {
 	if rep.Note != "" {
 		c.mu.Lock()
 		c.notes[p.ID+": "+rep.Note]++
+		if rep.Alone {
+			c.alone[p.ID] = rep.Note
+		}
 		c.mu.Unlock()
+	}
+	if st := rep.Status; st != nil && rep.ID == 0 && st.Role == migrate.Active {
+		c.check.serves(p.ID, st.Loss, st.Epoch)
 	}
 	if rep.Caught {
 		select {
@@ -474,7 +485,7 @@ func makeDir(dir string) (string, error) {
 		err = os.MkdirAll(abs, 0o700)
 	}
 	if err == nil {
-		err = os.RemoveAll(recordsFile(abs)) // of an earlier run
+		err = os.RemoveAll(filepath.Join(abs, recordsName)) // of an earlier run
 	}
 	return abs, err
 }

@@ -6,25 +6,32 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/roam-go/roam/migrate"
 	"github.com/roam-go/roam/resolver"
+	"github.com/roam-go/roam/transport"
 )
 
 const resolverID = "resolver"
 
-func recordsFile(dir string) string { return filepath.Join(dir, "records") }
+// recordsName is the name of the resolver's file, unless a scenario gives it another one.
+const recordsName = "records"
 
 type resolverRole struct {
 	*child
 	server *resolver.Server
+	doors  doors
 }
 
 func (r *resolverRole) start(context.Context) (string, error) {
+	r.doors.Transport = r.tr
 	server, err := resolver.NewServer(resolver.ServerConfig{
-		Transport: r.tr, File: recordsFile(r.Dir), Logger: r.log,
+		Transport: &r.doors, File: filepath.Join(r.Dir, r.Records), Logger: r.log,
 	})
 	if err != nil {
 		return "", err
@@ -34,7 +41,36 @@ func (r *resolverRole) start(context.Context) (string, error) {
 }
 
 func (r *resolverRole) order(o *order, _ *report) error {
+	if o.Op == "unlisten" {
+		r.doors.close()
+		return nil
+	}
 	return fmt.Errorf("a resolver does not handle the order %q", o.Op)
+}
+
+// doors is a transport that can stop accepting connections while the accepted ones stay.
+type doors struct {
+	transport.Transport
+	mu   sync.Mutex // guards open
+	open []transport.Listener
+}
+
+func (d *doors) Listen(addr string, accept func(transport.Conn) transport.Handler) (transport.Listener, error) {
+	l, err := d.Transport.Listen(addr, accept)
+	if err == nil {
+		d.mu.Lock()
+		d.open = append(d.open, l)
+		d.mu.Unlock()
+	}
+	return l, err
+}
+
+func (d *doors) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, l := range d.open {
+		l.Close()
+	}
 }
 
 func (r *resolverRole) close() { r.server.Close() }
@@ -44,9 +80,12 @@ type hostRole struct {
 	trap    *trap
 	board   board
 	node    *migrate.Node
-	service *migrate.Service
-	beside  *migrate.Service // nil: there is none
+	service atomic.Pointer[migrate.Service] // nil: not hosted yet
+	beside  *migrate.Service                // nil: there is none
 	stuck   atomic.Bool
+	reset   func(context.Context) error
+	joins   sync.WaitGroup // of a newcomer
+	giveUp  func()         // nil: not a newcomer
 }
 
 func (h *hostRole) start(ctx context.Context) (string, error) {
@@ -69,13 +108,25 @@ func (h *hostRole) start(ctx context.Context) (string, error) {
 		return l
 	}
 	policy := migrate.Policy{Copies: h.Standbys + 1, EventBytes: h.EventBytes}
+	h.reset = func(ctx context.Context) error {
+		_, err := node.Reset(ctx, h.Service, fresh, policy)
+		return err
+	}
+	if h.Newcomer {
+		var joining context.Context
+		joining, h.giveUp = context.WithCancel(context.Background())
+		h.joins.Go(func() { h.join(joining, fresh, policy) })
+		return node.Self().Addr, nil
+	}
 	take := node.Standby
 	if h.Create {
 		take = node.Host
 	}
-	if h.service, err = take(ctx, h.Service, fresh, policy); err != nil {
+	s, err := take(ctx, h.Service, fresh, policy)
+	if err != nil {
 		return "", err
 	}
+	h.service.Store(s)
 	if h.Beside {
 		other := func() migrate.Migratable { return newLedger(new(board), 0) }
 		if h.beside, err = take(ctx, beside, other, policy); err != nil {
@@ -83,6 +134,23 @@ func (h *hostRole) start(ctx context.Context) (string, error) {
 		}
 	}
 	return node.Self().Addr, nil
+}
+
+// join calls Host until it succeeds, as a program does.
+func (h *hostRole) join(ctx context.Context, fresh func() migrate.Migratable, policy migrate.Policy) {
+	for {
+		s, err := h.node.Host(ctx, h.Service, fresh, policy)
+		if err == nil {
+			h.service.Store(s)
+			return
+		}
+		h.log.Warn("Host failed", "err", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
 }
 
 func (h *hostRole) changed(st migrate.Status) {
@@ -106,16 +174,20 @@ func (h *hostRole) status(st migrate.Status) *statusReport {
 // failed records an error. Failed fetches of copies are expected when processes die; all other errors are not.
 func (h *hostRole) failed(_ string, err error) {
 	rep := report{Note: err.Error()}
-	if h.service != nil && h.service.Status().Role == migrate.Halted {
+	if s := h.service.Load(); s != nil && s.Status().Role == migrate.Halted {
 		rep.Wrong = err.Error()
 	}
+	rep.Alone = strings.Contains(rep.Note, "Node.Reset on host "+h.ID+" continues")
 	h.out.send(rep)
 }
 
 func (h *hostRole) order(o *order, rep *report) error {
-	service := h.service
+	service := h.service.Load()
 	if o.Service != "" {
 		service = h.beside
+	}
+	if service == nil && slices.Contains([]string{"handoff", "state"}, o.Op) {
+		return fmt.Errorf("host %s does not host the service yet", h.ID)
 	}
 	switch o.Op {
 	case "stick":
@@ -130,6 +202,10 @@ func (h *hostRole) order(o *order, rep *report) error {
 		r, err := service.Handoff(ctx, o.Target)
 		rep.Move = &r
 		return err
+	case "reset":
+		ctx, cancel := context.WithTimeout(context.Background(), o.Timeout)
+		defer cancel()
+		return h.reset(ctx)
 	case "trap":
 		h.trap.set(o.Target)
 		return nil
@@ -146,5 +222,9 @@ func (h *hostRole) inc() uint64 { return h.node.Self().Incarnation }
 
 func (h *hostRole) close() {
 	h.trap.set("")
+	if h.giveUp != nil {
+		h.giveUp()
+	}
 	h.node.Close()
+	h.joins.Wait()
 }

@@ -106,7 +106,7 @@ func parse(args []string, out io.Writer) (config, error) {
 	fs.BoolVar(&cfg.proxies, "proxies", false, "put proxies between all processes; partition, slow and mixed always do")
 	fs.BoolVar(&cfg.insecure, "insecure", false, "no TLS")
 	fs.BoolVar(&cfg.durable, "durable", false, "give each host a directory; power always does")
-	fs.StringVar(&cfg.only, "only", "", "partition, flood: only faults with this `text` in their name")
+	fs.StringVar(&cfg.only, "only", "", "partition, flood, names: only faults with this `text` in their name")
 	fs.IntVar(&cfg.nice, "nice", 0, "flood: the `niceness` of the flooding process")
 	fs.StringVar(&cfg.dir, "dir", "", "`directory` for logs, keys and records; empty: a temporary one")
 	fs.BoolVar(&cfg.keep, "keep", false, "keep the temporary directory after a successful run")
@@ -142,6 +142,8 @@ func (cfg *config) validate(out io.Writer) error {
 		return strings.Contains(c.kind, cfg.only)
 	}):
 		return bad("-only is %q, but no fault has that in its name", cfg.only)
+	case cfg.scenario == "names" && !slices.ContainsFunc(namesFaults, func(k string) bool { return strings.Contains(k, cfg.only) }):
+		return bad("-only is %q, want a part of one of %s", cfg.only, strings.Join(namesFaults, ", "))
 	case !ok:
 		return bad("-scenario is %q, want one of %s", cfg.scenario, strings.Join(slices.Sorted(maps.Keys(scenarios)), ", "))
 	case cfg.hosts < 2:
@@ -283,6 +285,9 @@ func (r *run) conclude(res *result) {
 	res.Gaps = k.gaps
 	res.Violations = k.wrong
 	res.Extra = r.extra
+	if r.cfg.scenario == "names" {
+		res.Extra = append(res.Extra, r.names.String())
+	}
 	m := &r.moves
 	res.Handoffs = handoffResult{
 		Done: len(m.all), Failed: len(m.failed), Errors: m.errs,

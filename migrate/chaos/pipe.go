@@ -24,9 +24,11 @@ type setup struct {
 	Resolver string            // its address
 	Via      map[string]string // address to dial instead of another
 	Insecure bool
+	Records  string // name of the resolver's file
 
 	// Hosts.
 	Create              bool // the service does not exist yet
+	Newcomer            bool // calls Host until it succeeds
 	Durable             bool // with a directory
 	Standbys            int
 	EventBytes, Ballast int
@@ -41,8 +43,10 @@ type setup struct {
 }
 
 type order struct {
-	ID      int
-	Op      string // "handoff", "state", "trap", "rate", "herd", "tries", "settle", "flood", "calm", "stick", "shutdown", "seen" or "quit"
+	ID int
+	// Op is "handoff", "state", "trap", "rate", "herd", "tries", "settle", "flood", "calm", "stick", "shutdown", "seen",
+	// "reset", "unlisten" or "quit"
+	Op      string
 	Service string // for a host: the second one, or the main one if empty
 	Target  string
 	Rate    float64
@@ -64,6 +68,7 @@ type report struct {
 	Moves  []moved
 	Wrong  string // violation seen by the child
 	Note   string
+	Alone  bool // Note says that only a person can decide, and how
 	Caught bool // a host is in its trap
 	Herd   *herdReport
 	Leaks  *leakReport

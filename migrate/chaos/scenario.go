@@ -25,6 +25,8 @@ type run struct {
 	faults []fault
 	moves  handoffs
 	extra  []string
+
+	names names // of the scenario names; belongs to its goroutine
 }
 
 // handoffs collects the results of the requested handoffs.
@@ -57,13 +59,14 @@ var scenarios = map[string]struct {
 	"badmove":   {"handoff to a host that dies or hangs, or without the resolver", false, false, false, (*run).stepBadMove},
 	"partition": {"hosts cut off from one another, from the resolver, from all, one way or both", true, false, false, (*run).stepPartition},
 	"netns":     {"hosts or the resolver unplugged or unreachable, in network namespaces; needs root", false, false, true, (*run).stepLAN},
+	"names":     {"resolver started empty, with an older file, or beside a copy of itself, while hosts die", false, false, false, (*run).stepNames},
 	"resolver":  {"resolver killed, away for -down, started again", false, false, false, (*run).stepResolver},
 	"herd":      {"-idle clients over a planned move and a SIGKILL", false, false, false, (*run).stepHerd},
 	"power":     {"SIGKILL of all hosts at once, which restart with their directories", false, false, false, (*run).stepPower},
 	"flood":     {"a client that sends a hundred times the load of others, evenly and in large batches", false, true, false, (*run).flood},
 	"slow":      {"clients that don't read, a standby behind a slow link", true, true, false, (*run).slow},
 	"stuck":     {"a call of the service that never returns, on one host, beside another service", false, false, false, (*run).stepStuck},
-	"mixed":     {"all of the above but herd, power, slow and stuck, in random order, and handoffs at the same time", true, false, false, (*run).stepMixed},
+	"mixed":     {"all of the above but herd, names, power, slow and stuck, in random order, and handoffs at the same time", true, false, false, (*run).stepMixed},
 }
 
 // fault records a fault that is about to begin.
@@ -114,17 +117,20 @@ func (r *run) await(f fault, killed *host, ok func() bool) error {
 	if poll(context.Background(), patience, ok) {
 		return nil
 	}
-	lost := true
-	for _, h := range r.hosts {
-		if st := h.p.latest(); h != killed && st != nil && slices.ContainsFunc(st.ISR, func(m member) bool { return m.ID == h.id && m.Inc == h.p.inc() }) {
-			lost = false
-		}
-	}
-	if lost {
+	if !r.copyLeft(killed) {
 		return fmt.Errorf("%w: %s (%s)", errLastCopy, f.String(), r.describe())
 	}
 	r.check.violation("nobody serves within %s after %s (%s)", patience, f.String(), r.describe())
 	return errStuck
+}
+
+// copyLeft reports whether a host other than killed reports that it is in the in-sync set.
+func (r *run) copyLeft(killed *host) bool {
+	return slices.ContainsFunc(r.hosts, func(h *host) bool {
+		st := h.p.latest()
+		return h != killed && st != nil &&
+			slices.ContainsFunc(st.ISR, func(m member) bool { return m.ID == h.id && m.Inc == h.p.inc() })
+	})
 }
 
 var errStuck = errors.New("the service does not recover")
@@ -217,8 +223,13 @@ func (r *run) handoff(target string, timeout time.Duration) (time.Duration, erro
 	if a == nil {
 		return 0, nil
 	}
+	return r.handoffFrom(a.p, target, timeout)
+}
+
+// handoffFrom requests a handoff from a process.
+func (r *run) handoffFrom(p *process, target string, timeout time.Duration) (time.Duration, error) {
 	began := time.Now()
-	rep, err := a.p.ask(order{Op: "handoff", Target: target, Timeout: timeout}, timeout+10*time.Second)
+	rep, err := p.ask(order{Op: "handoff", Target: target, Timeout: timeout}, timeout+10*time.Second)
 	took := time.Since(began)
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -50,6 +50,14 @@ var faults = map[string]string{
 	"everything is allowed":               "a change that Check forbids is ErrRefused and changes nothing",
 	"an error names nobody":               "a change that Check forbids is ErrRefused and changes nothing",
 	"nobody retires":                      "a service lives from its creation to its reset",
+	"a service begins with Loss 0":        "a service may be created with any Loss in epoch 1",
+	"a service begins in any epoch":       "a service may be created with any Loss in epoch 1",
+	"a lost record begins alone":          "a restore brings a lost record back",
+	"an old record is never restored":     "a restore brings a lost record back",
+	"only members restore":                "a restore brings a lost record back",
+	"a restore may be near":               "a restore that is too near, for another host or of a lower Loss is ErrRefused",
+	"a host restores another":             "a restore that is too near, for another host or of a lower Loss is ErrRefused",
+	"a restore lowers the Loss":           "a restore that is too near, for another host or of a lower Loss is ErrRefused",
 	"names are not checked":               "malformed arguments are ErrInvalid",
 	"records are shared":                  "records share no memory with the caller",
 	"contexts are ignored":                "an ended context ends every call",
@@ -110,7 +118,10 @@ func (b *broken) CompareAndSwap(ctx context.Context, expect uint64, next resolve
 	case b.is("everything is allowed") && gerr == nil && next.Epoch == cur.Epoch+1 && next.Loss == cur.Loss:
 		next.Loss++
 	}
-	r, err := b.Resolver.CompareAndSwap(ctx, expect, next)
+	if err := b.refuses(cur, gerr == nil, next); err != nil {
+		return resolver.Record{}, err
+	}
+	r, err := b.Resolver.CompareAndSwap(ctx, expect, b.allows(cur, next))
 	code := transport.CodeOf(err)
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -139,6 +150,33 @@ func (b *broken) CompareAndSwap(ctx context.Context, expect uint64, next resolve
 		b.Resolver.Announce(ctx, r.Active, []string{r.Name}, time.Hour)
 	}
 	return r, err
+}
+
+// refuses returns an error for a legal change that the fault refuses.
+func (b *broken) refuses(cur resolver.Record, exists bool, next resolver.Record) error {
+	far := next.Epoch >= cur.Epoch+resolver.RestoreStep && next.Active == next.Proposer
+	switch {
+	case b.is("a service begins with Loss 0") && !exists && next.Loss > 0,
+		b.is("a lost record begins alone") && !exists && len(next.ISR) > 1,
+		b.is("an old record is never restored") && exists && far,
+		b.is("only members restore") && exists && far && !slices.ContainsFunc(cur.ISR, next.Proposer.Same):
+		return resolver.ErrRefused
+	}
+	return nil
+}
+
+// allows returns a legal change instead of an illegal one that the fault allows.
+func (b *broken) allows(cur, next resolver.Record) resolver.Record {
+	switch {
+	case b.is("a service begins in any epoch") && cur.Version == 0,
+		b.is("a restore may be near") && next.Active == next.Proposer && next.Epoch > cur.Epoch+1:
+		next.Epoch += resolver.RestoreStep
+	case b.is("a host restores another") && next.Epoch > 1000:
+		next.Proposer = next.Active
+	case b.is("a restore lowers the Loss") && next.Epoch > 1000:
+		next.Loss = max(next.Loss, cur.Loss)
+	}
+	return next
 }
 
 func (b *broken) Watch(ctx context.Context, name string, after uint64) (resolver.Record, error) {

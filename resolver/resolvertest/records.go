@@ -240,6 +240,84 @@ var rules = append([]rule{
 		s.present(r)
 	}},
 
+	{"a service may be created with any Loss in epoch 1", func(s *suite) {
+		for i, loss := range []uint64{1, 7, 1<<53 - 1} {
+			next := s.fresh(fmt.Sprintf("service-%d.com", i), s.host("a"))
+			next.Loss = loss
+			got, err := s.A.CompareAndSwap(s.ctx, 0, next)
+			s.NoError(err, "create with loss %d", loss)
+			s.Equal(loss, got.Loss)
+			s.present(got)
+		}
+		early := s.fresh(name, s.host("a"))
+		early.Epoch = 2
+		_, err := s.A.CompareAndSwap(s.ctx, 0, early)
+		s.ErrorIs(err, resolver.ErrRefused, "create in epoch 2 with loss 0")
+	}},
+
+	{"a restore brings a lost record back", func(s *suite) {
+		a, b, c := s.host("a"), s.host("b"), s.host("c")
+		restore := func(what string, cur, next resolver.Record) {
+			s.t.Helper()
+			next.Nonce = cur.Nonce + 1
+			got, err := s.A.CompareAndSwap(s.ctx, cur.Version, next)
+			s.NoError(err, what)
+			next.Generation, next.Version = got.Generation, cur.Version+1
+			s.Equal(next, got, what)
+			s.present(got)
+		}
+		far := s.fresh("lost.com", b)
+		far.Loss, far.Epoch, far.ISR = 3, resolver.RestoreStep, []resolver.Host{a, b}
+		restore("no record, several members", resolver.Record{}, far)
+		far.Name, far.Loss, far.Epoch = "first.com", 0, 5000
+		restore("no record, loss 0", resolver.Record{}, far)
+
+		old := s.fresh("old.com", a)
+		old.Loss = 3
+		old, err := s.A.CompareAndSwap(s.ctx, 0, old)
+		s.NoError(err)
+		far = old
+		far.Epoch, far.Active, far.Proposer, far.ISR = old.Epoch+resolver.RestoreStep, a, a, []resolver.Host{a, b, c}
+		restore("an old record, by its active host, with members that it does not name", old, far)
+		old = s.create("older.com", a)
+		far = old
+		far.Loss, far.Epoch, far.Active, far.Proposer, far.ISR = 9, 5000, c, c, []resolver.Host{b, c}
+		restore("a record with a lower loss, by a host that it does not name", old, far)
+	}},
+
+	{"a restore that is too near, for another host or of a lower Loss is ErrRefused", func(s *suite) {
+		a, b := s.host("a"), s.host("b")
+		cur := s.fresh(name, a)
+		cur.Loss = 3
+		cur, err := s.A.CompareAndSwap(s.ctx, 0, cur)
+		s.NoError(err)
+		for _, old := range []resolver.Record{cur, {}} {
+			for what, edit := range map[string]func(next *resolver.Record){
+				"too near":                     func(n *resolver.Record) { n.Epoch = old.Epoch + resolver.RestoreStep - 1 },
+				"for another host":             func(n *resolver.Record) { n.Active = a },
+				"of a lower loss":              func(n *resolver.Record) { n.Loss = 2 },
+				"without an active host":       func(n *resolver.Record) { n.Active, n.ISR = resolver.Host{}, nil },
+				"for a later incarnation of b": func(n *resolver.Record) { n.Proposer.Incarnation = 2 },
+			} {
+				if what == "of a lower loss" && old.Version == 0 {
+					continue // there is none to compare with
+				}
+				next := s.fresh(name, b)
+				next.Loss, next.Epoch, next.ISR, next.Nonce = 3, 5000, []resolver.Host{a, b}, 2
+				if old.Version == 0 {
+					next.Name = "lost.com"
+				}
+				edit(&next)
+				_, err := s.A.CompareAndSwap(s.ctx, old.Version, next)
+				s.ErrorIs(err, resolver.ErrRefused, "a restore %s", what)
+				s.ErrorContains(err, next.Name, "the error must name the service")
+			}
+		}
+		s.present(cur)
+		_, err = s.A.Get(s.ctx, "lost.com")
+		s.ErrorIs(err, resolver.ErrNotFound)
+	}},
+
 	{"malformed arguments are ErrInvalid", func(s *suite) {
 		a := s.host("a")
 		for _, bad := range []string{"", "a b", "a\n", "\xff", strings.Repeat("n", maxName+1)} {

@@ -126,6 +126,12 @@ func NewFlagSet(name, about string, w io.Writer) *flag.FlagSet {
 	return fs
 }
 
+// Given reports whether the command line contains a flag.
+func Given(fs *flag.FlagSet, name string) (given bool) {
+	fs.Visit(func(f *flag.Flag) { given = given || f.Name == name })
+	return given
+}
+
 // ExitStatus returns the exit status for an error of Parse: 0 if the user requested help.
 func ExitStatus(err error) int {
 	if errors.Is(err, flag.ErrHelp) {

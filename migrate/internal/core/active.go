@@ -15,6 +15,7 @@ type activeState struct {
 	epochStart     uint64  // index of the epoch's first entry
 	nextBeat       time.Duration
 	nextSeek       time.Duration
+	nextCheck      time.Duration // when to check that the resolver still has the record
 	seeking        bool
 	lastInvitation uint64        // number of the last invitation
 	round          uint64        // number of the last heartbeat round
@@ -49,14 +50,18 @@ type peer struct {
 	applied           uint64        // its service has applied everything up to here, as far as known
 	next              uint64        // next entry to send
 	lastAck           time.Duration // when it was last heard
+	stamp             time.Duration // of its last acknowledgement
 	round             uint64        // last heartbeat round that it has acknowledged
 	inFlight          int           // bytes of the entries between match and next
 	resentAt          time.Duration // when entries were last resent, until one is acknowledged; 0: never
 	snapshot          Msg           // the snapshot for it to fetch
+	superseded        bool          // its copy holds committed entries that this host lacks
 	invitation        uint64        // number of its invitation; 0: it was a member when the epoch began
 	invitedAt         time.Duration
-	down              bool // its process seems to be gone
-	sendDue           bool // send a message now, even without entries
+	fetchSince        time.Duration // in stage fetching: since when
+	delayed           bool          // its delay in fetching was reported
+	down              bool          // its process seems to be gone
+	sendDue           bool          // send a message now, even without entries
 }
 
 type stage uint8
@@ -123,7 +128,11 @@ func (c *Core) activate(won *proposal) {
 	tookOver := c.hasState && c.loss == t.Loss // otherwise created or reset
 	if c.hasState && c.loss != t.Loss {
 		c.loss = t.Loss // reset with the remaining copy
-		c.truncate(c.commit)
+		if c.standby.halted || c.role == Out {
+			// The next entry seems to kill every host that applies it, or another host may have replaced it.
+			c.truncate(c.commit)
+		}
+		// Otherwise the entries after the last that is known to be committed stay: they may have been acknowledged.
 	}
 	if !c.hasState {
 		c.rebase(0, 0)
@@ -131,7 +140,8 @@ func (c *Core) activate(won *proposal) {
 		c.hasState, c.loss = true, t.Loss
 	}
 	c.term = t
-	c.active = activeState{wonAt: c.now, nextSeek: c.now}
+	c.active = activeState{wonAt: c.now, nextSeek: c.now, nextCheck: c.now + c.cfg.CheckInterval}
+	c.reportPredecessor(c.standby.leader)
 	c.standby = standbyState{}
 	a := &c.active
 	if won != nil && won.requester.ID != "" {
@@ -170,8 +180,12 @@ func (c *Core) sendRecord(to resolver.Host, t Type) { c.sendJoinRecord(to, t, 0)
 func (c *Core) sendJoinRecord(to resolver.Host, t Type, join uint64) {
 	r := c.copyRec()
 	m := Msg{Type: t, Record: &r, Round: join}
+	m.Flag = t == MsgReject && c.hasState && c.loss == r.Loss
 	if t == MsgInvite {
 		m.Index = to.Incarnation // another incarnation may have acknowledged entries that count
+	}
+	if t == MsgInvite || t == MsgRecord {
+		c.putPolicy(&m)
 	}
 	c.send(to, m)
 }
@@ -236,6 +250,9 @@ func (c *Core) Propose(now time.Duration, e Entry) (ordered Entry, ok bool) {
 }
 
 func (c *Core) maybeCommit() {
+	if !c.metaDurable() {
+		return // by the record, fewer hosts may hold the next entries, which this host must not forget
+	}
 	n := min(c.log.last(), c.durableIndex())
 	for _, p := range c.active.peers {
 		if p.member || p.commitWaitSince > 0 {
@@ -287,7 +304,7 @@ func (c *Core) recvAck(m Msg) {
 	if m.Index > c.log.last() { // keeps the arguments off the hot path
 		c.assert(false, "%s acknowledges %d, the log ends at %d", m.From.ID, m.Index, c.log.last())
 	}
-	p.lastAck, p.down = c.now, false
+	p.lastAck, p.down, p.stamp = c.now, false, m.Won
 	p.round = max(p.round, m.Round)
 	if m.PrevEpoch > 0 {
 		p.applied = max(p.applied, m.PrevEpoch-1)
@@ -332,10 +349,15 @@ func (c *Core) recvJoin(m Msg) {
 		return
 	}
 	p.lastAck = c.now
-	// Its committed entries are a prefix of this log, unless a loss came in between.
-	if m.Flag && m.Index == c.term.Loss && m.Commit >= c.log.base && m.Commit <= c.log.last() {
-		p.stage, p.base, p.next, p.match, p.sendDue = streaming, m.Commit, m.Commit+1, 0, true
-		return
+	// Its committed entries are a prefix of this log, unless a loss came in between, or the record was an old one.
+	if m.Flag && m.Index == c.term.Loss && m.Commit >= c.log.base {
+		epoch, ok := c.log.epochAt(m.Commit)
+		if ok && (epoch == m.PrevEpoch || m.PrevEpoch == 0) {
+			p.stage, p.base, p.next, p.match, p.sendDue = streaming, m.Commit, m.Commit+1, 0, true
+			return
+		}
+		p.superseded = true
+		c.reportSuperseded(p.host, c.self, m.Commit, false)
 	}
 	p.stage = capturing
 	c.out.Snapshots = append(c.out.Snapshots, p.host)
@@ -356,8 +378,8 @@ func (c *Core) captured(ev Captured) {
 		return
 	}
 	c.assert(ev.Index <= c.commit, "snapshot at %d, after %d", ev.Index, c.commit)
-	p.stage, p.lastAck = fetching, c.now
-	p.snapshot = Msg{Type: MsgSnapshot, Round: ev.ID, Index: ev.Index, PrevEpoch: ev.Epoch, Prev: p.invitation}
+	p.stage, p.lastAck, p.fetchSince = fetching, c.now, c.now
+	p.snapshot = Msg{Type: MsgSnapshot, Round: ev.ID, Index: ev.Index, PrevEpoch: ev.Epoch, Prev: p.invitation, Flag: p.superseded}
 	c.send(p.host, p.snapshot)
 }
 
@@ -404,8 +426,9 @@ func (c *Core) tickActive() {
 				c.removeLagging(p)
 			}
 		case p.member:
-		case p.down, c.now-p.lastAck >= c.joinTimeout(p), p.stage != invited && c.log.bytes > c.cfg.LogBytes && !a.blocked:
-			// An invited or joining host that is gone, or keeps a full log from being trimmed.
+		case p.down, c.now-p.lastAck >= c.joinTimeout(p), p.stage != invited && c.log.bytes > c.cfg.LogBytes && !a.blocked,
+			c.dispensable(p):
+			// An invited or joining host that is gone, or keeps a full log from being trimmed, or has been replaced.
 			c.sendJoinRecord(p.host, MsgRelease, p.invitation)
 			c.dropPeer(p)
 		case c.eligible(p) && c.mayPropose():
@@ -414,8 +437,14 @@ func (c *Core) tickActive() {
 			c.awaitJoiner(p)
 		}
 	}
-	if c.mayPropose() && c.addressChanged() {
+	if c.lost != nil && c.prop == nil && c.now >= c.proposeAfter {
+		c.ask()
+	} else if c.mayPropose() && c.addressChanged() {
 		c.proposeAddr()
+	}
+	if len(a.peers) > 0 && c.now >= a.nextCheck {
+		a.nextCheck = c.now + c.cfg.CheckInterval
+		c.get()
 	}
 	if m := a.move; m != nil && c.prop == nil {
 		if !m.begun {
@@ -558,7 +587,7 @@ func (c *Core) sendEntries(p *peer) {
 			Type: MsgAppend, Prev: from - 1, PrevEpoch: prev, Entries: c.log.slice(from, to-1),
 			// Standbys apply an entry only after this host has: a command that kills this host kills no other before a
 			// takeover.
-			Commit: c.applied, Round: c.active.round, Index: p.invitation,
+			Commit: c.applied, Round: c.active.round, Index: p.invitation, Won: p.stamp,
 		})
 		p.next, p.sendDue = to, false
 	}
@@ -568,6 +597,12 @@ func (c *Core) deadlineActive(at func(time.Duration)) {
 	a := &c.active
 	if len(a.peers) > 0 {
 		at(a.nextBeat)
+	}
+	if len(a.peers) > 0 {
+		at(a.nextCheck)
+	}
+	if c.lost != nil && c.prop == nil && !c.asking {
+		at(max(c.nextAsk, c.proposeAfter))
 	}
 	for _, p := range a.peers {
 		if p.member {

@@ -23,7 +23,10 @@ type Config struct {
 	RetryDelay      time.Duration // pause before the second request to the resolver: 50 ms; it doubles up to 16 times that
 	JoinTimeout     time.Duration // a joining host is dropped after this silence: 2 s
 	SeekInterval    time.Duration // interval between searches for standbys while there are too few: 500 ms
-	CopyRetention   time.Duration // how long a removed host keeps its copy, so that it can rejoin cheaply: 5 s
+	// CheckInterval is the interval at which an active host with standbys checks that the resolver still has the record: 3 s. One
+	// without sends nothing when it is idle, and waits for CheckRecord.
+	CheckInterval time.Duration
+	CopyRetention time.Duration // how long a removed host keeps its copy, so that it can rejoin cheaply: 5 s
 
 	Standbys   int    // wanted number of standbys
 	MinInSync  int    // above 1: the in-sync set never shrinks below it, and commands wait until so many hosts hold them
@@ -53,6 +56,7 @@ func (c *Config) setDefaults() {
 	def(&c.RetryDelay, 50*time.Millisecond)
 	def(&c.JoinTimeout, 2*time.Second)
 	def(&c.SeekInterval, 500*time.Millisecond)
+	def(&c.CheckInterval, 3*time.Second)
 	def(&c.CopyRetention, 5*time.Second)
 	size := func(p *int, n int) {
 		if *p == 0 {
@@ -113,10 +117,12 @@ type Ready struct {
 	CAS       *CAS
 	Get       bool            // read the record; answer with [Got]
 	Seek      bool            // look for hosts that could join; answer with [Candidates]
+	Ask       []resolver.Host // ask these hosts what they know; answer with [Answers]; nil: none
 	Snapshots []resolver.Host // capture the state as of the last committed entry for these hosts; answer with [Captured]
 	Fetch     *Fetch          // fetch and restore a snapshot; answer with [Restored]
 	Reads     []uint64        // the reads to answer now
 	Resent    uint64          // number of entries sent again
+	Reports   []error         // conditions that users should know: [Difference], [JoinDelay]
 	ReadsFail bool            // all other pending reads fail here; their callers must ask another host
 	Drop      bool            // release the copy
 	Activated bool            // this host became active; Tail returns the entries it inherited
@@ -161,10 +167,14 @@ type Core struct {
 	role          Role
 	term          Term
 	rec           resolver.Record // the newest known
+	proposed      []resolver.Host // may be in its in-sync set, too: this host has proposed them
+	recText       string          // the encoding of rec, on a host with a store
+	proposedText  string          // that of proposed
 	nonce         uint64
 	hasState      bool   // the host holds a copy; log and commit mean nothing without one
 	loss          uint64 // Term.Loss of that copy
 	recoveredLast uint64 // last entry that the store held when this host started
+	tried         Term   // the last term that this host has proposed to be active in, since it started
 	freshTerm     Term   // the term that this host may begin with an empty copy
 	log           log
 	commit        uint64
@@ -177,6 +187,15 @@ type Core struct {
 	getAt        time.Duration // when to read the record; 0: not wanted
 	getAfter     time.Duration // no read of the record before this time
 	getting      bool          // a read of the record is in flight
+	asked        known         // what this host knew when it asked for the record
+	asking       bool          // an inquiry among hosts is pending
+	firstStamp   time.Duration // see stamp
+	gaveWay      bool          // its answers do not count: another host may act on an answer of this one
+	nextAsk      time.Duration // no other inquiry before this time
+	alone        bool          // some members did not answer the last one
+	lost         *lost         // the resolver has lost the record; nil: not as far as known
+	restoring    Term          // the last term that this host proposed for a restored record
+	differences  []Difference  // the known policies of other hosts that differ from this host's
 
 	active  activeState
 	standby standbyState
@@ -189,7 +208,7 @@ type Core struct {
 // New returns the core of a service on a host that holds no copy.
 func New(cfg Config) *Core {
 	cfg.setDefaults()
-	c := &Core{cfg: cfg, self: cfg.Self, nonce: cfg.Nonce}
+	c := &Core{cfg: cfg, self: cfg.Self, nonce: cfg.Nonce, firstStamp: firstStamp(cfg.Nonce)}
 	if cfg.Durable {
 		c.saving = new(saving)
 	}
@@ -215,7 +234,13 @@ func (c *Core) Last() uint64 { return c.log.last() }
 func (c *Core) HasState() bool { return c.hasState }
 
 // Tail returns the entries after index, in order: those that a service has yet to apply if index is the last that it applied.
+// If the log no longer has the first of them, Tail returns nil and stops the core: see [Core.Err].
 func (c *Core) Tail(index uint64) []Entry {
+	if c.err != nil {
+		return nil
+	}
+	defer c.stop()
+	c.assert(index >= c.log.base, "the entries after %d are requested, the log begins after %d", index, c.log.base)
 	return c.log.slice(index+1, c.log.last())
 }
 
@@ -228,8 +253,10 @@ type (
 	Tick struct{}
 	// Recv is a message from another host.
 	Recv struct{ Msg Msg }
-	// Create asks to create the record, with this host active and an empty state.
-	Create struct{}
+	// Create asks to create the record, with this host active and an empty state. At is the host's wall-clock time in Unix
+	// milliseconds, which distinguishes this beginning of the service from others that the resolver may have forgotten; 0: the
+	// resolver never forgets.
+	Create struct{ At int64 }
 	// CASDone answers Ready.CAS.
 	CASDone struct {
 		Nonce   uint64
@@ -241,6 +268,8 @@ type (
 		Record resolver.Record
 		Err    bool
 	}
+	// Answers answers Ready.Ask, once all hosts have answered or had the time to.
+	Answers struct{ Answers []Answer }
 	// Candidates answers Ready.Seek, best first.
 	Candidates struct{ Hosts []resolver.Host }
 	// Captured answers Ready.Snapshots: host To can fetch snapshot ID, of the state at Index. ID 0 reports a failure.
@@ -301,6 +330,7 @@ func (Create) event()      {}
 func (CASDone) event()     {}
 func (Got) event()         {}
 func (Candidates) event()  {}
+func (Answers) event()     {}
 func (Captured) event()    {}
 func (Restored) event()    {}
 func (Handoff) event()     {}
@@ -330,11 +360,13 @@ func (c *Core) Step(now time.Duration, ev Event) {
 	case Recv:
 		c.recv(ev.Msg)
 	case Create:
-		c.proposeCreate()
+		c.proposeCreate(ev.At)
 	case CASDone:
 		c.casDone(ev)
 	case Got:
 		c.got(ev)
+	case Answers:
+		c.answered(ev.Answers)
 	case Candidates:
 		c.candidates(ev.Hosts)
 	case Captured:
@@ -354,6 +386,9 @@ func (c *Core) Step(now time.Duration, ev Event) {
 	case PeerReset:
 		if p := c.peer(ev.Host); p != nil {
 			c.out.Resent += p.rewind()
+			if p.member {
+				c.sendRecord(p.host, MsgRecord) // it may have missed the last one, with this host's policy
+			}
 		}
 	case Read:
 		c.read(ev.ID)

@@ -35,6 +35,8 @@ func (m Msg) String() string {
 		if m.Flag {
 			s += fmt.Sprintf(" with a copy of %d entries", m.Commit)
 		}
+	case MsgPolicy:
+		s += fmt.Sprintf(" %d copies, at least %d", m.Prev, m.PrevEpoch)
 	case MsgSnapshot:
 		s += fmt.Sprintf(" #%d: %d at %d/e%d", m.Prev, m.Round, m.Index, m.PrevEpoch)
 	}

@@ -10,9 +10,9 @@ import (
 // Meta is the state besides the log that a host with a store must not forget. No message and no proposal leaves before the
 // store holds the Meta of that moment.
 //
-// So a host that restarts with its store has never sent a message in a higher term than the stored one. It may begin a
-// higher term if the record gives it to this host. It never resumes the stored term, since other hosts may hold entries of
-// it that this host has lost.
+// So a host that restarts with its store has never sent a message in a higher term than the stored one, unless the store is an old copy.
+// It resumes neither the stored term nor a higher one that the record gives to it, since other hosts may hold entries of these terms
+// that this host has lost.
 type Meta struct {
 	Term       Term
 	Copy       bool   // it holds a copy; the log means nothing without one
@@ -20,6 +20,9 @@ type Meta struct {
 	Counted    bool   // the active host may count on the log
 	Fresh      Term   // the term that this host may begin with an empty copy
 	Gen        uint64 // last known generation of the resolver
+	Record     string // the newest record known, encoded; in a [Save]: empty if it did not change
+	Far        Term   // the last far term that this host has proposed
+	Proposed   string // hosts that may be in its in-sync set, too, encoded: this host has proposed them
 }
 
 // Place identifies an entry of the log.
@@ -40,6 +43,8 @@ type Save struct {
 	// Rebase replaces the whole log by one that begins after Base: that of the last restored copy, or of an empty one.
 	// Otherwise Entries replace the entries after Base.
 	Rebase bool
+	// Aside, with Rebase: the store keeps its old content, which another copy has superseded, where it does no harm.
+	Aside bool
 	State
 }
 
@@ -77,7 +82,11 @@ func (s *State) Apply(v Save) error {
 	if last := base.Index + uint64(len(entries)); v.Commit > last || v.Matched > last {
 		return fmt.Errorf("entry %d committed and %d matched, but the last is %d", v.Commit, v.Matched, last)
 	}
+	known := s.Record
 	s.Meta, s.Commit, s.Matched, s.Base, s.Entries = v.Meta, v.Commit, v.Matched, base, entries
+	if s.Record == "" {
+		s.Record = known
+	}
 	return nil
 }
 
@@ -98,6 +107,7 @@ type saving struct {
 	givenIndex uint64 // the saves include the log up to here
 	truncated  bool   // givenIndex went down since the last Save
 	rebased    bool   // the log was replaced since the last Save
+	aside      bool   // and what it replaced is to be kept aside
 
 	durableSeq uint64        // the store holds every Save up to this one
 	durable    uint64        // the store holds the log up to here
@@ -118,7 +128,10 @@ type heldMsg struct {
 const maxHeld = 4096
 
 func (c *Core) meta() Meta {
-	m := Meta{Term: c.term, Copy: c.hasState, Fresh: c.freshTerm, Gen: c.rec.Generation}
+	m := Meta{
+		Term: c.term, Copy: c.hasState, Fresh: c.freshTerm, Gen: c.rec.Generation, Record: c.recText, Proposed: c.proposedText,
+		Far: c.restoring,
+	}
 	if c.hasState {
 		m.Invitation, m.Counted = c.standby.invitation, c.standby.matched > 0
 	}
@@ -176,15 +189,19 @@ func (c *Core) save() {
 	v, m, last := c.saving, c.meta(), c.log.last()
 	if v.rebased || v.truncated || v.givenIndex < last || m != v.meta {
 		v.seq++
+		known := v.meta.Record
 		if m != v.meta {
 			v.meta, v.metaSeq = m, v.seq
 		}
+		if m.Record == known {
+			m.Record = ""
+		}
 		epoch, _ := c.log.epochAt(v.givenIndex)
-		c.out.Save = &Save{Seq: v.seq, Rebase: v.rebased, State: State{
+		c.out.Save = &Save{Seq: v.seq, Rebase: v.rebased, Aside: v.aside && v.rebased, State: State{
 			Meta: m, Commit: c.commit, Matched: c.standby.matched,
 			Base: Place{v.givenIndex, epoch}, Entries: c.log.slice(v.givenIndex+1, last),
 		}}
-		v.givenIndex, v.truncated, v.rebased = last, false, false
+		v.givenIndex, v.truncated, v.rebased, v.aside = last, false, false, false
 		v.queue = append(v.queue, pendingSave{v.seq, last})
 	}
 	for _, o := range c.out.Msgs {
@@ -245,8 +262,12 @@ func (c *Core) Checkpoint(index uint64) (State, bool) {
 func (c *Core) recovered(ev Recovered) {
 	c.assert(c.saving != nil && c.saving.seq == 0 && c.term == Term{}, "recovered is not the first event")
 	st := ev.State
-	c.term, c.freshTerm = st.Term, st.Fresh
+	c.term, c.freshTerm, c.restoring = st.Term, st.Fresh, st.Far
 	c.rec = resolver.Record{Generation: st.Gen}
+	if st.Record != "" {
+		err := c.readRecord(st.Record, st.Proposed)
+		c.assert(err == nil, "the record in the store: %v", err)
+	}
 	s := &c.standby
 	s.heard = c.now
 	if st.Copy {
@@ -261,6 +282,11 @@ func (c *Core) recovered(ev Recovered) {
 		c.assert(c.commit <= c.log.last(), "recovers %d committed entries of %d", c.commit, c.log.last())
 		s.invitation, s.matched = st.Invitation, min(st.Matched, c.log.last())
 		c.setRole(Joining)
+		if member(c.rec.ISR, c.self) {
+			c.checkMember()
+		} else if TermOf(c.rec) == c.term {
+			s.leader = c.rec.Active
+		}
 	}
 	v := c.saving
 	v.meta, v.givenIndex, v.durable = c.meta(), c.log.last(), c.log.last()

@@ -88,9 +88,20 @@ func TestStoredActive(t *testing.T) {
 	r := c.Ready()
 	require.NotNil(t, r.Save, "the resolver's gen")
 	c.Step(now, Persisted{r.Save.Seq})
+	var far Term
 	for range 4 {
 		if r = c.Ready(); r.Get {
 			c.Step(now, Got{Record: storedRecord(1, 1, storedA)})
+			r = c.Ready()
+		}
+		if r.Ask != nil {
+			c.Step(now, Answers{})
+			r = c.Ready()
+		}
+		if r.Save != nil {
+			far = r.Save.Far
+			c.Step(now, Persisted{r.Save.Seq})
+			r = c.Ready()
 		}
 		if r.CAS != nil {
 			break
@@ -99,9 +110,10 @@ func TestStoredActive(t *testing.T) {
 		c.Step(now, Tick{})
 	}
 	require.NotNil(t, r.CAS)
+	require.Equal(t, TermOf(r.CAS.Next), far, "no start of this host may propose that term again")
 	before := storedRecord(1, 1, storedA)
 	require.NoError(t, resolver.Check(&before, r.CAS.Next))
-	require.EqualValues(t, 2, r.CAS.Next.Epoch)
+	require.Greater(t, r.CAS.Next.Epoch, uint64(hostNumbers), "far above what others may have begun")
 	require.Equal(t, moved, r.CAS.Next.Active)
 	require.Len(t, r.CAS.Next.ISR, 2)
 	next := r.CAS.Next
@@ -111,7 +123,7 @@ func TestStoredActive(t *testing.T) {
 	require.Equal(t, Recovering, c.Role())
 	require.Empty(t, r.Msgs)
 	require.Equal(t, []Lag{{Host: "b", Entries: 4, Unapplied: 1, Heard: now}}, c.Lags(nil), "it holds all committed entries; what it has applied is not known yet")
-	c.Step(now, Recv{Msg{Type: MsgAck, From: storedB, Term: Term{0, 2}, Index: 4, Round: 1}})
+	c.Step(now, Recv{Msg{Type: MsgAck, From: storedB, Term: TermOf(next), Index: 4, Round: 1}})
 	r2 := c.Ready()
 	require.EqualValues(t, 1, c.Commit(), "what it inherited is committed with the first entry of its own")
 	require.Empty(t, r2.Committed)
@@ -121,7 +133,7 @@ func TestStoredActive(t *testing.T) {
 	// A standby that has started again elsewhere is known by what it says.
 	elsewhere := storedB
 	elsewhere.Addr = "b:2"
-	c.Step(now, Recv{Msg{Type: MsgAck, From: elsewhere, Term: Term{0, 2}, Index: 5, Round: 1}})
+	c.Step(now, Recv{Msg{Type: MsgAck, From: elsewhere, Term: TermOf(next), Index: 5, Round: 1}})
 	r = c.Ready()
 	require.Equal(t, Serving, c.Role())
 	require.NotNil(t, r.CAS)
@@ -185,6 +197,7 @@ func TestStoredActiveAppliesInItsTerm(t *testing.T) {
 	c.Step(now, Recv{Msg{Type: MsgAppend, From: storedA, Term: Term{0, 2}, Prev: 4, PrevEpoch: 1, Commit: 4, Round: 1}})
 	rec := storedRecord(3, 3, storedB)
 	rec.ISR = []resolver.Host{storedB}
+	c.tried = TermOf(rec) // it has proposed that
 	c.Step(now, Got{Record: rec})
 	r = c.Ready()
 	require.True(t, r.Activated)
@@ -194,6 +207,17 @@ func TestStoredActiveAppliesInItsTerm(t *testing.T) {
 	require.Len(t, c.Ready().Committed, 4, "three entries and its own")
 	c.Applied(now, c.emitted)
 	require.Empty(t, c.Tail(c.applied))
+}
+
+// A host does not begin a term that the record gives to it if it does not know that it has proposed it: its directory may be an old
+// copy, and the term have begun.
+func TestStoredTermIsNotBegunAgain(t *testing.T) {
+	c := stored(t, storedB)
+	rec := storedRecord(3, 3, storedB)
+	c.Step(time.Second, Got{Record: rec})
+	require.False(t, c.Ready().Activated)
+	require.Equal(t, Standby, c.Role())
+	require.Equal(t, Term{0, 3}, c.Term())
 }
 
 // A host without contact sends to the active host at the address in the record, even if it knew another one.
@@ -234,6 +258,8 @@ func turn(c *Core, now time.Duration, rec resolver.Record, ev Event) (cas *CAS) 
 			ev = Persisted{r.Save.Seq}
 		case r.Get:
 			ev = Got{Record: rec}
+		case r.Ask != nil:
+			ev = Answers{} // nobody answers
 		}
 	}
 	return cas

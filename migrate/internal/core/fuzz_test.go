@@ -34,6 +34,7 @@ func someMsgs(tb testing.TB) (all [][]byte) {
 		{Type: MsgAck, Index: 5, Commit: 4, Round: 9, Flag: true},
 		{Type: MsgReject, Record: &rec},
 		{Type: MsgInvite, Record: &rec, Round: 1},
+		{Type: MsgInvite, Record: &rec, Round: 1, Prev: 3, PrevEpoch: 2},
 		{Type: MsgJoin, Round: 1, Flag: true, Commit: 3, Reason: "host b is about to leave"},
 		{Type: MsgSnapshot, Round: 77, Index: 5, PrevEpoch: 2, Prev: 1},
 		{Type: MsgRecord, Record: &rec},
@@ -42,6 +43,7 @@ func someMsgs(tb testing.TB) (all [][]byte) {
 		{Type: MsgFailed, Reason: "the record changed meanwhile"},
 		{Type: MsgMoved, Won: time.Millisecond, Served: time.Second},
 		{Type: MsgLeave, Round: 1},
+		{Type: MsgPolicy, Prev: 3, PrevEpoch: 2},
 	} {
 		m.From, m.Term = fuzzB, term
 		b, err := AppendMsg(nil, m)

@@ -99,7 +99,7 @@ func (c *Core) recvTransfer(m Msg) {
 	case c.prop != nil:
 		// Requested twice, or this host is already trying because the active one was silent for a while.
 	default:
-		c.proposePromote(m.From, true)
+		c.proposeHandoff(m.From)
 	}
 }
 

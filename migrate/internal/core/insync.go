@@ -129,6 +129,10 @@ func (c *Core) recvLeave(m Msg) {
 		c.dropPeer(p)
 	default:
 		p.leaveAskedAt = max(c.now, 1)
+		if m.Commit > 0 && !p.superseded {
+			p.superseded = true
+			c.reportSuperseded(p.host, c.self, m.Commit, false)
+		}
 		gone := m.Flag && m.Term == c.term // in an earlier term it may have had no copy yet
 		if c.mayPropose() && (c.mayShrink() || gone) && member(c.rec.ISR, p.host) {
 			c.proposeRemove(p.host, true)

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -35,16 +36,53 @@ func (c *Core) invite(h resolver.Host) {
 	c.sendJoinRecord(h, MsgInvite, p.invitation)
 }
 
-// missing is the number of hosts to invite.
+// missing is the number of hosts to invite. A host whose restore takes too long may never join, so that another one is
+// invited as well.
 func (c *Core) missing() int {
 	n := c.cfg.Standbys
 	for _, p := range c.active.peers {
 		target := c.active.move != nil && c.active.move.target.Same(p.host)
-		if !p.down && !(p.member && (c.lagging(p) || c.leaving(p))) && !(target && !p.member) {
+		if !p.down && !c.delayed(p) && !(p.member && (c.lagging(p) || c.leaving(p))) && !(target && !p.member) {
 			n--
 		}
 	}
 	return n
+}
+
+// JoinDelay reports, on the active host, that another host has not restored its copy for long. It is an item of
+// [Ready].Reports, once for each snapshot.
+type JoinDelay struct {
+	Host  resolver.Host
+	After time.Duration
+}
+
+// Error describes the delay and its consequence.
+func (d *JoinDelay) Error() string {
+	return fmt.Sprintf("host %s has not restored its copy within %v: another host is invited, if one is present",
+		d.Host.ID, d.After)
+}
+
+// restoreTimeout is how long the active host waits for a host that fetches and restores a snapshot, before it invites
+// another one in addition. Since a large state may take longer, it does not give up the first one until the other has joined.
+func (c *Core) restoreTimeout() time.Duration { return 30 * c.cfg.JoinTimeout }
+
+// delayed reports whether p has been restoring a snapshot for longer than restoreTimeout.
+func (c *Core) delayed(p *peer) bool {
+	return p.stage == fetching && c.now-p.fetchSince >= c.restoreTimeout()
+}
+
+// dispensable reports whether p is delayed, and enough other hosts have joined.
+func (c *Core) dispensable(p *peer) bool {
+	if m := c.active.move; !c.delayed(p) || m != nil && m.target.Same(p.host) {
+		return false
+	}
+	n := c.cfg.Standbys
+	for _, q := range c.active.peers {
+		if q.member && !c.lagging(q) && !c.leaving(q) {
+			n--
+		}
+	}
+	return n <= 0
 }
 
 // joinTimeout is how long a host that is not yet a member may be silent.
@@ -59,7 +97,7 @@ func (c *Core) joinTimeout(p *peer) time.Duration {
 // the host that takes over from it is in that set.
 func (c *Core) mayPropose() bool {
 	m := c.active.move
-	return c.prop == nil && c.now >= c.proposeAfter && !c.storeStalled() &&
+	return c.prop == nil && c.lost == nil && c.now >= c.proposeAfter && !c.storeStalled() &&
 		(m == nil || m.stage < moveTransferring && !m.transferDue)
 }
 
@@ -77,6 +115,9 @@ func (c *Core) nearlyCaughtUp(p *peer) bool {
 // stay a few entries behind the last committed one for ever. So commits wait for p for a moment: normally one round trip.
 func (c *Core) awaitJoiner(p *peer) {
 	switch {
+	case c.delayed(p) && !p.delayed:
+		p.delayed = true
+		c.out.Reports = append(c.out.Reports, &JoinDelay{Host: p.host, After: c.restoreTimeout()})
 	case p.commitWaitSince > 0:
 		if c.now-p.commitWaitSince >= c.commitWaitLimit() {
 			p.commitWaitSince, p.nextCommitWait = 0, c.now+c.cfg.JoinTimeout<<min(p.failedCommitWaits, 3)

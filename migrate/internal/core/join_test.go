@@ -178,3 +178,83 @@ func TestAcksOfAnEarlierInvitation(t *testing.T) {
 	ack(2, 6)
 	require.EqualValues(t, 6, p.match)
 }
+
+// A host that fetches a snapshot and never restores it does not keep its place for ever: another one is invited as well, and
+// the first one is released when that has joined.
+func TestRestoreNeverReturns(t *testing.T) {
+	now := time.Duration(0)
+	storedC := resolver.Host{ID: "c", Incarnation: 1, Addr: "c:1"}
+	c := New(Config{Name: "svc", Self: storedA, Standbys: 1})
+	var (
+		msgs    []Outgoing
+		reports []error
+		rec     resolver.Record
+	)
+	ready := func() {
+		for done := false; !done; {
+			r := c.Ready()
+			msgs, reports, done = append(msgs, r.Msgs...), append(reports, r.Reports...), true
+			if n := len(r.Committed); n > 0 {
+				done = !c.Applied(now, r.Committed[n-1].Index)
+			}
+			if r.CAS != nil {
+				rec = r.CAS.Next
+				rec.Generation, rec.Version = 1, r.CAS.Expect+1
+				c.Step(now, CASDone{Nonce: rec.Nonce, Record: rec, Outcome: CASOK})
+				done = false
+			}
+			if r.Seek {
+				c.Step(now, Candidates{Hosts: []resolver.Host{storedB, storedC}})
+				done = false
+			}
+			for _, to := range r.Snapshots {
+				c.Step(now, Captured{To: to, ID: 7, Index: 1, Epoch: 1})
+				done = false
+			}
+		}
+	}
+	step := func(ev Event) { c.Step(now, ev); ready() }
+	recv := func(from resolver.Host, m Msg) {
+		m.From, m.Term = from, c.Term()
+		step(Recv{m})
+	}
+	// sent returns how many messages of a type a host has received since the last call.
+	sent := func(to resolver.Host, ty Type) (n int) {
+		for _, m := range msgs {
+			if m.To == to && m.Msg.Type == ty {
+				n++
+			}
+		}
+		return n
+	}
+	// wait lets time pass; b acknowledges each heartbeat, as a host does that restores a copy.
+	wait := func(d time.Duration) {
+		for end := now + d; now < end; now += 100 * time.Millisecond {
+			recv(storedB, Msg{Type: MsgAck, Prev: 1, Round: c.active.round})
+			if p := c.peer(storedC); p != nil && p.stage == streaming {
+				recv(storedC, Msg{Type: MsgAck, Prev: p.invitation, Index: c.Last(), PrevEpoch: 2, Round: c.active.round})
+			}
+		}
+	}
+	step(Create{})
+	recv(storedB, Msg{Type: MsgJoin, Round: 1})
+	require.Equal(t, 1, sent(storedB, MsgSnapshot))
+
+	wait(c.restoreTimeout() - time.Second)
+	require.Empty(t, reports, "a large state may take long")
+	require.Zero(t, sent(storedC, MsgInvite))
+	wait(2 * time.Second)
+	require.Len(t, reports, 1)
+	require.Equal(t, &JoinDelay{Host: storedB, After: c.restoreTimeout()}, reports[0])
+	require.ErrorContains(t, reports[0], "host b has not restored its copy within 1m0s: another host is invited")
+	require.Positive(t, sent(storedC, MsgInvite))
+	require.NotNil(t, c.peer(storedB), "it may still join")
+	require.Zero(t, sent(storedB, MsgRelease))
+
+	recv(storedC, Msg{Type: MsgJoin, Round: c.peer(storedC).invitation, Flag: true, Commit: 1})
+	wait(time.Second)
+	require.Equal(t, []resolver.Host{storedA, storedC}, rec.ISR)
+	require.Nil(t, c.peer(storedB))
+	require.Equal(t, 1, sent(storedB, MsgRelease))
+	require.Len(t, reports, 1)
+}

@@ -38,22 +38,26 @@ type Type uint8
 // The types of messages, with the fields of Msg that each uses besides From and Term. "Invitation" is the number of the
 // invitation that the receiver, or the sender, accepted.
 const (
-	// MsgAppend goes from the active host to all others: Prev, PrevEpoch, Entries, Commit, Round, Index (invitation).
-	// Without Entries it is a heartbeat.
+	// MsgAppend goes from the active host to all others: Prev, PrevEpoch, Entries, Commit, Round, Index (invitation),
+	// Won (of the last acknowledgement). Without Entries it is a heartbeat.
 	MsgAppend Type = 1
 	// MsgAck goes to the active host: Index (the log equals the active host's up to here), Commit, Round, Prev (invitation),
-	// PrevEpoch (1 + the index of the last entry applied; 0: holds no copy), Flag (resend from Commit).
+	// PrevEpoch (1 + the index of the last entry applied; 0: holds no copy), Flag (resend from Commit), Won (a time
+	// of the sender, in ms, to be echoed).
 	MsgAck Type = 2
-	// MsgReject goes to the sender of a lower term: Record.
+	// MsgReject goes to the sender of a lower term: Record, Flag (holds a copy of that Loss).
 	MsgReject Type = 3
-	// MsgInvite asks a latent host to hold a copy: Record, Round (invitation), Index (the host's incarnation).
+	// MsgInvite asks a latent host to hold a copy: Record, Round (invitation), Index (the host's incarnation), Prev and
+	// PrevEpoch (the sender's [Policy]: Copies and MinInSync; 0: unknown).
 	MsgInvite Type = 4
-	// MsgJoin answers MsgInvite: Round (invitation), Flag (holds a copy), Commit and, in Index, Loss of that copy; Reason if
-	// the host cannot join.
+	// MsgJoin answers MsgInvite: Round (invitation), Flag (holds a copy), Commit and PrevEpoch (its last
+	// committed entry) and, in Index, Loss of that copy; Reason if the host cannot join.
 	MsgJoin Type = 5
-	// MsgSnapshot offers a joining host a snapshot: Round (the snapshot's number), Index, PrevEpoch, Prev (invitation).
+	// MsgSnapshot offers a joining host a snapshot: Round (the snapshot's number), Index, PrevEpoch, Prev (invitation), Flag (the
+	// receiver's copy holds committed entries that the sender lacks).
 	MsgSnapshot Type = 6
-	// MsgRecord goes from the active host to members after a change and at the beginning of an epoch: Record.
+	// MsgRecord goes from the active host to members after a change and at the beginning of an epoch: Record, Prev and
+	// PrevEpoch as in MsgInvite.
 	MsgRecord Type = 7
 	// MsgRelease asks a host that the active one no longer needs to drop its copy: Record, Round (invitation).
 	MsgRelease Type = 8
@@ -64,13 +68,16 @@ const (
 	// MsgMoved tells the former active host that the new one serves: Won and Served, the durations of the two
 	// phases, and in Index the part of Served for applying, in ns.
 	MsgMoved Type = 11
-	// MsgLeave asks the active host to remove the sender: Round (invitation), Flag (holds no copy).
+	// MsgLeave asks the active host to remove the sender: Round (invitation), Flag (holds no copy), Commit (the last committed
+	// entry of a copy that it has given up, since it differed; 0: none).
 	MsgLeave Type = 12
+	// MsgPolicy answers MsgInvite and MsgRecord if the policies differ: Prev and PrevEpoch as in MsgInvite.
+	MsgPolicy Type = 13
 )
 
 func (t Type) String() string {
 	names := [...]string{"", "append", "ack", "reject", "invite", "join", "snapshot", "record", "release", "transfer",
-		"failed", "moved", "leave"}
+		"failed", "moved", "leave", "policy"}
 	if int(t) < len(names) && t > 0 {
 		return names[t]
 	}

@@ -1,11 +1,12 @@
 package core
 
 import (
-	"hash/fnv"
 	"slices"
 	"time"
 
 	"github.com/roam-go/roam/resolver"
+	"github.com/roam-go/roam/transport"
+	"github.com/roam-go/roam/transport/msgpack"
 )
 
 // Outcome is the resolver's answer to a proposal.
@@ -29,6 +30,7 @@ const (
 	propRetire
 	propReset
 	propAddr
+	propRestore
 )
 
 // proposal is a change of the record without a known outcome. There is one at a time. Until the host sees a record with a
@@ -44,6 +46,7 @@ type proposal struct {
 	replaced  *proposal     // reset: the proposal that it replaced; nil: none
 	began     time.Duration
 	inFlight  bool
+	cleared   bool // create: the other hosts still know nothing of the service
 	tries     int
 	retryAt   time.Duration
 }
@@ -56,10 +59,14 @@ func (c *Core) propose(p proposal) {
 	p.next.Proposer = c.self
 	p.next.Nonce = 1 + (c.self.Incarnation+c.nonce)%(1<<53-1)
 	p.began, p.retryAt = c.now, c.now
+	if p.next.Active.Same(c.self) {
+		c.tried = TermOf(p.next)
+	}
 	c.prop = &p
 }
 
-func (c *Core) proposeCreate() {
+// proposeCreate proposes a new service. at is as in [Create].
+func (c *Core) proposeCreate(at int64) {
 	if c.prop != nil || c.role != Out {
 		return
 	}
@@ -67,6 +74,12 @@ func (c *Core) proposeCreate() {
 		return // the service exists; the resolver has lost it
 	}
 	next := resolver.Record{Epoch: 1, Active: c.self, ISR: []resolver.Host{c.self}}
+	if at > 0 {
+		next.Loss = c.beginning(0, at)
+	}
+	if f := c.freshTerm; f.Epoch == next.Epoch && f.Loss > 0 {
+		next.Loss = f.Loss // an earlier attempt may have succeeded, or may still
+	}
 	if c.rec.Version > 0 {
 		if c.rec.Active.ID != "" {
 			return
@@ -88,13 +101,13 @@ func (c *Core) proposeReset(rec resolver.Record, at int64) {
 		Active: c.self, ISR: []resolver.Host{c.self},
 	}
 	if rec.Version == 0 {
-		// The resolver has forgotten the service, so that other hosts may have reset it without this host's knowledge. Their
-		// terms must differ from this one, which must be the higher one if it is the later: by clock or, if clocks are
-		// wrong, by name.
-		next.Epoch, next.Loss = c.term.Epoch+1, max(c.term.Loss+1, uint64(max(at, 0)))+c.tieBreaker()
+		// The resolver has forgotten the service, so that other hosts may have reset it without this host's knowledge.
+		next.Epoch, next.Loss = c.term.Epoch+1, c.beginning(c.term.Loss+1, at)
 	}
-	if TermOf(next).Compare(c.term) <= 0 {
-		return // the resolver has gone back to before an earlier loss, whose term belonged to another host
+	if TermOf(next).Compare(c.term) <= 0 || rec.Version > 0 && at > 0 {
+		// The resolver may have gone back to before another reset, whose term belonged to another host.
+		c.restoring = c.farTerm(TermOf(rec), c.restoring)
+		next.Loss, next.Epoch = c.restoring.Loss+1, c.restoring.Epoch
 	}
 	c.freshTerm = TermOf(next)
 	doubt := c.prop // with a higher loss it does not matter, unless the reset is given up
@@ -105,11 +118,11 @@ func (c *Core) proposeReset(rec resolver.Record, at int64) {
 	c.propose(proposal{kind: propReset, expect: rec.Version, next: next, replaced: doubt})
 }
 
-// tieBreaker is a number below 1024 that two hosts are unlikely to share.
-func (c *Core) tieBreaker() uint64 {
-	h := fnv.New64a()
-	h.Write([]byte(c.self.ID))
-	return h.Sum64() & (1<<10 - 1)
+// beginning draws the Loss of a service that begins at a resolver that knows nothing of it, above least. The resolver may have
+// forgotten earlier beginnings, whose terms must differ from this one, which must be the higher one if it is the later: by clock or,
+// if clocks are wrong, by name.
+func (c *Core) beginning(least uint64, at int64) uint64 {
+	return max(least, uint64(max(at, 0))*hostNumbers) + c.hostNumber()
 }
 
 // cancelReset gives up a reset. It proposes the replaced proposal again, whose outcome is still unknown.
@@ -120,6 +133,45 @@ func (c *Core) cancelReset() {
 			c.prop.inFlight, c.prop.retryAt = false, c.now
 		}
 	}
+}
+
+func (c *Core) setRecord(r resolver.Record) {
+	c.rec = r
+	if c.cfg.Durable {
+		c.recText = c.encode(r)
+	}
+}
+
+// setProposed sets the hosts that may be in the in-sync set besides those of the record.
+func (c *Core) setProposed(hosts []resolver.Host) {
+	c.proposed, c.proposedText = hosts, ""
+	if c.cfg.Durable && len(hosts) > 0 {
+		c.proposedText = c.encode(hosts)
+	}
+}
+
+func (c *Core) encode(v any) string {
+	b, err := transport.Marshal(v)
+	c.assert(err == nil, "encoding of a record: %v", err)
+	return string(b)
+}
+
+// readRecord adopts the record and the proposed hosts that the store held.
+func (c *Core) readRecord(record, proposed string) error {
+	var r resolver.Record
+	if err := msgpack.UnmarshalSmall([]byte(record), &r); err != nil {
+		return err
+	}
+	c.setRecord(r)
+	if proposed == "" {
+		return nil
+	}
+	var hosts []resolver.Host
+	if err := msgpack.UnmarshalSmall([]byte(proposed), &hosts); err != nil {
+		return err
+	}
+	c.setProposed(hosts)
+	return nil
 }
 
 func (c *Core) copyRec() resolver.Record {
@@ -172,6 +224,7 @@ func (c *Core) proposeAdd(p *peer) {
 	}
 	p.member, p.commitWaitSince = true, 0 // before the proposal leaves
 	p.lastAck = c.now
+	c.setProposed(append(slices.Clone(c.proposed), p.host))
 	c.propose(proposal{kind: propAdd, expect: c.rec.Version, next: next, host: p.host})
 }
 
@@ -181,14 +234,29 @@ func (c *Core) proposeRemove(h resolver.Host, drop bool) {
 	c.propose(proposal{kind: propRemove, expect: c.rec.Version, next: next, host: h, drop: drop})
 }
 
-func (c *Core) proposePromote(from resolver.Host, keepOld bool) {
+// proposeHandoff proposes this host as the active one at the request of the one that is active.
+func (c *Core) proposeHandoff(from resolver.Host) {
 	next := c.nextRec()
 	next.Epoch++
-	if !keepOld && !next.Active.Same(c.self) {
+	next.Active = c.self
+	c.propose(proposal{kind: propPromote, expect: c.rec.Version, next: next, requester: from})
+}
+
+// takeOver proposes this host in place of a silent active host.
+func (c *Core) takeOver() {
+	c.propose(proposal{kind: propPromote, expect: c.rec.Version, next: c.takeOverRec()})
+}
+
+// takeOverRec is the record of a takeover. If the in-sync set must not shrink, the silent host stays in it. Commits then wait for
+// it, its next incarnation or another host.
+func (c *Core) takeOverRec() resolver.Record {
+	next := c.nextRec()
+	next.Epoch++
+	if c.mayShrink() && !next.Active.Same(c.self) {
 		next.ISR = slices.DeleteFunc(next.ISR, next.Active.Same)
 	}
 	next.Active = c.self
-	c.propose(proposal{kind: propPromote, expect: c.rec.Version, next: next, requester: from})
+	return next
 }
 
 // Heirs returns, on the active host, the other hosts of the in-sync set except those that are about to leave it.
@@ -213,13 +281,18 @@ func (c *Core) proposeRetire() {
 
 // tickRecord sends the pending proposal and reads the record, when due.
 func (c *Core) tickRecord() {
-	if p := c.prop; p != nil && !p.inFlight && c.now >= p.retryAt && c.metaDurable() {
-		p.inFlight = true
+	switch p := c.prop; {
+	case p == nil || p.inFlight || c.now < p.retryAt || !c.metaDurable():
+	case p.kind == propCreate && p.expect == 0 && p.next.Loss > 0 && p.tries > 0 && !p.cleared:
+		c.ask() // the resolver may have lost another host's record since
+		p.retryAt = c.nextAsk
+	default:
+		p.inFlight, p.cleared = true, false
 		p.tries++
 		c.out.CAS = &CAS{Expect: p.expect, Next: p.next}
 	}
 	if c.getAt > 0 && c.now >= c.getAt && !c.getting {
-		c.getAt, c.getting = 0, true
+		c.getAt, c.getting, c.asked = 0, true, c.known()
 		c.out.Get = true
 	}
 }
@@ -237,11 +310,16 @@ func (c *Core) casDone(ev CASDone) {
 	}
 	switch ev.Outcome {
 	case CASOK, CASConflict:
+		if ev.Outcome == CASOK && !mine {
+			c.get() // an answer that comes late may be of a record that the resolver has lost since
+			break
+		}
 		c.learn(ev.Record)
 		if mine && c.prop == p && ev.Outcome == CASConflict {
-			// The resolver shows no version above ours, so it has lost the record. Nothing can be proposed, and whether
-			// this change was made, and what followed it, will never be known. The established state stays.
+			// The resolver shows no version above ours, so it has lost the record. Whether this change was made, and what
+			// followed it, will never be known. The established state stays until the record is restored.
 			c.dropProp("the resolver has lost its memory of the service", false)
+			c.get()
 		}
 	case CASRefused:
 		if mine {
@@ -262,6 +340,7 @@ func (c *Core) dropProp(reason string, sure bool) {
 		if q := c.peer(p.host); sure && q != nil && !member(c.rec.ISR, q.host) {
 			q.member = false
 			c.dropPeer(q)
+			c.setProposed(slices.DeleteFunc(slices.Clone(c.proposed), p.host.Same))
 		}
 	case propPromote:
 		if p.requester.ID != "" {
@@ -283,27 +362,57 @@ func (c *Core) got(ev Got) {
 		return
 	}
 	before := c.rec.Version
+	if r := ev.Record; !c.role.Active() && c.prop == nil && r.Version > 0 && r.Version == c.rec.Version && TermOf(r) == TermOf(c.rec) && r.Nonce == c.rec.Nonce &&
+		r.Proposer.Same(c.rec.Proposer) && r.Generation != c.rec.Generation {
+		c.setRecord(r) // the resolver was restored from a copy that lacks nothing
+		c.lost = nil
+	}
 	c.learn(ev.Record)
+	c.noticeLoss(ev.Record, c.asked)
+	c.dropIfRemoved(ev.Record)
 	c.takeOverIfSilent(before)
+}
+
+// dropIfRemoved releases a copy that is no longer needed if the resolver has the record that removed this host. It could have gone back
+// to an older one, which counts on this copy.
+func (c *Core) dropIfRemoved(r resolver.Record) {
+	s := &c.standby
+	if !s.dropping {
+		return
+	}
+	s.dropping = false
+	switch {
+	case c.role != Out || s.removedAt == 0:
+	case c.lost == nil && r.Generation == c.rec.Generation && r.Version == c.rec.Version && !member(r.ISR, c.self):
+		c.release()
+	default:
+		s.removedAt = c.now
+	}
 }
 
 // get asks for the record as soon as possible.
 func (c *Core) get() { c.getAt = max(c.now, c.getAfter, 1) }
 
-// learn handles a record from any source. The higher version is the newer record. It decides the outcome of every proposal
-// that expected a lower version.
+// learn handles a record from any source. The higher term is the newer record and, within a term, whose records one host makes,
+// the higher version. It decides the outcome of every proposal that expected a lower version.
 func (c *Core) learn(r resolver.Record) {
 	if r.Version == 0 {
 		return
 	}
 	t := TermOf(r)
-	// A resolver that has lost its memory restarts its versions. Its records count again once a reset has raised the loss.
-	forgot := c.rec.Generation != 0 && r.Generation != c.rec.Generation
-	if !forgot && r.Version <= c.rec.Version || forgot && t.Loss <= c.term.Loss {
+	switch d := t.Compare(TermOf(c.rec)); {
+	case d < 0:
+		return // of a history that another one has replaced
+	case d == 0 && c.rec.Version > 0 && r.Version <= c.rec.Version && (r.Active.ID != "" || c.rec.Active.ID == ""):
 		return
 	}
-	c.assert(t.Compare(TermOf(c.rec)) >= 0, "record %d has a lower term than record %d", r.Version, c.rec.Version)
-	c.rec = r
+	// A resolver that has lost its memory, or has gone back to an older record, reuses versions.
+	forgot := c.rec.Generation != 0 && r.Generation != c.rec.Generation || r.Version <= c.rec.Version
+	if forgot && t.Compare(c.term) < 0 {
+		return
+	}
+	c.setRecord(r)
+	c.lost, c.alone = nil, false
 	c.out.Changed = true
 	done := c.prop
 	if done != nil && (forgot || r.Version > done.expect) {
@@ -311,9 +420,12 @@ func (c *Core) learn(r resolver.Record) {
 	} else {
 		done = nil
 	}
+	if c.prop == nil || c.prop.kind != propAdd {
+		c.setProposed(nil)
+	}
 	mine := r.Active.Same(c.self)
 	switch d := t.Compare(c.term); {
-	case d > 0 && mine && (c.hasState || t == c.freshTerm):
+	case d > 0 && mine && (t == c.tried && c.hasState || t == c.freshTerm):
 		if c.role.Active() {
 			c.stepDown() // this host reset itself
 		}
@@ -337,6 +449,16 @@ func (c *Core) learn(r resolver.Record) {
 	}
 }
 
+// hear is [Core.learn] for a record that a host other than its active one tells. If the service began anew by it, the copy here ends.
+// The host must hold a copy of that beginning, or the resolver must have the record: it may have been lost before anyone began.
+func (c *Core) hear(r resolver.Record, begun bool) {
+	if c.hasState && r.Loss > c.loss && !begun && !r.Active.Same(c.self) {
+		c.get()
+		return
+	}
+	c.learn(r)
+}
+
 // follow adopts a higher term. leader is its active host, zero if unknown.
 func (c *Core) follow(t Term, leader resolver.Host) {
 	c.assert(t.Compare(c.term) > 0, "term goes back to %s", t)
@@ -349,6 +471,9 @@ func (c *Core) follow(t Term, leader resolver.Host) {
 	c.term = t
 	c.out.Changed = true
 	if c.hasState && c.loss != t.Loss {
+		if c.role != Out && c.log.last() > 0 {
+			c.keepAside() // the service began anew
+		}
 		c.release()
 	}
 	s := &c.standby
@@ -382,7 +507,7 @@ func (c *Core) stepDown() {
 		c.prop = nil // the record has moved on, or will: a change of a lower epoch can only conflict
 	}
 	c.out.Deposed, c.out.Activated, c.out.Gained = true, false, nil
-	c.standby = standbyState{heard: c.now}
+	c.standby = standbyState{heard: c.now, contact: c.now}
 	c.setRole(Standby)
 }
 

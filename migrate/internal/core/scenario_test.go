@@ -414,6 +414,21 @@ func (h *scenarioHost) ready() {
 		}
 		s.after(2*s.lat, func() { h.step(Candidates{Hosts: hosts}) })
 	}
+	if r.Ask != nil {
+		s.printf("%s: asks the others", id)
+		var answers []Answer
+		for _, a := range s.names {
+			if o := s.hosts[a]; o != h {
+				s.reach(id, a, s.lat, func() {
+					if o.up {
+						got := o.core.Answer(h.core.self)
+						s.reach(a, id, s.lat, func() { answers = append(answers, got) })
+					}
+				})
+			}
+		}
+		s.after(3*s.lat, func() { h.step(Answers{answers}) })
+	}
 	for _, to := range r.Snapshots {
 		ev := Captured{To: to, ID: uint64(len(h.snaps) + 1), Index: h.core.emitted}
 		ev.Epoch, _ = h.core.EpochAt(ev.Index)

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/roam-go/roam/resolver"
+	"github.com/roam-go/roam/transport/msgpack"
 )
 
 func (x *search) hash(b []byte) [2]uint64 {
@@ -137,10 +138,15 @@ func (c *Core) clone() *Core {
 		m := *c.active.takenMove
 		d.active.takenMove = &m
 	}
+	if c.lost != nil {
+		l := *c.lost
+		d.lost = &l
+	}
 	if c.standby.fetch != nil {
 		f := *c.standby.fetch
 		d.standby.fetch = &f
 	}
+	d.differences = slices.Clone(c.differences) // empty: the hosts of the search have equal policies
 	d.out = Ready{}
 	return &d
 }
@@ -174,9 +180,18 @@ func appendCore(b []byte, c *Core) []byte {
 	}
 	host(c.self)
 	num(uint64(c.role), c.term.Loss, c.term.Epoch, c.freshTerm.Loss, c.freshTerm.Epoch, c.loss)
+	num(c.tried.Loss, c.tried.Epoch)
 	num(c.commit, c.emitted, c.applied, c.log.base, c.log.baseEpoch)
 	b = appendRec(b, c.rec)
-	flags(c.hasState, c.getting, c.prop != nil)
+	num(c.asked.generation, c.asked.version, c.restoring.Loss, c.restoring.Epoch)
+	flags(c.hasState, c.getting, c.prop != nil, c.lost != nil)
+	for _, h := range c.proposed {
+		host(h)
+	}
+	num(0)
+	if c.lost != nil {
+		b = appendRec(b, c.lost.rec)
+	}
 	for _, e := range c.log.ents {
 		num(e.Epoch, uint64(e.Kind), e.Low)
 	}
@@ -187,13 +202,13 @@ func appendCore(b []byte, c *Core) []byte {
 		b = appendRec(b, p.next)
 		host(p.host)
 		host(p.requester)
-		flags(p.drop, p.inFlight)
+		flags(p.drop, p.inFlight, p.cleared)
 		due(p.retryAt)
 		old(p.began)
 	}
 	a := &c.active
 	num(uint64(len(a.peers)), a.epochStart, a.lastInvitation, a.round)
-	due(a.nextBeat, a.nextSeek)
+	due(a.nextBeat, a.nextSeek, a.nextCheck)
 	flags(a.seeking, a.roundDue, a.suspended, a.blocked, a.announced)
 	for _, s := range a.slowHosts {
 		b = append(b, s.id...)
@@ -214,7 +229,7 @@ func appendCore(b []byte, c *Core) []byte {
 	host(a.predecessor)
 	for _, p := range a.peers {
 		host(p.host)
-		flags(p.member, p.down, p.sendDue, c.now > p.invitedAt, p.commitWaitSince > 0)
+		flags(p.member, p.superseded, p.down, p.sendDue, c.now > p.invitedAt, p.commitWaitSince > 0)
 		num(uint64(p.stage), p.base, p.match, p.next, p.round, uint64(p.inFlight), p.invitation)
 		old(p.lastAck, p.resentAt, p.commitWaitSince, p.leaveAskedAt)
 		if flags(p.lagMark > p.match); p.lagMark > p.match {
@@ -222,16 +237,17 @@ func appendCore(b []byte, c *Core) []byte {
 			old(p.lagMarkAt)
 		}
 		due(p.nextCommitWait)
-		if flags(p.stage == fetching); p.stage == fetching {
+		if flags(p.stage == fetching, c.delayed(p), p.delayed); p.stage == fetching {
 			b = appendSearchMsg(b, p.snapshot)
 		}
 	}
 	s := &c.standby
 	host(s.leader)
 	old(s.heard, s.removedAt)
-	due(s.nextLeave)
+	flags(c.outOfTouch())
+	due(s.nextLeave, c.nextAsk)
 	num(s.invitation, s.matched, s.ackedIndex, s.round)
-	flags(s.down, s.ackDue, s.ackNow, s.resend, s.checkingActive, s.leaving, s.halted, s.fetch != nil)
+	flags(c.asking, c.gaveWay, c.alone, s.down, s.ackDue, s.ackNow, s.resend, s.checkingActive, s.leaving, s.halted, s.dropping, s.fetch != nil)
 	if f := s.fetch; f != nil {
 		host(f.From)
 		num(f.ID, f.Index, f.Epoch)
@@ -253,6 +269,8 @@ func appendDisk(b []byte, c *Core, s State) []byte {
 	}
 	b = append(b, 0)
 	for _, m := range []Meta{v.meta, s.Meta} {
+		b = appendStoredRec(b, m.Record)
+		m.Record = ""
 		b = fmt.Appendf(b, "%v", m)
 	}
 	for _, n := range [...]uint64{s.Commit, s.Matched, s.Base.Index, s.Base.Epoch} {
@@ -262,6 +280,18 @@ func appendDisk(b []byte, c *Core, s State) []byte {
 		b = binary.AppendUvarint(b, e.Epoch)
 	}
 	return append(b, 0)
+}
+
+// appendStoredRec appends an encoded record without its proposer and nonce.
+func appendStoredRec(b []byte, text string) []byte {
+	if text == "" {
+		return append(b, 0)
+	}
+	var r resolver.Record
+	if err := msgpack.UnmarshalSmall([]byte(text), &r); err != nil {
+		panic(err)
+	}
+	return appendRec(b, r)
 }
 
 func appendRec(b []byte, r resolver.Record) []byte {
@@ -304,7 +334,7 @@ func appendSearchMsg(b []byte, m Msg) []byte {
 // TestSearchCopies fails when a field is added that clone and appendCore do not handle.
 func TestSearchCopies(t *testing.T) {
 	fields := func(v any) int { return reflect.TypeOf(v).NumField() }
-	require.Equal(t, []int{26, 20, 22, 16, 11, 5}, []int{
+	require.Equal(t, []int{39, 21, 26, 18, 12, 5}, []int{
 		fields(Core{}), fields(activeState{}), fields(peer{}), fields(standbyState{}), fields(proposal{}), fields(move{}),
 	}, "a field was added or removed: adapt clone and appendCore, then these numbers")
 }

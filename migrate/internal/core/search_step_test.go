@@ -409,6 +409,10 @@ func (x *search) ready(c *Core, r *searchResult, lags bool) (again bool) {
 			to: int(id[0] - 'a'), inc: c.self.Incarnation, cas: out.CAS, text: id + "'s change " + Describe(next),
 		}))
 	}
+	if out.Ask != nil {
+		again = true
+		c.Step(c.now, Answers{}) // nobody answers
+	}
 	if !lags {
 		for _, h := range out.Snapshots {
 			again = true

@@ -21,6 +21,8 @@ type standbyState struct {
 	resend         bool // ask the leader to resend
 	fetch          *Fetch
 	checkingActive bool          // a read of the record is pending because the leader is silent
+	contact        time.Duration // when this host sent the last acknowledgement that the leader has echoed; 0: never
+	dropping       bool          // a read of the record is pending because the copy here is no longer needed
 	removedAt      time.Duration // when this host was removed from the in-sync set; 0: it was not
 	leaving        bool
 	nextLeave      time.Duration // when to ask again to be removed
@@ -57,12 +59,12 @@ func (c *Core) recv(m Msg) {
 		c.recvActive(m)
 	case MsgReject:
 		if m.Record != nil {
-			c.learn(*m.Record)
+			c.hear(*m.Record, m.Flag)
 		}
 		if d > 0 && TermOf(c.rec).Compare(m.Term) < 0 {
 			c.get()
 		}
-	case MsgAck, MsgFailed, MsgMoved, MsgJoin, MsgLeave:
+	case MsgAck, MsgFailed, MsgMoved, MsgJoin, MsgLeave, MsgPolicy:
 		switch {
 		case d > 0:
 			c.get()
@@ -77,6 +79,8 @@ func (c *Core) recv(m Msg) {
 			c.recvFailed(m)
 		case m.Type == MsgMoved:
 			c.recvMoved(m)
+		case m.Type == MsgPolicy:
+			c.recvPolicy(m)
 		}
 	}
 }
@@ -103,7 +107,10 @@ func (c *Core) recvActive(m Msg) {
 	case MsgAppend:
 		c.recvAppend(m)
 	case MsgInvite:
+		c.comparePolicy(m)
 		c.recvInvite(m)
+	case MsgRecord:
+		c.comparePolicy(m)
 	case MsgSnapshot:
 		c.recvSnapshot(m)
 	case MsgTransfer:
@@ -121,9 +128,16 @@ func (c *Core) recvAppend(m Msg) {
 	if m.Index != s.invitation {
 		return // of an earlier invitation
 	}
+	if sent := m.Won - c.stamp(0); m.Won > 0 && sent >= 0 && sent <= c.now/time.Millisecond {
+		s.contact = max(s.contact, sent*time.Millisecond, 1)
+	}
 	s.ackDue, s.ackNow = true, s.ackNow || len(m.Entries) == 0 || m.Round > s.round
 	s.round = max(s.round, m.Round)
 	if !c.hasState || m.Prev == ^uint64(0) {
+		return
+	}
+	if c.contradicts(m) {
+		c.supersede()
 		return
 	}
 	// Committed entries are the same everywhere: skip them.
@@ -151,9 +165,6 @@ func (c *Core) recvAppend(m Msg) {
 			if have == e.Epoch {
 				continue
 			}
-			if at <= c.commit {
-				c.assert(false, "committed entry %d is overwritten", at)
-			}
 			c.truncate(at - 1)
 		}
 		if c.backlogged() {
@@ -173,12 +184,12 @@ func (c *Core) sendAck() {
 		return
 	}
 	// A host without entries that fetches nothing has missed the snapshot message.
-	resend := s.resend || s.fetch == nil && s.matched == 0
+	resend := (s.resend || s.fetch == nil && s.matched == 0) && !c.backlogged()
 	index := min(s.matched, c.durableIndex())
 	if index < s.matched && index <= s.ackedIndex && !s.ackNow && !resend {
 		return // until the store holds more
 	}
-	m := Msg{Type: MsgAck, Index: index, Commit: c.commit, Round: s.round, Flag: resend, Prev: s.invitation}
+	m := Msg{Type: MsgAck, Won: c.stamp(c.now), Index: index, Commit: c.commit, Round: s.round, Flag: resend, Prev: s.invitation}
 	if c.hasState {
 		m.PrevEpoch = 1 + c.applied
 	}
@@ -203,8 +214,9 @@ func (c *Core) recvInvite(m Msg) {
 	}
 	c.setRole(Joining)
 	s.removedAt = 0
+	have := c.place(min(c.commit, c.durableIndex()))
 	c.send(s.leader, Msg{
-		Type: MsgJoin, Round: s.invitation, Flag: c.hasState, Commit: min(c.commit, c.durableIndex()), Index: c.loss,
+		Type: MsgJoin, Round: s.invitation, Flag: c.hasState, Commit: have.Index, PrevEpoch: have.Epoch, Index: c.loss,
 	})
 }
 
@@ -214,6 +226,9 @@ func (c *Core) recvSnapshot(m Msg) {
 	if m.Prev != s.invitation || s.matched > 0 || c.role != Joining || s.leaving ||
 		s.fetch != nil && s.fetch.ID == m.Round && s.fetch.From.Same(m.From) {
 		return
+	}
+	if maybe := beyond(c.term.Epoch, c.place(c.commit).Epoch); c.hasState && c.loss == c.term.Loss && c.commit > 0 && (m.Flag || maybe) {
+		c.reportSuperseded(c.self, m.From, c.commit, !m.Flag)
 	}
 	c.release()
 	s.leader, s.heard, s.invitation = m.From, c.now, m.Prev
@@ -256,7 +271,13 @@ func (c *Core) takeOverIfSilent(before uint64) {
 	}
 	if TermOf(c.rec).Compare(c.term) < 0 {
 		c.proposeAfter = c.now + c.cfg.Heartbeat
-		return // the resolver has lost the record
+		return // this host does not know the record of its term
+	}
+	if c.lost != nil && member(c.rec.ISR, c.self) {
+		if c.prop != nil || !c.ask() {
+			c.proposeAfter = c.now + c.cfg.Heartbeat
+		}
+		return
 	}
 	if !member(c.rec.ISR, c.self) {
 		if c.role == Joining {
@@ -276,10 +297,13 @@ func (c *Core) takeOverIfSilent(before uint64) {
 			c.proposeAfter = c.now + c.cfg.JoinTimeout
 			return
 		}
-		// If the in-sync set must not shrink, the silent host stays in it. Commits then wait for it, its next incarnation
-		// or another host.
-		c.proposePromote(resolver.Host{}, !c.mayShrink())
-		return
+		if !c.outOfTouch() {
+			c.takeOver()
+			return
+		}
+		if c.ask() {
+			return
+		}
 	}
 	c.proposeAfter = c.now + c.cfg.Heartbeat
 }
@@ -353,7 +377,10 @@ func (c *Core) tickStandby() {
 	case s.leaving && c.now >= s.nextLeave && (c.role != Out || c.hasState):
 		c.leave()
 	case c.role == Out && c.hasState && s.removedAt > 0 && c.now-s.removedAt >= c.cfg.CopyRetention:
-		c.release()
+		if !c.getting {
+			s.dropping = true // once the resolver confirms that it has the record without this host
+			c.get()
+		}
 	case c.role == Out && c.hasState && s.removedAt == 0 && c.now >= s.nextLeave:
 		s.nextLeave = c.now + c.cfg.JoinTimeout
 		if s.leader.ID != "" {
@@ -364,7 +391,7 @@ func (c *Core) tickStandby() {
 		s.fetch, s.invitation = nil, 0
 		c.setRole(Out)
 	case (c.role == Standby || c.role == Joining) && c.hasState && c.prop == nil &&
-		!s.checkingActive && c.now >= c.proposeAfter && c.leaderSilent():
+		!s.checkingActive && !c.asking && c.now >= c.proposeAfter && c.leaderSilent():
 		s.checkingActive = true
 		c.get()
 	}
@@ -377,14 +404,16 @@ func (c *Core) deadlineStandby(at func(time.Duration)) {
 	}
 	switch {
 	case c.role == Out && c.hasState && s.removedAt > 0:
-		at(s.removedAt + c.cfg.CopyRetention)
+		if !s.dropping {
+			at(s.removedAt + c.cfg.CopyRetention)
+		}
 	case c.role == Out && c.hasState:
 		at(s.nextLeave)
 	case c.role == Joining && !c.hasState:
 		at(s.heard + c.cfg.JoinTimeout)
 	case (c.role == Standby || c.role == Joining) && c.now < c.proposeAfter:
 		at(c.proposeAfter)
-	case (c.role == Standby || c.role == Joining) && c.prop == nil && !s.checkingActive:
+	case (c.role == Standby || c.role == Joining) && c.prop == nil && !s.checkingActive && !c.asking:
 		// Check again at each step of the ranks.
 		for d := c.cfg.FailureTimeout; ; d += c.cfg.RankDelay {
 			if s.heard+d > c.now {

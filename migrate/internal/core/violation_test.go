@@ -12,6 +12,14 @@ func TestViolationStops(t *testing.T) {
 	for name, broken := range map[string]func(c *Core, now time.Duration){
 		"Step":    func(c *Core, now time.Duration) { c.Step(now, Persisted{Seq: 7}) },
 		"Propose": func(c *Core, now time.Duration) { c.Propose(now-1, Entry{Kind: Command}) },
+		"Tail": func(c *Core, _ time.Duration) {
+			c.Ready()
+			c.Applied(time.Second, 1)
+			c.log.trim(1)
+			require.Empty(t, c.Tail(1))
+			require.NoError(t, c.Err())
+			require.Nil(t, c.Tail(0), "entry 1 is no longer there")
+		},
 		"Ready": func(c *Core, _ time.Duration) {
 			c.active.peers = []*peer{{host: storedB, stage: streaming, sendDue: true, next: 99}}
 			require.Zero(t, c.Ready())

@@ -28,6 +28,8 @@ import (
 const (
 	snapshotMagic  = "roam"
 	snapshotFormat = 1
+	// maxSeq bounds the numbers of commands in a snapshot, so that the next ones do not overflow.
+	maxSeq = 1 << 62
 )
 
 var snapshotWriters = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 64<<10) }}
@@ -194,7 +196,7 @@ func (m *Machine) restoreSession(d *snapshotReader) {
 	case id == 0 || m.sessions.get(id) != nil:
 		d.err = fmt.Errorf("session: %d occurs twice or is 0", id)
 		return
-	case first == 0 || first+n < first:
+	case first == 0 || first > maxSeq:
 		d.err = fmt.Errorf("first reply of session %d: %d", id, first)
 		return
 	}

@@ -136,6 +136,8 @@ func TestRestoreMalformed(t *testing.T) {
 		{head + uint(2, 7) + key + uint(0, 1, 0, 7) + key + uint(0, 1, 0), "session: 7 occurs twice or is 0"},
 		{head + uint(1, 7) + key + uint(0, 0, 0), "first reply of session 7: 0"},
 		{head + uint(1, 7) + key + uint(0, 1<<64-1, 2), "first reply of session 7: 18446744073709551615"},
+		{head + uint(1, 7) + key + uint(0, 1<<64-1, 0), "first reply of session 7: 18446744073709551615"},
+		{head + uint(1, 7) + key + uint(0, 1<<62+1, 0), "first reply of session 7: "},
 		{head + uint(1, 7) + key + uint(0, 1, 6), "number of replies: 6 is over the limit of 5"},
 		{head + uint(1, 7) + key + uint(0, 1, 1, 1, 1, 1<<32), "code of reply: 4294967296 is over the limit"},
 		{head + uint(1, 7) + key + uint(0, 1, 1, 1, 1, 0, 111), "reply: 111 is over the limit of 110"},

@@ -25,6 +25,7 @@ type Env interface {
 	CompareAndSwap(core.CAS) // asks the resolver; CASDone comes back
 	Get()                    // asks the resolver; Got comes back
 	Seek()                   // asks the resolver; Candidates comes back
+	Ask([]resolver.Host)     // asks other hosts; Answers comes back
 	Fetch(core.Fetch)        // a snapshot; [Replica.Restored] is called with it
 	Moved(core.MoveEvent)
 
@@ -48,6 +49,7 @@ type Env interface {
 	Resent(entries uint64)     // entries were sent again
 	Diverged(entry uint64)     // the copy here is not what the active host has
 	CaptureFailed(to string, err error)
+	Report(err error) // a condition that users should know: an item of [core.Ready].Reports
 }
 
 // Replica is one service on one host. It belongs to the service's loop.
@@ -163,6 +165,9 @@ func (r *Replica) do(d core.Ready) error {
 	if d.Seek {
 		r.env.Seek()
 	}
+	if d.Ask != nil {
+		r.env.Ask(d.Ask)
+	}
 	for _, h := range d.Snapshots {
 		r.offer(h)
 	}
@@ -174,6 +179,9 @@ func (r *Replica) do(d core.Ready) error {
 	}
 	if d.ReadsFail {
 		r.env.ReadsFailed()
+	}
+	for _, err := range d.Reports {
+		r.env.Report(err)
 	}
 	for _, ev := range d.Moves {
 		r.env.Moved(ev)

@@ -36,6 +36,7 @@ func (e *testEnv) Save(core.Save)            {}
 func (e *testEnv) CompareAndSwap(c core.CAS) { e.cas = &c }
 func (e *testEnv) Get()                      {}
 func (e *testEnv) Seek()                     {}
+func (e *testEnv) Ask([]resolver.Host)       {}
 func (e *testEnv) Fetch(core.Fetch)          {}
 func (e *testEnv) Moved(core.MoveEvent)      {}
 func (e *testEnv) Machine() (*machine.Machine, error) {
@@ -53,6 +54,7 @@ func (e *testEnv) ReadsFailed()                                 {}
 func (e *testEnv) Resent(uint64)                                {}
 func (e *testEnv) Diverged(uint64)                              {}
 func (e *testEnv) CaptureFailed(string, error)                  {}
+func (e *testEnv) Report(error)                                 {}
 
 // serving is a replica that has made its service, with its first entry at the applier.
 func serving(t *testing.T) (*Replica, *testEnv) {

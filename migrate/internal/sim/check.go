@@ -8,6 +8,7 @@ import (
 
 	"github.com/roam-go/roam/migrate/internal/core"
 	"github.com/roam-go/roam/resolver"
+	"github.com/roam-go/roam/transport/msgpack"
 )
 
 // The invariants, and where each is checked:
@@ -52,17 +53,20 @@ import (
 // checker knows everything that happened on all hosts, and fails the run when an invariant is broken.
 type checker struct {
 	w       *world
+	first   uint64                        // the loss of the first beginning
 	logs    map[uint64]*history           // by loss
 	active  map[core.Term]*proc           // who was active in a term: one at most
 	acks    map[ackKey]uint64             // the highest index that an incarnation acknowledged in a term
 	records map[core.Term]resolver.Record // the last record of each term
-	top     resolver.Record               // the newest of the resolver's present memory
 	bound   resolver.Record               // the newest
+	gone    bool                          // the resolver has lost it, or gone back
+	acted   resolver.Record               // the newest whose active host knows it, and would after a crash
 	bodies  map[cmdKey][]byte             // what clients asked for
 	acked   map[cmdKey]mark               // at what place it was acknowledged
 	spoken  map[uint64]core.Term          // the highest term in which an incarnation with a disk has spoken
 	begun   map[core.Term]bool            // its active host has spoken in it, or its disk knows it
 	lost    map[uint64]bool               // the incarnation has lost its disk
+	doubt   map[uint64]bool               // the incarnation is in the in-sync set by an old record, since the resolver had gone back
 	deaths  map[mark]int                  // hosts that took over and died of the poisoned command, by its place
 	ops     []operation                   // what clients did before any loss
 	calls   int                           // and answers
@@ -84,6 +88,7 @@ type history struct {
 	loss     uint64
 	first    core.Term // it began with
 	kept     uint64    // entries up to here are of the copy that was left after the loss
+	from     *history  // the log of that copy; nil: none
 	entries  []core.Entry
 	epochs   []uint64 // in which each entry was committed
 	outcomes []outcome
@@ -120,8 +125,8 @@ type watch struct {
 
 func newChecker(w *world) *checker {
 	return &checker{
-		deaths: make(map[mark]int),
-		w:      w, logs: make(map[uint64]*history), active: make(map[core.Term]*proc), acks: make(map[ackKey]uint64),
+		deaths: make(map[mark]int), doubt: make(map[uint64]bool),
+		w: w, logs: make(map[uint64]*history), active: make(map[core.Term]*proc), acks: make(map[ackKey]uint64),
 		spoken: make(map[uint64]core.Term), begun: make(map[core.Term]bool), lost: make(map[uint64]bool),
 		records: make(map[core.Term]resolver.Record), bodies: make(map[cmdKey][]byte), acked: make(map[cmdKey]mark),
 		opOf: make(map[cmdKey]int),
@@ -265,7 +270,9 @@ func (k *checker) activated(p *proc) {
 		h = newHistory(t.Loss)
 		h.first = t
 		k.logs[t.Loss] = h
-		if t.Loss > 0 {
+		if len(k.logs) == 1 {
+			k.first = t.Loss
+		} else if t.Loss != k.first {
 			k.w.stats.Losses++
 		}
 		// A reset keeps the copy that the host has; the epoch's first entry is the only one after it.
@@ -276,12 +283,17 @@ func (k *checker) activated(p *proc) {
 			}
 			// What it committed at the same moment comes as the first of the new log.
 			n = min(n, uint64(len(old.entries)))
+			for i := logBase(p.core) + 1; i <= n; i++ {
+				if e, ok := p.core.EntryAt(i); ok && !sameEntry(e, old.entries[i-1]) {
+					n = i - 1 // a host with later entries was passed over
+				}
+			}
 			for _, e := range old.entries[:n] {
 				h.fold(e)
 				h.epochs = append(h.epochs, t.Epoch)
 			}
 			h.outcomes = slices.Clone(old.outcomes[:n])
-			h.applied, h.kept = min(n, old.applied), n
+			h.applied, h.kept, h.from = min(n, old.applied), n, old
 		}
 		return
 	}
@@ -319,6 +331,20 @@ func (k *checker) ordered(p *proc) {
 func (k *checker) saved(p *proc, v *core.Save) {
 	if q := k.active[v.Term]; q != nil && q.self.Same(p.self) {
 		k.begun[v.Term] = true
+	}
+	if v.Record != "" {
+		var r resolver.Record
+		if err := msgpack.UnmarshalSmall([]byte(v.Record), &r); err != nil {
+			k.failf("%s saves a record: %v", p, err)
+		}
+		k.knows(p, r)
+	}
+}
+
+// knows notes that a host would know a record after a crash, or at least until then.
+func (k *checker) knows(p *proc, r resolver.Record) {
+	if d := core.TermOf(r).Compare(core.TermOf(k.acted)); r.Active.Same(p.self) && (d > 0 || d == 0 && r.Version > k.acted.Version) {
+		k.acted = r
 	}
 }
 
@@ -379,7 +405,7 @@ func (k *checker) held(p *proc, e core.Entry) {
 			n++
 		}
 	}
-	if h := k.logs[t.Loss]; h != nil && h.first.Loss > 0 && (e.Epoch < h.first.Epoch || t == h.first && e.Index < p.core.EpochStart()) {
+	if h := k.logs[t.Loss]; h != nil && h.loss != k.first && (e.Epoch < h.first.Epoch || t == h.first && e.Index < p.core.EpochStart()) {
 		return // of the copy that a reset has kept
 	}
 	if n < want && rec.Active.ID != "" {

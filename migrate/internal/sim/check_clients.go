@@ -18,7 +18,7 @@ func (k *checker) mark(c *client) mark {
 func (k *checker) invoked(c *client, cmd *command) {
 	key := cmdKey{c.session, cmd.seq}
 	k.bodies[key] = cmd.body
-	if call := k.called(); c.loss == 0 {
+	if call := k.called(); c.loss == 0 || c.loss == k.first {
 		k.opOf[key] = len(k.ops)
 		k.ops = append(k.ops, operation{call: call, answer: unanswered, session: c.session, body: cmd.body})
 	}
@@ -134,7 +134,7 @@ func (k *checker) read(c *client, q *request, r reply) {
 	if q.floor.loss == h.loss && r.Index < q.floor.index {
 		k.failf("client %d: an answer is from %d, but %d was acknowledged before it was asked for (I12)", c.id, r.Index, q.floor.index)
 	}
-	if h.loss == 0 {
+	if h.loss == k.first {
 		k.ops = append(k.ops, operation{call: q.call, answer: k.called(), read: true, count: r.Count, sum: r.Sum})
 	}
 }

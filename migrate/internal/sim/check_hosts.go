@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"slices"
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
@@ -31,26 +32,53 @@ func (k *checker) proposed(p *proc, c core.CAS) {
 // recordChanged: terms only rise (I2), and who becomes active was in the in-sync set, or the loss rises (I6).
 func (k *checker) recordChanged(before, after resolver.Record) {
 	b, a := core.TermOf(before), core.TermOf(after)
-	if after.Generation == before.Generation || k.top.Version > 0 {
-		if a.Compare(core.TermOf(k.top)) < 0 {
-			k.failf("the resolver goes from %s back to %s (I2)", core.TermOf(k.top), a)
-		}
+	newest, bound := core.TermOf(k.bound), k.bound
+	if k.gone && core.TermOf(k.acted).Compare(newest) < 0 {
+		newest = core.TermOf(k.acted) // no host knows that it was to be active later
 	}
-	k.top, k.bound = after, after
-	if !after.Active.Same(before.Active) && after.Loss == before.Loss && before.Version > 0 && after.Active.ID != "" {
-		if !contains(before.ISR, after.Active) {
+	if k.gone {
+		if a.Compare(newest) < 0 || a == newest && !after.Proposer.Same(k.bound.Active) {
+			return // of what the resolver has left, which no host that knows better may take for true
+		}
+		k.gone, before, b = false, k.bound, newest
+		if core.TermOf(before) != newest {
+			before = k.acted
+		}
+		if a.Loss == newest.Loss {
+			k.w.stats.Restored++
+			for _, h := range after.ISR {
+				k.doubt[h.Incarnation] = !contains(k.bound.ISR, h)
+			}
+		}
+	} else if a.Compare(newest) < 0 {
+		k.failf("the resolver goes from %s back to %s (I2)", newest, a)
+	}
+	k.bound = after
+	if nobody := k.active[core.TermOf(before)] == nil; nobody && before.Version > 0 {
+		// The record was lost before the host that it makes active has heard of it.
+	} else if !after.Active.Same(before.Active) && after.Loss == before.Loss && before.Version > 0 && after.Active.ID != "" {
+		// No host may know yet that the record was changed to name fewer hosts, or another one as active.
+		if !contains(before.ISR, after.Active) && !contains(bound.ISR, after.Active) &&
+			(core.TermOf(k.acted) != b || !contains(k.acted.ISR, after.Active)) {
 			k.failf("%s becomes active without being in the in-sync set (I6)", label(after.Active))
 		}
 		if a.Compare(b) <= 0 {
 			k.failf("another host is active in %s", a)
 		}
 	}
+	for inc := range k.doubt {
+		if !slices.ContainsFunc(after.ISR, func(h resolver.Host) bool { return h.Incarnation == inc }) {
+			delete(k.doubt, inc)
+		}
+	}
 	k.records[a] = after
 	k.durable(&after)
 }
 
-// forgotten: terms may begin anew, but the last record goes on to bind those who know it.
-func (k *checker) forgotten() { k.top = resolver.Record{} }
+// forgotten: the last record goes on to bind those who know it.
+func (k *checker) forgotten(left resolver.Record) {
+	k.gone = k.gone || left.Generation != k.bound.Generation || left.Version != k.bound.Version
+}
 
 // look checks one process after each thing that it did.
 func (k *checker) look(p *proc) {
@@ -60,6 +88,9 @@ func (k *checker) look(p *proc) {
 		k.failf("%s goes from %s back to %s (I2)", p, v.term, t)
 	}
 	rec := c.Record()
+	if p.host.disk == nil {
+		k.knows(p, rec)
+	}
 	if c.Role().Active() {
 		k.isActive(p, t)
 		for _, h := range rec.ISR {
@@ -111,6 +142,9 @@ func (k *checker) durable(r *resolver.Record) {
 			continue
 		}
 		c := p.core
+		if k.doubt[m.Incarnation] {
+			continue // an old record named it when another member took over
+		}
 		if k.lost[m.Incarnation] && !c.HasState() {
 			continue // and says so to whoever counts on it
 		}

@@ -138,7 +138,7 @@ func (p *proc) recover() {
 	st.Entries = slices.Clone(st.Entries)
 	w.stats.Recoveries++
 	meta := st.Meta
-	meta.Gen = 0 // the resolver draws it, not the seed
+	meta.Gen, meta.Record, meta.Proposed = 0, "", "" // the resolver draws the generation, not the seed
 	w.tracef("%s recovers %+v, log %d..%d", p.name(), meta, st.Base.Index, st.Last())
 	var m *machine.Machine
 	if st.Copy {

@@ -74,6 +74,61 @@ func (p *proc) Seek() {
 	})
 }
 
+// Ask asks other hosts what they know. Those that do not answer in time are left out.
+func (p *proc) Ask(hosts []resolver.Host) {
+	w := p.w
+	var answers []core.Answer
+	waiting, over := 0, false
+	done := func() {
+		if !over {
+			over = true
+			for _, a := range answers {
+				w.tracef("%s hears from %s: %s copy=%v active=%v pending=%v last=%d commit=%+v of %s", p.name(), label(a.From), a.Term,
+					a.Copy, a.Active, a.Pending, a.Last, a.Commit, describeRecord(&a.Record))
+			}
+			p.event(core.Answers{Answers: answers})
+		}
+	}
+	hear := func(a core.Answer) {
+		answers = append(answers, a)
+		if waiting--; waiting == 0 {
+			done()
+		}
+	}
+	for _, h := range w.hosts { // all that are present
+		if q := h.proc; q != nil && q != p && !contains(hosts, q.self) {
+			hosts = append(hosts, q.self)
+		}
+	}
+	waiting = len(hosts)
+	w.tracef("%s asks %d hosts", p.name(), waiting)
+	for _, h := range hosts {
+		w.ask(p.self, h, hear)
+	}
+	if waiting == 0 {
+		w.after(0, done)
+	}
+	w.after(w.between(300*time.Millisecond, time.Second), done)
+}
+
+// ask asks a host what it knows, if the question and the answer get through.
+func (w *world) ask(asker resolver.Host, h resolver.Host, heard func(core.Answer)) {
+	from, to := hostIndex(asker), w.hosts[hostIndex(h)]
+	reaches := func(i, j int) bool { return !w.links[i][j].cut && !w.chance(w.prof.drop) }
+	w.after(w.latency(), func() {
+		p := to.proc
+		if p == nil || p.dead || p.paused || !reaches(from, to.index) {
+			return
+		}
+		a := p.core.Answer(asker)
+		w.after(w.latency(), func() {
+			if reaches(to.index, from) {
+				heard(a)
+			}
+		})
+	})
+}
+
 // Offer lets another host fetch what was captured.
 func (p *proc) Offer(to resolver.Host, c *machine.Capture) uint64 {
 	w := p.w
@@ -90,6 +145,15 @@ func (p *proc) Offer(to resolver.Host, c *machine.Capture) uint64 {
 	p.snaps[id] = s
 	w.after(30*time.Second, func() { delete(p.snaps, id) })
 	return id
+}
+
+// Report fails on different policies: all hosts of a world have the same.
+func (p *proc) Report(err error) {
+	var d *core.Difference
+	if errors.As(err, &d) {
+		p.w.failf("%s: %v", p, err)
+	}
+	p.w.tracef("%s reports: %v", p.name(), err)
 }
 
 // CaptureFailed is called only for a copy that was dropped: the service never fails to capture its state.

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"math/rand/v2"
 	"time"
 
@@ -51,7 +52,7 @@ type profile struct {
 	cfg core.Config
 }
 
-func newProfile(r *rand.Rand) profile {
+func newProfile(r *rand.Rand, amnesia bool) profile {
 	pick := func(ds ...time.Duration) time.Duration { return ds[r.IntN(len(ds))] }
 	num := func(ns ...int) int { return ns[r.IntN(len(ns))] }
 	some := func(p float64, ds ...time.Duration) time.Duration {
@@ -85,9 +86,10 @@ func newProfile(r *rand.Rand) profile {
 		crash: some(0.5, 500*ms, 2*s, 6*s), pause: some(0.4, 500*ms, 2*s, 6*s), cut: some(0.4, 500*ms, 2*s, 6*s),
 		reset: some(0.4, 50*ms, 300*ms, 3*s), outage: some(0.25, s, 5*s), handoff: some(0.6, 100*ms, 500*ms, 2*s, 5*s),
 		leave: some(0.25, s, 5*s), lie: some(0.2, 300*ms, 3*s),
-		amnesia: r.IntN(20) == 0, retire: r.IntN(25) == 0, force: r.IntN(25) == 0, poison: r.IntN(20) == 0,
+		amnesia: r.IntN(8) == 0, retire: r.IntN(25) == 0, force: r.IntN(25) == 0, poison: r.IntN(20) == 0,
 		hostile: prob(0.3, 0.02, 0.2), lag: some(0.2, 500*ms, 3*s),
 	}
+	p.amnesia = p.amnesia || amnesia
 	if p.amnesia {
 		p.crash, p.leave, p.poison = 0, 0, false // with both the resolver and the hosts gone nobody knows that there was a service
 	}
@@ -243,7 +245,13 @@ func (w *world) startFaults() {
 		w.after(w.between(0, p.duration), func() { w.poison = true })
 	}
 	if p.amnesia {
-		w.after(w.between(0, p.duration), w.res.forget)
+		w.every(p.duration/3, w.res.forget)
+		w.every(p.duration/6, w.newcomer)
+		w.every(3*time.Second, func() {
+			if p := w.anyHost().proc; p != nil {
+				p.event(core.CheckRecord{})
+			}
+		})
 	}
 	if p.retire {
 		w.after(w.between(0, p.duration), w.retire)
@@ -355,13 +363,52 @@ func (w *world) cutSome() {
 // create asks one or two hosts to create the service until it is there.
 func (w *world) create() {
 	if w.res.truth().Version == 0 && !w.res.forgot {
-		for range 1 + w.rng.IntN(2) {
+		creators := 1 + w.rng.IntN(2)
+		if w.prof.amnesia {
+			creators = 1 // of two, neither knows of the other, and the resolver could forget either
+		}
+		for range creators {
 			if p := w.anyHost().proc; p != nil {
-				p.event(core.Create{})
+				p.event(core.Create{At: p.Wall()})
 			}
 		}
 		w.after(w.between(time.Second, 2*time.Second), w.create)
 	}
+}
+
+// newcomer is a host without a copy that creates the service if neither the resolver nor a host knows of it, as Node.Host does.
+func (w *world) newcomer() {
+	p := w.anyHost().proc
+	if p == nil || p.core.HasState() || w.prof.retire {
+		return
+	}
+	var rec resolver.Record
+	w.res.ask(p.host.index, func() { rec = w.res.truth() }, func(ok bool) {
+		if !ok || p.dead || rec.Version > 0 {
+			return
+		}
+		present, silent := 0, 0
+		for _, h := range w.hosts {
+			if h.proc != p {
+				present++ // or was a moment ago
+			}
+		}
+		silent = present
+		known := false
+		for _, h := range w.hosts {
+			if q := h.proc; q != nil && q != p {
+				w.ask(p.self, q.self, func(a core.Answer) {
+					silent--
+					known = known || a.Copy || a.Active || a.Pending || a.Record.Version > 0
+				})
+			}
+		}
+		w.after(time.Second, func() {
+			if !p.dead && silent == 0 && !known {
+				p.event(core.Create{At: p.Wall()})
+			}
+		})
+	})
 }
 
 // retire has all hosts leave the service at once; those that are still there a while later stay.
@@ -396,7 +443,7 @@ func (w *world) forceReset(p *proc) {
 	var rec resolver.Record
 	w.res.ask(p.host.index, func() { rec = w.res.truth() }, func(ok bool) {
 		if ok {
-			p.event(core.Reset{Record: rec, At: w.now.Milliseconds() + p.host.wall})
+			p.event(core.Reset{Record: rec, At: p.Wall()})
 		}
 	})
 	if w.chance(0.2) {
@@ -451,10 +498,33 @@ func (w *world) heal() {
 	w.operate()
 }
 
+// restorable reports whether the hosts that are up can bring back the record that the resolver has lost: all members of the
+// in-sync set know it, and hold its state.
+func (w *world) restorable() bool {
+	for _, h := range w.chk.bound.ISR {
+		p := w.hosts[hostIndex(h)].proc
+		if p == nil || !p.self.Same(h) || !p.core.HasState() || p.core.Halted() ||
+			core.TermOf(p.core.Record()) != p.core.Term() || p.core.Term() != core.TermOf(w.chk.bound) {
+			return false
+		}
+	}
+	return w.chk.bound.Active.ID != ""
+}
+
+// later reports whether a host that answers a holds later entries than one that answers b.
+func later(a, b core.Answer) bool {
+	return cmp.Or(cmp.Compare(a.Loss, b.Loss), cmp.Compare(a.Last.Epoch, b.Last.Epoch), cmp.Compare(a.Last.Index, b.Last.Index)) > 0
+}
+
 // operate is an operator who looks after a service that can't recover by itself: no living host has what it needs, or the
 // resolver has forgotten it.
 func (w *world) operate() {
 	w.after(3*time.Second, func() {
+		for _, h := range w.hosts {
+			if h.proc != nil {
+				h.proc.event(core.CheckRecord{}) // as a node does with each announcement
+			}
+		}
 		rec := w.res.truth()
 		for _, h := range w.hosts {
 			// Who watches the record hears of a reset, even if nobody speaks to it any more.
@@ -462,12 +532,8 @@ func (w *world) operate() {
 				p.event(core.Got{Record: rec})
 			}
 		}
-		alive, forgotten, halted := false, false, false
+		alive, halted, forgotten := false, false, w.chk.gone && !w.restorable()
 		for _, h := range w.hosts {
-			if p := h.proc; p != nil {
-				r := p.core.Record()
-				forgotten = forgotten || r.Generation != 0 && r.Generation != rec.Generation
-			}
 			alive = alive || h.proc == nil && h.disk != nil // an operator waits for it
 			if p := h.proc; p != nil && p.core.HasState() {
 				halted = halted || p.core.Halted()
@@ -477,12 +543,13 @@ func (w *world) operate() {
 			}
 		}
 		switch {
+		case w.chk.gone && !forgotten: // they must do it alone
 		case rec.Version == 0 && !w.res.forgot:
 			w.create()
 		case rec.Version > 0 && rec.Active.ID == "" && !forgotten:
 			if p := w.anyHost().proc; p != nil {
 				p.event(core.Got{Record: rec})
-				p.event(core.Create{})
+				p.event(core.Create{At: p.Wall()})
 			}
 		case !alive, forgotten, halted:
 			if !alive && w.prof.disks == 1 && !w.wiped && !w.forced && !forgotten && !w.res.forgot {
@@ -496,7 +563,7 @@ func (w *world) operate() {
 					continue
 				}
 				if best == nil || p.core.Term().Compare(best.core.Term()) > 0 ||
-					p.core.Term() == best.core.Term() && p.core.HasState() && !best.core.HasState() {
+					p.core.Term() == best.core.Term() && later(p.core.Answer(p.self), best.core.Answer(best.self)) {
 					best = p
 				}
 			}

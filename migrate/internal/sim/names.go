@@ -15,18 +15,30 @@ const service = "svc"
 type nameService struct {
 	w      *world
 	mem    *resolver.Memory
+	gen    uint64 // what hosts see as its generation
 	down   bool
 	broken bool // while down: connections are refused at once, instead of no answer
-	forgot bool // it has lost its memory
+	forgot bool // it has lost its memory, or gone back, at least once
 	starts int
-	made   []core.CAS // all changes since its start
+	made   []core.CAS      // all changes that led to the present record
+	at     []time.Duration // when each was made
 }
 
-func newNameService(w *world) *nameService { return &nameService{w: w, mem: resolver.NewMemory()} }
+func newNameService(w *world) *nameService {
+	return &nameService{w: w, mem: resolver.NewMemory(), gen: 1}
+}
 
 // truth is the record as it is.
 func (n *nameService) truth() resolver.Record {
 	r, _ := n.mem.Get(context.Background(), service)
+	return n.shown(r)
+}
+
+// shown is a record as hosts see it.
+func (n *nameService) shown(r resolver.Record) resolver.Record {
+	if r.Version > 0 {
+		r.Generation = n.gen
+	}
 	return r
 }
 
@@ -86,11 +98,17 @@ func (n *nameService) ask(from int, exec func(), done func(ok bool)) {
 // cas executes a change.
 func (n *nameService) cas(c core.CAS) (resolver.Record, core.Outcome) {
 	before := n.truth()
-	r, err := n.mem.CompareAndSwap(context.Background(), c.Expect, c.Next)
+	if c.Next.Generation != 0 && c.Next.Generation != n.gen {
+		return resolver.Record{}, core.CASConflict
+	}
+	next := c.Next
+	next.Generation = 0
+	r, err := n.mem.CompareAndSwap(context.Background(), c.Expect, next)
+	r = n.shown(r)
 	switch {
 	case err == nil:
 		if r.Version != before.Version {
-			n.made = append(n.made, c)
+			n.made, n.at = append(n.made, c), append(n.at, n.w.now)
 			n.w.tracef("resolver: %s, by %s", describeRecord(&r), label(r.Proposer))
 			n.w.chk.recordChanged(before, r)
 		}
@@ -104,32 +122,29 @@ func (n *nameService) cas(c core.CAS) (resolver.Record, core.Outcome) {
 	return r, core.CASRefused
 }
 
-// forget makes the resolver lose its memory.
+// forget makes the resolver start without its records, or with an old part of them, from a backup. Then it may show the same
+// generation or, if the backup was taken by other means, another one.
 func (n *nameService) forget() {
-	for _, h := range n.w.hosts {
-		if p := h.proc; p != nil && (p.core.Pending() || p.paused) && p.core.Record().Version == 0 {
-			// Its creation of the service, which it may only have been asked for, may have happened, and would happen again.
-			n.w.after(time.Second, n.forget)
-			return
-		}
-	}
 	n.starts++
-	n.w.chk.forgotten()
-	n.mem = resolver.NewMemory()
 	n.forgot = true
-	// Of all it knew, it may know an old part, from a backup.
+	n.mem = resolver.NewMemory()
 	made := n.made
-	n.made = nil
 	keep := n.w.rng.IntN(len(made) + 1)
-	for i, c := range made {
-		if i > 0 && c.Next.Loss > 0 && i >= keep && made[i-1].Next.Loss < c.Next.Loss {
-			keep = 0 // Nothing is better than a record of before a loss, which can't be repaired by another one.
-		}
+	if last := len(made) - 1; last >= 0 && n.w.now-n.at[last] < 3*time.Second {
+		keep = len(made) // what hosts know first-hand is not undone while they act on it: see core.outOfTouch
 	}
-	for _, c := range made[:keep] {
+	if n.w.chance(0.4) {
+		keep = 0
+	}
+	if keep == 0 || n.w.chance(0.5) {
+		n.gen++
+	}
+	n.made, n.at = made[:keep:keep], n.at[:keep:keep]
+	for _, c := range n.made {
 		c.Next.Generation = 0
 		n.mem.CompareAndSwap(context.Background(), c.Expect, c.Next)
 	}
 	r := n.truth()
+	n.w.chk.forgotten(r)
 	n.w.tracef("the resolver loses its memory, but for %s", describeRecord(&r))
 }

@@ -21,6 +21,8 @@ type Options struct {
 	Seed uint64
 	// Log receives the history; nil discards.
 	Log func(at time.Duration, line string)
+	// Amnesia makes the resolver lose its records in this run. Otherwise the seed decides.
+	Amnesia bool
 
 	shape func(*profile) // changes what the seed has made; nil: nothing
 }
@@ -36,6 +38,7 @@ type Stats struct {
 	Entries   int // committed
 	Epochs    int
 	Losses    int
+	Restored  int // records brought back after the resolver had lost them
 	Handoffs  int // asked for
 	Moved     int // taken
 	Crashes   int
@@ -74,6 +77,7 @@ func (s *Stats) Add(o Stats) {
 	s.Entries += o.Entries
 	s.Epochs += o.Epochs
 	s.Losses += o.Losses
+	s.Restored += o.Restored
 	s.Handoffs += o.Handoffs
 	s.Moved += o.Moved
 	s.Crashes += o.Crashes
@@ -98,12 +102,12 @@ func (s Stats) String() string {
 		faults = append(faults, fmt.Sprintf("%s %d", kind, s.Faults[kind]))
 	}
 	return fmt.Sprintf("%.1f hours (%.3f years) of virtual time, %d steps, %d entries, %d commands and %d reads acknowledged, "+
-		"%d events heard and %d gaps, %d histories linearizable and %d undecided, %d epochs, %d losses, "+
+		"%d events heard and %d gaps, %d histories linearizable and %d undecided, %d epochs, %d losses, %d records restored, "+
 		"%d of %d handoffs, %d crashes, %d pauses, %d cuts, %d resolver outages, %d snapshots, %d sessions expired, "+
 		"%d recoveries from disk, %d power cuts, %d disk errors, %d hosts poisoned, %d halted, healed in %v at most; "+
 		"runs by kind of fault: %s",
 		hours, hours/year, s.Steps, s.Entries, s.Commands, s.Reads,
-		s.Events, s.Gaps, s.Linear, s.Undecided, s.Epochs, s.Losses,
+		s.Events, s.Gaps, s.Linear, s.Undecided, s.Epochs, s.Losses, s.Restored,
 		s.Moved, s.Handoffs, s.Crashes, s.Pauses, s.Cuts, s.Outages, s.Snapshots, s.Expired,
 		s.Recoveries, s.Powers, s.DiskErrors, s.Poisoned, s.Halts, s.Healing.Round(time.Millisecond),
 		strings.Join(faults, ", "))
@@ -159,7 +163,7 @@ type world struct {
 
 func newWorld(o Options) *world {
 	w := &world{o: o, rng: rand.New(rand.NewPCG(o.Seed, 0x726f616d))}
-	w.prof = newProfile(w.rng)
+	w.prof = newProfile(w.rng, o.Amnesia)
 	if o.shape != nil {
 		o.shape(&w.prof)
 	}

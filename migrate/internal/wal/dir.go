@@ -125,6 +125,12 @@ func decodeIdentity(b []byte) (o Owner, err error) {
 // Service is the directory of a service.
 func (d *Dir) Service(name string) string { return filepath.Join(d.path, escape(name)) }
 
+// Has reports whether the directory may hold files of the service.
+func (d *Dir) Has(name string) bool {
+	names, err := d.fs.ReadDir(d.Service(name))
+	return len(names) > 0 || err != nil && !errors.Is(err, fs.ErrNotExist)
+}
+
 // enter waits until the previous store of the service has finished, and then registers s. Otherwise writes of the previous
 // store could replace those of s.
 func (d *Dir) enter(ctx context.Context, s *Store) error {

@@ -78,6 +78,7 @@ func (l *log) laterFrame(b []byte) bool {
 const (
 	flagCopy    = 1
 	flagCounted = 2
+	flagRecord  = 4 // Record, Proposed and Far follow
 )
 
 func appendState(b []byte, s *core.State) []byte {
@@ -88,9 +89,16 @@ func appendState(b []byte, s *core.State) []byte {
 	if s.Counted {
 		flags |= flagCounted
 	}
+	if s.Record != "" || s.Proposed != "" || s.Far != (core.Term{}) {
+		flags |= flagRecord
+	}
 	b = append(b, flags)
 	b = binenc.AppendUvarints(b, s.Term.Loss, s.Term.Epoch, s.Invitation, s.Fresh.Loss, s.Fresh.Epoch, s.Gen,
 		s.Commit, s.Matched, s.Base.Index, s.Base.Epoch, uint64(len(s.Entries)))
+	if flags&flagRecord != 0 {
+		b = binenc.AppendBytes(binenc.AppendBytes(b, s.Record), s.Proposed)
+		b = binenc.AppendUvarints(b, s.Far.Loss, s.Far.Epoch)
+	}
 	for _, e := range s.Entries {
 		b = core.AppendEntry(b, e)
 	}
@@ -100,16 +108,29 @@ func appendState(b []byte, s *core.State) []byte {
 var errBody = errors.New("frame is malformed")
 
 func readState(b []byte) (s core.State, rest []byte, err error) {
-	if len(b) == 0 || b[0] > flagCopy|flagCounted {
+	if len(b) == 0 || b[0] > flagCopy|flagCounted|flagRecord {
 		return s, nil, errBody
 	}
 	s.Copy, s.Counted = b[0]&flagCopy != 0, b[0]&flagCounted != 0
+	known := b[0]&flagRecord != 0
 	b = b[1:]
 	var count uint64
 	b, ok := binenc.Uvarints(b, &s.Term.Loss, &s.Term.Epoch, &s.Invitation, &s.Fresh.Loss, &s.Fresh.Epoch, &s.Gen,
 		&s.Commit, &s.Matched, &s.Base.Index, &s.Base.Epoch, &count)
 	if !ok || count > uint64(len(b)) {
 		return s, nil, errBody
+	}
+	if known {
+		for _, p := range [...]*string{&s.Record, &s.Proposed} {
+			v, rest, ok := binenc.Bytes(b)
+			if !ok {
+				return s, nil, errBody
+			}
+			*p, b = string(v), rest
+		}
+		if b, ok = binenc.Uvarints(b, &s.Far.Loss, &s.Far.Epoch); !ok {
+			return s, nil, errBody
+		}
 	}
 	if count > 0 {
 		s.Entries = make([]core.Entry, 0, min(count, uint64(len(b)/12+1)))

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/roam-go/roam/migrate/internal/core"
@@ -358,9 +360,40 @@ func (s *Store) rebase(v *core.Save, c *Copy) error {
 	if err := s.begin(n, v.State); err != nil {
 		return err
 	}
+	if v.Aside {
+		return s.putAside(n)
+	}
 	s.removeBefore(n)
 	return nil
 }
+
+// putAside moves the files before log n, which becomes the first, to a directory of their own beside the service's.
+func (s *Store) putAside(n uint64) error {
+	dir := s.asideDir(n)
+	if err := s.fs.MkdirAll(dir); err != nil {
+		return err
+	}
+	for i := s.anchor; i < n; i++ {
+		for _, name := range [...]string{s.logName(i), s.snapName(i)} {
+			err := s.fs.Rename(name, filepath.Join(dir, filepath.Base(name)))
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	s.anchor = n
+	return s.fs.SyncDir(dir)
+}
+
+func (s *Store) asideDir(n uint64) string { return fmt.Sprintf("%s%016x", s.asidePrefix(), n) }
+
+func (s *Store) asidePrefix() string {
+	return filepath.Join(s.home.path, "superseded-"+strings.TrimPrefix(filepath.Base(s.dir), "service-")+"-")
+}
+
+// Aside is the pattern of the directories with content that was kept aside: see [core.Save]. To use one, stop the host, and rename the
+// directory to that of the service.
+func (s *Store) Aside() string { return s.asidePrefix() + "*" }
 
 // begin begins log n.
 func (s *Store) begin(n uint64, state core.State) error {

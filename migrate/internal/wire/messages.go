@@ -175,10 +175,11 @@ type MovedParams struct {
 }
 
 // The messages between hosts. A host dials one connection to each other host that it sends messages to, for all services.
-// Messages are notifications; the other host answers on its own connection.
+// Messages are notifications; the other host answers on its own connection. An inquiry has a connection of its own.
 const (
 	MethodHello = "roam.host" // HostHello -> HostHello: the calling host, and the answering one
 	MethodMsg   = "roam.msg"  // MsgParams: a message of the protocol, see core.AppendMsg
+	MethodAsk   = "roam.ask"  // AskParams -> AskResult: an inquiry, after a hello
 )
 
 type HostHello struct {
@@ -192,4 +193,28 @@ type MsgParams struct {
 
 	Service string
 	Msg     []byte
+}
+
+type AskParams struct {
+	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
+
+	Service string
+}
+
+// AskResult is what the answering host knows about a service: a core.Answer.
+type AskResult struct {
+	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
+
+	// Hosted is false if the host does not host the service; then the other fields are zero.
+	Hosted bool
+	// Loss and Epoch are the highest term that the host has seen, and Record is the newest record that it knows, or nil.
+	Loss, Epoch uint64
+	Record      *resolver.Record
+	// Copy is true if the host holds a copy that may count, Active if it is active, Pending if it waits for an answer of the
+	// resolver. LastIndex and LastEpoch are those of the last entry of its log.
+	Copy, Active, Pending bool
+	LastIndex, LastEpoch  uint64
+	// CopyLoss is the Loss of its copy, even of one that does not count. CommitIndex and CommitEpoch name the last entry of it
+	// that the host knows to be committed.
+	CopyLoss, CommitIndex, CommitEpoch uint64
 }

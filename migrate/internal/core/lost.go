@@ -1,0 +1,259 @@
+package core
+
+import (
+	"encoding/binary"
+	"hash/fnv"
+	"slices"
+	"time"
+
+	"github.com/roam-go/roam/resolver"
+)
+
+// A resolver may lose its records, or get old ones back from a backup. Its record is then missing, or older than the one that
+// the hosts know. The hosts that hold the state bring the record back, in a term above all that they have seen, so that no
+// acknowledged command is lost. This needs proof that no other host became active by a record that is now lost:
+//
+//   - the active host does it after every other host in M has answered an inquiry that began after the loss was noticed: it has seen
+//     no higher term, and waits for no answer of the resolver that could make it active;
+//   - without an active host, a member of the in-sync set does it after all other members have answered in the same way.
+//
+// Where neither is possible, only a person can decide: see [Reset].
+
+// lost is what the resolver has instead of the record that this host knows.
+type lost struct{ rec resolver.Record } // zero: nothing
+
+// known identifies the record that this host knew at some time.
+type known struct{ generation, version uint64 }
+
+func (c *Core) known() known { return known{c.rec.Generation, c.rec.Version} }
+
+// noticeLoss compares r, the resolver's answer to a read, with the record that this host knew when it asked: the resolver has lost
+// records if its answer is older.
+func (c *Core) noticeLoss(r resolver.Record, asked known) {
+	switch {
+	case asked.version == 0 || asked.generation != c.rec.Generation:
+		return // this host knew nothing, or has learned of another generation since
+	case r.Version == 0 || r.Generation != asked.generation || r.Version < asked.version:
+	case TermOf(r).Compare(TermOf(c.rec)) < 0: // it has gone back, and forward another way
+	default:
+		c.lost = nil
+		return
+	}
+	if c.rec.Active.ID == "" {
+		return // the service had ended
+	}
+	if l := c.lost; l != nil && l.rec.Generation == r.Generation && l.rec.Version == r.Version {
+		return
+	}
+	c.lost = &lost{rec: r}
+	c.out.Changed = true
+}
+
+// Lost reports whether the resolver has lost the record of this service, or has an older one, which is not yet repaired.
+func (c *Core) Lost() bool { return c.lost != nil }
+
+// restorable returns the in-sync set to restore: the members that hold a copy. ok is false unless all have answered.
+func (c *Core) restorable(members []resolver.Host, answers []Answer) (isr []resolver.Host, ok bool) {
+	isr = []resolver.Host{c.self}
+	for _, h := range members {
+		if h.Same(c.self) {
+			continue
+		}
+		i := slices.IndexFunc(answers, func(a Answer) bool { return a.From.Same(h) && !a.Pending })
+		if i < 0 {
+			return nil, false
+		}
+		if answers[i].Copy && answers[i].Term.Loss == c.term.Loss {
+			isr = append(isr, answers[i].From) // at its present address
+		}
+	}
+	return isr, true
+}
+
+// members are the hosts that may become active as far as this host knows: those of the in-sync set and those that it has proposed.
+func (c *Core) members() []resolver.Host { return append(c.nextRec().ISR, c.proposed...) }
+
+// proposeRestore proposes the record of an in-sync set that the resolver has lost.
+func (c *Core) proposeRestore(isr []resolver.Host) {
+	l := c.lost
+	c.restoring = c.farTerm(TermOf(c.rec), TermOf(l.rec), c.restoring)
+	next := resolver.Record{
+		Generation: l.rec.Generation, Loss: c.restoring.Loss, Epoch: c.restoring.Epoch, Active: c.self, ISR: isr,
+	}
+	c.propose(proposal{kind: propRestore, expect: l.rec.Version, next: next})
+}
+
+// farTerm is a term above this host's own and those of seen, in an epoch that no other host begins: it ends in a number of this host.
+// It is far above, so that a change that was proposed before the loss cannot be made after it.
+func (c *Core) farTerm(seen ...Term) Term {
+	t := c.term
+	for _, o := range seen {
+		if o.Compare(t) > 0 {
+			t = o
+		}
+	}
+	t.Epoch = (t.Epoch/hostNumbers+2)*hostNumbers + c.hostNumber()
+	return t
+}
+
+// hostNumbers bounds hostNumber. It is at least [resolver.RestoreStep].
+const hostNumbers = 1 << 10
+
+// hostNumber is a number below hostNumbers that two hosts are unlikely to share.
+func (c *Core) hostNumber() uint64 {
+	h := fnv.New64a()
+	h.Write([]byte(c.self.ID))
+	return h.Sum64() % hostNumbers
+}
+
+// Answer is what a host tells another about a service: the answer to an inquiry.
+type Answer struct {
+	From   resolver.Host
+	Term   Term            // the highest that it has seen
+	Record resolver.Record // the newest that it knows; zero: none
+	Copy   bool            // it holds a copy that may count
+	Active bool
+	// Pending: it waits for an answer of the resolver, or of other hosts, which could make it active.
+	Pending bool
+	Loss    uint64 // of its copy, even of one that does not count
+	Commit  Place  // last entry that it knows to be committed
+	Last    Place  // last entry of its log
+}
+
+// Answer is this host's answer to an inquiry by another. Of two hosts that ask each other at the same time, one gives way.
+func (c *Core) Answer(to resolver.Host) Answer {
+	wins := c.asking && c.self.ID < to.ID
+	if c.asking && !wins {
+		c.gaveWay = true
+	}
+	return Answer{
+		From: c.self, Term: c.term, Record: c.copyRec(), Copy: c.hasState && c.role != Out, Active: c.role.Active(),
+		Pending: c.prop != nil || c.getting || wins, Loss: c.loss, Commit: c.place(c.commit), Last: c.place(c.log.last()),
+	}
+}
+
+func (c *Core) place(i uint64) Place {
+	e, _ := c.log.epochAt(i)
+	return Place{i, e}
+}
+
+// lacks reports whether this host lacks an entry that another one knows to be committed. Then it is not in the in-sync set in truth:
+// the record is an old one.
+func (c *Core) lacks(a Answer) bool {
+	if a.Commit.Index == 0 || a.Loss != c.loss {
+		return false
+	}
+	e, ok := c.log.epochAt(a.Commit.Index)
+	return a.Commit.Index > c.log.last() || ok && e != a.Commit.Epoch
+}
+
+// stamp is a time for the active host to echo, in ms. Those of different starts of a host differ.
+func (c *Core) stamp(at time.Duration) time.Duration { return c.firstStamp + at/time.Millisecond }
+
+func firstStamp(nonce uint64) time.Duration {
+	h := fnv.New64a()
+	h.Write(binary.LittleEndian.AppendUint64(nil, nonce))
+	return time.Duration(1 + h.Sum64()%(1<<36))
+}
+
+// ask begins an inquiry, if it is time for one: among the other members and all hosts that are present.
+func (c *Core) ask() bool {
+	if c.asking || c.now < c.nextAsk {
+		return false
+	}
+	c.asking, c.gaveWay, c.nextAsk = true, false, c.now+c.cfg.FailureTimeout
+	c.out.Ask = []resolver.Host{} // not nil: the others that are present are asked in any case
+	for _, h := range c.members() {
+		if !h.Same(c.self) {
+			c.out.Ask = append(c.out.Ask, h)
+		}
+	}
+	return true
+}
+
+// outOfTouch reports whether the active host has not answered this one for so long that the record may have changed often since: a
+// message of the active host alone may have been on its way for long. If the resolver has gone back to the record that this host
+// knows, only other hosts know better.
+func (c *Core) outOfTouch() bool {
+	s := &c.standby
+	return s.contact == 0 || c.now-s.contact >= 4*c.cfg.FailureTimeout
+}
+
+// answered takes over if no host knows better. If the record is lost, it restores it if all members of the in-sync set have
+// answered that they hold its state.
+func (c *Core) answered(answers []Answer) {
+	if !c.asking {
+		return
+	}
+	c.asking = false
+	if p := c.prop; p != nil && p.kind == propCreate {
+		c.clearCreate(answers)
+		return
+	}
+	if c.gaveWay {
+		return
+	}
+	for _, a := range answers {
+		if s := &c.standby; a.Active && a.Term == c.term && s.leader.Same(a.From) {
+			s.leader = a.From // it does not reach this host, which may have another address than the record says
+			s.ackDue, s.ackNow = true, true
+		}
+		before := c.known()
+		c.hear(a.Record, (a.Copy || a.Active) && a.Loss == a.Record.Loss)
+		if c.known() != before || a.Term.Compare(c.term) > 0 || a.Active && a.Term == c.term {
+			c.get() // which shows whether the resolver still has what that host knows
+			return
+		}
+	}
+	if c.prop != nil || !c.hasState {
+		return
+	}
+	if !c.role.Active() && (c.standby.leaving || !member(c.rec.ISR, c.self) || TermOf(c.rec) != c.term || !c.leaderSilent()) {
+		return
+	}
+	if c.lost == nil && c.role.Active() {
+		return
+	}
+	isr, ok := c.restorable(c.members(), answers)
+	ok = (ok || c.lost == nil) && !slices.ContainsFunc(answers, c.lacks)
+	if c.alone != !ok {
+		c.alone, c.out.Changed = !ok, true
+	}
+	switch {
+	case !ok:
+	case c.lost == nil:
+		c.takeOverFar()
+	default:
+		c.proposeRestore(isr)
+	}
+}
+
+// clearCreate lets a create be proposed again, unless another host knows of the service.
+func (c *Core) clearCreate(answers []Answer) {
+	p := c.prop
+	for _, a := range answers {
+		switch ended := a.Record.Active.ID == "" && TermOf(a.Record) == a.Term; {
+		case a.Copy || a.Active || !ended:
+			c.dropProp("another host knows of the service", false)
+			c.get()
+			return
+		case a.Pending && a.From.ID < c.self.ID:
+			return // it may create it
+		}
+	}
+	p.cleared, p.retryAt = true, c.now
+}
+
+// takeOverFar takes over after an inquiry. The resolver may have gone back to a record after which another host began the next epoch,
+// of which nobody has heard, so this host begins another one.
+func (c *Core) takeOverFar() {
+	c.restoring = c.farTerm(c.restoring)
+	next := c.takeOverRec()
+	next.Epoch = c.restoring.Epoch
+	c.propose(proposal{kind: propPromote, expect: c.rec.Version, next: next})
+}
+
+// Alone reports whether this host is a member of an in-sync set without an active host, but cannot take over: the resolver has lost
+// the record, and other members do not answer, or hosts that the record does not name hold later entries. Reset continues with all
+// that the host holds on which it is called.
+func (c *Core) Alone() bool { return c.alone && !c.role.Active() || c.alone && c.lost != nil }

@@ -1,0 +1,306 @@
+package core
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roam-go/roam/resolver"
+)
+
+// holder returns host b, whose store holds entries 1 to 4 of epoch 1, of which 3 are committed.
+func holder() *Core {
+	c := New(Config{Name: "svc", Self: storedB, Durable: true})
+	st := State{Meta: Meta{Term: Term{0, 1}, Copy: true}, Commit: 3}
+	for i := range uint64(4) {
+		st.Entries = append(st.Entries, Entry{Index: i + 1, Epoch: 1, Kind: Command})
+	}
+	c.Step(time.Second, Recovered{State: st})
+	c.Ready()
+	return c
+}
+
+// far is an epoch that begins after an inquiry.
+const far = 2*hostNumbers + 7
+
+// persist returns what c does, as its store holds every Save at once.
+func persist(c *Core) (all Ready) {
+	for {
+		r := c.Ready()
+		all.Msgs = append(all.Msgs, r.Msgs...)
+		all.Reports = append(all.Reports, r.Reports...)
+		all.Snapshots = append(all.Snapshots, r.Snapshots...)
+		if r.Save == nil {
+			return all
+		}
+		if r.Save.Aside {
+			all.Save = r.Save
+		}
+		c.Step(c.now, Persisted{r.Save.Seq})
+	}
+}
+
+// An active host with an old copy contradicts committed entries of another host: that one reports it, keeps its copy aside and gives
+// it up, and the active host reports it, too.
+func TestSuperseded(t *testing.T) {
+	for name, m := range map[string]Msg{
+		"another entry":          {Prev: 1, PrevEpoch: 1, Entries: []Entry{{Index: 2, Epoch: far, Kind: EpochStart}}},
+		"another entry before":   {Prev: 2, PrevEpoch: far},
+		"another committed last": {Prev: 2, PrevEpoch: 1, Entries: []Entry{{Index: 3, Epoch: far, Kind: EpochStart}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := holder()
+			m.Type, m.From, m.Term = MsgAppend, storedA, Term{0, far}
+			c.Step(c.now, Recv{m})
+			r := persist(c)
+			require.Equal(t, []error{&Superseded{Holder: storedB, Active: storedA, Last: 3}}, r.Reports)
+			require.NotNil(t, r.Save, "the store keeps the copy")
+			require.True(t, r.Save.Rebase)
+			require.False(t, c.HasState())
+			var leave Msg
+			for _, o := range r.Msgs {
+				require.NotEqual(t, MsgAck, o.Msg.Type)
+				if o.Msg.Type == MsgLeave {
+					leave = o.Msg
+				}
+			}
+			require.True(t, leave.Flag)
+			require.EqualValues(t, 3, leave.Commit)
+
+			a, _ := activePair(t)
+			leave.Term = a.Term()
+			a.Step(a.now, Recv{leave})
+			require.Equal(t, []error{&Superseded{Holder: storedB, Active: storedA, Last: 3}}, a.Ready().Reports)
+			a.Step(a.now, Recv{leave})
+			require.Empty(t, a.Ready().Reports, "once")
+		})
+	}
+}
+
+// An append that agrees with the committed entries is no contradiction.
+func TestNotSuperseded(t *testing.T) {
+	c := holder()
+	c.Step(c.now, Recv{Msg{Type: MsgAppend, From: storedA, Term: Term{0, far}, Prev: 1, PrevEpoch: 1, Entries: []Entry{
+		{Index: 2, Epoch: 1, Kind: Command}, {Index: 3, Epoch: 1, Kind: Command}, {Index: 4, Epoch: far, Kind: EpochStart},
+	}}})
+	r := persist(c)
+	require.Empty(t, r.Reports)
+	require.EqualValues(t, 4, c.Last())
+	require.True(t, c.HasState())
+}
+
+// A committed entry that is overwritten without an inquiry before is a bug, not a loss.
+func TestOverwrittenWithoutInquiry(t *testing.T) {
+	c := holder()
+	c.Step(c.now, Recv{Msg{Type: MsgAppend, From: storedA, Term: Term{0, 2}, Prev: 1, PrevEpoch: 1,
+		Entries: []Entry{{Index: 2, Epoch: 2, Kind: EpochStart}}}})
+	require.Error(t, c.Err())
+}
+
+// A host that joins with committed entries that the active host lacks gets a snapshot, and both report it.
+func TestJoinSuperseded(t *testing.T) {
+	a, _ := activePair(t)
+	joiner := resolver.Host{ID: "c", Incarnation: 1, Addr: "c:1"}
+	a.Step(a.now, Candidates{[]resolver.Host{joiner}})
+	a.cfg.Standbys = 2
+	a.Step(a.now, Candidates{[]resolver.Host{joiner}})
+	var invite Msg
+	for _, o := range a.Ready().Msgs {
+		if o.Msg.Type == MsgInvite {
+			invite = o.Msg
+		}
+	}
+	require.Equal(t, MsgInvite, invite.Type)
+	join := Msg{Type: MsgJoin, From: joiner, Term: a.Term(), Round: invite.Round, Flag: true, Commit: 30, PrevEpoch: 1, Index: a.term.Loss}
+	a.Step(a.now, Recv{join})
+	r := a.Ready()
+	require.Equal(t, []error{&Superseded{Holder: joiner, Active: storedA, Last: 30}}, r.Reports)
+	require.Equal(t, []resolver.Host{joiner}, r.Snapshots)
+	a.Step(a.now, Captured{To: joiner, ID: 9, Index: 1, Epoch: 1})
+	var offer Msg
+	for _, o := range a.Ready().Msgs {
+		if o.Msg.Type == MsgSnapshot {
+			offer = o.Msg
+		}
+	}
+	require.True(t, offer.Flag)
+
+	for name, test := range map[string]struct {
+		epoch       uint64
+		flag        bool
+		told, maybe bool
+	}{
+		"contradicted":      {2, true, true, false},
+		"after an inquiry":  {far, false, true, true},
+		"merely far behind": {2, false, false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := holder()
+			term := Term{0, test.epoch}
+			rec := storedRecord(2, test.epoch, storedA)
+			rec.ISR = rec.ISR[:1]
+			b.Step(b.now, Recv{Msg{Type: MsgInvite, From: storedA, Term: term, Record: &rec, Round: 1, Index: 1}})
+			persist(b)
+			b.Step(b.now, Recv{Msg{Type: MsgSnapshot, From: storedA, Term: term, Round: 9, Index: 50, PrevEpoch: test.epoch, Prev: 1, Flag: test.flag}})
+			r := persist(b)
+			if !test.told {
+				require.Empty(t, r.Reports)
+				require.Nil(t, r.Save, "nothing is kept aside")
+				return
+			}
+			require.Equal(t, []error{&Superseded{Holder: storedB, Active: storedA, Last: 3, Maybe: test.maybe}}, r.Reports)
+			require.NotNil(t, r.Save)
+		})
+	}
+}
+
+// Of two hosts that ask each other at the same time, one acts on the answers.
+func TestInquiriesOverlap(t *testing.T) {
+	b, _ := askedAfterRestart(t)
+	low, high := resolver.Host{ID: "a", Incarnation: 1}, resolver.Host{ID: "c", Incarnation: 1}
+	require.True(t, b.Answer(high).Pending, "the other one gives way")
+	require.False(t, b.gaveWay)
+	require.False(t, b.Answer(low).Pending)
+	b.Step(b.now, Answers{})
+	require.False(t, b.Pending(), "this one has given way")
+}
+
+// After a restart a host knows its record and the hosts that it has proposed, although the resolver has nothing left.
+func TestStoredRecord(t *testing.T) {
+	third := resolver.Host{ID: "c", Incarnation: 1, Addr: "c:1"}
+	c := New(Config{Name: "svc", Self: storedA, Standbys: 2, Durable: true})
+	var disk State
+	run := func() (cas *CAS) {
+		for {
+			r := c.Ready()
+			if r.CAS != nil {
+				cas = r.CAS
+			}
+			if r.Save == nil {
+				return cas
+			}
+			require.NoError(t, disk.Apply(*r.Save))
+			c.Step(c.now, Persisted{r.Save.Seq})
+		}
+	}
+	c.Step(0, Create{At: 1_700_000_000_000})
+	first := run().Next
+	rec := first
+	rec.Generation, rec.Version, rec.ISR = 1, 2, []resolver.Host{storedA, storedB}
+	c.Step(0, CASDone{Nonce: first.Nonce, Record: rec, Outcome: CASOK})
+	run()
+	c.Step(0, Recv{Msg{Type: MsgAck, From: storedB, Term: TermOf(rec), Index: 1, PrevEpoch: 1, Round: 1}})
+	run()
+	p := c.addPeer(third)
+	p.stage, p.next = streaming, 2
+	c.proposeAdd(p)
+	require.NotNil(t, run())
+
+	again := New(Config{Name: "svc", Self: storedA, Standbys: 2, Durable: true, Nonce: 9})
+	again.Step(0, Recovered{State: disk})
+	require.Equal(t, rec, again.Record())
+	require.Equal(t, []resolver.Host{storedA, storedB, third}, again.members(), "the change may have been made")
+}
+
+// An active host that removes a member commits without it only when its store holds the record.
+func TestCommitWaitsForTheRecord(t *testing.T) {
+	c := New(Config{Name: "svc", Self: storedA, Standbys: 1, Durable: true})
+	c.Step(0, Create{At: 1_700_000_000_000})
+	c.Step(0, Persisted{c.Ready().Save.Seq})
+	first := c.Ready().CAS.Next
+	rec := first
+	rec.Generation, rec.Version, rec.ISR = 1, 2, []resolver.Host{storedA, storedB}
+	c.Step(0, CASDone{Nonce: first.Nonce, Record: rec, Outcome: CASOK})
+	persist(c)
+	c.Step(0, Recv{Msg{Type: MsgAck, From: storedB, Term: TermOf(rec), Index: 1, PrevEpoch: 1, Round: 1}})
+	persist(c)
+	require.EqualValues(t, 1, c.Commit())
+	c.Propose(0, Entry{Kind: Command})
+	persist(c)
+	alone := rec
+	alone.Version, alone.ISR = 3, []resolver.Host{storedA}
+	c.Step(0, Got{Record: alone})
+	save := c.Ready().Save
+	require.NotNil(t, save)
+	require.EqualValues(t, 1, c.Commit(), "after a crash it would wait for host b again")
+	c.Step(0, Persisted{save.Seq})
+	require.EqualValues(t, 2, c.Commit())
+}
+
+// A host gives up its copy for a beginning of the service only if a host tells of it that has begun, or the resolver does.
+func TestHearsay(t *testing.T) {
+	reset := storedRecord(1, 9, resolver.Host{ID: "c", Incarnation: 1, Addr: "c:1"})
+	reset.Loss, reset.ISR = 7, []resolver.Host{reset.Active}
+	reject := Msg{Type: MsgReject, From: storedA, Term: TermOf(reset), Record: &reset}
+	for name, tell := range map[string]func(c *Core){
+		"a host that has begun": func(c *Core) { m := reject; m.Flag = true; c.Step(c.now, Recv{m}) },
+		"the resolver":          func(c *Core) { c.Step(c.now, Got{Record: reset}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := holder()
+			c.Step(c.now, Recv{reject})
+			persist(c)
+			require.True(t, c.HasState())
+			tell(c)
+			require.NotNil(t, persist(c).Save, "the copy is kept aside")
+			require.False(t, c.HasState())
+		})
+	}
+}
+
+// A host that was removed keeps its copy until the resolver shows that it has the record: it could go back to one that counts on the
+// copy.
+func TestRemovedCopyStays(t *testing.T) {
+	c := holder()
+	rec := storedRecord(2, 1, storedA)
+	rec.ISR = rec.ISR[:1]
+	now := c.now
+	c.Step(now, Recv{Msg{Type: MsgReject, From: storedA, Term: Term{0, 1}, Record: &rec}})
+	persist(c)
+	c.Step(now, Got{Record: rec})
+	persist(c)
+	require.Equal(t, Out, c.Role())
+	now += 6 * time.Second
+	c.Step(now, Tick{})
+	require.True(t, c.Ready().Get)
+	require.True(t, c.HasState())
+	c.Step(now, Got{Record: storedRecord(1, 1, storedA)})
+	persist(c)
+	require.True(t, c.HasState(), "the resolver has gone back")
+	for range 3 {
+		now += 6 * time.Second
+		c.Step(now, Tick{})
+		if c.Ready().Get {
+			c.Step(now, Got{Record: rec})
+			persist(c)
+		}
+	}
+	require.False(t, c.HasState())
+}
+
+// A message that was on its way for long is no sign that the active host still counts on this one.
+func TestLateMessageIsNoTouch(t *testing.T) {
+	c := holder()
+	now := c.now
+	rec := storedRecord(1, 1, storedA)
+	turn(c, now, rec, Got{Record: rec})
+	beat := Msg{Type: MsgAppend, From: storedA, Term: Term{0, 1}, Prev: 4, PrevEpoch: 1, Commit: 3, Round: 1}
+	c.Step(now, Recv{beat})
+	var stamp time.Duration
+	for _, o := range persist(c).Msgs {
+		if o.Msg.Type == MsgAck {
+			stamp = o.Msg.Won
+		}
+	}
+	require.NotZero(t, stamp)
+	require.True(t, c.outOfTouch(), "the active host may not have heard this one yet")
+	beat.Won = stamp
+	c.Step(now, Recv{beat})
+	require.False(t, c.outOfTouch())
+	c.Step(now+time.Minute, Recv{beat})
+	require.True(t, c.outOfTouch(), "an answer of a minute ago")
+	beat.Won = 1
+	c.Step(now+time.Minute, Recv{beat})
+	require.True(t, c.outOfTouch(), "an answer to an earlier start of this host")
+}

@@ -1,0 +1,97 @@
+package migrate
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/resolver"
+	"github.com/roam-go/roam/transport"
+)
+
+// lossWatch reports losses of the resolver and of this host's copy. It belongs to the loop.
+type lossWatch struct {
+	lost, alone bool // as the core reported them last
+
+	counted bool   // this host was a member with a copy, until now or until the copy was dropped
+	loss    uint64 // of that copy
+	last    uint64 // its last entry; only after it was dropped
+}
+
+// watchLoss reports a lost record, once, and that it is back.
+func (s *Service) watchLoss() {
+	w, c := &s.losses, s.core
+	lost, alone := c.Lost(), c.Alone()
+	if lost == w.lost && alone == w.alone {
+		return
+	}
+	was := *w
+	w.lost, w.alone = lost, alone
+	rec := c.Record()
+	self := s.node.self.ID
+	switch {
+	case lost && !was.lost && c.Role().Active():
+		s.lossFound(transport.Errorf(resolver.CodeAmnesia, "migrate: the resolver has lost the record of service %s, or went back to "+
+			"an old one: host %s, which is active, restores it", s.name, self))
+	case lost && !was.lost:
+		s.lossFound(transport.Errorf(resolver.CodeAmnesia, "migrate: the resolver has lost the record of service %s, or went back to "+
+			"an old one: host %s restores it when all hosts of its in-sync set answer", s.name, self))
+	case !lost && was.lost:
+		s.log.Info("the record is restored", "active", rec.Active.ID, "epoch", rec.Epoch)
+	}
+	if alone && !was.alone {
+		s.lossFound(transport.Errorf(CodeNoHost, "migrate: the resolver has lost the record of service %s, and not all hosts that may "+
+			"hold later entries answer (%s): it continues when they are back; Node.Reset on host %s continues with the entries up to "+
+			"%d that it holds", s.name, others(rec, s.node.self), self, c.Last()))
+	}
+}
+
+// superseded reports a copy, here or on another host, that is given up although it may hold more than the active host's.
+func (s *Service) superseded(lost *core.Superseded) {
+	kept := ""
+	if lost.Holder.Same(s.node.self) {
+		kept = s.disk.keptAside()
+	}
+	s.lossFound(transport.Errorf(CodeStateLost, "migrate: service %s: %v%s", s.name, lost, kept))
+}
+
+func (s *Service) lossFound(err error) {
+	s.log.Error("record lost", "err", err)
+	s.report(err)
+}
+
+// others lists the members of the record other than h.
+func others(rec resolver.Record, h resolver.Host) string {
+	var ids []string
+	for _, m := range rec.ISR {
+		if !m.Same(h) {
+			ids = append(ids, m.ID)
+		}
+	}
+	return strings.Join(ids, ", ")
+}
+
+// watchCopy reports that this host has dropped a copy that counted, because the service began anew on another host. before
+// is the last entry as of the previous batch; reported is true if a report was made elsewhere.
+func (s *Service) watchCopy(rec *resolver.Record, before uint64, reported bool) {
+	w, c := &s.losses, s.core
+	if c.HasState() {
+		w.counted = c.Term().Loss == rec.Loss && slices.ContainsFunc(rec.ISR, s.node.self.Same)
+		w.loss, w.last = c.Term().Loss, 0
+		return
+	}
+	if !w.counted {
+		return
+	}
+	w.last = max(w.last, before)
+	switch {
+	case reported || c.Term().Loss == w.loss:
+		w.counted = false // dropped for another reason
+	case rec.Loss > w.loss && rec.Active.ID != "":
+		w.counted = false
+		err := transport.Errorf(CodeStateLost, "migrate: service %s began anew on host %s: host %s has dropped its copy, which ended "+
+			"at entry %d", s.name, rec.Active.ID, s.node.self.ID, w.last)
+		s.log.Error("copy dropped", "err", err)
+		s.report(err)
+	}
+}
