@@ -2,11 +2,14 @@ package migrate
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
+	"github.com/roam-go/roam/transport/msgpack"
 )
 
 func TestWithPort(t *testing.T) {
@@ -41,4 +44,41 @@ func TestNodeAdvertisesThePortItListensAt(t *testing.T) {
 		_, err = NewNode(NodeConfig{Resolver: resolver.NewMemory(), Transport: tr, Advertise: advertise})
 		require.ErrorIs(t, err, ErrConfig, "%q", advertise)
 	}
+}
+
+// eager is a transport with a listener that has a caller before Listen returns.
+type eager struct {
+	transport.Transport
+	dial func()
+}
+
+func (e eager) Listen(addr string, accept func(transport.Conn) transport.Handler) (transport.Listener, error) {
+	l, err := e.Transport.Listen(addr, accept)
+	if err == nil {
+		go e.dial()
+		time.Sleep(100 * time.Millisecond) // the caller is answered, if accept does not wait
+	}
+	return l, err
+}
+
+// A host that calls while a node starts learns the node's address.
+func TestNodeIsCalledWhileItStarts(t *testing.T) {
+	net, res := transport.NewMemory(), resolver.NewMemory()
+	answer := make(chan resolver.Host, 1)
+	tr := eager{net.Host("a"), func() {
+		other := net.Host("b")
+		conn, err := other.Dial(t.Context(), transport.Peer{Addr: "a:1"}, nil)
+		require.NoError(t, err)
+		defer conn.Close()
+		params := mustMarshal(t, wire.HostHello{Host: resolver.Host{ID: "b", Key: other.Key(), Addr: "b:1"}})
+		b, err := conn.Call(t.Context(), wire.MethodHello, params)
+		require.NoError(t, err)
+		var h wire.HostHello
+		require.NoError(t, msgpack.UnmarshalSmall(b, &h))
+		answer <- h.Host
+	}}
+	n, err := NewNode(NodeConfig{Resolver: res, Transport: tr, ID: "a", Listen: "a:1"})
+	require.NoError(t, err)
+	defer n.Close()
+	require.Equal(t, n.Self(), <-answer)
 }

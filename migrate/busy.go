@@ -30,6 +30,6 @@ func (n *Node) stuck(a *apply.Applier, entry uint64, d time.Duration) {
 		return // of a copy that was dropped
 	}
 	s.log.Warn("the service does not return", "from", busyWith(a), "entry", entry, "for", d)
-	s.report(transport.Errorf(CodeBusy, "migrate: service %s on host %s has not returned from %s: its clients wait", s.name, n.self.ID,
-		busyWith(a)))
+	s.report(transport.Errorf(CodeBusy, "migrate: service %s on host %s has not returned from %s: its clients wait", s.name,
+		n.self.ID, busyWith(a)))
 }

@@ -33,8 +33,8 @@ func (n *Node) openDir() error {
 	return nil
 }
 
-// storeWait limits how long a service waits for writes that were in progress when it was last closed, so that a disk that hangs
-// does not block Host.
+// storeWait limits how long a service waits for writes that were in progress when it was last closed, so that a disk that
+// hangs does not block Host.
 const storeWait = 3 * time.Second
 
 // disk is the service in the node's directory. Without NodeConfig.Dir, it holds nothing.
@@ -170,7 +170,8 @@ func (d *disk) holds(rec resolver.Record) bool {
 	return false
 }
 
-// forgotten returns an error if this node's directory contains the service. It is called if the resolver has no record of it.
+// forgotten returns an error if this node's directory contains the service. It is called if the resolver has no record of
+// it.
 func (d *disk) forgotten() error {
 	if d.resumed == (core.Term{}) {
 		return nil

@@ -74,6 +74,30 @@ func (d *durable) client() *Client {
 	return c
 }
 
+// pair starts hosts a and b, of which a serves and b is in sync.
+func (d *durable) pair(ctx context.Context) (a, b *Node, sa *Service) {
+	d.t.Helper()
+	a, b = d.start("a"), d.start("b")
+	sa = d.host(a)
+	d.host(b)
+	d.inSync(ctx, sa)
+	return a, b, sa
+}
+
+// inSync waits until both hosts are in the in-sync set.
+func (d *durable) inSync(ctx context.Context, s *Service) {
+	d.t.Helper()
+	require.NoError(d.t, s.wait(ctx, func(st Status) bool { return len(st.Record.ISR) == 2 }))
+}
+
+// do executes a command, whose reply must be want.
+func (d *durable) do(ctx context.Context, c *Client, want string) {
+	d.t.Helper()
+	reply, err := c.Do(ctx, []byte("x"))
+	require.NoError(d.t, err)
+	require.Equal(d.t, want, string(reply))
+}
+
 func (d *durable) host(n *Node) *Service {
 	s, err := n.Host(d.t.Context(), "svc", newTally, Policy{})
 	require.NoError(d.t, err)
@@ -87,10 +111,7 @@ func TestDurablePowerCut(t *testing.T) {
 	d.edit = func(c *NodeConfig) { c.grow = 4 << 10 } // many copies of the state
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
-	a, b := d.start("a"), d.start("b")
-	sa := d.host(a)
-	d.host(b)
-	require.NoError(t, sa.wait(ctx, func(st Status) bool { return len(st.Record.ISR) == 2 }))
+	a, b, _ := d.pair(ctx)
 
 	const clients = 3
 	var (

@@ -48,12 +48,12 @@ func (c *inbound) handleAsk(r *transport.Request) {
 	})
 }
 
-// answerAbsent answers for a service that this host does not host. A host that has a directory with files of the service does not
-// know what they hold, and thus gives no answer.
+// answerAbsent answers for a service that this host does not host. A host that has a directory with files of the service
+// does not know what they hold, and thus gives no answer.
 func (c *inbound) answerAbsent(r *transport.Request, service string) {
 	if n := c.node; n.dir != nil && n.dir.Has(service) {
-		r.Reply(nil, transport.Errorf(CodeNotActive, "migrate: host %s does not host service %s, but its directory holds files of it",
-			n.self.ID, service))
+		r.Reply(nil, transport.Errorf(CodeNotActive, "migrate: host %s does not host service %s, but its directory holds files "+
+			"of it", n.self.ID, service))
 		return
 	}
 	r.Reply(transport.Marshal(wire.AskResult{}))
@@ -162,18 +162,21 @@ func (r *registrar) askHost(ctx context.Context, h resolver.Host) (core.Answer, 
 
 // witness asks the hosts of rec, the resolver's record, those in also, and all that are present. It returns the best answer
 // that knows more than rec: of an active host, of one that holds a copy, or of one that knows a record with an active host.
-// It returns nil if there is none. Hosts that do not answer are asked twice.
-func (r *registrar) witness(ctx context.Context, rec resolver.Record, also ...resolver.Host) (*core.Answer, error) {
+// It returns nil if there is none. Hosts that do not answer are asked twice; silent are those that are present, and do not
+// answer.
+func (r *registrar) witness(
+	ctx context.Context, rec resolver.Record, also ...resolver.Host,
+) (best *core.Answer, silent []resolver.Host, err error) {
 	present, err := r.presentWithin(ctx, 2*resolverTimeout)
 	if err != nil {
-		return nil, fmt.Errorf("migrate: service %s: the resolver does not list its hosts: %w", r.name, err)
+		return nil, nil, fmt.Errorf("migrate: service %s: the resolver does not list its hosts: %w", r.name, err)
 	}
 	answers, silent := r.inquire(ctx, union(union(present, rec.ISR), also))
-	again, _ := r.inquire(ctx, silent)
+	again, silent := r.inquire(ctx, silent)
 	if err := ctx.Err(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var best *core.Answer
+	silent = slices.DeleteFunc(silent, func(h resolver.Host) bool { return !slices.ContainsFunc(present, h.Same) })
 	answers = append(answers, again...)
 	for i := range answers {
 		a := &answers[i]
@@ -185,17 +188,12 @@ func (r *registrar) witness(ctx context.Context, rec resolver.Record, also ...re
 			best = a
 		}
 	}
-	return best, nil
+	return best, silent, nil
 }
 
 // compareAnswers orders answers by what they show of the service.
 func compareAnswers(a, b *core.Answer) int {
-	return cmp.Or(cmp.Compare(rank(a), rank(b)), compareCopies(a, b))
-}
-
-// compareCopies orders answers by what their copies hold.
-func compareCopies(a, b *core.Answer) int {
-	return cmp.Or(cmp.Compare(a.Loss, b.Loss), cmp.Compare(a.Last.Epoch, b.Last.Epoch), cmp.Compare(a.Last.Index, b.Last.Index))
+	return cmp.Or(cmp.Compare(rank(a), rank(b)), a.CompareCopies(b))
 }
 
 // rank is what an answer shows: 3: an active host, 2: a copy, 1: that a host was active, 0: nothing.
@@ -213,17 +211,24 @@ func rank(a *core.Answer) int {
 
 // alive is the error of a reset of a service that is active elsewhere.
 func (p *site) alive(a *core.Answer) error {
-	return transport.Errorf(CodeExists, "migrate: service %s is active on host %s and therefore cannot be reset", p.name, a.From.ID)
+	return transport.Errorf(CodeExists, "migrate: service %s is active on host %s and therefore cannot be reset", p.name,
+		a.From.ID)
+}
+
+// unanswered is the error of a host that must not begin the service, because h may hold its state.
+func (p *site) unanswered(h resolver.Host) error {
+	return transport.Errorf(CodeNoHost, "migrate: the resolver has no record of service %s, and host %s at %s, which is present for "+
+		"it, does not answer: it may hold the state; call again when it answers or is no longer present", p.name, h.ID, h.Addr)
 }
 
 // held is the error of a host that must not begin the service anew, because of what another host knows, which is not active.
 func (p *site) held(a *core.Answer) error {
 	if a.Copy {
-		return transport.Errorf(CodeNoHost, "migrate: the resolver has no current record of service %s, and no host is active, but host %s "+
-			"holds its state up to entry %d: it continues when the other hosts of its in-sync set are back; Node.Reset on host %s "+
+		return transport.Errorf(CodeNoHost, "migrate: the resolver has no current record of service %s, and no host is active, but "+
+			"host %s holds its state up to entry %d: it continues when the other hosts of its in-sync set are back; Node.Reset on host %s "+
 			"continues with what that host holds", p.name, a.From.ID, a.Last.Index, a.From.ID)
 	}
-	return transport.Errorf(CodeNoHost, "migrate: the resolver has no record of service %s, but host %s knows that host %s at %s was "+
-		"active, which does not answer: the service continues when that host is back; Node.Reset starts it without its state",
+	return transport.Errorf(CodeNoHost, "migrate: the resolver has no record of service %s, but host %s knows that host %s at %s "+
+		"was active, which does not answer: the service continues when that host is back; Node.Reset starts it without its state",
 		p.name, a.From.ID, a.Record.Active.ID, a.Record.Active.Addr)
 }

@@ -30,31 +30,18 @@ func (s *Service) begin() error {
 
 // create creates the record if there is none. It returns when this host serves or another host does. If the resolver has no
 // record, it may have lost it, so that create first asks the hosts that are present: it stands by if one of them is active,
-// and fails if one holds the state. It asks them as well if none of the record's hosts answers, since the record may be an old one.
+// and fails if one holds the state or does not answer. It asks them as well if none of the record's hosts answers, since the
+// record may be an old one.
 func (s *Service) create(ctx context.Context) error {
-	for {
+	for began := time.Now(); ; {
 		rec, err := s.node.cfg.Resolver.Get(ctx, s.name)
 		switch {
 		case err == nil && rec.Active.ID != "":
-			if !s.disk.holds(rec) {
-				if err := s.registrar.anyAlive(ctx, rec); err != nil {
-					w, _ := s.registrar.witness(ctx, rec)
-					switch outdated := w != nil && (w.Term.Compare(core.TermOf(rec)) > 0 || w.Record.Version > rec.Version); {
-					case outdated && w.Active:
-						s.post(item{kind: itemStart})
-						return nil
-					case outdated && w.Copy:
-						return s.held(w)
-					}
-					return err
-				}
-			}
-			s.post(item{kind: itemEvent, ev: core.Got{Record: rec}})
-			return nil
+			return s.follow(ctx, rec)
 		case err != nil && !errors.Is(err, resolver.ErrNotFound):
 			return err
 		}
-		w, err := s.registrar.witness(ctx, rec)
+		w, silent, err := s.registrar.witness(ctx, rec)
 		switch {
 		case err != nil:
 			return err
@@ -72,6 +59,16 @@ func (s *Service) create(ctx context.Context) error {
 				continue // another host has created or restored it meanwhile
 			}
 			return s.held(w)
+		case len(silent) > 0 && rec.Version == 0:
+			if time.Since(began) >= 2*s.node.cfg.PresenceTTL {
+				return s.unanswered(silent[0])
+			}
+			select {
+			case <-time.After(s.node.cfg.FailureTimeout): // it answers soon, or is no longer present, if it is down
+			case <-ctx.Done():
+				return s.unanswered(silent[0])
+			}
+			continue
 		case s.disk.forgotten() != nil:
 			return s.disk.forgotten()
 		}
@@ -79,8 +76,27 @@ func (s *Service) create(ctx context.Context) error {
 	}
 }
 
-// mayRestore reports whether this node's directory holds a copy that counted by the last record that this host knew. Then this
-// host must answer the inquiries of the other members, and its own may find all of them.
+// follow stands by for a service with a record. If none of the record's hosts answers, another one may know better.
+func (s *Service) follow(ctx context.Context, rec resolver.Record) error {
+	if !s.disk.holds(rec) {
+		if err := s.registrar.anyAlive(ctx, rec); err != nil {
+			w, _, _ := s.registrar.witness(ctx, rec)
+			switch outdated := w != nil && (w.Term.Compare(core.TermOf(rec)) > 0 || w.Record.Version > rec.Version); {
+			case outdated && w.Active:
+				s.post(item{kind: itemStart})
+				return nil
+			case outdated && w.Copy:
+				return s.held(w)
+			}
+			return err
+		}
+	}
+	s.post(item{kind: itemEvent, ev: core.Got{Record: rec}})
+	return nil
+}
+
+// mayRestore reports whether this node's directory holds a copy that counted by the last record that this host knew. Then
+// this host must answer the inquiries of the other members, and its own may find all of them.
 func (s *Service) mayRestore(ctx context.Context) (may bool) {
 	return s.disk.copied && s.ask(ctx, func() {
 		rec := s.core.Record()
@@ -88,7 +104,8 @@ func (s *Service) mayRestore(ctx context.Context) (may bool) {
 	}) == nil && may
 }
 
-// become lets the core propose itself as active host, after rec. It returns when this host is active or another one has become it.
+// become lets the core propose itself as active host, after rec. It returns when this host is active or another one has
+// become it.
 func (s *Service) become(ctx context.Context, rec resolver.Record, ev core.Event) error {
 	st := s.Status()
 	before := st.Record
@@ -122,8 +139,9 @@ func (s *Service) become(ctx context.Context, rec resolver.Record, ev core.Event
 	return err
 }
 
-// giveUp ends a service whose create has failed. If the resolver has not answered a change of the record, this host may be active
-// nevertheless, and then no other host could be. So giveUp keeps the name until the outcome is known, and then leaves it.
+// giveUp ends a service whose create has failed. If the resolver has not answered a change of the record, this host may be
+// active nevertheless, and then no other host could be. So giveUp keeps the name until the outcome is known, and then leaves
+// it.
 func (s *Service) giveUp() {
 	n := s.node
 	s.registrar.givenUp.Store(true)
@@ -161,7 +179,7 @@ func (s *Service) reset(ctx context.Context) error {
 		return transport.Errorf(CodeExists, "migrate: service %s is alive on host %s and therefore cannot be reset",
 			s.name, rec.Active.ID)
 	}
-	w, err := s.registrar.witness(ctx, rec)
+	w, _, err := s.registrar.witness(ctx, rec)
 	switch {
 	case err != nil:
 		return err
@@ -180,8 +198,9 @@ func resetOf(rec resolver.Record) core.Reset {
 	return core.Reset{Record: rec, At: time.Now().UnixMilli()}
 }
 
-// canResetHere reports whether this host holds a copy with which resetHere may continue. An active host may reset itself if the
-// resolver has lost the record and a member of the in-sync set is silent: otherwise nothing is committed until that member is back.
+// canResetHere reports whether this host holds a copy with which resetHere may continue. An active host may reset itself if
+// the resolver has lost the record and a member of the in-sync set is silent: otherwise nothing is committed until that
+// member is back.
 func (s *Service) canResetHere(ctx context.Context) bool {
 	if s.board.ended() || s.board.applierNow() == nil {
 		return false
@@ -200,7 +219,7 @@ func (s *Service) resetHere(ctx context.Context) error {
 	if err != nil && !errors.Is(err, resolver.ErrNotFound) {
 		return err
 	}
-	w, err := s.registrar.witness(ctx, rec, s.Status().Record.ISR...)
+	w, _, err := s.registrar.witness(ctx, rec, s.Status().Record.ISR...)
 	if err != nil {
 		return err
 	}
@@ -217,13 +236,13 @@ func (s *Service) resetHere(ctx context.Context) error {
 // surpassed reports whether another host's copy holds later entries than the copy here.
 func (s *Service) surpassed(ctx context.Context, w *core.Answer) bool {
 	var own core.Answer
-	return s.ask(ctx, func() { own = s.core.Answer(s.node.self) }) == nil && compareCopies(w, &own) > 0
+	return s.ask(ctx, func() { own = s.core.OwnAnswer() }) == nil && w.CompareCopies(&own) > 0
 }
 
-// Leave removes the service from this node: an active host hands over, a standby leaves the in-sync set, and the node releases its
-// copy. If there is no other host, the service ends with its state, and the error is [ErrNoTarget]. Leave waits for a host of the
-// in-sync set that is not leaving itself, even if that host is silent. If ctx ends first, the node keeps its role and Leave
-// returns an error.
+// Leave removes the service from this node: an active host hands over, a standby leaves the in-sync set, and the node
+// releases its copy. If there is no other host, the service ends with its state, and the error is [ErrNoTarget]. Leave waits
+// for a host of the in-sync set that is not leaving itself, even if that host is silent. If ctx ends first, the node keeps
+// its role and Leave returns an error.
 func (s *Service) Leave(ctx context.Context) error { return s.leave(ctx, false) }
 
 // leave implements Leave. With keep, a service that no other host can take stays unchanged in the node's directory.

@@ -30,19 +30,20 @@ func (s *Service) watchLoss() {
 	rec := c.Record()
 	self := s.node.self.ID
 	switch {
-	case lost && !was.lost && c.Role().Active():
-		s.lossFound(transport.Errorf(resolver.CodeAmnesia, "migrate: the resolver has lost the record of service %s, or went back to "+
-			"an old one: host %s, which is active, restores it", s.name, self))
 	case lost && !was.lost:
-		s.lossFound(transport.Errorf(resolver.CodeAmnesia, "migrate: the resolver has lost the record of service %s, or went back to "+
-			"an old one: host %s restores it when all hosts of its in-sync set answer", s.name, self))
+		how := "host " + self + " restores it when all hosts of its in-sync set answer"
+		if c.Role().Active() {
+			how = "host " + self + ", which is active, restores it"
+		}
+		s.lossFound("record lost", transport.Errorf(resolver.CodeAmnesia, "migrate: the resolver has lost the record of service %s, "+
+			"or went back to an old one: %s", s.name, how))
 	case !lost && was.lost:
 		s.log.Info("the record is restored", "active", rec.Active.ID, "epoch", rec.Epoch)
 	}
 	if alone && !was.alone {
-		s.lossFound(transport.Errorf(CodeNoHost, "migrate: the resolver has lost the record of service %s, and not all hosts that may "+
-			"hold later entries answer (%s): it continues when they are back; Node.Reset on host %s continues with the entries up to "+
-			"%d that it holds", s.name, others(rec, s.node.self), self, c.Last()))
+		s.lossFound("record lost", transport.Errorf(CodeNoHost, "migrate: the resolver has lost the record of service %s, and not all "+
+			"hosts that may hold later entries answer (%s): it continues when they are back; Node.Reset on host %s continues with the "+
+			"entries up to %d that it holds", s.name, others(rec, s.node.self), self, c.Last()))
 	}
 }
 
@@ -52,11 +53,12 @@ func (s *Service) superseded(lost *core.Superseded) {
 	if lost.Holder.Same(s.node.self) {
 		kept = s.disk.keptAside()
 	}
-	s.lossFound(transport.Errorf(CodeStateLost, "migrate: service %s: %v%s", s.name, lost, kept))
+	s.lossFound("copy superseded", transport.Errorf(CodeStateLost, "migrate: service %s: %v%s", s.name, lost, kept))
 }
 
-func (s *Service) lossFound(err error) {
-	s.log.Error("record lost", "err", err)
+// lossFound logs and reports a loss.
+func (s *Service) lossFound(what string, err error) {
+	s.log.Error(what, "err", err)
 	s.report(err)
 }
 
@@ -89,9 +91,7 @@ func (s *Service) watchCopy(rec *resolver.Record, before uint64, reported bool) 
 		w.counted = false // dropped for another reason
 	case rec.Loss > w.loss && rec.Active.ID != "":
 		w.counted = false
-		err := transport.Errorf(CodeStateLost, "migrate: service %s began anew on host %s: host %s has dropped its copy, which ended "+
-			"at entry %d", s.name, rec.Active.ID, s.node.self.ID, w.last)
-		s.log.Error("copy dropped", "err", err)
-		s.report(err)
+		s.lossFound("copy dropped", transport.Errorf(CodeStateLost, "migrate: service %s began anew on host %s: host %s has "+
+			"dropped its copy, which ended at entry %d", s.name, rec.Active.ID, s.node.self.ID, w.last))
 	}
 }

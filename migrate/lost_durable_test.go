@@ -49,21 +49,12 @@ func TestDurableNotHostedYet(t *testing.T) {
 	d, r := newDurableLoss(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	a, b := d.start("a"), d.start("b")
-	sa := d.host(a)
-	d.host(b)
-	require.NoError(t, sa.wait(ctx, func(st Status) bool { return len(st.Record.ISR) == 2 }))
+	a, b, sa := d.pair(ctx)
 	c := d.client()
-	do := func(want string) {
-		t.Helper()
-		reply, err := c.Do(ctx, []byte("x"))
-		require.NoError(t, err)
-		require.Equal(t, want, string(reply))
-	}
-	do("1")
+	d.do(ctx, c, "1")
 	loss := sa.Status().Record.Loss
 	b.Close()
-	do("2") // only host a holds it
+	d.do(ctx, c, "2") // only host a holds it
 	a.Close()
 	r.lose()
 	a, b = d.start("a"), d.start("b")
@@ -72,7 +63,7 @@ func TestDurableNotHostedYet(t *testing.T) {
 	time.Sleep(2 * time.Second)
 	require.Equal(t, Standby, sb.Status().Role)
 	sa = d.hostAgain(ctx, a)
-	do("3")
+	d.do(ctx, c, "3")
 	require.Equal(t, loss, sa.Status().Record.Loss)
 }
 
@@ -81,10 +72,7 @@ func TestDurablePowerCutRecordLost(t *testing.T) {
 	d, r := newDurableLoss(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	a, b := d.start("a"), d.start("b")
-	sa := d.host(a)
-	d.host(b)
-	require.NoError(t, sa.wait(ctx, func(st Status) bool { return len(st.Record.ISR) == 2 }))
+	a, b, sa := d.pair(ctx)
 	c := d.client()
 	_, err := c.Do(ctx, []byte("x"))
 	require.NoError(t, err)
@@ -103,7 +91,7 @@ func TestDurablePowerCutRecordLost(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "2", string(reply))
 	require.Less(t, time.Since(began), 5*time.Second)
-	require.NoError(t, sb.wait(ctx, func(st Status) bool { return len(st.Record.ISR) == 2 }))
+	d.inSync(ctx, sb)
 	require.Equal(t, loss, sb.Status().Record.Loss)
 }
 
@@ -115,26 +103,17 @@ func TestDirectoryRolledBack(t *testing.T) {
 			d, _ := newDurableLoss(t)
 			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 			defer cancel()
-			a, b := d.start("a"), d.start("b")
-			sa := d.host(a)
-			d.host(b)
-			require.NoError(t, sa.wait(ctx, func(st Status) bool { return len(st.Record.ISR) == 2 }))
+			a, b, sa := d.pair(ctx)
 			c := d.client()
-			do := func(want string) {
-				t.Helper()
-				reply, err := c.Do(ctx, []byte("x"))
-				require.NoError(t, err)
-				require.Equal(t, want, string(reply))
-			}
-			do("1")
+			d.do(ctx, c, "1")
 			b.Close()
 			old := filepath.Join(t.TempDir(), "old")
 			require.NoError(t, os.CopyFS(old, os.DirFS(d.dirs["b"])))
 			b = d.start("b")
 			d.host(b)
-			do("2")
-			require.NoError(t, sa.wait(ctx, func(st Status) bool { return len(st.Record.ISR) == 2 }))
-			do("3")
+			d.do(ctx, c, "2")
+			d.inSync(ctx, sa)
+			d.do(ctx, c, "3")
 			if !alive {
 				a.Close()
 			}
@@ -142,7 +121,7 @@ func TestDirectoryRolledBack(t *testing.T) {
 			d.dirs["b"] = old
 			sb := d.host(d.start("b"))
 			if alive {
-				do("4")
+				d.do(ctx, c, "4")
 				require.NoError(t, sb.wait(ctx, func(st Status) bool { return st.Role == Standby && st.Commit >= sa.Status().Commit }))
 				return
 			}

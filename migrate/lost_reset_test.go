@@ -128,8 +128,8 @@ func (l *loneRun) between(lo, hi time.Duration) time.Duration {
 }
 
 // One of two members of the in-sync set dies at a random moment under load, and the resolver loses the record or goes back.
-// The other one is reset: the standby, the active host, or either of them after it has restarted with its directory. It keeps
-// all that was acknowledged, whatever it knew to be committed.
+// The other one is reset: the standby, the active host, or either of them after it has restarted with its directory. It
+// keeps all that was acknowledged, whatever it knew to be committed.
 func TestResetAlone(t *testing.T) {
 	top := t.TempDir()
 	kinds := map[string]int{}

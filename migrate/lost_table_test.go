@@ -376,9 +376,9 @@ func TestTwoStandbysAlone(t *testing.T) {
 	})
 }
 
-// Two name services serve the same hosts at once, each on its own. As long as the hosts reach one another, there is one service.
-// If they are also cut off from one another, no host can tell that another one is active: both acknowledge commands, and those of
-// one are lost.
+// Two name services serve the same hosts at once, each on its own. As long as the hosts reach one another, there is one
+// service. If they are also cut off from one another, no host can tell that another one is active: both acknowledge
+// commands, and those of one are lost.
 func TestTwoResolversAtOnce(t *testing.T) {
 	for _, cut := range []bool{false, true} {
 		t.Run(fmt.Sprintf("cut %v", cut), func(t *testing.T) {

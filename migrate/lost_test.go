@@ -203,6 +203,35 @@ func TestHostWhileRecordIsLost(t *testing.T) {
 	})
 }
 
+// A host that is present may hold the service, even if it does not answer: no host begins another one in its place.
+func TestHostWaitsForTheSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, r, _ := newForgetful(t, "a", "b", "c")
+		defer w.close()
+		a, _ := w.pair(Policy{})
+		c := w.dial("client", "svc", ClientConfig{})
+		require.NoError(t, w.do(t.Context(), c, "x"))
+		r.lose()
+		w.crash("b") // so that host a cannot restore the record
+		w.net.Partition("a", "c")
+		began := time.Now()
+		_, err := w.nodes["c"].Host(t.Context(), "svc", newTally, Policy{})
+		require.ErrorIs(t, err, ErrNoHost)
+		require.ErrorContains(t, err, "host a at")
+		require.ErrorContains(t, err, "does not answer")
+		require.Less(t, time.Since(began), 10*time.Second)
+		require.Empty(t, w.nodes["c"].Services())
+		_, err = r.Get(t.Context(), "svc")
+		require.ErrorIs(t, err, resolver.ErrNotFound)
+		require.Equal(t, Active, a.Status().Role)
+
+		w.crash("a")
+		time.Sleep(4 * time.Second)
+		s := w.host("c", "svc", Policy{})
+		require.Equal(t, Active, s.Status().Role, "nobody is present any more")
+	})
+}
+
 // The active host dies before it has restored the record: only the standby holds the state. It reports that, a newcomer is
 // referred to it, and Reset on it keeps all acknowledged commands.
 func TestStandbyAlone(t *testing.T) {

@@ -193,27 +193,40 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 	})
 	n.offers = transfer.NewOffers(n.ctx, n.self.ID, n.spawn)
 	n.fetcher = transfer.NewFetcher(n.ctx, n.links, n.spawn)
-	l, err := cfg.Transport.Listen(cfg.Listen, n.accept)
-	if err != nil {
-		n.cancel()
-		n.closeDir()
-		return nil, fmt.Errorf("migrate: host %s cannot listen at %s: %w", n.self.ID, cfg.Listen, err)
-	}
-	n.listener = l
-	n.self.Addr = withPort(cfg.Advertise, l.Addr())
-	if host, _, err := net.SplitHostPort(n.self.Addr); err == nil {
-		if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-			n.cancel()
-			l.Close()
-			n.closeDir()
-			return nil, transport.Errorf(CodeConfig,
-				"migrate: NodeConfig.Advertise must name a host to listen at %s: other hosts cannot reach %s", l.Addr(), n.self.Addr)
-		}
-	}
 	n.hooks = hooks.New(maxHooks, n.wg.Go)
 	n.appliers.Stuck = n.stuck
+	if err := n.listen(); err != nil {
+		n.cancel()
+		n.closeDir()
+		return nil, err
+	}
 	n.wg.Go(n.announceLoop)
 	return n, nil
+}
+
+// listen starts the listener and sets the address to announce. Hosts may dial at once, for example one that still probes a
+// former process at the same address: accept waits until the address is set.
+func (n *Node) listen() error {
+	at := n.cfg.Listen
+	n.mu.Lock()
+	l, err := n.cfg.Transport.Listen(at, n.accept)
+	if err != nil {
+		n.mu.Unlock()
+		return fmt.Errorf("migrate: host %s cannot listen at %s: %w", n.self.ID, at, err)
+	}
+	n.listener = l
+	n.self.Addr = withPort(n.cfg.Advertise, l.Addr())
+	host, _, err := net.SplitHostPort(n.self.Addr)
+	ip := net.ParseIP(host)
+	n.closed = err == nil && (host == "" || ip != nil && ip.IsUnspecified())
+	refused := n.closed
+	n.mu.Unlock()
+	if refused {
+		l.Close()
+		return transport.Errorf(CodeConfig,
+			"migrate: NodeConfig.Advertise must name a host to listen at %s: other hosts cannot reach %s", l.Addr(), n.self.Addr)
+	}
+	return nil
 }
 
 // withPort returns the address to advertise for a listener: addr, with the listener's port if addr has none.
@@ -252,9 +265,10 @@ func (n *Node) now() time.Duration { return time.Since(n.start) }
 // when this node serves it. If it exists, the node stands by, as after [Node.Standby], unless none of the hosts that held
 // the state answers: then the error is [ErrNoHost]. A node whose own [NodeConfig.Dir] holds the state continues with it.
 //
-// Because the resolver may have lost the record, Host first asks the hosts that are present. If one of them is active, or this
-// node's directory holds the state, the node stands by: the hosts that hold the state restore the record together. If none
-// is, but one knows the service, the error is [ErrNoHost].
+// Because the resolver may have lost the record, Host first asks the hosts that are present. If one of them is active, or
+// this node's directory holds the state, the node stands by: the hosts that hold the state restore the record together. If
+// none is, but one knows the service, the error is [ErrNoHost]. If one does not answer, Host waits for it as long as it is
+// present, for up to twice [NodeConfig.PresenceTTL]; then the error is ErrNoHost as well.
 //
 // After a power failure of hosts that all have a directory, they may restart in any order. The others wait for the one that
 // holds the latest state: retry Host until it has started. Only if it never returns, use [Node.Reset], which discards what
@@ -312,9 +326,9 @@ func (n *Node) Standby(ctx context.Context, service string, fresh func() Migrata
 //
 // On a node that already hosts the service, holds a copy and is not active, Reset continues with that copy, and ignores
 // fresh and policy: so a standby continues if the resolver has lost the record and other hosts are gone for good. It keeps
-// all that the copy holds, with two exceptions. On a host that has halted because other hosts died after taking over, it drops
-// the command that could not be committed and all entries after it. Outside the in-sync set it drops what is not known to be
-// committed.
+// all that the copy holds, with two exceptions. On a host that has halted because other hosts died after taking over, it
+// drops the command that could not be committed and all entries after it. Outside the in-sync set it drops what is not known
+// to be committed.
 //
 // Reset asks the hosts that are present. If one is active, the error is [ErrExists]. If this node has no copy and another
 // host holds one, the error is [ErrNoHost], which names that host.
@@ -490,8 +504,8 @@ func (n *Node) announceSoon() {
 	}
 }
 
-// checkSome has some of the services that are active here check that the resolver still has their records, in turn: those without
-// standbys do not check it themselves.
+// checkSome has some of the services that are active here check that the resolver still has their records, in turn: those
+// without standbys do not check it themselves.
 func (n *Node) checkSome(names []string) {
 	for range min(len(names), checkAtOnce) {
 		n.checked++

@@ -14,9 +14,9 @@ import (
 //
 // Each host applies the Policy that its own program has passed, while it is active. Pass equal policies on all hosts of a
 // service: otherwise its guarantees change with each move. If Copies or MinInSync differ, both hosts report that to
-// [Hooks].Failed and the log when one joins the other, or takes over while the other is in sync, once for each pair of policies.
-// A host that becomes active reports it again if its predecessor had another policy. A host does not know the policies that
-// others had before it started.
+// [Hooks].Failed and the log when one joins the other, or takes over while the other is in sync, once for each pair of
+// policies. A host that becomes active reports it again if its predecessor had another policy. A host does not know the
+// policies that others had before it started.
 type Policy struct {
 	// Every is the time after which the active host hands the service over, counted from when it became active. With 0, no
 	// timer moves the service. If no other host is present, nothing happens until the timer fires again.

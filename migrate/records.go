@@ -117,8 +117,8 @@ func (r *registrar) rank(hosts []resolver.Host) (ranked []resolver.Host, err err
 	return r.policy.Rank(hosts), nil
 }
 
-// anyAlive returns nil if one of the hosts that hold the state answers. Because the record may be about to change, anyAlive reads
-// it again before it gives up.
+// anyAlive returns nil if one of the hosts that hold the state answers. Because the record may be about to change, anyAlive
+// reads it again before it gives up.
 func (r *registrar) anyAlive(ctx context.Context, rec resolver.Record) error {
 	n := r.node
 	for try := 0; ; try++ {
@@ -147,8 +147,8 @@ func (r *registrar) anyAlive(ctx context.Context, rec resolver.Record) error {
 	}
 }
 
-// anyAnswers returns nil when one of the hosts answers, or the last error, and how many hosts it has asked: all except this one,
-// whose own copy the caller has checked. Because a host may be slow, each has twice FailureTimeout to answer.
+// anyAnswers returns nil when one of the hosts answers, or the last error, and how many hosts it has asked: all except this
+// one, whose own copy the caller has checked. Because a host may be slow, each has twice FailureTimeout to answer.
 func (r *registrar) anyAnswers(ctx context.Context, hosts []resolver.Host) (asked int, err error) {
 	n := r.node
 	ctx, cancel := context.WithTimeout(ctx, 2*n.cfg.FailureTimeout)

@@ -10,19 +10,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// An old copy of a host's directory starts alone and continues, since no host answers that knows better. When the other host returns
-// with later entries, both report it, and the directory of that host keeps the copy that it gives up.
+// An old copy of a host's directory starts alone and continues, since no host answers that knows better. When the other host
+// returns with later entries, both report it, and the directory of that host keeps the copy that it gives up.
 func TestOldDirectory(t *testing.T) {
 	d := newDurable(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
-	a, b := d.start("a"), d.start("b")
-	sa := d.host(a)
-	d.host(b)
-	inSync := func(s *Service) {
-		require.NoError(t, s.wait(ctx, func(st Status) bool { return len(st.Record.ISR) == 2 }))
-	}
-	inSync(sa)
+	a, b, _ := d.pair(ctx)
 	write := func(c *Client, n int) (last string) {
 		for range n {
 			reply, err := c.Do(ctx, []byte("x"))
@@ -43,7 +37,7 @@ func TestOldDirectory(t *testing.T) {
 	a = d.start("a")
 	_, err := a.Standby(ctx, "svc", newTally, Policy{})
 	require.NoError(t, err)
-	inSync(sb)
+	d.inSync(ctx, sb)
 	_, err = sb.Handoff(ctx, "a")
 	require.NoError(t, err)
 	require.Equal(t, "30", write(c, 20))
@@ -58,7 +52,7 @@ func TestOldDirectory(t *testing.T) {
 		c.Hooks.Failed = func(_ string, err error) { to <- err }
 	}
 	a = d.start("a")
-	sa, err = a.Standby(ctx, "svc", newTally, Policy{})
+	sa, err := a.Standby(ctx, "svc", newTally, Policy{})
 	require.NoError(t, err)
 	require.NoError(t, sa.wait(ctx, func(st Status) bool { return st.Role == Active }))
 	c2 := d.client()
@@ -81,7 +75,7 @@ func TestOldDirectory(t *testing.T) {
 			t.Fatalf("host %s reports nothing", host)
 		}
 	}
-	inSync(sa)
+	d.inSync(ctx, sa)
 	kept, err := filepath.Glob(filepath.Join(d.dirs["b"], "superseded-svc-*", "*.log"))
 	require.NoError(t, err)
 	require.NotEmpty(t, kept)

@@ -201,8 +201,9 @@ func (s *Service) flush() {
 	s.disk.compact(s.replica)
 }
 
-// event passes an event to the core. A message from a stranger is ignored, but causes a read of the record, because the stranger
-// may be the active host of an epoch that this host does not know yet. Its invitation is kept until the record has arrived.
+// event passes an event to the core. A message from a stranger is ignored, but causes a read of the record, because the
+// stranger may be the active host of an epoch that this host does not know yet. Its invitation is kept until the record has
+// arrived.
 func (s *Service) event(ev core.Event, from *inbound) {
 	switch ev := ev.(type) {
 	case core.Candidates:
@@ -263,7 +264,8 @@ func (s *Service) publish() {
 	}
 }
 
-// connect opens the connections to the other members before they are needed: a host that takes over must hear from all of them.
+// connect opens the connections to the other members before they are needed: a host that takes over must hear from all of
+// them.
 func (s *Service) connect(st Status) {
 	if st.Role != Standby && st.Role != Recovering && st.Role != Active {
 		return

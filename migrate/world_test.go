@@ -17,6 +17,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/roam-go/roam/migrate/internal/machine"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
 )
@@ -261,15 +262,17 @@ const (
 
 // state is what a host's copy has seen; ok is false if it holds none.
 func (w *world) state(s *Service) (seen []string, ok bool) {
-	done := make(chan struct{})
+	copied := make(chan []string, 1)
 	s.post(item{kind: itemFunc, fn: func() {
-		if s.machine() != nil {
-			seen, ok = slices.Clone(appOf(s).(interface{ all() []string }).all()), true
+		if s.machine() == nil {
+			close(copied)
+			return
 		}
-		close(done)
+		app := appOf(s).(interface{ all() []string })
+		s.replica.Later(func(*machine.Machine) { copied <- slices.Clone(app.all()) }) // when the service applies nothing
 	}})
 	select {
-	case <-done:
+	case seen, ok = <-copied:
 		return seen, ok
 	case <-time.After(time.Second):
 		return nil, false

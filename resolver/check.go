@@ -255,8 +255,8 @@ func validate(r Record) error {
 }
 
 // CheckName returns an error that is [ErrInvalid] if name is not a valid name of a service. A name has 1 to 253 bytes of
-// UTF-8. Its characters are printable as defined by [unicode.IsPrint], and not spaces. Names are compared byte by byte: upper
-// and lower case differ, and so do different encodings of one character.
+// UTF-8. Its characters are printable as defined by [unicode.IsPrint], and not spaces. Names are compared byte by byte:
+// upper and lower case differ, and so do different encodings of one character.
 //
 // Every [Resolver] checks the names that it gets. Use CheckName to validate a name up front.
 func CheckName(name string) error {
@@ -267,8 +267,8 @@ func CheckName(name string) error {
 }
 
 // CheckAnnouncement returns an error that is [ErrInvalid] if a [Resolver] must refuse an announcement with these arguments:
-// the ID of the host has 1 to [MaxHostID] bytes of the characters that [CheckName] allows, its address up to 256 of them, the
-// incarnation is 1 to 2^53-1, ttl is 0 to 24 hours, and there are at most 131,072 services.
+// the ID of the host has 1 to [MaxHostID] bytes of the characters that [CheckName] allows, its address up to 256 of them,
+// the incarnation is 1 to 2^53-1, ttl is 0 to 24 hours, and there are at most 131,072 services.
 func CheckAnnouncement(h Host, services []string, ttl time.Duration) error {
 	if err := validateHost(h); err != nil {
 		return err

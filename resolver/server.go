@@ -87,8 +87,9 @@ type Server struct {
 	closed sync.Once
 }
 
-// NewServer returns a server with the records in cfg.File. It returns [ErrStore] if the file is damaged anywhere, so it never
-// starts without acknowledged records. If the file does not exist, the Generation changes, by which hosts detect the loss.
+// NewServer returns a server with the records in cfg.File. It returns [ErrStore] if the file is damaged anywhere, so it
+// never starts without acknowledged records. If the file does not exist, the Generation changes, by which hosts detect the
+// loss.
 func NewServer(cfg ServerConfig) (*Server, error) { return newServer(cfg, osFS{}) }
 
 func newServer(cfg ServerConfig, fsys filesystem) (*Server, error) {
@@ -146,8 +147,8 @@ func (s *Server) end(err error) {
 	}
 }
 
-// Listen begins to serve clients at addr and returns the address at which they reach it, with the port that is actually in use.
-// It can be called for several addresses.
+// Listen begins to serve clients at addr and returns the address at which they reach it, with the port that is actually in
+// use. It can be called for several addresses.
 func (s *Server) Listen(addr string) (string, error) {
 	l, err := s.cfg.Transport.Listen(addr, s.accept)
 	if err != nil {
@@ -193,8 +194,8 @@ func (s *Server) leave(c transport.Conn) {
 	s.sessions.Done()
 }
 
-// Wait blocks until the server is closed, and returns nil, or until it cannot store changes any more, and returns [ErrStore]: then
-// the server answers every call with an error, and should be closed and started again.
+// Wait blocks until the server is closed, and returns nil, or until it cannot store changes any more, and returns
+// [ErrStore]: then the server answers every call with an error, and should be closed and started again.
 func (s *Server) Wait() error {
 	<-s.done
 	s.mu.Lock()

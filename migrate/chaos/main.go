@@ -240,14 +240,20 @@ func execute(ctx context.Context, cfg config, sayf func(string, ...any)) (*resul
 	sayf("%d hosts, %d clients and %d idle ones in %d processes", cfg.hosts, cfg.clients, cfg.idle, cfg.procs)
 	said := time.Now()
 	var failed error
-	for n := 0; (cfg.count == 0 || n < cfg.count) && r.ctx.Err() == nil && len(c.check.violations()) == 0; n++ {
+	for n := 0; (cfg.count == 0 || n < cfg.count) && r.ctx.Err() == nil && len(c.check.violations()) == 0; {
+		before := r.count()
 		if failed = sc.step(r); failed != nil {
 			break
 		}
+		if !sc.once && r.count() == before {
+			r.sleep(10 * time.Millisecond) // the hosts had changed before the step chose one: it is taken again
+			continue
+		}
+		n++
 		if time.Since(said) > 10*time.Second {
 			said = time.Now()
 			sayf("%d of %d; %.0f commands/s; epoch %d; machine's load %s",
-				n+1, cfg.count, c.meter.rate(time.Second), c.meter.highest(), loadAverage())
+				n, cfg.count, c.meter.rate(time.Second), c.meter.highest(), loadAverage())
 		}
 	}
 	if r.ctx.Err() != nil && (errors.Is(failed, r.ctx.Err()) || ctx.Err() == nil && !errors.Is(failed, errLoad)) {

@@ -36,7 +36,8 @@ type handoffs struct {
 	errs                                     map[string]int
 }
 
-// scenarios are the scenarios by name. Each step causes one fault and returns when the next may come.
+// scenarios are the scenarios by name. Each step causes one fault, or none if no host
+// is in the role it needs just then, and returns when the next may come.
 var scenarios = map[string]struct {
 	about   string
 	proxies bool
@@ -77,6 +78,13 @@ func (r *run) fault(kind, target string, lasts time.Duration) fault {
 	r.faults = append(r.faults, f)
 	fmt.Fprintf(r.faultLog, "time=%s %s\n", logTime(f.At), f.String())
 	return f
+}
+
+// count returns the number of faults so far.
+func (r *run) count() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.faults)
 }
 
 func (r *run) sleep(d time.Duration) {
@@ -142,7 +150,7 @@ func (r *run) stepKill() error {
 	r.sleep(r.between(0, 200*time.Millisecond))
 	a, _ := r.active()
 	if a == nil || r.inSync() != "" {
-		return nil // skip this one
+		return nil // another one is taken
 	}
 	f := r.fault("kill active", a.id, 0)
 	r.killHost(a)

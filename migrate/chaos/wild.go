@@ -111,8 +111,8 @@ func (r *run) stepRecords() error {
 	return r.movesAgain("the resolver came back") // hosts announce themselves once a second
 }
 
-// stepFile removes or damages the resolver's file. If it is missing, the hosts bring the record back; from a damaged file the
-// resolver must not start. Then stepFile restores the file, which may now be an old one.
+// stepFile removes or damages the resolver's file. If it is missing, the hosts bring the record back; from a damaged file
+// the resolver must not start. Then stepFile restores the file, which may now be an old one.
 func (r *run) stepFile() error {
 	if err := r.ready(r.ctx); err != nil {
 		return err

@@ -379,7 +379,9 @@ func (c *Core) captured(ev Captured) {
 	}
 	c.assert(ev.Index <= c.commit, "snapshot at %d, after %d", ev.Index, c.commit)
 	p.stage, p.lastAck, p.fetchSince = fetching, c.now, c.now
-	p.snapshot = Msg{Type: MsgSnapshot, Round: ev.ID, Index: ev.Index, PrevEpoch: ev.Epoch, Prev: p.invitation, Flag: p.superseded}
+	p.snapshot = Msg{
+		Type: MsgSnapshot, Round: ev.ID, Index: ev.Index, PrevEpoch: ev.Epoch, Prev: p.invitation, Flag: p.superseded,
+	}
 	c.send(p.host, p.snapshot)
 }
 
@@ -597,8 +599,6 @@ func (c *Core) deadlineActive(at func(time.Duration)) {
 	a := &c.active
 	if len(a.peers) > 0 {
 		at(a.nextBeat)
-	}
-	if len(a.peers) > 0 {
 		at(a.nextCheck)
 	}
 	if c.lost != nil && c.prop == nil && !c.asking {

@@ -23,8 +23,8 @@ type Config struct {
 	RetryDelay      time.Duration // pause before the second request to the resolver: 50 ms; it doubles up to 16 times that
 	JoinTimeout     time.Duration // a joining host is dropped after this silence: 2 s
 	SeekInterval    time.Duration // interval between searches for standbys while there are too few: 500 ms
-	// CheckInterval is the interval at which an active host with standbys checks that the resolver still has the record: 3 s. One
-	// without sends nothing when it is idle, and waits for CheckRecord.
+	// CheckInterval is the interval at which an active host with standbys checks that the resolver still has the record: 3 s.
+	// One without sends nothing when it is idle, and waits for CheckRecord.
 	CheckInterval time.Duration
 	CopyRetention time.Duration // how long a removed host keeps its copy, so that it can rejoin cheaply: 5 s
 
@@ -122,7 +122,7 @@ type Ready struct {
 	Fetch     *Fetch          // fetch and restore a snapshot; answer with [Restored]
 	Reads     []uint64        // the reads to answer now
 	Resent    uint64          // number of entries sent again
-	Reports   []error         // conditions that users should know: [Difference], [JoinDelay]
+	Reports   []error         // conditions that users should know: [Difference], [JoinDelay], [Superseded]
 	ReadsFail bool            // all other pending reads fail here; their callers must ask another host
 	Drop      bool            // release the copy
 	Activated bool            // this host became active; Tail returns the entries it inherited
@@ -233,8 +233,8 @@ func (c *Core) Last() uint64 { return c.log.last() }
 // HasState reports whether this host holds a copy.
 func (c *Core) HasState() bool { return c.hasState }
 
-// Tail returns the entries after index, in order: those that a service has yet to apply if index is the last that it applied.
-// If the log no longer has the first of them, Tail returns nil and stops the core: see [Core.Err].
+// Tail returns the entries after index, in order: those that a service has yet to apply if index is the last that it
+// applied. If the log no longer has the first of them, Tail returns nil and stops the core: see [Core.Err].
 func (c *Core) Tail(index uint64) []Entry {
 	if c.err != nil {
 		return nil

@@ -10,9 +10,9 @@ import (
 // Meta is the state besides the log that a host with a store must not forget. No message and no proposal leaves before the
 // store holds the Meta of that moment.
 //
-// So a host that restarts with its store has never sent a message in a higher term than the stored one, unless the store is an old copy.
-// It resumes neither the stored term nor a higher one that the record gives to it, since other hosts may hold entries of these terms
-// that this host has lost.
+// So a host that restarts with its store has never sent a message in a higher term than the stored one, unless the store is
+// an old copy. It resumes neither the stored term nor a higher one that the record gives to it, since other hosts may hold
+// entries of these terms that this host has lost.
 type Meta struct {
 	Term       Term
 	Copy       bool   // it holds a copy; the log means nothing without one
@@ -245,8 +245,8 @@ func (c *Core) persisted(seq uint64) {
 	}
 }
 
-// Checkpoint is the state passed to the store so far, for a copy captured at index; false if the log no longer reaches back to
-// there, or the copy was released.
+// Checkpoint is the state passed to the store so far, for a copy captured at index; false if the log no longer reaches back
+// to there, or the copy was released.
 func (c *Core) Checkpoint(index uint64) (State, bool) {
 	epoch, ok := c.log.epochAt(index)
 	if !ok || !c.hasState || index > c.applied || c.saving == nil {

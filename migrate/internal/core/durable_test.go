@@ -209,8 +209,8 @@ func TestStoredActiveAppliesInItsTerm(t *testing.T) {
 	require.Empty(t, c.Tail(c.applied))
 }
 
-// A host does not begin a term that the record gives to it if it does not know that it has proposed it: its directory may be an old
-// copy, and the term have begun.
+// A host does not begin a term that the record gives to it if it does not know that it has proposed it: its directory may be
+// an old copy, and the term have begun.
 func TestStoredTermIsNotBegunAgain(t *testing.T) {
 	c := stored(t, storedB)
 	rec := storedRecord(3, 3, storedB)

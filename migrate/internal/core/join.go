@@ -63,7 +63,8 @@ func (d *JoinDelay) Error() string {
 }
 
 // restoreTimeout is how long the active host waits for a host that fetches and restores a snapshot, before it invites
-// another one in addition. Since a large state may take longer, it does not give up the first one until the other has joined.
+// another one in addition. Since a large state may take longer, it does not give up the first one until the other has
+// joined.
 func (c *Core) restoreTimeout() time.Duration { return 30 * c.cfg.JoinTimeout }
 
 // delayed reports whether p has been restoring a snapshot for longer than restoreTimeout.

@@ -118,8 +118,8 @@ func TestReleaseOfAnEarlierInvitation(t *testing.T) {
 	require.False(t, c.HasState())
 }
 
-// Each message behind a lost one asks for it again. The active host resends once for a heartbeat, not once for each: else under
-// load everything would be sent many times.
+// Each message behind a lost one asks for it again. The active host resends once for a heartbeat, not once for each: else
+// under load everything would be sent many times.
 func TestResendsAreNotMultiplied(t *testing.T) {
 	now := time.Duration(0)
 	c := New(Config{Name: "svc", Self: storedA, Standbys: 1})
@@ -154,7 +154,8 @@ func TestResendsAreNotMultiplied(t *testing.T) {
 	require.Equal(t, 5, ask(), "the resent ones were lost, too")
 }
 
-// What a host acknowledged under an earlier invitation does not count under the present one: it may have dropped that copy since.
+// What a host acknowledged under an earlier invitation does not count under the present one: it may have dropped that copy
+// since.
 func TestAcksOfAnEarlierInvitation(t *testing.T) {
 	c := New(Config{Name: "svc", Self: storedA, Standbys: 1})
 	c.Step(0, Create{})

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"cmp"
 	"encoding/binary"
 	"hash/fnv"
 	"slices"
@@ -9,12 +10,12 @@ import (
 	"github.com/roam-go/roam/resolver"
 )
 
-// A resolver may lose its records, or get old ones back from a backup. Its record is then missing, or older than the one that
-// the hosts know. The hosts that hold the state bring the record back, in a term above all that they have seen, so that no
-// acknowledged command is lost. This needs proof that no other host became active by a record that is now lost:
+// A resolver may lose its records, or get old ones back from a backup. Its record is then missing, or older than the one
+// that the hosts know. The hosts that hold the state bring the record back, in a term above all that they have seen, so that
+// no acknowledged command is lost. This needs proof that no other host became active by a record that is now lost:
 //
-//   - the active host does it after every other host in M has answered an inquiry that began after the loss was noticed: it has seen
-//     no higher term, and waits for no answer of the resolver that could make it active;
+//   - the active host does it after every other host in M has answered an inquiry that began after the loss was noticed: it has
+//     seen no higher term, and waits for no answer of the resolver that could make it active;
 //   - without an active host, a member of the in-sync set does it after all other members have answered in the same way.
 //
 // Where neither is possible, only a person can decide: see [Reset].
@@ -27,8 +28,8 @@ type known struct{ generation, version uint64 }
 
 func (c *Core) known() known { return known{c.rec.Generation, c.rec.Version} }
 
-// noticeLoss compares r, the resolver's answer to a read, with the record that this host knew when it asked: the resolver has lost
-// records if its answer is older.
+// noticeLoss compares r, the resolver's answer to a read, with the record that this host knew when it asked: the resolver
+// has lost records if its answer is older.
 func (c *Core) noticeLoss(r resolver.Record, asked known) {
 	switch {
 	case asked.version == 0 || asked.generation != c.rec.Generation:
@@ -70,7 +71,8 @@ func (c *Core) restorable(members []resolver.Host, answers []Answer) (isr []reso
 	return isr, true
 }
 
-// members are the hosts that may become active as far as this host knows: those of the in-sync set and those that it has proposed.
+// members are the hosts that may become active as far as this host knows: those of the in-sync set and those that it has
+// proposed.
 func (c *Core) members() []resolver.Host { return append(c.nextRec().ISR, c.proposed...) }
 
 // proposeRestore proposes the record of an in-sync set that the resolver has lost.
@@ -83,8 +85,8 @@ func (c *Core) proposeRestore(isr []resolver.Host) {
 	c.propose(proposal{kind: propRestore, expect: l.rec.Version, next: next})
 }
 
-// farTerm is a term above this host's own and those of seen, in an epoch that no other host begins: it ends in a number of this host.
-// It is far above, so that a change that was proposed before the loss cannot be made after it.
+// farTerm is a term above this host's own and those of seen, in an epoch that no other host begins: it ends in a number of
+// this host. It is far above, so that a change that was proposed before the loss cannot be made after it.
 func (c *Core) farTerm(seen ...Term) Term {
 	t := c.term
 	for _, o := range seen {
@@ -126,10 +128,22 @@ func (c *Core) Answer(to resolver.Host) Answer {
 	if c.asking && !wins {
 		c.gaveWay = true
 	}
+	a := c.OwnAnswer()
+	a.Pending = a.Pending || wins
+	return a
+}
+
+// OwnAnswer is what this host knows.
+func (c *Core) OwnAnswer() Answer {
 	return Answer{
 		From: c.self, Term: c.term, Record: c.copyRec(), Copy: c.hasState && c.role != Out, Active: c.role.Active(),
-		Pending: c.prop != nil || c.getting || wins, Loss: c.loss, Commit: c.place(c.commit), Last: c.place(c.log.last()),
+		Pending: c.prop != nil || c.getting, Loss: c.loss, Commit: c.place(c.commit), Last: c.place(c.log.last()),
 	}
+}
+
+// CompareCopies orders answers by what their copies hold: the higher one has the later entries.
+func (a *Answer) CompareCopies(o *Answer) int {
+	return cmp.Or(cmp.Compare(a.Loss, o.Loss), cmp.Compare(a.Last.Epoch, o.Last.Epoch), cmp.Compare(a.Last.Index, o.Last.Index))
 }
 
 func (c *Core) place(i uint64) Place {
@@ -137,8 +151,8 @@ func (c *Core) place(i uint64) Place {
 	return Place{i, e}
 }
 
-// lacks reports whether this host lacks an entry that another one knows to be committed. Then it is not in the in-sync set in truth:
-// the record is an old one.
+// lacks reports whether this host lacks an entry that another one knows to be committed. Then it is not in the in-sync set
+// in truth: the record is an old one.
 func (c *Core) lacks(a Answer) bool {
 	if a.Commit.Index == 0 || a.Loss != c.loss {
 		return false
@@ -171,9 +185,9 @@ func (c *Core) ask() bool {
 	return true
 }
 
-// outOfTouch reports whether the active host has not answered this one for so long that the record may have changed often since: a
-// message of the active host alone may have been on its way for long. If the resolver has gone back to the record that this host
-// knows, only other hosts know better.
+// outOfTouch reports whether the active host has not answered this one for so long that the record may have changed often
+// since: a message of the active host alone may have been on its way for long. If the resolver has gone back to the record
+// that this host knows, only other hosts know better.
 func (c *Core) outOfTouch() bool {
 	s := &c.standby
 	return s.contact == 0 || c.now-s.contact >= 4*c.cfg.FailureTimeout
@@ -244,8 +258,8 @@ func (c *Core) clearCreate(answers []Answer) {
 	p.cleared, p.retryAt = true, c.now
 }
 
-// takeOverFar takes over after an inquiry. The resolver may have gone back to a record after which another host began the next epoch,
-// of which nobody has heard, so this host begins another one.
+// takeOverFar takes over after an inquiry. The resolver may have gone back to a record after which another host began the
+// next epoch, of which nobody has heard, so this host begins another one.
 func (c *Core) takeOverFar() {
 	c.restoring = c.farTerm(c.restoring)
 	next := c.takeOverRec()
@@ -253,7 +267,7 @@ func (c *Core) takeOverFar() {
 	c.propose(proposal{kind: propPromote, expect: c.rec.Version, next: next})
 }
 
-// Alone reports whether this host is a member of an in-sync set without an active host, but cannot take over: the resolver has lost
-// the record, and other members do not answer, or hosts that the record does not name hold later entries. Reset continues with all
-// that the host holds on which it is called.
+// Alone reports whether this host is a member of an in-sync set without an active host, but cannot take over: the resolver
+// has lost the record, and other members do not answer, or hosts that the record does not name hold later entries. Reset
+// continues with all that the host holds on which it is called.
 func (c *Core) Alone() bool { return c.alone && !c.role.Active() || c.alone && c.lost != nil }

@@ -35,7 +35,8 @@ func loseRecord(t *testing.T, c *Core, left resolver.Record) Ready {
 	return c.Ready()
 }
 
-// An active host restores a record that is missing, old, or of another generation, in a far epoch, once the members have answered.
+// An active host restores a record that is missing, old, or of another generation, in a far epoch, once the members have
+// answered.
 func TestRestore(t *testing.T) {
 	for name, left := range map[string]func(r *resolver.Record){
 		"missing":            func(r *resolver.Record) { *r = resolver.Record{} },
@@ -133,8 +134,8 @@ func TestLateReadIsNoLoss(t *testing.T) {
 	require.False(t, c.Lost(), "the answer was on its way when the record changed")
 }
 
-// outOfTouch returns a host that has restarted with its store, and has learned from the resolver that it is in the in-sync set of a
-// host that is silent. It has asked the others.
+// outOfTouch returns a host that has restarted with its store, and has learned from the resolver that it is in the in-sync
+// set of a host that is silent. It has asked the others.
 func askedAfterRestart(t *testing.T) (c *Core, rec resolver.Record) {
 	now := time.Second
 	rec = storedRecord(1, 1, storedA)
@@ -197,14 +198,7 @@ func TestTakeOverAfterInquiry(t *testing.T) {
 
 // An answer that comes after a change was given up does not make a host active: the record may be lost since.
 func TestLateWin(t *testing.T) {
-	now := time.Second
-	c := stored(t, storedB)
-	rec := storedRecord(1, 1, storedA)
-	turn(c, now, rec, Got{Record: rec})
-	turn(c, now, rec, Recv{Msg{Type: MsgAppend, From: storedA, Term: Term{0, 1}, Prev: 1, PrevEpoch: 1, Commit: 1, Round: 1}})
-	now += 60 * time.Millisecond
-	promote := turn(c, now, rec, PeerDown{storedA})
-	require.NotNil(t, promote)
+	c, now, _, promote := promoting(t)
 	c.Step(now, CASDone{Nonce: promote.Next.Nonce, Outcome: CASConflict}) // of its repetition: the resolver has no record
 	require.False(t, c.Pending())
 	won := promote.Next
@@ -213,7 +207,8 @@ func TestLateWin(t *testing.T) {
 	require.False(t, c.Role().Active())
 }
 
-// A reset keeps all that an in-sync member holds: entries after the last that it knows to be committed may have been acknowledged.
+// A reset keeps all that an in-sync member holds: entries after the last that it knows to be committed may have been
+// acknowledged.
 func TestResetKeepsTheLog(t *testing.T) {
 	c := stored(t, storedB)
 	rec := storedRecord(1, 1, storedA)

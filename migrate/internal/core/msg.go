@@ -53,8 +53,8 @@ const (
 	// MsgJoin answers MsgInvite: Round (invitation), Flag (holds a copy), Commit and PrevEpoch (its last
 	// committed entry) and, in Index, Loss of that copy; Reason if the host cannot join.
 	MsgJoin Type = 5
-	// MsgSnapshot offers a joining host a snapshot: Round (the snapshot's number), Index, PrevEpoch, Prev (invitation), Flag (the
-	// receiver's copy holds committed entries that the sender lacks).
+	// MsgSnapshot offers a joining host a snapshot: Round (the snapshot's number), Index, PrevEpoch, Prev (invitation), Flag
+	// (the receiver's copy holds committed entries that the sender lacks).
 	MsgSnapshot Type = 6
 	// MsgRecord goes from the active host to members after a change and at the beginning of an epoch: Record, Prev and
 	// PrevEpoch as in MsgInvite.

@@ -111,8 +111,8 @@ func (p *policyPair) join() {
 	p.run(p.serves("a", 2))
 }
 
-// Two hosts with different policies report it when one joins the other, and again, on the new active host only, at each handoff
-// and failover.
+// Two hosts with different policies report it when one joins the other, and again, on the new active host only, at each
+// handoff and failover.
 func TestPolicyDiffers(t *testing.T) {
 	for _, tt := range []struct {
 		name  string

@@ -118,9 +118,9 @@ func (c *Core) proposeReset(rec resolver.Record, at int64) {
 	c.propose(proposal{kind: propReset, expect: rec.Version, next: next, replaced: doubt})
 }
 
-// beginning draws the Loss of a service that begins at a resolver that knows nothing of it, above least. The resolver may have
-// forgotten earlier beginnings, whose terms must differ from this one, which must be the higher one if it is the later: by clock or,
-// if clocks are wrong, by name.
+// beginning draws the Loss of a service that begins at a resolver that knows nothing of it, above least. The resolver may
+// have forgotten earlier beginnings, whose terms must differ from this one, which must be the higher one if it is the later:
+// by clock or, if clocks are wrong, by name.
 func (c *Core) beginning(least uint64, at int64) uint64 {
 	return max(least, uint64(max(at, 0))*hostNumbers) + c.hostNumber()
 }
@@ -156,10 +156,16 @@ func (c *Core) encode(v any) string {
 	return string(b)
 }
 
+// ReadRecord decodes the Record of a [Meta].
+func ReadRecord(text string) (r resolver.Record, err error) {
+	err = msgpack.UnmarshalSmall([]byte(text), &r)
+	return r, err
+}
+
 // readRecord adopts the record and the proposed hosts that the store held.
 func (c *Core) readRecord(record, proposed string) error {
-	var r resolver.Record
-	if err := msgpack.UnmarshalSmall([]byte(record), &r); err != nil {
+	r, err := ReadRecord(record)
+	if err != nil {
 		return err
 	}
 	c.setRecord(r)
@@ -247,8 +253,8 @@ func (c *Core) takeOver() {
 	c.propose(proposal{kind: propPromote, expect: c.rec.Version, next: c.takeOverRec()})
 }
 
-// takeOverRec is the record of a takeover. If the in-sync set must not shrink, the silent host stays in it. Commits then wait for
-// it, its next incarnation or another host.
+// takeOverRec is the record of a takeover. If the in-sync set must not shrink, the silent host stays in it. Commits then
+// wait for it, its next incarnation or another host.
 func (c *Core) takeOverRec() resolver.Record {
 	next := c.nextRec()
 	next.Epoch++
@@ -362,9 +368,8 @@ func (c *Core) got(ev Got) {
 		return
 	}
 	before := c.rec.Version
-	if r := ev.Record; !c.role.Active() && c.prop == nil && r.Version > 0 && r.Version == c.rec.Version && TermOf(r) == TermOf(c.rec) && r.Nonce == c.rec.Nonce &&
-		r.Proposer.Same(c.rec.Proposer) && r.Generation != c.rec.Generation {
-		c.setRecord(r) // the resolver was restored from a copy that lacks nothing
+	if !c.role.Active() && c.prop == nil && c.regenerated(ev.Record) {
+		c.setRecord(ev.Record)
 		c.lost = nil
 	}
 	c.learn(ev.Record)
@@ -373,8 +378,15 @@ func (c *Core) got(ev Got) {
 	c.takeOverIfSilent(before)
 }
 
-// dropIfRemoved releases a copy that is no longer needed if the resolver has the record that removed this host. It could have gone back
-// to an older one, which counts on this copy.
+// regenerated reports whether r is the record that this host knows, in another generation: the resolver was restored from a
+// copy that lacks nothing.
+func (c *Core) regenerated(r resolver.Record) bool {
+	return r.Version > 0 && r.Version == c.rec.Version && r.Generation != c.rec.Generation && TermOf(r) == TermOf(c.rec) &&
+		r.Nonce == c.rec.Nonce && r.Proposer.Same(c.rec.Proposer)
+}
+
+// dropIfRemoved releases a copy that is no longer needed if the resolver has the record that removed this host. It could
+// have gone back to an older one, which counts on this copy.
 func (c *Core) dropIfRemoved(r resolver.Record) {
 	s := &c.standby
 	if !s.dropping {
@@ -393,8 +405,8 @@ func (c *Core) dropIfRemoved(r resolver.Record) {
 // get asks for the record as soon as possible.
 func (c *Core) get() { c.getAt = max(c.now, c.getAfter, 1) }
 
-// learn handles a record from any source. The higher term is the newer record and, within a term, whose records one host makes,
-// the higher version. It decides the outcome of every proposal that expected a lower version.
+// learn handles a record from any source. The higher term is the newer record and, within a term, whose records one host
+// makes, the higher version. It decides the outcome of every proposal that expected a lower version.
 func (c *Core) learn(r resolver.Record) {
 	if r.Version == 0 {
 		return
@@ -449,8 +461,9 @@ func (c *Core) learn(r resolver.Record) {
 	}
 }
 
-// hear is [Core.learn] for a record that a host other than its active one tells. If the service began anew by it, the copy here ends.
-// The host must hold a copy of that beginning, or the resolver must have the record: it may have been lost before anyone began.
+// hear is [Core.learn] for a record that a host other than its active one tells. If the service began anew by it, the copy
+// here ends. The host must hold a copy of that beginning, or the resolver must have the record: it may have been lost before
+// anyone began.
 func (c *Core) hear(r resolver.Record, begun bool) {
 	if c.hasState && r.Loss > c.loss && !begun && !r.Active.Same(c.self) {
 		c.get()

@@ -106,16 +106,22 @@ func TestCancelReset(t *testing.T) {
 	require.True(t, c.Role().Active())
 }
 
-// A cancelled reset restores the proposal that it replaced, which is proposed again until it has an outcome.
-func TestCancelResetInDoubt(t *testing.T) {
-	now := time.Second
-	c := stored(t, storedB)
-	rec := storedRecord(1, 1, storedA)
+// promoting returns host b, which has proposed itself in place of host a by record rec.
+func promoting(t *testing.T) (c *Core, now time.Duration, rec resolver.Record, promote *CAS) {
+	now = time.Second
+	c = stored(t, storedB)
+	rec = storedRecord(1, 1, storedA)
 	turn(c, now, rec, Got{Record: rec})
 	turn(c, now, rec, Recv{Msg{Type: MsgAppend, From: storedA, Term: Term{0, 1}, Prev: 1, PrevEpoch: 1, Commit: 1, Round: 1}})
 	now += 60 * time.Millisecond
-	promote := turn(c, now, rec, PeerDown{storedA})
+	promote = turn(c, now, rec, PeerDown{storedA})
 	require.NotNil(t, promote)
+	return c, now, rec, promote
+}
+
+// A cancelled reset restores the proposal that it replaced, which is proposed again until it has an outcome.
+func TestCancelResetInDoubt(t *testing.T) {
+	c, now, rec, promote := promoting(t)
 	for range 2 {
 		reset := turn(c, now, rec, Reset{Record: rec})
 		require.NotNil(t, reset)

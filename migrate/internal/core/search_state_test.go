@@ -12,7 +12,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/roam-go/roam/resolver"
-	"github.com/roam-go/roam/transport/msgpack"
 )
 
 func (x *search) hash(b []byte) [2]uint64 {
@@ -51,6 +50,12 @@ func (x *search) internMsg(m searchMsg) uint32 {
 	switch {
 	case m.msg != nil:
 		b = appendSearchMsg(append(b, 1), *m.msg)
+	case m.heard != nil:
+		b = append(b, 3)
+		for _, a := range m.heard.Answers {
+			b = append(appendRec(append(b, a.From.ID...), a.Record), byte(a.From.Incarnation))
+			b = fmt.Appendf(b, "%v %v %v %v %v %v %v", a.Term, a.Copy, a.Active, a.Pending, a.Loss, a.Commit, a.Last)
+		}
 	default:
 		b = binary.AppendUvarint(append(b, 2), m.cas.Expect)
 		b = appendRec(b, m.cas.Next)
@@ -64,7 +69,9 @@ func (x *search) internMsg(m searchMsg) uint32 {
 		return id
 	}
 	m.link = m.to * 8
-	if m.msg != nil {
+	if m.heard != nil {
+		m.link += 7
+	} else if m.msg != nil {
 		m.link += int(m.msg.From.ID[0]-'a') + 2
 	} else if m.answer == nil {
 		m.link++
@@ -102,7 +109,8 @@ func (x *search) stateKey(s *searchState) [2]uint64 {
 	}
 	b = binary.LittleEndian.AppendUint32(b, s.rec)
 	b = binary.LittleEndian.AppendUint32(b, s.log)
-	b = append(b, s.entries, s.crashes, s.timeouts, s.handoffs, s.reads, s.slow, s.inc)
+	b = binary.LittleEndian.AppendUint32(b, s.last)
+	b = append(b, s.entries, s.crashes, s.timeouts, s.handoffs, s.reads, s.slow, s.inc, s.forgets)
 	for _, m := range s.net {
 		b = binary.LittleEndian.AppendUint32(b, m)
 	}
@@ -287,8 +295,8 @@ func appendStoredRec(b []byte, text string) []byte {
 	if text == "" {
 		return append(b, 0)
 	}
-	var r resolver.Record
-	if err := msgpack.UnmarshalSmall([]byte(text), &r); err != nil {
+	r, err := ReadRecord(text)
+	if err != nil {
 		panic(err)
 	}
 	return appendRec(b, r)

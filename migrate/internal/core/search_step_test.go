@@ -78,7 +78,7 @@ func (x *search) each(s searchState, emit func(to searchState, problem string)) 
 			change(&to)
 		}
 		problem := x.settle(&to, r)
-		if x.nodes[to.node[i]].term.Epoch > *searchEpoch {
+		if x.nodes[to.node[i]].term.Epoch > *searchEpoch && x.forgets == 0 {
 			to = s // beyond the bound: ignore the step
 		}
 		x.tidy(&to)
@@ -107,25 +107,35 @@ func (x *search) each(s searchState, emit func(to searchState, problem string)) 
 	for k, id := range s.net {
 		m := x.msgs[id]
 		switch {
-		case m.cas != nil && m.answer == nil:
+		case m.cas != nil && m.answer == nil && m.heard == nil:
 			x.resolve(s, k, m, emit)
 		default:
 			try(m.to, step(m.to, stepDeliver, id), k, nil, func() string { return "deliver " + m.text })
 		}
 	}
+	if int(s.forgets) < x.forgets && s.rec != x.gone {
+		if x.describe {
+			x.names = append(x.names, "the resolver loses the record")
+		}
+		to := s
+		to.forgets++
+		to.rec = x.gone
+		emit(to, "")
+	}
 	for i := range searchHosts {
+		x.inquire(s, i, emit)
 		c := x.nodes[s.node[i]]
 		id := searchHost(i, 0).ID
-		if c.role.Active() && int(s.entries) < *searchEntries {
+		if c.role.Active() && int(s.entries) < x.entries {
 			try(i, step(i, stepPropose, 0), -1, func(to *searchState) { to.entries++ },
 				func() string { return id + " orders a command" })
 		}
-		if c.role == Serving && int(s.reads) < *searchReads {
+		if c.role == Serving && int(s.reads) < x.reads {
 			// The number of the read is the number of entries that it must show at least.
 			try(i, step(i, stepRead, uint32(len(x.logs[s.log]))), -1, func(to *searchState) { to.reads++ },
 				func() string { return id + " gets a read" })
 		}
-		if c.role == Serving && int(s.handoffs) < *searchHandoffs && c.active.move == nil {
+		if c.role == Serving && int(s.handoffs) < x.handoffs && c.active.move == nil {
 			for j := range searchHosts {
 				if j != i {
 					inc := x.nodes[s.node[j]].self.Incarnation
@@ -155,11 +165,11 @@ func (x *search) each(s searchState, emit func(to searchState, problem string)) 
 		if x.stores && len(c.saving.queue) > 0 {
 			try(i, step(i, stepSync, 0), -1, nil, func() string { return id + "'s store has written" })
 		}
-		if x.stores && int(s.crashes) < *searchCrashes {
+		if x.stores && int(s.crashes) < x.crashes {
 			try(i, step(i, stepRestart, 0), -1, func(to *searchState) { to.crashes++ },
 				func() string { return id + " restarts with its store" })
 		}
-		if !x.stores && int(s.crashes) < *searchCrashes {
+		if !x.stores && int(s.crashes) < x.crashes {
 			if x.describe {
 				x.names = append(x.names, id+" restarts without memory")
 			}
@@ -187,14 +197,23 @@ func (x *search) resolve(s searchState, k int, m searchMsg, emit func(searchStat
 	switch {
 	case rec.Version == c.Expect+1 && equalRec(rec, c.Next):
 		ev.Outcome = CASOK
+	case x.forgets > 0 && c.Next.Generation != 0 && c.Next.Generation != x.generation(s):
+		ev.Record = resolver.Record{}
 	case rec.Version == c.Expect:
-		if err := resolver.Check(&rec, c.Next); err != nil {
+		cur := &rec
+		if rec.Version == 0 {
+			cur = nil
+		}
+		if err := resolver.Check(cur, c.Next); err != nil {
 			problem = err.Error()
 		}
 		ev.Outcome = CASOK
 		ev.Record = c.Next
-		ev.Record.Version = c.Expect + 1
+		ev.Record.Version, ev.Record.Generation = c.Expect+1, x.generation(s)
 		to.rec = x.internRec(ev.Record)
+		if x.forgets > 0 && TermOf(ev.Record).Compare(TermOf(x.recs[to.last])) >= 0 {
+			to.last = to.rec
+		}
 	}
 	text := ""
 	if x.describe {
@@ -209,19 +228,61 @@ func (x *search) resolve(s searchState, k int, m searchMsg, emit func(searchStat
 	emit(to, problem)
 }
 
+// generation is the resolver's generation.
+func (x *search) generation(s searchState) uint64 {
+	if x.forgets == 0 {
+		return 0
+	}
+	return uint64(s.forgets) + 1
+}
+
+// inquire lets host i, which asks the others, get the answers of some of them.
+func (x *search) inquire(s searchState, i int, emit func(searchState, string)) {
+	c := x.nodes[s.node[i]]
+	if x.forgets == 0 || !c.asking || slices.ContainsFunc(s.net, func(id uint32) bool { m := x.msgs[id]; return m.heard != nil && m.to == i }) {
+		return
+	}
+	for others := range 1 << searchHosts {
+		if others>>i&1 == 1 {
+			continue
+		}
+		to := s
+		to.net = slices.Clone(s.net)
+		var answers []Answer
+		text := "to " + c.self.ID + " the answers"
+		for j := range searchHosts {
+			if others>>j&1 == 0 {
+				continue
+			}
+			d := x.nodes[s.node[j]].clone()
+			answers = append(answers, d.Answer(c.self))
+			text += " of " + d.self.ID
+			to.node[j] = x.internNode(d, x.disks[s.node[j]]) // it may have given way
+		}
+		if x.describe {
+			x.names = append(x.names, text)
+		}
+		to.net = append(to.net, x.internMsg(searchMsg{to: i, inc: c.self.Incarnation, heard: &Answers{answers}, text: text}))
+		x.tidy(&to)
+		emit(to, "")
+	}
+}
+
 // tidy drops messages that can have no effect any more, so that equivalent states are equal.
 func (x *search) tidy(s *searchState) {
 	s.net = slices.DeleteFunc(s.net, func(id uint32) bool {
 		m := &x.msgs[id]
 		c := x.nodes[s.node[m.to]]
 		switch {
+		case m.heard != nil:
+			return c.self.Incarnation != m.inc || !c.asking
 		case m.cas != nil && m.answer == nil:
 			// The answer to a late change has nothing that reading the record does not show.
-			return m.cas.Expect != x.recs[s.rec].Version && (c.self.Incarnation != m.inc || c.prop == nil)
+			return x.forgets == 0 && m.cas.Expect != x.recs[s.rec].Version && (c.self.Incarnation != m.inc || c.prop == nil)
 		case c.self.Incarnation != m.inc:
 			return true
 		case m.answer != nil:
-			return m.answer.Record.Version <= c.rec.Version && c.prop == nil
+			return m.answer.Record.Version <= c.rec.Version && c.prop == nil && x.forgets == 0
 		}
 		if m.msg.Term.Compare(c.term) >= 0 || x.stores && m.msg.Term.Compare(x.disks[s.node[m.to]].Term) >= 0 {
 			return false // it may have an effect, perhaps after a restart that forgets the present term
@@ -230,7 +291,7 @@ func (x *search) tidy(s *searchState) {
 		case MsgAck, MsgFailed, MsgMoved, MsgJoin:
 			return true
 		case MsgReject:
-			return m.msg.Record.Version <= c.rec.Version
+			return m.msg.Record.Version <= c.rec.Version && x.forgets == 0
 		}
 		// The receiver answers with the record, which is not new to the sender.
 		return x.nodes[s.node[m.msg.From.ID[0]-'a']].self.Incarnation != m.msg.From.Incarnation
@@ -284,6 +345,9 @@ func (x *search) settle(s *searchState, r *searchResult) string {
 func (x *search) durable(s *searchState) string {
 	log := x.logs[s.log]
 	n := uint64(len(log))
+	if x.forgets > 0 {
+		return x.highest(s)
+	}
 	for _, m := range x.recs[s.rec].ISR {
 		c := x.nodes[s.node[m.ID[0]-'a']]
 		if !c.self.Same(m) {
@@ -291,6 +355,23 @@ func (x *search) durable(s *searchState) string {
 		}
 		if e, ok := c.EpochAt(n); !c.hasState || c.log.last() < n || ok && e != log[n-1] {
 			return fmt.Sprintf("%s is in the in-sync set %s, but lacks entry %d", m.ID, Describe(x.recs[s.rec]), n)
+		}
+	}
+	return ""
+}
+
+// highest checks that a host that is active in the highest term holds all committed entries. The record that the resolver
+// has lost cannot tell who must.
+func (x *search) highest(s *searchState) string {
+	log := x.logs[s.log]
+	n := uint64(len(log))
+	for _, id := range s.node {
+		c := x.nodes[id]
+		if !c.role.Active() || c.term.Compare(TermOf(x.recs[s.last])) < 0 {
+			continue
+		}
+		if e, ok := c.EpochAt(n); c.log.last() < n || ok && e != log[n-1] {
+			return fmt.Sprintf("%s is active in %s, but lacks entry %d", c.self.ID, c.term, n)
 		}
 	}
 	return ""
@@ -309,6 +390,8 @@ func (x *search) step(st searchStep, s searchState) *searchResult {
 	case stepDeliver:
 		if m := x.msgs[st.arg]; m.msg != nil {
 			ev = Recv{*m.msg}
+		} else if m.heard != nil {
+			ev = *m.heard
 		} else {
 			ans := *m.answer
 			if p := c.prop; p != nil && p.expect == m.cas.Expect && equalRec(p.next, m.cas.Next) {
@@ -409,7 +492,7 @@ func (x *search) ready(c *Core, r *searchResult, lags bool) (again bool) {
 			to: int(id[0] - 'a'), inc: c.self.Incarnation, cas: out.CAS, text: id + "'s change " + Describe(next),
 		}))
 	}
-	if out.Ask != nil {
+	if out.Ask != nil && x.forgets == 0 {
 		again = true
 		c.Step(c.now, Answers{}) // nobody answers
 	}

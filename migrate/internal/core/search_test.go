@@ -22,6 +22,7 @@ var (
 	searchMin      = flag.Int("search.min", 0, "TestSearch: Config.MinInSync")
 	searchStandbys = flag.Int("search.standbys", 1, "TestSearch: Config.Standbys")
 	searchSlow     = flag.Int("search.slow", 1, "TestSearchSlow: number of times that a service does not apply entries at once")
+	searchForgets  = flag.Int("search.forgets", 1, "TestSearchForgetful: number of times that the resolver loses the record")
 	searchNet      = flag.Int("search.net", 3, "TestSearch: messages in flight on one link, not counting lost ones")
 )
 
@@ -59,6 +60,24 @@ func TestSearchSlowStores(t *testing.T) {
 	x.report(*searchStates)
 }
 
+// TestSearchForgetful is the search with a resolver that loses the record at any time. A host that asks the others gets the
+// answers of any of them, as of one moment, at any time after that. There are no commands, handoffs, reads and restarts, so
+// that the search gets deep enough: what is committed are the first entries of epochs.
+func TestSearchForgetful(t *testing.T) {
+	x := newSearch(t)
+	x.forgets = *searchForgets
+	x.entries, x.crashes, x.handoffs, x.reads = 0, 0, 0, 0
+	x.report(*searchStates)
+}
+
+// TestSearchForgetfulStores is TestSearchForgetful with stores, and restarts.
+func TestSearchForgetfulStores(t *testing.T) {
+	x := newSearch(t)
+	x.forgets, x.stores = *searchForgets, true
+	x.entries, x.handoffs, x.reads = 0, 0, 0
+	x.report(*searchStates)
+}
+
 func (x *search) report(states int) {
 	t := x.t
 	began := time.Now()
@@ -78,8 +97,12 @@ type search struct {
 	seeds [2]maphash.Seed
 	buf   []byte
 
-	stores   bool
-	slow     int     // how often a service may leave entries for later
+	stores bool
+	slow   int // how often a service may leave entries for later
+	// How often each of these may happen.
+	entries, crashes, handoffs, reads int
+
+	forgets  int     // how often the resolver may lose the record
 	nodes    []*Core // the states of single hosts
 	disks    []State // the stores of those
 	nodeIDs  map[[2]uint64]uint32
@@ -87,6 +110,7 @@ type search struct {
 	msgIDs   map[[2]uint64]uint32
 	recs     []resolver.Record
 	recIDs   map[string]uint32
+	gone     uint32     // no record
 	logs     [][]uint64 // committed logs: the epochs of their entries
 	logIDs   map[string]uint32
 	memo     map[searchStep]*searchResult
@@ -107,18 +131,21 @@ type searchParent struct {
 type searchState struct {
 	id                                                     uint32
 	node                                                   [searchHosts]uint32
-	rec, log                                               uint32
+	rec, log, last                                         uint32 // last: the record with the highest term so far
 	entries, crashes, timeouts, handoffs, reads, slow, inc uint8
+	forgets                                                uint8    // also the resolver's generation
 	net                                                    []uint32 // messages in flight, by link, then in the order of sending
 }
 
-// searchMsg is a message in flight: to a host, to the resolver with a change, or back with the answer.
+// searchMsg is a message in flight: to a host, to the resolver with a change, back with the answer, or the answers of other
+// hosts.
 type searchMsg struct {
 	to     int
 	inc    uint64
 	msg    *Msg
 	cas    *CAS     // the change that host to proposes, or that the answer is for
 	answer *CASDone // without a nonce: equal changes have equal answers
+	heard  *Answers // the answers to an inquiry of host to
 	text   string
 	link   int
 }
@@ -127,6 +154,7 @@ func newSearch(t *testing.T) *search {
 	return &search{
 		t: t, seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()},
 		nodeIDs: make(map[[2]uint64]uint32), msgIDs: make(map[[2]uint64]uint32), recIDs: make(map[string]uint32),
+		entries: *searchEntries, crashes: *searchCrashes, handoffs: *searchHandoffs, reads: *searchReads,
 		logIDs: make(map[string]uint32), memo: make(map[searchStep]*searchResult), seen: make(map[[2]uint64]struct{}),
 	}
 }
@@ -148,7 +176,7 @@ func (x *search) fresh(i int, inc uint64) *Core {
 // start is the first state: the service on a, b in sync, no message in flight.
 func (x *search) start() searchState {
 	rec := resolver.Record{
-		Name: "svc", Version: 1, Epoch: 1, Active: searchHost(0, 1), ISR: []resolver.Host{searchHost(0, 1), searchHost(1, 1)},
+		Name: "svc", Generation: x.generation(searchState{}), Version: 1, Epoch: 1, Active: searchHost(0, 1), ISR: []resolver.Host{searchHost(0, 1), searchHost(1, 1)},
 	}
 	s := searchState{}
 	for i := range searchHosts {
@@ -173,6 +201,8 @@ func (x *search) start() searchState {
 		s.node[i] = x.internNode(c, c.written())
 	}
 	s.rec = x.internRec(rec)
+	s.last = s.rec
+	x.gone = x.internRec(resolver.Record{})
 	s.log = x.internLog([]uint64{1})
 	return s
 }

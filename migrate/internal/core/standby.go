@@ -189,7 +189,9 @@ func (c *Core) sendAck() {
 	if index < s.matched && index <= s.ackedIndex && !s.ackNow && !resend {
 		return // until the store holds more
 	}
-	m := Msg{Type: MsgAck, Won: c.stamp(c.now), Index: index, Commit: c.commit, Round: s.round, Flag: resend, Prev: s.invitation}
+	m := Msg{
+		Type: MsgAck, Won: c.stamp(c.now), Index: index, Commit: c.commit, Round: s.round, Flag: resend, Prev: s.invitation,
+	}
 	if c.hasState {
 		m.PrevEpoch = 1 + c.applied
 	}
@@ -227,9 +229,7 @@ func (c *Core) recvSnapshot(m Msg) {
 		s.fetch != nil && s.fetch.ID == m.Round && s.fetch.From.Same(m.From) {
 		return
 	}
-	if maybe := beyond(c.term.Epoch, c.place(c.commit).Epoch); c.hasState && c.loss == c.term.Loss && c.commit > 0 && (m.Flag || maybe) {
-		c.reportSuperseded(c.self, m.From, c.commit, !m.Flag)
-	}
+	c.reportReplaced(m)
 	c.release()
 	s.leader, s.heard, s.invitation = m.From, c.now, m.Prev
 	c.setRole(Joining)

@@ -6,12 +6,13 @@ import (
 	"github.com/roam-go/roam/resolver"
 )
 
-// Where the resolver has gone back to an old record, and the hosts that know later ones do not answer, an old copy may become active
-// and lack committed entries that another host holds. That host gives up its copy when it hears of the active one, since there is one
-// history only. It must not do so silently: both hosts report it, and its store keeps the old copy aside.
+// Where the resolver has gone back to an old record, and the hosts that know later ones do not answer, an old copy may
+// become active and lack committed entries that another host holds. That host gives up its copy when it hears of the active
+// one, since there is one history only. It must not do so silently: both hosts report it, and its store keeps the old copy
+// aside.
 
-// Superseded reports that a copy is given up although it holds committed entries that the service, as it continues, lacks. It is an
-// item of [Ready].Reports.
+// Superseded reports that a copy is given up although it holds committed entries that the service, as it continues, lacks.
+// It is an item of [Ready].Reports.
 type Superseded struct {
 	Holder, Active resolver.Host // the host with the copy, and the active one
 	Last           uint64        // the last committed entry of the copy
@@ -23,12 +24,12 @@ func (s *Superseded) Error() string {
 	if s.Maybe {
 		lacks = "may lack"
 	}
-	return fmt.Sprintf("host %s gives up its copy, which holds committed entries up to %d: the service continues on host %s, from an "+
-		"older copy or an older record, and %s some of them", s.Holder.ID, s.Last, s.Active.ID, lacks)
+	return fmt.Sprintf("host %s gives up its copy, which holds committed entries up to %d: the service continues on host %s, from "+
+		"an older copy or an older record, and %s some of them", s.Holder.ID, s.Last, s.Active.ID, lacks)
 }
 
-// beyond reports whether epoch began after an inquiry or a restore that came after the epoch old: only then can committed entries of
-// old be missing from its history.
+// beyond reports whether epoch began after an inquiry or a restore that came after the epoch old: only then can committed
+// entries of old be missing from its history.
 func beyond(epoch, old uint64) bool { return epoch/hostNumbers >= old/hostNumbers+2 }
 
 // differs reports whether the entry at i of epoch is certainly not the one that this host has, or had, there.
@@ -70,6 +71,14 @@ func (c *Core) supersede() {
 func (c *Core) keepAside() {
 	if c.saving != nil {
 		c.saving.aside = true
+	}
+}
+
+// reportReplaced reports the copy here, which snapshot m replaces, if the service lacks or may lack what it holds.
+func (c *Core) reportReplaced(m Msg) {
+	maybe := beyond(c.term.Epoch, c.place(c.commit).Epoch)
+	if c.hasState && c.loss == c.term.Loss && c.commit > 0 && (m.Flag || maybe) {
+		c.reportSuperseded(c.self, m.From, c.commit, !m.Flag)
 	}
 }
 

@@ -41,8 +41,8 @@ func persist(c *Core) (all Ready) {
 	}
 }
 
-// An active host with an old copy contradicts committed entries of another host: that one reports it, keeps its copy aside and gives
-// it up, and the active host reports it, too.
+// An active host with an old copy contradicts committed entries of another host: that one reports it, keeps its copy aside
+// and gives it up, and the active host reports it, too.
 func TestSuperseded(t *testing.T) {
 	for name, m := range map[string]Msg{
 		"another entry":          {Prev: 1, PrevEpoch: 1, Entries: []Entry{{Index: 2, Epoch: far, Kind: EpochStart}}},
@@ -249,8 +249,8 @@ func TestHearsay(t *testing.T) {
 	}
 }
 
-// A host that was removed keeps its copy until the resolver shows that it has the record: it could go back to one that counts on the
-// copy.
+// A host that was removed keeps its copy until the resolver shows that it has the record: it could go back to one that
+// counts on the copy.
 func TestRemovedCopyStays(t *testing.T) {
 	c := holder()
 	rec := storedRecord(2, 1, storedA)

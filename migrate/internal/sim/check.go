@@ -8,7 +8,6 @@ import (
 
 	"github.com/roam-go/roam/migrate/internal/core"
 	"github.com/roam-go/roam/resolver"
-	"github.com/roam-go/roam/transport/msgpack"
 )
 
 // The invariants, and where each is checked:
@@ -38,17 +37,18 @@ import (
 //	I21 all memory is bounded, nothing from the network panics      the fuzz tests, machine.TestAdmissionWindow,
 //	                                                                transport.TestUnmarshalMemory; of the log: ticked, maxSteps
 //
-// Liveness: after the healing the hosts are in sync again (world.staffed) and equal (world.converged), also under load, and a slow
-// standby does not hold them up (world.slowStandby). A host whose service does not return is started again before, as an operator
-// would do. A service that is slow changes nothing else: TestSlowService. How long recovery takes is measured with real processes:
-// migrate.TestHandoffWithoutResolver, migrate.TestFailoverWithoutResolver and the scenarios resolver, handoff, kill and badmove of
-// migrate/chaos.
+// Liveness: after the healing the hosts are in sync again (world.staffed) and equal (world.converged), also under load, and
+// a slow standby does not hold them up (world.slowStandby). A host whose service does not return is started again before, as
+// an operator would do. A service that is slow changes nothing else: TestSlowService. How long recovery takes is measured
+// with real processes: migrate.TestHandoffWithoutResolver, migrate.TestFailoverWithoutResolver and the scenarios resolver,
+// handoff, kill and badmove of migrate/chaos.
 //
-// Of a log, whatever else there is, these show that (a) one entry is at an index, for all who see it (committed, applied); (b) what
-// is acknowledged is there, once (acknowledged, commit); (c) what is not is there once or never (commit); (d) what was acknowledged
-// before another was asked for comes before it (acknowledged); (e) a session's commands are in order (acknowledged, commit);
-// (f) subscribers miss nothing unknowingly (heard); (g) all in it was asked for (commit); (h) every replica is what the log makes of
-// it (applied, restored); (i) a read shows all that was acknowledged before it, and nothing that was not applied (read).
+// Of a log, whatever else there is, these show that (a) one entry is at an index, for all who see it (committed, applied);
+// (b) what is acknowledged is there, once (acknowledged, commit); (c) what is not is there once or never (commit); (d) what
+// was acknowledged before another was asked for comes before it (acknowledged); (e) a session's commands are in order
+// (acknowledged, commit); (f) subscribers miss nothing unknowingly (heard); (g) all in it was asked for (commit); (h) every
+// replica is what the log makes of it (applied, restored); (i) a read shows all that was acknowledged before it, and nothing
+// that was not applied (read).
 
 // checker knows everything that happened on all hosts, and fails the run when an invariant is broken.
 type checker struct {
@@ -66,7 +66,7 @@ type checker struct {
 	spoken  map[uint64]core.Term          // the highest term in which an incarnation with a disk has spoken
 	begun   map[core.Term]bool            // its active host has spoken in it, or its disk knows it
 	lost    map[uint64]bool               // the incarnation has lost its disk
-	doubt   map[uint64]bool               // the incarnation is in the in-sync set by an old record, since the resolver had gone back
+	doubt   map[uint64]bool               // the incarnation is in the in-sync set by an old record only
 	deaths  map[mark]int                  // hosts that took over and died of the poisoned command, by its place
 	ops     []operation                   // what clients did before any loss
 	calls   int                           // and answers
@@ -235,8 +235,8 @@ func (k *checker) committed(p *proc) {
 	}
 }
 
-// commit adds an entry to the history that no host has committed before: each command once and in order (I10, I11), and none that
-// no client asked for.
+// commit adds an entry to the history that no host has committed before: each command once and in order (I10, I11), and none
+// that no client asked for.
 func (k *checker) commit(p *proc, h *history, e core.Entry) {
 	a := h.fold(e)
 	h.epochs = append(h.epochs, p.core.Term().Epoch)
@@ -333,8 +333,8 @@ func (k *checker) saved(p *proc, v *core.Save) {
 		k.begun[v.Term] = true
 	}
 	if v.Record != "" {
-		var r resolver.Record
-		if err := msgpack.UnmarshalSmall([]byte(v.Record), &r); err != nil {
+		r, err := core.ReadRecord(v.Record)
+		if err != nil {
 			k.failf("%s saves a record: %v", p, err)
 		}
 		k.knows(p, r)
@@ -343,7 +343,8 @@ func (k *checker) saved(p *proc, v *core.Save) {
 
 // knows notes that a host would know a record after a crash, or at least until then.
 func (k *checker) knows(p *proc, r resolver.Record) {
-	if d := core.TermOf(r).Compare(core.TermOf(k.acted)); r.Active.Same(p.self) && (d > 0 || d == 0 && r.Version > k.acted.Version) {
+	d := core.TermOf(r).Compare(core.TermOf(k.acted))
+	if r.Active.Same(p.self) && (d > 0 || d == 0 && r.Version > k.acted.Version) {
 		k.acted = r
 	}
 }
@@ -405,7 +406,8 @@ func (k *checker) held(p *proc, e core.Entry) {
 			n++
 		}
 	}
-	if h := k.logs[t.Loss]; h != nil && h.loss != k.first && (e.Epoch < h.first.Epoch || t == h.first && e.Index < p.core.EpochStart()) {
+	h := k.logs[t.Loss]
+	if h != nil && h.loss != k.first && (e.Epoch < h.first.Epoch || t == h.first && e.Index < p.core.EpochStart()) {
 		return // of the copy that a reset has kept
 	}
 	if n < want && rec.Active.ID != "" {

@@ -5,8 +5,8 @@ import (
 	"github.com/roam-go/roam/migrate/internal/machine"
 )
 
-// applied: a host applies what is committed (I9), and all hosts the same entries with the same outcome (I3, I16), each command once
-// and in order (I10, I11).
+// applied: a host applies what is committed (I9), and all hosts the same entries with the same outcome (I3, I16), each
+// command once and in order (I10, I11).
 func (k *checker) applied(p *proc, m *machine.Machine, e core.Entry) {
 	h := k.logs[p.loss]
 	if h == nil || e.Index > uint64(len(h.entries)) {

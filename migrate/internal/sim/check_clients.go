@@ -30,8 +30,8 @@ func (k *checker) called() int {
 	return k.calls
 }
 
-// heard: events come each once and in order, but for gaps that are told of (I13), and are those of committed entries (I9). None
-// is still to come that is older than an answer.
+// heard: events come each once and in order, but for gaps that are told of (I13), and are those of committed entries (I9).
+// None is still to come that is older than an answer.
 func (k *checker) heard(c *client, q *request, r reply) {
 	h, e := k.logs[r.Term.Loss], r.Events
 	if c.listen > 0 && e.first != c.listen && !(e.gap && e.first > c.listen) {

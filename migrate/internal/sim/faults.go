@@ -376,7 +376,8 @@ func (w *world) create() {
 	}
 }
 
-// newcomer is a host without a copy that creates the service if neither the resolver nor a host knows of it, as Node.Host does.
+// newcomer is a host without a copy that creates the service if neither the resolver nor a host knows of it, as Node.Host
+// does.
 func (w *world) newcomer() {
 	p := w.anyHost().proc
 	if p == nil || p.core.HasState() || w.prof.retire {
@@ -387,14 +388,7 @@ func (w *world) newcomer() {
 		if !ok || p.dead || rec.Version > 0 {
 			return
 		}
-		present, silent := 0, 0
-		for _, h := range w.hosts {
-			if h.proc != p {
-				present++ // or was a moment ago
-			}
-		}
-		silent = present
-		known := false
+		silent, known := len(w.hosts)-1, false // hosts that are down were present a moment ago
 		for _, h := range w.hosts {
 			if q := h.proc; q != nil && q != p {
 				w.ask(p.self, q.self, func(a core.Answer) {
@@ -511,9 +505,10 @@ func (w *world) restorable() bool {
 	return w.chk.bound.Active.ID != ""
 }
 
-// later reports whether a host that answers a holds later entries than one that answers b.
-func later(a, b core.Answer) bool {
-	return cmp.Or(cmp.Compare(a.Loss, b.Loss), cmp.Compare(a.Last.Epoch, b.Last.Epoch), cmp.Compare(a.Last.Index, b.Last.Index)) > 0
+// knowsMore reports whether p has seen a higher term than q or, in the same term, holds later entries.
+func knowsMore(p, q *proc) bool {
+	a, b := p.core.OwnAnswer(), q.core.OwnAnswer()
+	return cmp.Or(a.Term.Compare(b.Term), a.CompareCopies(&b)) > 0
 }
 
 // operate is an operator who looks after a service that can't recover by itself: no living host has what it needs, or the
@@ -562,8 +557,7 @@ func (w *world) operate() {
 				if p == nil {
 					continue
 				}
-				if best == nil || p.core.Term().Compare(best.core.Term()) > 0 ||
-					p.core.Term() == best.core.Term() && later(p.core.Answer(p.self), best.core.Answer(best.self)) {
+				if best == nil || knowsMore(p, best) {
 					best = p
 				}
 			}

@@ -391,8 +391,8 @@ func (s *Store) asidePrefix() string {
 	return filepath.Join(s.home.path, "superseded-"+strings.TrimPrefix(filepath.Base(s.dir), "service-")+"-")
 }
 
-// Aside is the pattern of the directories with content that was kept aside: see [core.Save]. To use one, stop the host, and rename the
-// directory to that of the service.
+// Aside is the pattern of the directories with content that was kept aside: see [core.Save]. To use one, stop the host, and
+// rename the directory to that of the service.
 func (s *Store) Aside() string { return s.asidePrefix() + "*" }
 
 // begin begins log n.
