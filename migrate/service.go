@@ -47,8 +47,8 @@ func newService(n *Node, name string, fresh func() Migratable, policy Policy) *S
 		site:  site{node: n, name: name, policy: policy, log: n.log.With("service", name)},
 		board: board{status: Status{Service: name, Role: Latent}},
 	}
-	s.core = core.New(core.Config{
-		Name: name, Self: n.self, Standbys: policy.Copies - 1, MinInSync: policy.MinInSync,
+	s.core = core.New(n.self, core.Config{
+		Name: name, Standbys: policy.Copies - 1, MinInSync: policy.MinInSync,
 		Heartbeat: n.cfg.Heartbeat, FailureTimeout: n.cfg.FailureTimeout,
 		Durable: n.dir != nil, Nonce: wire.RandomID(),
 	})

@@ -10,7 +10,6 @@ import (
 // Config holds the settings of a [Core], which never change. Times and sizes that are 0 get the default named beside them.
 type Config struct {
 	Name string
-	Self resolver.Host
 	// Durable: the host has a store, so that what Ready.Save holds survives a restart with the same incarnation.
 	Durable bool
 	// Nonce is the first nonce for proposals. Starts with the same incarnation need different ones.
@@ -205,10 +204,10 @@ type Core struct {
 	err error // see Err
 }
 
-// New returns the core of a service on a host that holds no copy.
-func New(cfg Config) *Core {
+// New returns the core of a service on host self, which holds no copy.
+func New(self resolver.Host, cfg Config) *Core {
 	cfg.setDefaults()
-	c := &Core{cfg: cfg, self: cfg.Self, nonce: cfg.Nonce, firstStamp: firstStamp(cfg.Nonce)}
+	c := &Core{cfg: cfg, self: self, nonce: cfg.Nonce, firstStamp: firstStamp(cfg.Nonce)}
 	if cfg.Durable {
 		c.saving = new(saving)
 	}

@@ -11,7 +11,7 @@ import (
 
 // activePair returns an active host, which serves with one standby by record 2, and that record.
 func activePair(t *testing.T) (c *Core, rec resolver.Record) {
-	c = New(Config{Name: "svc", Self: storedA, Standbys: 1})
+	c = New(storedA, Config{Name: "svc", Standbys: 1})
 	c.Step(0, Create{At: 1_700_000_000_000})
 	first := c.Ready().CAS.Next
 	require.NotZero(t, first.Loss, "no other beginning has this loss")

@@ -164,13 +164,11 @@ func searchHost(i int, inc uint64) resolver.Host {
 }
 
 func (x *search) fresh(i int, inc uint64) *Core {
-	cfg := Config{
-		Name: "svc", Self: searchHost(i, inc), Standbys: *searchStandbys, MinInSync: *searchMin, Durable: x.stores,
-	}
+	cfg := Config{Name: "svc", Standbys: *searchStandbys, MinInSync: *searchMin, Durable: x.stores}
 	if x.slow > 0 {
 		cfg.KeepBytes = 1
 	}
-	return New(cfg)
+	return New(searchHost(i, inc), cfg)
 }
 
 // start is the first state: the service on a, b in sync, no message in flight.
