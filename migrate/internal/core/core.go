@@ -163,23 +163,20 @@ type Core struct {
 	self resolver.Host
 	now  time.Duration
 
-	role          Role
-	term          Term
-	rec           resolver.Record // the newest known
-	proposed      []resolver.Host // may be in its in-sync set, too: this host has proposed them
-	recText       string          // the encoding of rec, on a host with a store
-	proposedText  string          // that of proposed
-	nonce         uint64
-	hasState      bool   // the host holds a copy; log and commit mean nothing without one
-	loss          uint64 // Term.Loss of that copy
-	recoveredLast uint64 // last entry that the store held when this host started
-	tried         Term   // the last term that this host has proposed to be active in, since it started
-	freshTerm     Term   // the term that this host may begin with an empty copy
-	log           log
-	commit        uint64
-	emitted       uint64 // last committed entry that Ready has returned
-	applied       uint64 // last entry that the service has applied
-	lastTime      int64  // Time of the last entry
+	role      Role
+	term      Term
+	rec       resolver.Record // the newest known
+	proposed  []resolver.Host // may be in its in-sync set, too: this host has proposed them
+	nonce     uint64
+	hasState  bool   // the host holds a copy; log and commit mean nothing without one
+	loss      uint64 // Term.Loss of that copy
+	tried     Term   // the last term that this host has proposed to be active in, since it started
+	freshTerm Term   // the term that this host may begin with an empty copy
+	log       log
+	commit    uint64
+	emitted   uint64 // last committed entry that Ready has returned
+	applied   uint64 // last entry that the service has applied
+	lastTime  int64  // Time of the last entry
 
 	prop         *proposal
 	proposeAfter time.Duration // no proposal before this time, after one that failed

@@ -109,6 +109,10 @@ type saving struct {
 	rebased    bool   // the log was replaced since the last Save
 	aside      bool   // and what it replaced is to be kept aside
 
+	recText      string // the encoding of Core.rec
+	proposedText string // that of Core.proposed
+	recovered    uint64 // last entry that the store held when this host started
+
 	durableSeq uint64        // the store holds every Save up to this one
 	durable    uint64        // the store holds the log up to here
 	queue      []pendingSave // the saves after durableSeq
@@ -127,10 +131,11 @@ type heldMsg struct {
 // maxHeld bounds the messages that wait for the store. The protocol resends those that are lost.
 const maxHeld = 4096
 
+// meta is the present Meta of a host with a store.
 func (c *Core) meta() Meta {
 	m := Meta{
-		Term: c.term, Copy: c.hasState, Fresh: c.freshTerm, Gen: c.rec.Generation, Record: c.recText, Proposed: c.proposedText,
-		Far: c.restoring,
+		Term: c.term, Copy: c.hasState, Fresh: c.freshTerm, Gen: c.rec.Generation, Record: c.saving.recText,
+		Far: c.restoring, Proposed: c.saving.proposedText,
 	}
 	if c.hasState {
 		m.Invitation, m.Counted = c.standby.invitation, c.standby.matched > 0
@@ -290,7 +295,7 @@ func (c *Core) recovered(ev Recovered) {
 	}
 	v := c.saving
 	v.meta, v.givenIndex, v.durable = c.meta(), c.log.last(), c.log.last()
-	c.recoveredLast = c.log.last()
+	v.recovered = c.log.last()
 	c.out.Changed = true
 	c.get()
 }

@@ -137,16 +137,19 @@ func (c *Core) cancelReset() {
 
 func (c *Core) setRecord(r resolver.Record) {
 	c.rec = r
-	if c.cfg.Durable {
-		c.recText = c.encode(r)
+	if c.saving != nil {
+		c.saving.recText = c.encode(r)
 	}
 }
 
 // setProposed sets the hosts that may be in the in-sync set besides those of the record.
 func (c *Core) setProposed(hosts []resolver.Host) {
-	c.proposed, c.proposedText = hosts, ""
-	if c.cfg.Durable && len(hosts) > 0 {
-		c.proposedText = c.encode(hosts)
+	c.proposed = hosts
+	if v := c.saving; v != nil {
+		v.proposedText = ""
+		if len(hosts) > 0 {
+			v.proposedText = c.encode(hosts)
+		}
 	}
 }
 
