@@ -439,7 +439,7 @@ func (c *Core) tickActive() {
 			c.awaitJoiner(p)
 		}
 	}
-	if c.lost != nil && c.prop == nil && c.now >= c.proposeAfter {
+	if c.Lost() && c.prop == nil && c.now >= c.proposeAfter {
 		c.ask()
 	} else if c.mayPropose() && c.addressChanged() {
 		c.proposeAddr()
@@ -601,8 +601,8 @@ func (c *Core) deadlineActive(at func(time.Duration)) {
 		at(a.nextBeat)
 		at(a.nextCheck)
 	}
-	if c.lost != nil && c.prop == nil && !c.asking {
-		at(max(c.nextAsk, c.proposeAfter))
+	if r := c.recovery.read(); r.lost != nil && c.prop == nil && !r.asking {
+		at(max(r.nextAsk, c.proposeAfter))
 	}
 	for _, p := range a.peers {
 		if p.member {

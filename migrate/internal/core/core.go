@@ -184,13 +184,8 @@ type Core struct {
 	getAfter     time.Duration // no read of the record before this time
 	getting      bool          // a read of the record is in flight
 	asked        known         // what this host knew when it asked for the record
-	asking       bool          // an inquiry among hosts is pending
 	firstStamp   time.Duration // see stamp
-	gaveWay      bool          // its answers do not count: another host may act on an answer of this one
-	nextAsk      time.Duration // no other inquiry before this time
-	alone        bool          // some members did not answer the last one
-	lost         *lost         // the resolver has lost the record; nil: not as far as known
-	restoring    Term          // the last term that this host proposed for a restored record
+	recovery     *recovery     // nil: there was no reason to recover a record
 	differences  []Difference  // the known policies of other hosts that differ from this host's
 
 	active  activeState

@@ -135,7 +135,7 @@ const maxHeld = 4096
 func (c *Core) meta() Meta {
 	m := Meta{
 		Term: c.term, Copy: c.hasState, Fresh: c.freshTerm, Gen: c.rec.Generation, Record: c.saving.recText,
-		Far: c.restoring, Proposed: c.saving.proposedText,
+		Far: c.recovery.read().restoring, Proposed: c.saving.proposedText,
 	}
 	if c.hasState {
 		m.Invitation, m.Counted = c.standby.invitation, c.standby.matched > 0
@@ -267,7 +267,10 @@ func (c *Core) Checkpoint(index uint64) (State, bool) {
 func (c *Core) recovered(ev Recovered) {
 	c.assert(c.saving != nil && c.saving.seq == 0 && c.term == Term{}, "recovered is not the first event")
 	st := ev.State
-	c.term, c.freshTerm, c.restoring = st.Term, st.Fresh, st.Far
+	c.term, c.freshTerm = st.Term, st.Fresh
+	if st.Far != (Term{}) {
+		c.needRecovery().restoring = st.Far
+	}
 	c.rec = resolver.Record{Generation: st.Gen}
 	if st.Record != "" {
 		err := c.readRecord(st.Record, st.Proposed)

@@ -273,7 +273,7 @@ func (c *Core) takeOverIfSilent(before uint64) {
 		c.proposeAfter = c.now + c.cfg.Heartbeat
 		return // this host does not know the record of its term
 	}
-	if c.lost != nil && member(c.rec.ISR, c.self) {
+	if c.Lost() && member(c.rec.ISR, c.self) {
 		if c.prop != nil || !c.ask() {
 			c.proposeAfter = c.now + c.cfg.Heartbeat
 		}
@@ -391,7 +391,7 @@ func (c *Core) tickStandby() {
 		s.fetch, s.invitation = nil, 0
 		c.setRole(Out)
 	case (c.role == Standby || c.role == Joining) && c.hasState && c.prop == nil &&
-		!s.checkingActive && !c.asking && c.now >= c.proposeAfter && c.leaderSilent():
+		!s.checkingActive && !c.recovery.read().asking && c.now >= c.proposeAfter && c.leaderSilent():
 		s.checkingActive = true
 		c.get()
 	}
@@ -413,7 +413,7 @@ func (c *Core) deadlineStandby(at func(time.Duration)) {
 		at(s.heard + c.cfg.JoinTimeout)
 	case (c.role == Standby || c.role == Joining) && c.now < c.proposeAfter:
 		at(c.proposeAfter)
-	case (c.role == Standby || c.role == Joining) && c.prop == nil && !s.checkingActive && !c.asking:
+	case (c.role == Standby || c.role == Joining) && c.prop == nil && !s.checkingActive && !c.recovery.read().asking:
 		// Check again at each step of the ranks.
 		for d := c.cfg.FailureTimeout; ; d += c.cfg.RankDelay {
 			if s.heard+d > c.now {

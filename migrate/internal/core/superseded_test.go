@@ -160,7 +160,7 @@ func TestInquiriesOverlap(t *testing.T) {
 	b, _ := askedAfterRestart(t)
 	low, high := resolver.Host{ID: "a", Incarnation: 1}, resolver.Host{ID: "c", Incarnation: 1}
 	require.True(t, b.Answer(high).Pending, "the other one gives way")
-	require.False(t, b.gaveWay)
+	require.False(t, b.recovery.read().gaveWay)
 	require.False(t, b.Answer(low).Pending)
 	b.Step(b.now, Answers{})
 	require.False(t, b.Pending(), "this one has given way")
