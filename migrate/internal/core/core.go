@@ -114,14 +114,14 @@ type Ready struct {
 	Save      *Save // answer with [Persisted] when the store holds it
 	Committed []Entry
 	CAS       *CAS
-	Get       bool            // read the record; answer with [Got]
-	Seek      bool            // look for hosts that could join; answer with [Candidates]
 	Ask       []resolver.Host // ask these hosts what they know; answer with [Answers]; nil: none
 	Snapshots []resolver.Host // capture the state as of the last committed entry for these hosts; answer with [Captured]
 	Fetch     *Fetch          // fetch and restore a snapshot; answer with [Restored]
 	Reads     []uint64        // the reads to answer now
 	Resent    uint64          // number of entries sent again
 	Reports   []error         // conditions that users should know: [Difference], [JoinDelay], [Superseded]
+	Get       bool            // read the record; answer with [Got]
+	Seek      bool            // look for hosts that could join; answer with [Candidates]
 	ReadsFail bool            // all other pending reads fail here; their callers must ask another host
 	Drop      bool            // release the copy
 	Activated bool            // this host became active; Tail returns the entries it inherited
@@ -164,12 +164,13 @@ type Core struct {
 	now  time.Duration
 
 	role      Role
+	hasState  bool // the host holds a copy; log and commit mean nothing without one
+	getting   bool // a read of the record is in flight
 	term      Term
 	rec       resolver.Record // the newest known
 	proposed  []resolver.Host // may be in its in-sync set, too: this host has proposed them
 	nonce     uint64
-	hasState  bool   // the host holds a copy; log and commit mean nothing without one
-	loss      uint64 // Term.Loss of that copy
+	loss      uint64 // Term.Loss of the copy
 	tried     Term   // the last term that this host has proposed to be active in, since it started
 	freshTerm Term   // the term that this host may begin with an empty copy
 	log       log
@@ -182,7 +183,6 @@ type Core struct {
 	proposeAfter time.Duration // no proposal before this time, after one that failed
 	getAt        time.Duration // when to read the record; 0: not wanted
 	getAfter     time.Duration // no read of the record before this time
-	getting      bool          // a read of the record is in flight
 	asked        known         // what this host knew when it asked for the record
 	firstStamp   time.Duration // see stamp
 	recovery     *recovery     // nil: there was no reason to recover a record

@@ -11,22 +11,22 @@ import (
 type standbyState struct {
 	leader         resolver.Host // the active host of this term; zero: not known
 	heard          time.Duration // when the leader was last heard
-	down           bool          // the leader's process seems to be gone
+	contact        time.Duration // when this host sent the last acknowledgement that the leader has echoed; 0: never
+	removedAt      time.Duration // when this host was removed from the in-sync set; 0: it was not
+	nextLeave      time.Duration // when to ask again to be removed
 	invitation     uint64        // number of the accepted invitation; 0: none in this term
 	matched        uint64        // the log equals the leader's up to here; acknowledged once the store holds it
 	ackedIndex     uint64        // last acknowledged index
 	round          uint64        // last heartbeat round received
+	fetch          *Fetch
+	down           bool // the leader's process seems to be gone
 	ackDue         bool
 	ackNow         bool // acknowledge even if the store holds nothing new
 	resend         bool // ask the leader to resend
-	fetch          *Fetch
-	checkingActive bool          // a read of the record is pending because the leader is silent
-	contact        time.Duration // when this host sent the last acknowledgement that the leader has echoed; 0: never
-	dropping       bool          // a read of the record is pending because the copy here is no longer needed
-	removedAt      time.Duration // when this host was removed from the in-sync set; 0: it was not
+	checkingActive bool // a read of the record is pending because the leader is silent
+	dropping       bool // a read of the record is pending because the copy here is no longer needed
 	leaving        bool
-	nextLeave      time.Duration // when to ask again to be removed
-	halted         bool          // see Halted
+	halted         bool // see Halted
 }
 
 // recv handles a message. It answers an active host of a lower term with the record that deposed it.
