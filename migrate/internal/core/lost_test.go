@@ -1,6 +1,7 @@
 package core
 
 import (
+	"reflect"
 	"testing"
 	"time"
 
@@ -219,4 +220,20 @@ func TestResetKeepsTheLog(t *testing.T) {
 	turn(c, time.Second, next, CASDone{Nonce: next.Nonce, Record: next, Outcome: CASOK})
 	require.True(t, c.Role().Active())
 	require.EqualValues(t, 5, c.Commit(), "four entries and the first of its own epoch")
+}
+
+// A host needs no recovery as long as no record is lost: while it serves, stands by, hands over and takes over.
+func TestHealthyIsSmall(t *testing.T) {
+	require.LessOrEqual(t, reflect.TypeFor[Core]().Size(), uintptr(1408), "the next size class of the allocator is 1536")
+	p := newPolicyPair(t, Config{Standbys: 1}, Config{Standbys: 1})
+	a, b := p.cores["a"], p.cores["b"]
+	p.join()
+	p.run(func() bool { return p.now > 5*time.Second }) // with checks of the record
+	p.step("a", Handoff{Target: storedB})
+	p.run(p.serves("b", 2))
+	p.run(func() bool { return p.now > 10*time.Second })
+	require.Nil(t, b.recovery)
+	p.cores["b"] = nil
+	p.run(p.serves("a", 1))
+	require.Nil(t, a.recovery)
 }
