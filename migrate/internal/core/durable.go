@@ -109,9 +109,9 @@ type saving struct {
 	rebased    bool   // the log was replaced since the last Save
 	aside      bool   // and what it replaced is to be kept aside
 
-	recText      string // the encoding of Core.rec
-	proposedText string // that of Core.proposed
-	recovered    uint64 // last entry that the store held when this host started
+	recText       string // the encoding of Core.rec
+	proposedText  string // that of Core.proposed
+	recoveredLast uint64 // last entry that the store held when this host started
 
 	durableSeq uint64        // the store holds every Save up to this one
 	durable    uint64        // the store holds the log up to here
@@ -298,7 +298,7 @@ func (c *Core) recovered(ev Recovered) {
 	}
 	v := c.saving
 	v.meta, v.givenIndex, v.durable = c.meta(), c.log.last(), c.log.last()
-	v.recovered = c.log.last()
+	v.recoveredLast = c.log.last()
 	c.out.Changed = true
 	c.get()
 }

@@ -347,7 +347,7 @@ func (c *Core) failedTakeovers() (others, own int) {
 		switch {
 		case e.Kind != EpochStart:
 			waits = true
-		case c.saving != nil && e.Index <= c.saving.recovered:
+		case c.saving != nil && e.Index <= c.saving.recoveredLast:
 		case e.Low == c.self.Incarnation:
 			own++
 		case waits && e.Low != 0 && !slices.Contains(dead, e.Low):
