@@ -256,7 +256,8 @@ func appendCore(b []byte, c *Core) []byte {
 	flags(c.outOfTouch())
 	due(s.nextLeave, r.nextAsk)
 	num(s.invitation, s.matched, s.ackedIndex, s.round)
-	flags(r.asking, r.gaveWay, r.alone, s.down, s.ackDue, s.ackNow, s.resend, s.checkingActive, s.leaving, s.halted, s.dropping, s.fetch != nil)
+	flags(r.asking, r.gaveWay, r.alone, s.down, s.ackDue, s.ackNow, s.resend, s.checkingActive, s.leaving, s.halted, s.dropping,
+		s.fetch != nil)
 	if f := s.fetch; f != nil {
 		host(f.From)
 		num(f.ID, f.Index, f.Epoch)
@@ -344,6 +345,7 @@ func appendSearchMsg(b []byte, m Msg) []byte {
 func TestSearchCopies(t *testing.T) {
 	fields := func(v any) int { return reflect.TypeOf(v).NumField() }
 	require.Equal(t, []int{31, 6, 21, 26, 18, 12, 5}, []int{
-		fields(Core{}), fields(recovery{}), fields(activeState{}), fields(peer{}), fields(standbyState{}), fields(proposal{}), fields(move{}),
+		fields(Core{}), fields(recovery{}), fields(activeState{}), fields(peer{}), fields(standbyState{}), fields(proposal{}),
+		fields(move{}),
 	}, "a field was added or removed: adapt clone and appendCore, then these numbers")
 }
