@@ -12,15 +12,15 @@ import (
 
 // board shows the state of a service to other goroutines. The loop writes it; end and halt also end it.
 type board struct {
-	over   atomic.Bool // the service has ended on this host; changed under mu
-	halted atomic.Bool // status.Role is Halted
+	over    atomic.Bool                   // the service has ended on this host; changed under mu
+	halted  atomic.Bool                   // status.Role is Halted
+	applier atomic.Pointer[apply.Applier] // of this host's copy; nil: no copy
 
 	mu      sync.Mutex // guards the fields below
 	status  Status
-	changed chan struct{}  // closed when status changes; nil: nobody waits
-	stats   published      // returned by Stats
-	applier *apply.Applier // of this host's copy; nil: no copy
-	why     error          // why the service has halted; nil: it has not
+	changed chan struct{} // closed when status changes; nil: nobody waits
+	stats   published     // returned by Stats
+	why     error         // why the service has halted; nil: it has not
 }
 
 // errEnded is the error of a wait for a service that has ended on this host.
@@ -38,30 +38,37 @@ func (b *board) read() Status {
 	defer b.mu.Unlock()
 	st := b.status
 	st.Record.ISR = slices.Clone(st.Record.ISR)
-	if b.applier != nil {
-		_, st.Busy = b.applier.Busy()
-		st.Applied, _ = b.applier.Machine().Applied()
+	if a := b.applierNow(); a != nil {
+		_, st.Busy = a.Busy()
+		st.Applied, _ = a.Machine().Applied()
 	}
 	return st
 }
 
-// readStats returns the statistics as of the last batch, and the applier.
-func (b *board) readStats() (published, *apply.Applier) {
+// readStats returns the statistics as of the last batch, and the number of connected clients.
+func (b *board) readStats() (p published, clients int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	st := b.stats
-	st.lags = slices.Clone(st.lags)
+	p = b.stats
+	p.lags = slices.Clone(p.lags)
 	if b.ended() {
-		st.activeAt, st.suspendedAt, st.lags = 0, 0, nil
+		p.activeAt, p.suspendedAt, p.lags = 0, 0, nil
 	}
-	return st, b.applier
+	return p, b.status.Clients
 }
 
-// applierNow returns the applier of this host's copy, or nil if there is no copy.
-func (b *board) applierNow() *apply.Applier {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.applier
+// applierNow returns the applier of this host's copy, or nil if there is no copy. It takes no lock.
+func (b *board) applierNow() *apply.Applier { return b.applier.Load() }
+
+// use makes a the applier of this host's copy. If the service has ended, nobody else would drop it.
+func (b *board) use(a *apply.Applier) {
+	if b.applier.Load() == a {
+		return
+	}
+	b.applier.Store(a)
+	if a != nil && b.ended() {
+		a.Drop()
+	}
 }
 
 // reason returns why the service has halted, or nil.
@@ -133,10 +140,9 @@ func (b *board) set(st Status) (old Status) {
 }
 
 // update publishes what may change with every batch. It wakes nobody.
-func (b *board) update(a *apply.Applier, f func(*Status, *published)) {
+func (b *board) update(f func(*Status, *published)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.applier = a
 	f(&b.status, &b.stats)
 }
 

@@ -38,9 +38,7 @@ type inbound struct {
 
 // Handle implements [transport.Handler].
 func (c *inbound) Handle(conn transport.Conn, r *transport.Request) {
-	if !r.More {
-		defer c.lend(conn)
-	}
+	more := r.More
 	switch r.Method {
 	case wire.MethodMsg:
 		c.handleMsg(r)
@@ -55,6 +53,9 @@ func (c *inbound) Handle(conn transport.Conn, r *transport.Request) {
 		if !c.node.offers.Handle(&c.upload, c.host, r) && r.IsCall() {
 			r.Reply(nil, transport.Errorf(transport.CodeNoMethod, "migrate: no method %s", r.Method))
 		}
+	}
+	if !more {
+		c.lend(conn)
 	}
 }
 

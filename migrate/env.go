@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/roam-go/roam/migrate/internal/apply"
 	"github.com/roam-go/roam/migrate/internal/core"
 	"github.com/roam-go/roam/migrate/internal/machine"
 	"github.com/roam-go/roam/resolver"
@@ -27,9 +26,7 @@ func (e *env) Moved(ev core.MoveEvent)   { e.mover.event(ev) }
 
 func (e *env) Machine() (*machine.Machine, error) { return e.maker.machine() }
 
-func (e *env) Start(a *apply.Applier) { e.start(a) }
-func (e *env) Wake(a *apply.Applier)  { e.post(item{kind: itemApplied, applier: a}) }
-func (e *env) Post(f, drop func())    { e.post(item{kind: itemFunc, fn: f, drop: drop}) }
+func (e *env) Post(f, drop func()) { e.post(item{kind: itemFunc, fn: f, drop: drop}) }
 
 func (e *env) Offer(to resolver.Host, c *machine.Capture) uint64 {
 	return e.node.offers.Add(to, c, func(bytes int64, err error) { (*Service)(e).sent(to, bytes, err) })

@@ -1,8 +1,6 @@
 package migrate
 
 import (
-	"sync/atomic"
-
 	"github.com/roam-go/roam/migrate/internal/apply"
 	"github.com/roam-go/roam/migrate/internal/core"
 	"github.com/roam-go/roam/migrate/internal/loop"
@@ -39,12 +37,9 @@ const (
 
 var inboxes = loop.NewPool[item]()
 
-// mailbox queues items for the service's loop, and chooses the goroutines that work for it.
+// mailbox queues items for the service's loop.
 type mailbox struct {
-	loop     loop.Loop[item]
-	appliers *apply.Executor               // of the node
-	starting atomic.Pointer[apply.Applier] // to be run by the goroutine that works for the loop
-	lent     bool                          // that goroutine was lent and can continue with an applier; belongs to the loop
+	loop loop.Loop[item, apply.Lender]
 }
 
 // post queues an item for the loop. If the loop is idle, the caller's goroutine does the work. The caller must not hold a lock.
@@ -56,21 +51,6 @@ func (m *mailbox) post(it item) {
 // call calls f on the loop.
 func (m *mailbox) call(f func()) { m.post(item{kind: itemFunc, fn: f}) }
 
-// work runs the loop on the caller's goroutine if items are queued and the loop is idle. If the goroutine reads c, it then applies
-// the committed entries. If c is nil, another goroutine does that.
-func (m *mailbox) work(c apply.Lender) {
-	m.loop.Work(c != nil)
-	if c != nil {
-		if a := m.starting.Swap(nil); a != nil {
-			m.appliers.Lend(a, c)
-		}
-	}
-}
-
-// start leaves a to the goroutine that works for the loop, if that was lent, has nothing else to do here, and the service is quick.
-func (m *mailbox) start(a *apply.Applier) {
-	if m.lent && !a.Slow() && m.starting.CompareAndSwap(nil, a) {
-		return
-	}
-	m.appliers.Go(a)
-}
+// work runs the loop on the caller's goroutine if items are queued and the loop is idle. If the goroutine reads c, it also
+// applies the committed entries of a quick service. If c is nil, another goroutine does that.
+func (m *mailbox) work(c apply.Lender) { m.loop.Work(c) }

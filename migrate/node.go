@@ -517,7 +517,7 @@ func (n *Node) checkSome(names []string) {
 	}
 }
 
-// checkAtOnce is the number of services that check their records with each announcement.
+// checkAtOnce is the number of services that check their records in each third of PresenceTTL.
 const checkAtOnce = 16
 
 // announceAgain is the longest pause after a failed announcement. A resolver answers Hosts a second after its start.
@@ -529,6 +529,7 @@ func (n *Node) announceLoop() {
 	defer close(n.silent)
 	timer := time.NewTimer(n.cfg.PresenceTTL / 3)
 	defer timer.Stop()
+	var checked time.Time
 	for announced := false; ; {
 		select {
 		case <-n.ctx.Done():
@@ -550,7 +551,10 @@ func (n *Node) announceLoop() {
 		}
 		n.mu.Unlock()
 		interval := n.cfg.PresenceTTL / 3
-		n.checkSome(names)
+		if now := time.Now(); now.Sub(checked) >= interval { // not for each new service
+			checked = now
+			n.checkSome(names)
+		}
 		switch {
 		case len(names) > 0:
 			announced = true // it may have arrived even if the call fails

@@ -107,6 +107,49 @@ func TestSlowService(t *testing.T) {
 	}
 }
 
+// A service that becomes slow on the goroutine that works for its loop and reads a connection holds up both for some
+// milliseconds, not until it returns.
+func TestLoopBesideSlowApply(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.close()
+		began := make(chan struct{})
+		s, err := w.node("a").Host(t.Context(), "svc", func() Migratable {
+			return &slow{takes: func(cmd string) time.Duration {
+				if cmd != "slow" {
+					return 0
+				}
+				close(began)
+				return time.Minute
+			}}
+		}, Policy{Copies: 1})
+		require.NoError(t, err)
+		c := w.dial("c", "svc", ClientConfig{})
+		require.NoError(t, w.do(t.Context(), c, "quick"))
+		first, err := c.Go([]byte("slow"))
+		require.NoError(t, err)
+		<-began
+		at := time.Now()
+		require.NoError(t, s.ask(t.Context(), func() {}))
+		require.Positive(t, time.Since(at), "the loop's own goroutine calls Apply")
+		require.LessOrEqual(t, time.Since(at), 4*time.Millisecond)
+		require.EqualValues(t, 1, s.Stats().Unapplied)
+
+		second, err := c.Go([]byte("next"))
+		require.NoError(t, err)
+		time.Sleep(10 * time.Millisecond)
+		require.EqualValues(t, 3, s.Stats().Ordered, "the connection is read")
+		require.EqualValues(t, 2, s.Stats().Unapplied)
+		for i, call := range []*Call{first, second} {
+			reply, err := call.Reply(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, strconv.Itoa(i+2), string(reply))
+		}
+		require.InDelta(t, time.Minute, time.Since(at), float64(20*time.Millisecond))
+		require.EqualValues(t, 3, s.Stats().Answered)
+	})
+}
+
 // Beside a service that takes a millisecond for each of many commands, or seconds for one, another service of the same hosts
 // is as fast as alone: its p99 rises by at most 10 %. Time is virtual here, so that this is what it waits for its hosts, and
 // not for a processor. BenchmarkBeside measures both.

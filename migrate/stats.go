@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/migrate/internal/machine"
+	"github.com/roam-go/roam/migrate/internal/serve"
 	"github.com/roam-go/roam/resolver"
 )
 
@@ -75,20 +77,20 @@ type StandbyStats struct {
 	Silent time.Duration
 }
 
-// published is what [Service.Stats] returns, with times of the node's clock instead of durations.
+// published is what [Service.Stats] is made of, as of the last batch of the loop.
 type published struct {
-	ServiceStats
-	activeAt, suspendedAt time.Duration // 0: not active, not suspended
-	lags                  []core.Lag
+	counts
+	handoffsOut, handoffsFailed     uint64
+	clients                         serve.Stats
+	machine                         machine.Usage
+	logEntries, logBytes, unapplied int
+	lags                            []core.Lag
 }
 
 // Stats returns the counters and gauges as of the last completed step of the service: a command may be missing for a moment after
 // its reply has arrived. Stats does not block. It also works after the service has left the node.
 func (s *Service) Stats() ServiceStats {
-	st, applier := s.board.readStats()
-	if applier != nil {
-		_, st.Busy = applier.Busy()
-	}
+	p, clients := s.board.readStats()
 	now := s.node.now()
 	since := func(at time.Duration) time.Duration {
 		if at == 0 {
@@ -96,11 +98,25 @@ func (s *Service) Stats() ServiceStats {
 		}
 		return now - at
 	}
-	st.ActiveFor, st.SuspendedFor = since(st.activeAt), since(st.suspendedAt)
-	for _, l := range st.lags {
+	st := ServiceStats{
+		Ordered: p.clients.Ordered, Applied: p.applied, Answered: p.clients.Answered, Repeated: p.clients.Repeated,
+		Refused: p.clients.Refused, Queries: p.clients.Queries,
+		Events: p.events, EventsPushed: p.clients.EventsPushed, EventBytesPushed: p.clients.EventBytesPushed,
+		HandoffsOut: p.handoffsOut, HandoffsFailed: p.handoffsFailed, HandoffsIn: p.handoffsIn, Failovers: p.failovers,
+		Joins: p.joins, Removals: p.removals, Resent: p.resent,
+		SnapshotsSent: p.snapshotsSent, SnapshotBytesSent: p.snapshotBytesSent,
+		SnapshotsReceived: p.snapshotsReceived, SnapshotBytesReceived: p.snapshotBytesReceived,
+		Sessions: p.machine.Sessions, Clients: clients, LogEntries: p.logEntries, LogBytes: p.logBytes,
+		ReplyBytes: p.machine.ReplyBytes, EventBytes: p.machine.EventBytes,
+		ActiveFor: since(p.activeAt), SuspendedFor: since(p.suspendedAt), Unapplied: p.unapplied,
+	}
+	if a := s.board.applierNow(); a != nil {
+		_, st.Busy = a.Busy()
+	}
+	for _, l := range p.lags {
 		st.Standbys = append(st.Standbys, StandbyStats{Host: l.Host, Lag: l.Entries, Unapplied: l.Unapplied, Silent: now - l.Heard})
 	}
-	return st.ServiceStats
+	return st
 }
 
 // show publishes what each batch may change. The board calls it with its lock held.
@@ -108,19 +124,14 @@ func (s *Service) show(st *Status, p *published) {
 	c := s.core
 	st.Commit, st.Last, st.Suspended, st.Clients = c.Commit(), c.Last(), c.Suspended(), s.clients.Len()
 
-	s.counts.show(p)
-	p.HandoffsOut, p.HandoffsFailed = s.mover.out, s.mover.failed
-	n := s.clients.Stats()
-	p.Ordered, p.Answered, p.Repeated, p.Refused, p.Queries = n.Ordered, n.Answered, n.Repeated, n.Refused, n.Queries
-	p.EventsPushed, p.EventBytesPushed = n.EventsPushed, n.EventBytesPushed
-	p.Clients = s.clients.Len()
-	p.LogEntries, p.LogBytes = c.LogSize()
-	p.Unapplied = int(c.Commit() - c.AppliedIndex())
-	p.Sessions, p.ReplyBytes, p.EventBytes = 0, 0, 0
+	p.counts, p.clients = s.counts, s.clients.Stats()
+	p.handoffsOut, p.handoffsFailed = s.mover.out, s.mover.failed
+	p.machine = machine.Usage{}
 	if m := s.machine(); m != nil {
-		u := m.Usage()
-		p.Sessions, p.ReplyBytes, p.EventBytes = u.Sessions, u.ReplyBytes, u.EventBytes
+		p.machine = m.Usage()
 	}
+	p.logEntries, p.logBytes = c.LogSize()
+	p.unapplied = int(c.Commit() - c.AppliedIndex())
 	p.lags = c.Lags(p.lags[:0])
 }
 
@@ -134,16 +145,6 @@ type counts struct {
 	snapshotsReceived, snapshotBytesReceived uint64
 
 	activeAt, suspendedAt time.Duration // 0: not active, not suspended
-}
-
-// show copies the counters.
-func (n *counts) show(p *published) {
-	p.Applied, p.Events = n.applied, n.events
-	p.HandoffsIn, p.Failovers = n.handoffsIn, n.failovers
-	p.Joins, p.Removals, p.Resent = n.joins, n.removals, n.resent
-	p.SnapshotsSent, p.SnapshotBytesSent = n.snapshotsSent, n.snapshotBytesSent
-	p.SnapshotsReceived, p.SnapshotBytesReceived = n.snapshotsReceived, n.snapshotBytesReceived
-	p.activeAt, p.suspendedAt = n.activeAt, n.suspendedAt
 }
 
 // watch notes since when this host has been active and suspended.

@@ -3,6 +3,9 @@
 // The loop pushes entries, in the order of the log, and other jobs that need the service's state between them: a query, a
 // snapshot, a validation. One goroutine at a time does these jobs and calls the service, which may take any time. Meanwhile
 // the loop acknowledges, sends heartbeats and orders more. It collects the results of the entries when it is woken.
+//
+// The goroutine of the loop itself does the jobs of a quick service, and collects the results at once. If a job takes long,
+// another goroutine takes its place in the loop: see [Executor].
 package apply
 
 import (
@@ -20,13 +23,12 @@ import (
 // The queue needs no bound of its own: the core orders and accepts no more while too many entries are not applied, and the
 // limits of a connection bound its requests.
 type Applier struct {
-	m    *machine.Machine
-	wake func(*Applier)
+	m     *machine.Machine
+	waker Waker
 
 	since     atomic.Int64  // when the current call of the service began, in ns of the clock of this package; 0: none
 	entry     atomic.Uint64 // the entry that the call applies; 0: another job
-	slowUntil atomic.Int64  // until then the service counts as slow
-	starts    int           // of the executor, guarded by its mutex: how often it was started and has not ended
+	slowUntil atomic.Int64  // until then the service counts as slow; 0: it never was
 	strikes   int           // of Run: above 0, a job was slow lately
 
 	mu      sync.Mutex // guards the fields below
@@ -34,10 +36,21 @@ type Applier struct {
 	next    int
 	busy    bool // Run is running, or about to be called
 	dropped bool
-	woken   bool // results wait to be collected, and the loop knows
-	results []machine.Result
-	spare   []machine.Result // belongs to the loop until it collects again
+	woken   bool              // results wait to be collected, and the loop knows
+	results *[]machine.Result // from resultPool; nil: none
 }
+
+// Waker is the loop that collects the results of an applier.
+type Waker interface {
+	// Wake has Collect called. It is called on the goroutine of Run, without a lock.
+	Wake(a *Applier)
+}
+
+// resultPool has empty lists of results: an idle applier has none.
+var resultPool = sync.Pool{New: func() any { return new([]machine.Result) }}
+
+// maxPooled bounds the results for which a list that is used again has room.
+const maxPooled = 1024
 
 // job is entries to apply, or something else to do with the service.
 type job struct {
@@ -54,9 +67,8 @@ const slowFor = time.Second
 // wakeEvery is the longest that results wait for those of the next entries.
 const wakeEvery = 100 * time.Microsecond
 
-// New makes the applier of m. wake is called when there are results, on the goroutine of Run, without a lock; the loop must
-// then call Collect.
-func New(m *machine.Machine, wake func(*Applier)) *Applier { return &Applier{m: m, wake: wake} }
+// New makes the applier of m. w is woken when there are results.
+func New(m *machine.Machine, w Waker) *Applier { return &Applier{m: m, waker: w} }
 
 // Machine is what the applier works on.
 func (a *Applier) Machine() *machine.Machine { return a.m }
@@ -88,25 +100,35 @@ func (a *Applier) Drop() {
 	a.dropped, a.jobs, a.next, a.results = true, nil, 0, nil
 }
 
-// Collect returns the results since it was last called, in the order of the log. They are valid until the next call.
-func (a *Applier) Collect() []machine.Result {
+// Collect calls f with each result since it was last called, in the order of the log, until f returns an error. The result is
+// valid until f returns.
+func (a *Applier) Collect(f func(*machine.Result) error) error {
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	r := a.results
-	clear(a.spare)
-	a.results, a.spare, a.woken = a.spare[:0], r, false
-	if cap(a.results) > 1024 {
-		a.results = nil
+	list := a.results
+	a.results, a.woken = nil, false
+	a.mu.Unlock()
+	if list == nil {
+		return nil
 	}
-	return r
+	for i := range *list {
+		if err := f(&(*list)[i]); err != nil {
+			return err
+		}
+	}
+	clear(*list)
+	if cap(*list) <= maxPooled {
+		*list = (*list)[:0]
+		resultPool.Put(list)
+	}
+	return nil
 }
 
 // Run works until nothing waits, or, with a budget above 0, until that is used up: then it returns false, and must be called
-// again, on whatever goroutine.
+// again, on whatever goroutine. A caller with a budget collects the results afterwards, without being woken.
 func (a *Applier) Run(budget time.Duration) (idle bool) {
 	var began, told int64
 	for {
-		start, end, ok := a.step()
+		start, end, ok := a.step(budget > 0)
 		if !ok {
 			return true
 		}
@@ -147,7 +169,7 @@ const strikeJobs = 8
 // Step does one job, or applies one entry, and reports whether there may be more to do. A caller with a clock of its own
 // uses it instead of Run.
 func (a *Applier) Step() (more bool) {
-	_, _, ok := a.step()
+	_, _, ok := a.step(false)
 	if ok {
 		a.tell()
 	}
@@ -169,9 +191,9 @@ func (a *Applier) Next() (e core.Entry, ok bool) {
 }
 
 // step does one job, or applies one entry, and returns when the service was called and when that ended. ok is false if there
-// was none: the applier is then idle.
-func (a *Applier) step() (start, end int64, ok bool) {
-	e, call, ok := a.take()
+// was none: the applier is then idle. The loop does not need to be woken if the caller collects.
+func (a *Applier) step(callerCollects bool) (start, end int64, ok bool) {
+	e, call, ok := a.take(callerCollects)
 	if !ok {
 		return 0, 0, false
 	}
@@ -191,16 +213,16 @@ func (a *Applier) step() (start, end int64, ok bool) {
 	return start, end, true
 }
 
-// take removes the next job from the queue. If there is none, the loop has been woken for all results, and the applier is
-// idle.
-func (a *Applier) take() (e core.Entry, call func(*machine.Machine), ok bool) {
+// take removes the next job from the queue. If there is none, the loop knows of all results, and the applier is idle.
+func (a *Applier) take(callerCollects bool) (e core.Entry, call func(*machine.Machine), ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.woken = a.woken || callerCollects
 	for a.next == len(a.jobs) {
-		if len(a.results) > 0 && !a.woken {
+		if a.results != nil && !a.woken {
 			a.woken = true
 			a.mu.Unlock()
-			a.wake(a) // which may push more
+			a.waker.Wake(a) // which may push more
 			a.mu.Lock()
 			continue
 		}
@@ -229,7 +251,10 @@ func (a *Applier) result(r machine.Result) {
 	if a.dropped {
 		return
 	}
-	a.results = append(a.results, r)
+	if a.results == nil {
+		a.results = resultPool.Get().(*[]machine.Result)
+	}
+	*a.results = append(*a.results, r)
 	if r.Halt != nil {
 		a.jobs, a.next = nil, 0 // nothing after it may be applied
 	}
@@ -238,11 +263,11 @@ func (a *Applier) result(r machine.Result) {
 // tell wakes the loop if there are results for which it was not woken.
 func (a *Applier) tell() {
 	a.mu.Lock()
-	wake := len(a.results) > 0 && !a.woken
+	wake := a.results != nil && !a.woken
 	a.woken = a.woken || wake
 	a.mu.Unlock()
 	if wake {
-		a.wake(a)
+		a.waker.Wake(a)
 	}
 }
 
@@ -258,8 +283,11 @@ func (a *Applier) Busy() (entry uint64, d time.Duration) {
 
 // Slow reports whether the service has lately taken longer than [Quick] for a job, or does so now.
 func (a *Applier) Slow() bool {
-	_, d := a.Busy()
-	return d >= Quick || now() < a.slowUntil.Load()
+	if _, d := a.Busy(); d >= Quick {
+		return true
+	}
+	until := a.slowUntil.Load()
+	return until != 0 && now() < until
 }
 
 var epoch = time.Now()

@@ -1,6 +1,7 @@
 package apply
 
 import (
+	"errors"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -33,17 +34,24 @@ func entries(from, to uint64) (es []core.Entry) {
 // newApplier makes an applier. woken counts the calls of wake.
 func newApplier() (a *Applier, woken *atomic.Int32) {
 	woken = new(atomic.Int32)
-	return New(machine.New("svc", app{}, machine.Limits{}), func(*Applier) { woken.Add(1) }), woken
+	return New(machine.New("svc", app{}, machine.Limits{}), wakeFunc(func(*Applier) { woken.Add(1) })), woken
 }
+
+// wakeFunc is a loop that is a function.
+type wakeFunc func(*Applier)
+
+func (f wakeFunc) Wake(a *Applier) { f(a) }
 
 // sleep is a call that takes d.
 func sleep(d time.Duration) func(*machine.Machine) { return func(*machine.Machine) { time.Sleep(d) } }
 
-func indices(results []machine.Result) (is []uint64) {
-	for _, r := range results {
-		is = append(is, r.At)
-	}
-	return is
+// collect collects the results of a, and returns which entries they are of.
+func collect(a *Applier) (entries []uint64) {
+	_ = a.Collect(func(r *machine.Result) error {
+		entries = append(entries, r.At)
+		return nil
+	})
+	return entries
 }
 
 // Entries are applied in the order of the log, and a call finds the state between those that were pushed before and after
@@ -57,15 +65,15 @@ func TestOrder(t *testing.T) {
 		require.Same(t, a.Machine(), m)
 		at, _ = m.Applied()
 		require.EqualValues(t, 1, woken.Load(), "the loop must know the results before the call")
-		before = indices(a.Collect())
+		before = collect(a)
 	}), "the first caller has Run called")
 	require.False(t, a.Push(entries(4, 5), nil))
 	require.True(t, a.Run(0))
 	require.EqualValues(t, 3, at)
 	require.Equal(t, []uint64{1, 2, 3}, before)
-	require.Equal(t, []uint64{4, 5}, indices(a.Collect()))
+	require.Equal(t, []uint64{4, 5}, collect(a))
 	require.EqualValues(t, 2, woken.Load())
-	require.Empty(t, a.Collect())
+	require.Empty(t, collect(a))
 	require.True(t, a.Push(entries(6, 6), nil), "Run has returned")
 }
 
@@ -93,19 +101,33 @@ func TestStep(t *testing.T) {
 	require.False(t, a.Step())
 }
 
-// The results of Collect stay valid until it is called again, while more are added.
+// The results of Collect stay as they are while more are added. An error ends it, and those after it are gone.
 func TestCollect(t *testing.T) {
 	a, _ := newApplier()
-	var kept []machine.Result
 	for i := uint64(1); i <= 20; i += 2 {
 		a.Push(entries(i, i+1), nil)
 		require.True(t, a.Run(0))
-		if kept != nil {
-			require.Equal(t, []uint64{i - 2, i - 1}, indices(kept))
-		}
-		kept = a.Collect()
-		require.Equal(t, []uint64{i, i + 1}, indices(kept))
+		var got []uint64
+		require.NoError(t, a.Collect(func(r *machine.Result) error {
+			if len(got) == 0 {
+				a.Push(entries(i+2, i+3), nil)
+				require.True(t, a.Run(0))
+			}
+			got = append(got, r.At)
+			return nil
+		}))
+		require.Equal(t, []uint64{i, i + 1}, got)
+		i += 2
+		require.Equal(t, []uint64{i, i + 1}, collect(a))
 	}
+	require.Empty(t, collect(a))
+	a.Push(entries(21, 22), nil)
+	require.True(t, a.Run(0))
+	broken := errors.New("broken")
+	calls := 0
+	require.Equal(t, broken, a.Collect(func(*machine.Result) error { calls++; return broken }))
+	require.Equal(t, 1, calls)
+	require.Empty(t, collect(a))
 }
 
 // Drop forgets what waits, the results included, and nothing comes of the call that runs.
@@ -116,7 +138,7 @@ func TestDrop(t *testing.T) {
 	a.Push(entries(2, 2), nil)
 	require.True(t, a.Run(0))
 	require.EqualValues(t, 1, woken.Load())
-	require.Empty(t, a.Collect())
+	require.Empty(t, collect(a))
 	require.False(t, a.Push(entries(2, 2), nil), "nothing is to be run")
 	require.True(t, a.Run(0))
 	at, _ := a.Machine().Applied()
@@ -130,7 +152,8 @@ func TestUnknownKind(t *testing.T) {
 	es[1].Kind = 99
 	a.Push(es, nil)
 	require.True(t, a.Run(0))
-	results := a.Collect()
+	var results []machine.Result
+	_ = a.Collect(func(r *machine.Result) error { results = append(results, *r); return nil })
 	require.Len(t, results, 2)
 	require.NoError(t, results[0].Halt)
 	require.Error(t, results[1].Halt)
@@ -164,7 +187,7 @@ func TestBudget(t *testing.T) {
 		require.False(t, a.Slow())
 		require.False(t, a.Push(entries(1, 1), nil), "it has yet to be run again")
 		require.True(t, a.Run(Quick))
-		require.Len(t, a.Collect(), 1)
+		require.Len(t, collect(a), 1)
 
 		a.Push(nil, sleep(Quick-1))
 		require.True(t, a.Run(2*Quick))
@@ -192,13 +215,13 @@ func TestSlowEntries(t *testing.T) {
 		wakes := 0
 		a = New(machine.New("svc", app{ended: func(entry uint64) {
 			if woken = append(woken, wakes); len(woken) == 2 {
-				took = append(took, len(a.Collect()))
+				took = append(took, len(collect(a)))
 			}
 			time.Sleep(wakeEvery)
 			busy, d := a.Busy()
 			require.Equal(t, entry, busy)
 			require.Equal(t, wakeEvery, d)
-		}}, machine.Limits{}), func(*Applier) { wakes++ })
+		}}, machine.Limits{}), wakeFunc(func(*Applier) { wakes++ }))
 		var es []core.Entry
 		for i := range uint64(3) {
 			es = append(es, core.Entry{Index: i + 1, Epoch: 1, Kind: core.OpenSession, Session: i + 1, Body: make([]byte, 32)})
@@ -210,7 +233,7 @@ func TestSlowEntries(t *testing.T) {
 		require.True(t, a.Run(0))
 		require.Equal(t, []int{0, 1, 2}, woken)
 		require.Equal(t, []int{4}, took)
-		require.Equal(t, []uint64{5, 6}, indices(a.Collect()))
+		require.Equal(t, []uint64{5, 6}, collect(a))
 		_, d := a.Busy()
 		require.Zero(t, d)
 	})
@@ -232,13 +255,20 @@ func (l *lender) Release(turn uint64) bool {
 	return true
 }
 
+// taken is the loop of a lent goroutine. It counts how often the goroutine was relieved of it.
+type taken struct{ times int }
+
+func (l *taken) Release(*Applier) { l.times++ }
+
 // lend lends the caller's goroutine to an applier with the given jobs, and returns how long that took.
 func lend(t *testing.T, x *Executor, a *Applier, l *lender, jobs ...func(*machine.Machine)) time.Duration {
 	for i, j := range jobs {
 		require.Equal(t, i == 0, a.Push(nil, j))
 	}
 	began := time.Now()
-	x.Lend(a, l)
+	var loop taken
+	kept := x.Lend(a, l, &loop)
+	require.Equal(t, kept, loop.times == 0)
 	return time.Since(began)
 }
 
@@ -249,8 +279,9 @@ func TestLendQuick(t *testing.T) {
 		a, woken := newApplier()
 		l := &lender{turn: 7}
 		a.Push(entries(1, 1), nil)
-		x.Lend(a, l)
-		require.EqualValues(t, 1, woken.Load())
+		require.True(t, x.Lend(a, l, &taken{}))
+		require.Zero(t, woken.Load(), "the caller knows")
+		require.Equal(t, []uint64{1}, collect(a))
 		require.Empty(t, x.Wait(0))
 
 		var done atomic.Bool
@@ -264,7 +295,8 @@ func TestLendQuick(t *testing.T) {
 	})
 }
 
-// A service that is slow on a lent goroutine is kept from the connection within 5 to 10 ms, and then has the goroutine.
+// A service that is slow on a lent goroutine is kept from the loop and the connection within two intervals of the watch, and
+// then has the goroutine.
 func TestLendSlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var x Executor
@@ -279,6 +311,47 @@ func TestLendSlow(t *testing.T) {
 		require.LessOrEqual(t, after, 2*watchEvery)
 		require.True(t, a.Slow())
 		require.Empty(t, x.Wait(0))
+	})
+}
+
+// While a goroutine is lent, the loop is woken for no results: it collects them after the loan. Afterwards it is woken again.
+func TestLendResults(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var x Executor
+		a, woken := newApplier()
+		a.Push(entries(1, 2), nil)
+		a.Push(nil, sleep(lendFor)) // the rest is for another goroutine
+		a.Push(entries(3, 3), nil)
+		require.True(t, x.Lend(a, &lender{}, &taken{}))
+		synctest.Wait()
+		require.Zero(t, woken.Load())
+		require.Equal(t, []uint64{1, 2, 3}, collect(a))
+		a.Push(entries(4, 4), nil)
+		x.Go(a)
+		synctest.Wait()
+		require.EqualValues(t, 1, woken.Load())
+		require.Equal(t, []uint64{4}, collect(a))
+	})
+}
+
+// An applier may be started again before Lend, where it was idle, has returned. It then still runs, and is watched.
+func TestStartedBeforeLendReturns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var reports atomic.Int32
+		x := Executor{Stuck: func(*Applier, uint64, time.Duration) { reports.Add(1) }}
+		a, _ := newApplier()
+		n := x.lend(a, &lender{}, &taken{})
+		require.True(t, a.Run(lendFor))
+		require.True(t, a.Push(nil, sleep(StuckAfter+time.Second)))
+		x.Go(a)
+		stop, released := x.giveBack(n, true)
+		require.Nil(t, stop)
+		require.False(t, released)
+		require.Equal(t, []*Applier{a}, x.Wait(0))
+		time.Sleep(StuckAfter)
+		synctest.Wait()
+		require.EqualValues(t, 1, reports.Load())
+		require.Empty(t, x.Wait(time.Minute))
 	})
 }
 
@@ -297,7 +370,7 @@ func TestLendNotReleased(t *testing.T) {
 func TestStuck(t *testing.T) {
 	for name, start := range map[string]func(*Executor, *Applier){
 		"own":  (*Executor).Go,
-		"lent": func(x *Executor, a *Applier) { x.Lend(a, &lender{}) },
+		"lent": func(x *Executor, a *Applier) { x.Lend(a, &lender{}, &taken{}) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

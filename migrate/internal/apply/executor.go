@@ -6,18 +6,19 @@ import (
 	"time"
 )
 
-// Executor runs the appliers of a node, each on one goroutine at a time: on one that reads a connection and is lent, as long
-// as the service is quick, else on one of its own. If a quick service becomes slow on a lent goroutine, another goroutine
-// continues to read the connection.
+// Executor runs the appliers of a node, each on one goroutine at a time: on one that reads a connection, works for the
+// service's loop and is lent, as long as the service is quick, else on one of its own. If a quick service becomes slow on a
+// lent goroutine, others continue with the loop and read the connection.
 type Executor struct {
 	// Stuck is called when a service has been in one call for [StuckAfter], and again each time that has doubled, until it
 	// ends.
 	Stuck func(a *Applier, entry uint64, d time.Duration)
 
-	mu       sync.Mutex    // guards the fields below
-	running  []*Applier    // those that were started and have not ended, in any order
-	spawned  int           // calls of Spawn that have not returned
-	loans    []*loan       // the goroutines that are lent, in any order
+	mu       sync.Mutex // guards the fields below
+	running  []*Applier // those that have a goroutine of their own, in any order; one that was started again is there twice
+	spawned  int        // calls of Spawn that have not returned
+	loans    []*loan    // loans[:out] are the goroutines that are lent, in any order; the others can be used again
+	out      int
 	watch    *time.Timer   // looks after loans; nil: there never was one
 	watching bool          // watch is about to fire
 	lent     bool          // there was a loan since watch fired last
@@ -30,22 +31,28 @@ type Lender interface {
 	Release(turn uint64) bool
 }
 
-// loan is a goroutine that was lent; the executor's mutex guards it.
-type loan struct {
-	a    *Applier
-	conn Lender
-	turn uint64
-	seen bool   // the watch has seen it
-	stop func() // of watchStuck; nil: the goroutine still reads
+// Loop is the loop of a service, for which a lent goroutine works.
+type Loop interface {
+	// Release relieves that goroutine of the loop: another one continues with it, and collects the results of a.
+	Release(a *Applier)
 }
 
-var loanPool = sync.Pool{New: func() any { return new(loan) }}
+// loan is a goroutine that was lent; the executor's mutex guards it.
+type loan struct {
+	a        *Applier
+	conn     Lender
+	turn     uint64
+	loop     Loop
+	seen     bool   // the watch has seen it
+	released bool   // the goroutine was relieved of the loop, and of reading if conn allows that
+	stop     func() // of watchStuck; nil: the goroutine still reads
+}
 
 const (
 	// lendFor is how long a lent goroutine applies entries before they go to a goroutine of their own.
 	lendFor = 500 * time.Microsecond
-	// watchEvery is the interval of the watch: a loan that it sees twice is relieved of reading.
-	watchEvery = 5 * time.Millisecond
+	// watchEvery is the interval of the watch: the goroutine of a loan that it sees twice is relieved.
+	watchEvery = 2 * time.Millisecond
 	// StuckAfter is how long a service may be in one call before that is reported.
 	StuckAfter = 5 * time.Second
 )
@@ -53,50 +60,30 @@ const (
 // Go runs a, whose Push has asked for it, on a goroutine of its own.
 func (x *Executor) Go(a *Applier) {
 	x.mu.Lock()
-	x.begin(a)
+	x.running = append(x.running, a)
 	x.mu.Unlock()
 	go x.work(a)
 }
 
-// work is the rest of a's work, on a goroutine that has nothing else to do.
+// work is the rest of the work of a, which is in running, on a goroutine that has nothing else to do.
 func (x *Executor) work(a *Applier) {
 	stop := x.watchStuck(a)
 	a.Run(0)
 	stop()
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.end(a)
+	i := slices.Index(x.running, a)
+	x.running = slices.Delete(x.running, i, i+1)
+	x.tell()
 }
 
-// Lend runs a, whose Push has asked for it, on the caller's goroutine, which reads c. It is called for each command of a
-// quick service, so it only starts the watch's timer if that does not run.
-func (x *Executor) Lend(a *Applier, c Lender) {
-	l := loanPool.Get().(*loan)
-	*l = loan{a: a, conn: c, turn: c.Turn()}
-	x.mu.Lock()
-	x.begin(a)
-	x.loans = append(x.loans, l)
-	x.lent = true
-	switch {
-	case x.watch == nil:
-		x.watch = time.AfterFunc(watchEvery, x.look)
-	case !x.watching:
-		x.watch.Reset(watchEvery)
-	}
-	x.watching = true
-	x.mu.Unlock()
-
+// Lend runs a, whose Push has asked for it, on the caller's goroutine, which reads c and works for l. The caller must then
+// collect the results, unless Lend returns false: another goroutine works for l meanwhile. Lend is called for each command of
+// a quick service, so it only starts the watch's timer if that does not run.
+func (x *Executor) Lend(a *Applier, c Lender, l Loop) bool {
+	n := x.lend(a, c, l)
 	idle := a.Run(lendFor)
-
-	x.mu.Lock()
-	stop := l.stop
-	x.loans = without(x.loans, l)
-	if idle {
-		x.end(a)
-	}
-	x.mu.Unlock()
-	*l = loan{}
-	loanPool.Put(l)
+	stop, released := x.giveBack(n, idle)
 	if stop != nil {
 		stop()
 	}
@@ -107,24 +94,71 @@ func (x *Executor) Lend(a *Applier, c Lender) {
 	default:
 		go x.work(a)
 	}
+	return !released
 }
 
-// look relieves the loans that it has seen before of reading. Its timer runs until nothing is lent.
+// lend begins a loan.
+func (x *Executor) lend(a *Applier, c Lender, l Loop) *loan {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.out == len(x.loans) {
+		x.loans = append(x.loans, new(loan))
+	}
+	n := x.loans[x.out]
+	x.out++
+	*n = loan{a: a, conn: c, turn: c.Turn(), loop: l}
+	if !x.watching {
+		x.startWatch()
+	}
+	x.lent = true
+	return n
+}
+
+// giveBack ends a loan. If a is not idle, it is to be run by a goroutine of its own.
+func (x *Executor) giveBack(n *loan, idle bool) (stop func(), released bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.out--
+	i := slices.Index(x.loans, n)
+	x.loans[i], x.loans[x.out] = x.loans[x.out], n
+	if !idle {
+		x.running = append(x.running, n.a)
+	}
+	stop, released = n.stop, n.released
+	*n = loan{}
+	x.tell()
+	return stop, released
+}
+
+// startWatch makes the watch look at the loans; x.mu is held.
+func (x *Executor) startWatch() {
+	x.watching = true
+	if x.watch == nil {
+		x.watch = time.AfterFunc(watchEvery, x.look)
+	} else {
+		x.watch.Reset(watchEvery)
+	}
+}
+
+// look relieves the goroutines of the loans that it has seen before. Its timer runs until nothing is lent.
 func (x *Executor) look() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.watching, x.lent = x.lent, false
-	for _, l := range x.loans {
-		// With the lock: then Lend sees whether its goroutine still reads.
-		if l.seen && l.stop == nil && l.conn.Release(l.turn) {
-			l.a.slowUntil.Store(now() + int64(slowFor))
-			l.stop = x.watchStuck(l.a)
+	for _, n := range x.loans[:x.out] {
+		// With the lock: then Lend sees what its goroutine was relieved of.
+		if n.seen && !n.released {
+			n.released = true
+			n.loop.Release(n.a)
+			if n.conn.Release(n.turn) {
+				n.stop = x.watchStuck(n.a)
+			}
 		}
-		l.seen = true
-		x.watching = x.watching || l.stop == nil
+		n.seen = true
+		x.watching = x.watching || !n.released
 	}
 	if x.watching {
-		x.watch.Reset(watchEvery)
+		x.startWatch()
 	}
 }
 
@@ -136,9 +170,10 @@ func (x *Executor) watchStuck(a *Applier) (stop func()) {
 		over  bool
 		wait  = StuckAfter
 	)
+	_, d := a.Busy()
 	mu.Lock()
 	defer mu.Unlock()
-	timer = time.AfterFunc(wait, func() {
+	timer = time.AfterFunc(wait-d, func() {
 		entry, d := a.Busy()
 		if d >= wait && x.Stuck != nil {
 			x.Stuck(a, entry, d)
@@ -146,12 +181,9 @@ func (x *Executor) watchStuck(a *Applier) (stop func()) {
 		} else if d < StuckAfter {
 			wait = StuckAfter
 		}
-		x.mu.Lock()
-		runs := a.starts > 0
-		x.mu.Unlock()
 		mu.Lock()
 		defer mu.Unlock()
-		if !over && runs {
+		if !over {
 			timer.Reset(max(wait-d, time.Second))
 		}
 	})
@@ -161,28 +193,6 @@ func (x *Executor) watchStuck(a *Applier) (stop func()) {
 		over = true
 		timer.Stop()
 	}
-}
-
-// begin notes that a was started; x.mu is held.
-func (x *Executor) begin(a *Applier) {
-	if a.starts == 0 {
-		x.running = append(x.running, a)
-	}
-	a.starts++
-}
-
-// end notes that a has ended; it may have been started again since. x.mu is held.
-func (x *Executor) end(a *Applier) {
-	if a.starts--; a.starts == 0 {
-		x.running = without(x.running, a)
-	}
-	x.tell()
-}
-
-// without removes v from list, which is short: it holds what is at work at the moment.
-func without[T comparable](list []T, v T) []T {
-	i := slices.Index(list, v)
-	return slices.Delete(list, i, i+1)
 }
 
 // tell wakes those that wait for something to end; x.mu is held.
@@ -213,7 +223,11 @@ func (x *Executor) Wait(d time.Duration) (left []*Applier) {
 	defer timeout.Stop()
 	for {
 		x.mu.Lock()
-		left = slices.Clone(x.running)
+		left = left[:0]
+		for _, n := range x.loans[:x.out] {
+			left = append(left, n.a)
+		}
+		left = append(left, x.running...)
 		if x.spawned > 0 {
 			left = append(left, nil) // whatever Spawn has started
 		}

@@ -16,14 +16,15 @@ type activeState struct {
 	nextBeat       time.Duration
 	nextSeek       time.Duration
 	nextCheck      time.Duration // when to check that the resolver still has the record
-	seeking        bool
 	lastInvitation uint64        // number of the last invitation
 	round          uint64        // number of the last heartbeat round
-	roundDue       bool          // a read waits for a new round
 	stalledSince   time.Duration // when the store last stopped making progress; 0: nothing waits for it
 	reads          []read
+	seeking        bool
+	roundDue       bool       // a read waits for a new round
 	suspended      bool       // nothing is committed: a member does not keep up, or there are too few members
 	blocked        bool       // suspended, and the in-sync set must not shrink: other hosts have to join
+	announced      bool       // this host has reported to the predecessor that it serves
 	slowHosts      []slowHost // hosts removed because they did not keep up
 	move           *move
 	takenMove      *move         // a handoff that the target has taken over but not yet reported as serving
@@ -31,7 +32,6 @@ type activeState struct {
 	requestedAt    time.Duration // when it requested that
 	wonAt          time.Duration // when this host won its epoch
 	servingAt      time.Duration // when the epoch's first entry was committed
-	announced      bool          // this host has reported to the predecessor that it serves
 }
 
 // peer is the active host's view of another host.
@@ -439,7 +439,7 @@ func (c *Core) tickActive() {
 			c.awaitJoiner(p)
 		}
 	}
-	if c.lost != nil && c.prop == nil && c.now >= c.proposeAfter {
+	if c.Lost() && c.prop == nil && c.now >= c.proposeAfter {
 		c.ask()
 	} else if c.mayPropose() && c.addressChanged() {
 		c.proposeAddr()
@@ -601,8 +601,8 @@ func (c *Core) deadlineActive(at func(time.Duration)) {
 		at(a.nextBeat)
 		at(a.nextCheck)
 	}
-	if c.lost != nil && c.prop == nil && !c.asking {
-		at(max(c.nextAsk, c.proposeAfter))
+	if r := c.recovery.read(); r.lost != nil && c.prop == nil && !r.asking {
+		at(max(r.nextAsk, c.proposeAfter))
 	}
 	for _, p := range a.peers {
 		if p.member {

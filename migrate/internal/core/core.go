@@ -10,7 +10,6 @@ import (
 // Config holds the settings of a [Core], which never change. Times and sizes that are 0 get the default named beside them.
 type Config struct {
 	Name string
-	Self resolver.Host
 	// Durable: the host has a store, so that what Ready.Save holds survives a restart with the same incarnation.
 	Durable bool
 	// Nonce is the first nonce for proposals. Starts with the same incarnation need different ones.
@@ -115,14 +114,14 @@ type Ready struct {
 	Save      *Save // answer with [Persisted] when the store holds it
 	Committed []Entry
 	CAS       *CAS
-	Get       bool            // read the record; answer with [Got]
-	Seek      bool            // look for hosts that could join; answer with [Candidates]
 	Ask       []resolver.Host // ask these hosts what they know; answer with [Answers]; nil: none
 	Snapshots []resolver.Host // capture the state as of the last committed entry for these hosts; answer with [Captured]
 	Fetch     *Fetch          // fetch and restore a snapshot; answer with [Restored]
 	Reads     []uint64        // the reads to answer now
 	Resent    uint64          // number of entries sent again
 	Reports   []error         // conditions that users should know: [Difference], [JoinDelay], [Superseded]
+	Get       bool            // read the record; answer with [Got]
+	Seek      bool            // look for hosts that could join; answer with [Candidates]
 	ReadsFail bool            // all other pending reads fail here; their callers must ask another host
 	Drop      bool            // release the copy
 	Activated bool            // this host became active; Tail returns the entries it inherited
@@ -164,51 +163,47 @@ type Core struct {
 	self resolver.Host
 	now  time.Duration
 
-	role          Role
-	term          Term
-	rec           resolver.Record // the newest known
-	proposed      []resolver.Host // may be in its in-sync set, too: this host has proposed them
-	recText       string          // the encoding of rec, on a host with a store
-	proposedText  string          // that of proposed
-	nonce         uint64
-	hasState      bool   // the host holds a copy; log and commit mean nothing without one
-	loss          uint64 // Term.Loss of that copy
-	recoveredLast uint64 // last entry that the store held when this host started
-	tried         Term   // the last term that this host has proposed to be active in, since it started
-	freshTerm     Term   // the term that this host may begin with an empty copy
-	log           log
-	commit        uint64
-	emitted       uint64 // last committed entry that Ready has returned
-	applied       uint64 // last entry that the service has applied
-	lastTime      int64  // Time of the last entry
+	role      Role
+	hasState  bool // the host holds a copy; log and commit mean nothing without one
+	getting   bool // a read of the record is in flight
+	term      Term
+	rec       resolver.Record // the newest known
+	proposed  []resolver.Host // may be in its in-sync set, too: this host has proposed them
+	nonce     uint64
+	loss      uint64 // Term.Loss of the copy
+	tried     Term   // the last term that this host has proposed to be active in, since it started
+	freshTerm Term   // the term that this host may begin with an empty copy
+	log       log
+	commit    uint64
+	emitted   uint64 // last committed entry that Ready has returned
+	applied   uint64 // last entry that the service has applied
+	lastTime  int64  // Time of the last entry
 
 	prop         *proposal
 	proposeAfter time.Duration // no proposal before this time, after one that failed
 	getAt        time.Duration // when to read the record; 0: not wanted
 	getAfter     time.Duration // no read of the record before this time
-	getting      bool          // a read of the record is in flight
 	asked        known         // what this host knew when it asked for the record
-	asking       bool          // an inquiry among hosts is pending
 	firstStamp   time.Duration // see stamp
-	gaveWay      bool          // its answers do not count: another host may act on an answer of this one
-	nextAsk      time.Duration // no other inquiry before this time
-	alone        bool          // some members did not answer the last one
-	lost         *lost         // the resolver has lost the record; nil: not as far as known
-	restoring    Term          // the last term that this host proposed for a restored record
+	recovery     *recovery     // nil: there was no reason to recover a record
 	differences  []Difference  // the known policies of other hosts that differ from this host's
 
 	active  activeState
 	standby standbyState
-	saving  saving
+	saving  *saving // nil: the host has no store
 
 	out Ready
 	err error // see Err
 }
 
-// New returns the core of a service on a host that holds no copy.
-func New(cfg Config) *Core {
+// New returns the core of a service on host self, which holds no copy.
+func New(self resolver.Host, cfg Config) *Core {
 	cfg.setDefaults()
-	return &Core{cfg: cfg, self: cfg.Self, nonce: cfg.Nonce, firstStamp: firstStamp(cfg.Nonce)}
+	c := &Core{cfg: cfg, self: self, nonce: cfg.Nonce, firstStamp: firstStamp(cfg.Nonce)}
+	if cfg.Durable {
+		c.saving = new(saving)
+	}
+	return c
 }
 
 // Role is the present role of this host.

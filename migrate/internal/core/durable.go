@@ -109,6 +109,10 @@ type saving struct {
 	rebased    bool   // the log was replaced since the last Save
 	aside      bool   // and what it replaced is to be kept aside
 
+	recText       string // the encoding of Core.rec
+	proposedText  string // that of Core.proposed
+	recoveredLast uint64 // last entry that the store held when this host started
+
 	durableSeq uint64        // the store holds every Save up to this one
 	durable    uint64        // the store holds the log up to here
 	queue      []pendingSave // the saves after durableSeq
@@ -127,10 +131,11 @@ type heldMsg struct {
 // maxHeld bounds the messages that wait for the store. The protocol resends those that are lost.
 const maxHeld = 4096
 
+// meta is the present Meta of a host with a store.
 func (c *Core) meta() Meta {
 	m := Meta{
-		Term: c.term, Copy: c.hasState, Fresh: c.freshTerm, Gen: c.rec.Generation, Record: c.recText, Proposed: c.proposedText,
-		Far: c.restoring,
+		Term: c.term, Copy: c.hasState, Fresh: c.freshTerm, Gen: c.rec.Generation, Record: c.saving.recText,
+		Far: c.recovery.read().restoring, Proposed: c.saving.proposedText,
 	}
 	if c.hasState {
 		m.Invitation, m.Counted = c.standby.invitation, c.standby.matched > 0
@@ -140,7 +145,7 @@ func (c *Core) meta() Meta {
 
 // durableIndex is the index up to which the store holds the log, and up to which this host may count as holding it.
 func (c *Core) durableIndex() uint64 {
-	if !c.cfg.Durable {
+	if c.saving == nil {
 		return ^uint64(0)
 	}
 	return c.saving.durable
@@ -148,14 +153,17 @@ func (c *Core) durableIndex() uint64 {
 
 // metaDurable reports whether the store holds the present Meta.
 func (c *Core) metaDurable() bool {
-	v := &c.saving
-	return !c.cfg.Durable || v.meta == c.meta() && v.metaSeq <= v.durableSeq
+	v := c.saving
+	return v == nil || v.meta == c.meta() && v.metaSeq <= v.durableSeq
 }
 
 // truncate drops the entries after i.
 func (c *Core) truncate(i uint64) {
 	c.log.truncate(i)
-	v := &c.saving
+	v := c.saving
+	if v == nil {
+		return
+	}
 	if i < v.givenIndex {
 		v.givenIndex, v.truncated = i, true
 	}
@@ -168,7 +176,10 @@ func (c *Core) truncate(i uint64) {
 // rebase empties the log, which then continues after entry i of epoch e.
 func (c *Core) rebase(i, e uint64) {
 	c.log.reset(i, e)
-	v := &c.saving
+	v := c.saving
+	if v == nil {
+		return
+	}
 	v.givenIndex, v.rebased, v.durable = i, true, 0
 	for k := range v.queue {
 		v.queue[k].index = 0
@@ -177,10 +188,10 @@ func (c *Core) rebase(i, e uint64) {
 
 // save passes what is new to the store, and holds back messages until the store has the Meta that they depend on.
 func (c *Core) save() {
-	if !c.cfg.Durable {
+	if c.saving == nil {
 		return
 	}
-	v, m, last := &c.saving, c.meta(), c.log.last()
+	v, m, last := c.saving, c.meta(), c.log.last()
 	if v.rebased || v.truncated || v.givenIndex < last || m != v.meta {
 		v.seq++
 		known := v.meta.Record
@@ -216,7 +227,8 @@ func (c *Core) save() {
 
 // persisted records that the store holds every Save up to seq.
 func (c *Core) persisted(seq uint64) {
-	v := &c.saving
+	v := c.saving
+	c.assert(v != nil, "there is no store that could report save %d", seq)
 	c.assert(seq <= v.seq, "the store reports save %d, the last was %d", seq, v.seq)
 	if seq <= v.durableSeq {
 		return
@@ -242,7 +254,7 @@ func (c *Core) persisted(seq uint64) {
 // to there, or the copy was released.
 func (c *Core) Checkpoint(index uint64) (State, bool) {
 	epoch, ok := c.log.epochAt(index)
-	if !ok || !c.hasState || index > c.applied {
+	if !ok || !c.hasState || index > c.applied || c.saving == nil {
 		return State{}, false
 	}
 	return State{
@@ -253,9 +265,12 @@ func (c *Core) Checkpoint(index uint64) (State, bool) {
 
 // recovered adopts the content of the store.
 func (c *Core) recovered(ev Recovered) {
-	c.assert(c.cfg.Durable && c.saving.seq == 0 && c.term == Term{}, "recovered is not the first event")
+	c.assert(c.saving != nil && c.saving.seq == 0 && c.term == Term{}, "recovered is not the first event")
 	st := ev.State
-	c.term, c.freshTerm, c.restoring = st.Term, st.Fresh, st.Far
+	c.term, c.freshTerm = st.Term, st.Fresh
+	if st.Far != (Term{}) {
+		c.needRecovery().restoring = st.Far
+	}
 	c.rec = resolver.Record{Generation: st.Gen}
 	if st.Record != "" {
 		err := c.readRecord(st.Record, st.Proposed)
@@ -281,9 +296,9 @@ func (c *Core) recovered(ev Recovered) {
 			s.leader = c.rec.Active
 		}
 	}
-	v := &c.saving
+	v := c.saving
 	v.meta, v.givenIndex, v.durable = c.meta(), c.log.last(), c.log.last()
-	c.recoveredLast = c.log.last()
+	v.recoveredLast = c.log.last()
 	c.out.Changed = true
 	c.get()
 }

@@ -11,7 +11,7 @@ import (
 
 // stored returns a host whose store holds entries 1 to 4 of epoch 1; entry 1 is committed.
 func stored(t *testing.T, self resolver.Host) *Core {
-	c := New(Config{Name: "svc", Self: self, Durable: true})
+	c := New(self, Config{Name: "svc", Durable: true})
 	st := State{Meta: Meta{Term: Term{0, 1}, Copy: true}, Commit: 1}
 	for i := range uint64(4) {
 		st.Entries = append(st.Entries, Entry{Index: i + 1, Epoch: 1, Kind: Command})
@@ -143,13 +143,13 @@ func TestStoredActive(t *testing.T) {
 
 // A host that the record names but that has no copy does not become active and does not count.
 func TestStoreIsGone(t *testing.T) {
-	c := New(Config{Name: "svc", Self: storedA, Durable: true})
+	c := New(storedA, Config{Name: "svc", Durable: true})
 	c.Step(time.Second, Got{Record: storedRecord(1, 1, storedA)})
 	r := c.Ready()
 	require.Equal(t, Out, c.Role())
 	require.Nil(t, r.CAS)
 
-	c = New(Config{Name: "svc", Self: storedB, Durable: true})
+	c = New(storedB, Config{Name: "svc", Durable: true})
 	c.Step(time.Second, Got{Record: storedRecord(1, 1, storedA)})
 	c.Step(time.Second, Recv{Msg{Type: MsgAppend, From: storedA, Term: Term{0, 1}, Prev: 4, PrevEpoch: 1, Commit: 4, Round: 1}})
 	r = c.Ready()

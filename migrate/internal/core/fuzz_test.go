@@ -110,7 +110,7 @@ func FuzzStep(f *testing.F) {
 	f.Add(all, true)
 	f.Add(all, false)
 	f.Fuzz(func(t *testing.T, b []byte, active bool) {
-		c := New(Config{Name: "svc", Self: fuzzA, Standbys: 1})
+		c := New(fuzzA, Config{Name: "svc", Standbys: 1})
 		now := time.Second
 		step := func(ev Event) {
 			commit, had := c.Commit(), c.HasState()

@@ -98,7 +98,7 @@ func (c *Core) joinTimeout(p *peer) time.Duration {
 // the host that takes over from it is in that set.
 func (c *Core) mayPropose() bool {
 	m := c.active.move
-	return c.prop == nil && c.lost == nil && c.now >= c.proposeAfter && !c.storeStalled() &&
+	return c.prop == nil && !c.Lost() && c.now >= c.proposeAfter && !c.storeStalled() &&
 		(m == nil || m.stage < moveTransferring && !m.transferDue)
 }
 

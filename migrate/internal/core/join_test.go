@@ -13,7 +13,7 @@ import (
 // acknowledged under the same number.
 func TestInvitationToAnotherIncarnation(t *testing.T) {
 	for _, stable := range []bool{false, true} {
-		c := New(Config{Name: "svc", Self: storedB, Durable: stable})
+		c := New(storedB, Config{Name: "svc", Durable: stable})
 		rec := storedRecord(1, 1, storedA)
 		rec.ISR = []resolver.Host{storedA}
 		// joins are the answers to an invitation to an incarnation.
@@ -41,7 +41,7 @@ func TestInvitationToAnotherIncarnation(t *testing.T) {
 
 // Invited and joining hosts have no lag: commits do not wait for them.
 func TestLagsOfMembers(t *testing.T) {
-	c := New(Config{Name: "svc", Self: storedA, Standbys: 1})
+	c := New(storedA, Config{Name: "svc", Standbys: 1})
 	c.Step(0, Create{})
 	rec := c.Ready().CAS.Next
 	rec.Generation, rec.Version = 1, 1
@@ -54,7 +54,7 @@ func TestLagsOfMembers(t *testing.T) {
 
 // A host without a copy in an earlier term may have got one since: it stays if the in-sync set must not shrink.
 func TestLeaveOfEarlierTerm(t *testing.T) {
-	c := New(Config{Name: "svc", Self: storedA, Standbys: 1, MinInSync: 2})
+	c := New(storedA, Config{Name: "svc", Standbys: 1, MinInSync: 2})
 	c.Step(0, Create{})
 	rec := c.Ready().CAS.Next
 	rec.Generation, rec.Version, rec.Epoch, rec.ISR = 1, 1, 2, []resolver.Host{storedA, storedB}
@@ -76,7 +76,7 @@ func TestLeaveOfEarlierTerm(t *testing.T) {
 
 // A message has at most AppendBytes of entries, or one entry.
 func TestSizeOfAppend(t *testing.T) {
-	c := New(Config{Name: "svc", Self: storedA, Standbys: 1, AppendBytes: 1000})
+	c := New(storedA, Config{Name: "svc", Standbys: 1, AppendBytes: 1000})
 	c.Step(0, Create{})
 	rec := c.Ready().CAS.Next
 	rec.Generation, rec.Version, rec.ISR = 1, 1, []resolver.Host{storedA, storedB}
@@ -97,7 +97,7 @@ func TestSizeOfAppend(t *testing.T) {
 
 // A release that belongs to an earlier invitation says nothing about the copy that a host holds for the present one.
 func TestReleaseOfAnEarlierInvitation(t *testing.T) {
-	c := New(Config{Name: "svc", Self: storedB})
+	c := New(storedB, Config{Name: "svc"})
 	rec := storedRecord(1, 1, storedA)
 	rec.ISR = []resolver.Host{storedA}
 	recv := func(m Msg) Ready {
@@ -122,7 +122,7 @@ func TestReleaseOfAnEarlierInvitation(t *testing.T) {
 // under load everything would be sent many times.
 func TestResendsAreNotMultiplied(t *testing.T) {
 	now := time.Duration(0)
-	c := New(Config{Name: "svc", Self: storedA, Standbys: 1})
+	c := New(storedA, Config{Name: "svc", Standbys: 1})
 	c.Step(now, Create{})
 	rec := c.Ready().CAS.Next
 	rec.Generation, rec.Version = 1, 1
@@ -157,7 +157,7 @@ func TestResendsAreNotMultiplied(t *testing.T) {
 // What a host acknowledged under an earlier invitation does not count under the present one: it may have dropped that copy
 // since.
 func TestAcksOfAnEarlierInvitation(t *testing.T) {
-	c := New(Config{Name: "svc", Self: storedA, Standbys: 1})
+	c := New(storedA, Config{Name: "svc", Standbys: 1})
 	c.Step(0, Create{})
 	rec := c.Ready().CAS.Next
 	rec.Generation, rec.Version = 1, 1
@@ -185,7 +185,7 @@ func TestAcksOfAnEarlierInvitation(t *testing.T) {
 func TestRestoreNeverReturns(t *testing.T) {
 	now := time.Duration(0)
 	storedC := resolver.Host{ID: "c", Incarnation: 1, Addr: "c:1"}
-	c := New(Config{Name: "svc", Self: storedA, Standbys: 1})
+	c := New(storedA, Config{Name: "svc", Standbys: 1})
 	var (
 		msgs    []Outgoing
 		reports []error

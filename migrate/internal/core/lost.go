@@ -20,6 +20,40 @@ import (
 //
 // Where neither is possible, only a person can decide: see [Reset].
 
+// recovery is the state that a host needs to bring a lost record back, and to take over after an inquiry. It is created when
+// there is reason for either, which for most services is never.
+type recovery struct {
+	lost      *lost         // the resolver has lost the record; nil: not as far as known
+	restoring Term          // the last term that this host proposed for a restored record
+	nextAsk   time.Duration // no other inquiry before this time
+	asking    bool          // an inquiry among hosts is pending
+	gaveWay   bool          // its answers do not count: another host may act on an answer of this one
+	alone     bool          // some members did not answer the last one
+}
+
+// read returns the state for reading; it is zero if there is none.
+func (r *recovery) read() recovery {
+	if r == nil {
+		return recovery{}
+	}
+	return *r
+}
+
+// found notes that the resolver has the record.
+func (r *recovery) found() {
+	if r != nil {
+		r.lost = nil
+	}
+}
+
+// needRecovery returns the state for changing.
+func (c *Core) needRecovery() *recovery {
+	if c.recovery == nil {
+		c.recovery = new(recovery)
+	}
+	return c.recovery
+}
+
 // lost is what the resolver has instead of the record that this host knows.
 type lost struct{ rec resolver.Record } // zero: nothing
 
@@ -37,21 +71,21 @@ func (c *Core) noticeLoss(r resolver.Record, asked known) {
 	case r.Version == 0 || r.Generation != asked.generation || r.Version < asked.version:
 	case TermOf(r).Compare(TermOf(c.rec)) < 0: // it has gone back, and forward another way
 	default:
-		c.lost = nil
+		c.recovery.found()
 		return
 	}
 	if c.rec.Active.ID == "" {
 		return // the service had ended
 	}
-	if l := c.lost; l != nil && l.rec.Generation == r.Generation && l.rec.Version == r.Version {
+	if l := c.recovery.read().lost; l != nil && l.rec.Generation == r.Generation && l.rec.Version == r.Version {
 		return
 	}
-	c.lost = &lost{rec: r}
+	c.needRecovery().lost = &lost{rec: r}
 	c.out.Changed = true
 }
 
 // Lost reports whether the resolver has lost the record of this service, or has an older one, which is not yet repaired.
-func (c *Core) Lost() bool { return c.lost != nil }
+func (c *Core) Lost() bool { return c.recovery != nil && c.recovery.lost != nil }
 
 // restorable returns the in-sync set to restore: the members that hold a copy. ok is false unless all have answered.
 func (c *Core) restorable(members []resolver.Host, answers []Answer) (isr []resolver.Host, ok bool) {
@@ -77,12 +111,13 @@ func (c *Core) members() []resolver.Host { return append(c.nextRec().ISR, c.prop
 
 // proposeRestore proposes the record of an in-sync set that the resolver has lost.
 func (c *Core) proposeRestore(isr []resolver.Host) {
-	l := c.lost
-	c.restoring = c.farTerm(TermOf(c.rec), TermOf(l.rec), c.restoring)
+	r := c.recovery
+	has := r.lost.rec
+	r.restoring = c.farTerm(TermOf(c.rec), TermOf(has), r.restoring)
 	next := resolver.Record{
-		Generation: l.rec.Generation, Loss: c.restoring.Loss, Epoch: c.restoring.Epoch, Active: c.self, ISR: isr,
+		Generation: has.Generation, Loss: r.restoring.Loss, Epoch: r.restoring.Epoch, Active: c.self, ISR: isr,
 	}
-	c.propose(proposal{kind: propRestore, expect: l.rec.Version, next: next})
+	c.propose(proposal{kind: propRestore, expect: has.Version, next: next})
 }
 
 // farTerm is a term above this host's own and those of seen, in an epoch that no other host begins: it ends in a number of
@@ -124,9 +159,10 @@ type Answer struct {
 
 // Answer is this host's answer to an inquiry by another. Of two hosts that ask each other at the same time, one gives way.
 func (c *Core) Answer(to resolver.Host) Answer {
-	wins := c.asking && c.self.ID < to.ID
-	if c.asking && !wins {
-		c.gaveWay = true
+	asking := c.recovery.read().asking
+	wins := asking && c.self.ID < to.ID
+	if asking && !wins {
+		c.recovery.gaveWay = true
 	}
 	a := c.OwnAnswer()
 	a.Pending = a.Pending || wins
@@ -172,10 +208,11 @@ func firstStamp(nonce uint64) time.Duration {
 
 // ask begins an inquiry, if it is time for one: among the other members and all hosts that are present.
 func (c *Core) ask() bool {
-	if c.asking || c.now < c.nextAsk {
+	r := c.needRecovery()
+	if r.asking || c.now < r.nextAsk {
 		return false
 	}
-	c.asking, c.gaveWay, c.nextAsk = true, false, c.now+c.cfg.FailureTimeout
+	r.asking, r.gaveWay, r.nextAsk = true, false, c.now+c.cfg.FailureTimeout
 	c.out.Ask = []resolver.Host{} // not nil: the others that are present are asked in any case
 	for _, h := range c.members() {
 		if !h.Same(c.self) {
@@ -196,15 +233,16 @@ func (c *Core) outOfTouch() bool {
 // answered takes over if no host knows better. If the record is lost, it restores it if all members of the in-sync set have
 // answered that they hold its state.
 func (c *Core) answered(answers []Answer) {
-	if !c.asking {
+	r := c.recovery
+	if r == nil || !r.asking {
 		return
 	}
-	c.asking = false
+	r.asking = false
 	if p := c.prop; p != nil && p.kind == propCreate {
 		c.clearCreate(answers)
 		return
 	}
-	if c.gaveWay {
+	if r.gaveWay {
 		return
 	}
 	for _, a := range answers {
@@ -225,17 +263,17 @@ func (c *Core) answered(answers []Answer) {
 	if !c.role.Active() && (c.standby.leaving || !member(c.rec.ISR, c.self) || TermOf(c.rec) != c.term || !c.leaderSilent()) {
 		return
 	}
-	if c.lost == nil && c.role.Active() {
+	if r.lost == nil && c.role.Active() {
 		return
 	}
 	isr, ok := c.restorable(c.members(), answers)
-	ok = (ok || c.lost == nil) && !slices.ContainsFunc(answers, c.lacks)
-	if c.alone != !ok {
-		c.alone, c.out.Changed = !ok, true
+	ok = (ok || r.lost == nil) && !slices.ContainsFunc(answers, c.lacks)
+	if r.alone != !ok {
+		r.alone, c.out.Changed = !ok, true
 	}
 	switch {
 	case !ok:
-	case c.lost == nil:
+	case r.lost == nil:
 		c.takeOverFar()
 	default:
 		c.proposeRestore(isr)
@@ -261,13 +299,17 @@ func (c *Core) clearCreate(answers []Answer) {
 // takeOverFar takes over after an inquiry. The resolver may have gone back to a record after which another host began the
 // next epoch, of which nobody has heard, so this host begins another one.
 func (c *Core) takeOverFar() {
-	c.restoring = c.farTerm(c.restoring)
+	r := c.recovery
+	r.restoring = c.farTerm(r.restoring)
 	next := c.takeOverRec()
-	next.Epoch = c.restoring.Epoch
+	next.Epoch = r.restoring.Epoch
 	c.propose(proposal{kind: propPromote, expect: c.rec.Version, next: next})
 }
 
 // Alone reports whether this host is a member of an in-sync set without an active host, but cannot take over: the resolver
 // has lost the record, and other members do not answer, or hosts that the record does not name hold later entries. Reset
 // continues with all that the host holds on which it is called.
-func (c *Core) Alone() bool { return c.alone && !c.role.Active() || c.alone && c.lost != nil }
+func (c *Core) Alone() bool {
+	r := c.recovery.read()
+	return r.alone && (r.lost != nil || !c.role.Active())
+}

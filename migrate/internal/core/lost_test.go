@@ -1,6 +1,7 @@
 package core
 
 import (
+	"reflect"
 	"testing"
 	"time"
 
@@ -11,7 +12,7 @@ import (
 
 // activePair returns an active host, which serves with one standby by record 2, and that record.
 func activePair(t *testing.T) (c *Core, rec resolver.Record) {
-	c = New(Config{Name: "svc", Self: storedA, Standbys: 1})
+	c = New(storedA, Config{Name: "svc", Standbys: 1})
 	c.Step(0, Create{At: 1_700_000_000_000})
 	first := c.Ready().CAS.Next
 	require.NotZero(t, first.Loss, "no other beginning has this loss")
@@ -219,4 +220,20 @@ func TestResetKeepsTheLog(t *testing.T) {
 	turn(c, time.Second, next, CASDone{Nonce: next.Nonce, Record: next, Outcome: CASOK})
 	require.True(t, c.Role().Active())
 	require.EqualValues(t, 5, c.Commit(), "four entries and the first of its own epoch")
+}
+
+// A host needs no recovery as long as no record is lost: while it serves, stands by, hands over and takes over.
+func TestHealthyIsSmall(t *testing.T) {
+	require.LessOrEqual(t, reflect.TypeFor[Core]().Size(), uintptr(1408), "the next size class of the allocator is 1536")
+	p := newPolicyPair(t, Config{Standbys: 1}, Config{Standbys: 1})
+	a, b := p.cores["a"], p.cores["b"]
+	p.join()
+	p.run(func() bool { return p.now > 5*time.Second }) // with checks of the record
+	p.step("a", Handoff{Target: storedB})
+	p.run(p.serves("b", 2))
+	p.run(func() bool { return p.now > 10*time.Second })
+	require.Nil(t, b.recovery)
+	p.cores["b"] = nil
+	p.run(p.serves("a", 1))
+	require.Nil(t, a.recovery)
 }

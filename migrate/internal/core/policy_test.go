@@ -22,8 +22,8 @@ type policyPair struct {
 func newPolicyPair(t *testing.T, a, b Config) *policyPair {
 	p := &policyPair{t: t, now: time.Second, cores: map[string]*Core{}, reports: map[string][]string{}}
 	for self, cfg := range map[resolver.Host]Config{storedA: a, storedB: b} {
-		cfg.Name, cfg.Self = "svc", self
-		p.cores[self.ID] = New(cfg)
+		cfg.Name = "svc"
+		p.cores[self.ID] = New(self, cfg)
 	}
 	return p
 }
@@ -168,7 +168,7 @@ func TestPolicyEqual(t *testing.T) {
 
 // A host reports each policy of another one once, and one that has changed again. An older version sends no policy.
 func TestPolicyOnce(t *testing.T) {
-	c := New(Config{Name: "svc", Self: storedB, Standbys: 1})
+	c := New(storedB, Config{Name: "svc", Standbys: 1})
 	rec := storedRecord(1, 1, storedA)
 	reports := func(ty Type, copies, minInSync uint64) (reports, answers int) {
 		c.Step(0, Recv{Msg{Type: ty, From: storedA, Term: Term{0, 1}, Record: &rec, Index: 1, Prev: copies, PrevEpoch: minInSync}})

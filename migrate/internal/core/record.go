@@ -106,8 +106,9 @@ func (c *Core) proposeReset(rec resolver.Record, at int64) {
 	}
 	if TermOf(next).Compare(c.term) <= 0 || rec.Version > 0 && at > 0 {
 		// The resolver may have gone back to before another reset, whose term belonged to another host.
-		c.restoring = c.farTerm(TermOf(rec), c.restoring)
-		next.Loss, next.Epoch = c.restoring.Loss+1, c.restoring.Epoch
+		r := c.needRecovery()
+		r.restoring = c.farTerm(TermOf(rec), r.restoring)
+		next.Loss, next.Epoch = r.restoring.Loss+1, r.restoring.Epoch
 	}
 	c.freshTerm = TermOf(next)
 	doubt := c.prop // with a higher loss it does not matter, unless the reset is given up
@@ -137,16 +138,19 @@ func (c *Core) cancelReset() {
 
 func (c *Core) setRecord(r resolver.Record) {
 	c.rec = r
-	if c.cfg.Durable {
-		c.recText = c.encode(r)
+	if c.saving != nil {
+		c.saving.recText = c.encode(r)
 	}
 }
 
 // setProposed sets the hosts that may be in the in-sync set besides those of the record.
 func (c *Core) setProposed(hosts []resolver.Host) {
-	c.proposed, c.proposedText = hosts, ""
-	if c.cfg.Durable && len(hosts) > 0 {
-		c.proposedText = c.encode(hosts)
+	c.proposed = hosts
+	if v := c.saving; v != nil {
+		v.proposedText = ""
+		if len(hosts) > 0 {
+			v.proposedText = c.encode(hosts)
+		}
 	}
 }
 
@@ -291,7 +295,7 @@ func (c *Core) tickRecord() {
 	case p == nil || p.inFlight || c.now < p.retryAt || !c.metaDurable():
 	case p.kind == propCreate && p.expect == 0 && p.next.Loss > 0 && p.tries > 0 && !p.cleared:
 		c.ask() // the resolver may have lost another host's record since
-		p.retryAt = c.nextAsk
+		p.retryAt = c.recovery.nextAsk
 	default:
 		p.inFlight, p.cleared = true, false
 		p.tries++
@@ -370,7 +374,7 @@ func (c *Core) got(ev Got) {
 	before := c.rec.Version
 	if !c.role.Active() && c.prop == nil && c.regenerated(ev.Record) {
 		c.setRecord(ev.Record)
-		c.lost = nil
+		c.recovery.found()
 	}
 	c.learn(ev.Record)
 	c.noticeLoss(ev.Record, c.asked)
@@ -395,7 +399,7 @@ func (c *Core) dropIfRemoved(r resolver.Record) {
 	s.dropping = false
 	switch {
 	case c.role != Out || s.removedAt == 0:
-	case c.lost == nil && r.Generation == c.rec.Generation && r.Version == c.rec.Version && !member(r.ISR, c.self):
+	case !c.Lost() && r.Generation == c.rec.Generation && r.Version == c.rec.Version && !member(r.ISR, c.self):
 		c.release()
 	default:
 		s.removedAt = c.now
@@ -424,7 +428,9 @@ func (c *Core) learn(r resolver.Record) {
 		return
 	}
 	c.setRecord(r)
-	c.lost, c.alone = nil, false
+	if v := c.recovery; v != nil {
+		v.lost, v.alone = nil, false
+	}
 	c.out.Changed = true
 	done := c.prop
 	if done != nil && (forgot || r.Version > done.expect) {
@@ -484,7 +490,9 @@ func (c *Core) follow(t Term, leader resolver.Host) {
 	c.term = t
 	c.out.Changed = true
 	if c.hasState && c.loss != t.Loss {
-		c.saving.aside = c.role != Out && c.log.last() > 0 // the service began anew
+		if c.role != Out && c.log.last() > 0 {
+			c.keepAside() // the service began anew
+		}
 		c.release()
 	}
 	s := &c.standby

@@ -306,8 +306,8 @@ func (s *scenario) start(a string) {
 	inc := uint64(slices.Index(s.names, a)+1)*1000 + h.inc // differs between hosts
 	h.self = resolver.Host{ID: a, Incarnation: inc, Addr: a}
 	cfg := s.cfg
-	cfg.Name, cfg.Self = "svc", h.self
-	h.core, h.up, h.role, h.term, h.snaps = New(cfg), true, Out, Term{}, make(map[uint64]Captured)
+	cfg.Name = "svc"
+	h.core, h.up, h.role, h.term, h.snaps = New(h.self, cfg), true, Out, Term{}, make(map[uint64]Captured)
 	h.halted, h.suspended = false, false
 	if again {
 		s.printf("%s starts anew", a)

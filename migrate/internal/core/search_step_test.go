@@ -239,7 +239,8 @@ func (x *search) generation(s searchState) uint64 {
 // inquire lets host i, which asks the others, get the answers of some of them.
 func (x *search) inquire(s searchState, i int, emit func(searchState, string)) {
 	c := x.nodes[s.node[i]]
-	if x.forgets == 0 || !c.asking || slices.ContainsFunc(s.net, func(id uint32) bool { m := x.msgs[id]; return m.heard != nil && m.to == i }) {
+	answered := func(id uint32) bool { m := x.msgs[id]; return m.heard != nil && m.to == i }
+	if x.forgets == 0 || !c.recovery.read().asking || slices.ContainsFunc(s.net, answered) {
 		return
 	}
 	for others := range 1 << searchHosts {
@@ -275,7 +276,7 @@ func (x *search) tidy(s *searchState) {
 		c := x.nodes[s.node[m.to]]
 		switch {
 		case m.heard != nil:
-			return c.self.Incarnation != m.inc || !c.asking
+			return c.self.Incarnation != m.inc || !c.recovery.read().asking
 		case m.cas != nil && m.answer == nil:
 			// The answer to a late change has nothing that reading the record does not show.
 			return x.forgets == 0 && m.cas.Expect != x.recs[s.rec].Version && (c.self.Incarnation != m.inc || c.prop == nil)

@@ -164,13 +164,11 @@ func searchHost(i int, inc uint64) resolver.Host {
 }
 
 func (x *search) fresh(i int, inc uint64) *Core {
-	cfg := Config{
-		Name: "svc", Self: searchHost(i, inc), Standbys: *searchStandbys, MinInSync: *searchMin, Durable: x.stores,
-	}
+	cfg := Config{Name: "svc", Standbys: *searchStandbys, MinInSync: *searchMin, Durable: x.stores}
 	if x.slow > 0 {
 		cfg.KeepBytes = 1
 	}
-	return New(cfg)
+	return New(searchHost(i, inc), cfg)
 }
 
 // start is the first state: the service on a, b in sync, no message in flight.
@@ -195,8 +193,9 @@ func (x *search) start() searchState {
 			p := c.addPeer(searchHost(1, 1))
 			p.member, p.stage, p.match, p.next, p.round = true, streaming, 1, 2, 1
 		}
-		v := &c.saving
-		v.meta, v.givenIndex, v.durable = c.meta(), c.log.last(), c.log.last()
+		if v := c.saving; v != nil {
+			v.meta, v.givenIndex, v.durable = c.meta(), c.log.last(), c.log.last()
+		}
 		s.node[i] = x.internNode(c, c.written())
 	}
 	s.rec = x.internRec(rec)

@@ -11,22 +11,22 @@ import (
 type standbyState struct {
 	leader         resolver.Host // the active host of this term; zero: not known
 	heard          time.Duration // when the leader was last heard
-	down           bool          // the leader's process seems to be gone
+	contact        time.Duration // when this host sent the last acknowledgement that the leader has echoed; 0: never
+	removedAt      time.Duration // when this host was removed from the in-sync set; 0: it was not
+	nextLeave      time.Duration // when to ask again to be removed
 	invitation     uint64        // number of the accepted invitation; 0: none in this term
 	matched        uint64        // the log equals the leader's up to here; acknowledged once the store holds it
 	ackedIndex     uint64        // last acknowledged index
 	round          uint64        // last heartbeat round received
+	fetch          *Fetch
+	down           bool // the leader's process seems to be gone
 	ackDue         bool
 	ackNow         bool // acknowledge even if the store holds nothing new
 	resend         bool // ask the leader to resend
-	fetch          *Fetch
-	checkingActive bool          // a read of the record is pending because the leader is silent
-	contact        time.Duration // when this host sent the last acknowledgement that the leader has echoed; 0: never
-	dropping       bool          // a read of the record is pending because the copy here is no longer needed
-	removedAt      time.Duration // when this host was removed from the in-sync set; 0: it was not
+	checkingActive bool // a read of the record is pending because the leader is silent
+	dropping       bool // a read of the record is pending because the copy here is no longer needed
 	leaving        bool
-	nextLeave      time.Duration // when to ask again to be removed
-	halted         bool          // see Halted
+	halted         bool // see Halted
 }
 
 // recv handles a message. It answers an active host of a lower term with the record that deposed it.
@@ -273,7 +273,7 @@ func (c *Core) takeOverIfSilent(before uint64) {
 		c.proposeAfter = c.now + c.cfg.Heartbeat
 		return // this host does not know the record of its term
 	}
-	if c.lost != nil && member(c.rec.ISR, c.self) {
+	if c.Lost() && member(c.rec.ISR, c.self) {
 		if c.prop != nil || !c.ask() {
 			c.proposeAfter = c.now + c.cfg.Heartbeat
 		}
@@ -347,7 +347,7 @@ func (c *Core) failedTakeovers() (others, own int) {
 		switch {
 		case e.Kind != EpochStart:
 			waits = true
-		case e.Index <= c.recoveredLast:
+		case c.saving != nil && e.Index <= c.saving.recoveredLast:
 		case e.Low == c.self.Incarnation:
 			own++
 		case waits && e.Low != 0 && !slices.Contains(dead, e.Low):
@@ -391,7 +391,7 @@ func (c *Core) tickStandby() {
 		s.fetch, s.invitation = nil, 0
 		c.setRole(Out)
 	case (c.role == Standby || c.role == Joining) && c.hasState && c.prop == nil &&
-		!s.checkingActive && !c.asking && c.now >= c.proposeAfter && c.leaderSilent():
+		!s.checkingActive && !c.recovery.read().asking && c.now >= c.proposeAfter && c.leaderSilent():
 		s.checkingActive = true
 		c.get()
 	}
@@ -413,7 +413,7 @@ func (c *Core) deadlineStandby(at func(time.Duration)) {
 		at(s.heard + c.cfg.JoinTimeout)
 	case (c.role == Standby || c.role == Joining) && c.now < c.proposeAfter:
 		at(c.proposeAfter)
-	case (c.role == Standby || c.role == Joining) && c.prop == nil && !s.checkingActive && !c.asking:
+	case (c.role == Standby || c.role == Joining) && c.prop == nil && !s.checkingActive && !c.recovery.read().asking:
 		// Check again at each step of the ranks.
 		for d := c.cfg.FailureTimeout; ; d += c.cfg.RankDelay {
 			if s.heard+d > c.now {

@@ -67,6 +67,13 @@ func (c *Core) supersede() {
 	c.send(leader, Msg{Type: MsgLeave, Round: invitation, Flag: true, Commit: last.Index})
 }
 
+// keepAside has the store, if any, keep what the next Save replaces.
+func (c *Core) keepAside() {
+	if c.saving != nil {
+		c.saving.aside = true
+	}
+}
+
 // reportReplaced reports the copy here, which snapshot m replaces, if the service lacks or may lack what it holds.
 func (c *Core) reportReplaced(m Msg) {
 	maybe := beyond(c.term.Epoch, c.place(c.commit).Epoch)
@@ -76,6 +83,8 @@ func (c *Core) reportReplaced(m Msg) {
 }
 
 func (c *Core) reportSuperseded(holder, active resolver.Host, last uint64, maybe bool) {
-	c.saving.aside = c.saving.aside || holder.Same(c.self)
+	if holder.Same(c.self) {
+		c.keepAside()
+	}
 	c.out.Reports = append(c.out.Reports, &Superseded{Holder: holder, Active: active, Last: last, Maybe: maybe})
 }

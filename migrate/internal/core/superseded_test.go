@@ -11,7 +11,7 @@ import (
 
 // holder returns host b, whose store holds entries 1 to 4 of epoch 1, of which 3 are committed.
 func holder() *Core {
-	c := New(Config{Name: "svc", Self: storedB, Durable: true})
+	c := New(storedB, Config{Name: "svc", Durable: true})
 	st := State{Meta: Meta{Term: Term{0, 1}, Copy: true}, Commit: 3}
 	for i := range uint64(4) {
 		st.Entries = append(st.Entries, Entry{Index: i + 1, Epoch: 1, Kind: Command})
@@ -160,7 +160,7 @@ func TestInquiriesOverlap(t *testing.T) {
 	b, _ := askedAfterRestart(t)
 	low, high := resolver.Host{ID: "a", Incarnation: 1}, resolver.Host{ID: "c", Incarnation: 1}
 	require.True(t, b.Answer(high).Pending, "the other one gives way")
-	require.False(t, b.gaveWay)
+	require.False(t, b.recovery.read().gaveWay)
 	require.False(t, b.Answer(low).Pending)
 	b.Step(b.now, Answers{})
 	require.False(t, b.Pending(), "this one has given way")
@@ -169,7 +169,7 @@ func TestInquiriesOverlap(t *testing.T) {
 // After a restart a host knows its record and the hosts that it has proposed, although the resolver has nothing left.
 func TestStoredRecord(t *testing.T) {
 	third := resolver.Host{ID: "c", Incarnation: 1, Addr: "c:1"}
-	c := New(Config{Name: "svc", Self: storedA, Standbys: 2, Durable: true})
+	c := New(storedA, Config{Name: "svc", Standbys: 2, Durable: true})
 	var disk State
 	run := func() (cas *CAS) {
 		for {
@@ -197,7 +197,7 @@ func TestStoredRecord(t *testing.T) {
 	c.proposeAdd(p)
 	require.NotNil(t, run())
 
-	again := New(Config{Name: "svc", Self: storedA, Standbys: 2, Durable: true, Nonce: 9})
+	again := New(storedA, Config{Name: "svc", Standbys: 2, Durable: true, Nonce: 9})
 	again.Step(0, Recovered{State: disk})
 	require.Equal(t, rec, again.Record())
 	require.Equal(t, []resolver.Host{storedA, storedB, third}, again.members(), "the change may have been made")
@@ -205,7 +205,7 @@ func TestStoredRecord(t *testing.T) {
 
 // An active host that removes a member commits without it only when its store holds the record.
 func TestCommitWaitsForTheRecord(t *testing.T) {
-	c := New(Config{Name: "svc", Self: storedA, Standbys: 1, Durable: true})
+	c := New(storedA, Config{Name: "svc", Standbys: 1, Durable: true})
 	c.Step(0, Create{At: 1_700_000_000_000})
 	c.Step(0, Persisted{c.Ready().Save.Seq})
 	first := c.Ready().CAS.Next

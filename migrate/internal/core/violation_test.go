@@ -26,7 +26,7 @@ func TestViolationStops(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := New(Config{Name: "svc", Self: storedA})
+			c := New(storedA, Config{Name: "svc"})
 			now := time.Second
 			c.Step(now, Create{})
 			rec := c.Ready().CAS.Next
@@ -53,7 +53,7 @@ func TestViolationStops(t *testing.T) {
 
 // A panic that is no broken invariant passes through.
 func TestOtherPanicPasses(t *testing.T) {
-	c := New(Config{Name: "svc", Self: storedA})
+	c := New(storedA, Config{Name: "svc"})
 	c.active.peers = []*peer{nil}
 	require.Panics(t, func() { c.Step(0, PeerReset{Host: storedB}) })
 	require.NoError(t, c.Err())

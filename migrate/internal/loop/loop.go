@@ -3,15 +3,16 @@
 package loop
 
 import (
+	"errors"
 	"math"
 	"sync"
 )
 
 // Owner is the one whose work a [Loop] does, never on two goroutines at a time.
-type Owner[T any] interface {
-	// Handle does what a batch asks for. lent is true if the goroutine was lent by a caller of Work. After an error the loop
-	// has stopped, and Handle has disposed of what it did not do.
-	Handle(batch []T, lent bool) error
+type Owner[T, L any] interface {
+	// Handle does what a batch asks for. lent describes the goroutine if a caller of Work has lent it; else it is zero. After
+	// an error other than ErrReleased the loop has stopped, and Handle has disposed of what it did not do.
+	Handle(batch []T, lent L) error
 	// Refuse disposes of items that the loop will not handle any more.
 	Refuse(items []T)
 	// Halted is called once, with the error of Handle, when the loop has stopped for it.
@@ -19,9 +20,9 @@ type Owner[T any] interface {
 }
 
 // Loop takes what has come in as one batch, so that under load messages, acknowledgements and replies travel together, while
-// a single one waits for nothing. It is safe for concurrent use.
-type Loop[T any] struct {
-	owner Owner[T]
+// a single one waits for nothing. T is what comes in, L describes a goroutine that is lent. It is safe for concurrent use.
+type Loop[T, L any] struct {
+	owner Owner[T, L]
 	tasks *sync.WaitGroup // counts the goroutines at work
 	pool  *sync.Pool      // of empty inboxes: an idle loop has none
 
@@ -41,7 +42,7 @@ const maxPooled = 4096
 func NewPool[T any]() *sync.Pool { return &sync.Pool{New: func() any { return new([]T) }} }
 
 // Init sets up a loop. If held, it does not work before Begin is called.
-func (l *Loop[T]) Init(owner Owner[T], tasks *sync.WaitGroup, pool *sync.Pool, held bool) {
+func (l *Loop[T, L]) Init(owner Owner[T, L], tasks *sync.WaitGroup, pool *sync.Pool, held bool) {
 	l.owner, l.tasks, l.pool, l.running = owner, tasks, pool, held
 	if held {
 		tasks.Add(1)
@@ -49,10 +50,13 @@ func (l *Loop[T]) Init(owner Owner[T], tasks *sync.WaitGroup, pool *sync.Pool, h
 }
 
 // Begin lets a loop that was held work, on the caller's goroutine for a while.
-func (l *Loop[T]) Begin() { l.run(lentRounds, false) }
+func (l *Loop[T, L]) Begin() {
+	var none L
+	l.run(lentRounds, none)
+}
 
 // Put leaves something for the loop, which the caller must then see to work. It is refused if the loop has stopped.
-func (l *Loop[T]) Put(it T) {
+func (l *Loop[T, L]) Put(it T) {
 	l.mu.Lock()
 	if l.stopped {
 		l.mu.Unlock()
@@ -67,7 +71,7 @@ func (l *Loop[T]) Put(it T) {
 }
 
 // Work does on the caller's goroutine what there is to do, if nobody does it, for a few batches.
-func (l *Loop[T]) Work(lent bool) {
+func (l *Loop[T, L]) Work(lent L) {
 	l.mu.Lock()
 	idle := !l.running && l.inbox != nil
 	if idle {
@@ -80,8 +84,18 @@ func (l *Loop[T]) Work(lent bool) {
 	}
 }
 
+// ErrReleased is the error of a call of Handle that Release has relieved of the loop.
+var ErrReleased = errors.New("another goroutine works for the loop")
+
+// Release relieves a call of Handle of the loop, because it may take long: another goroutine handles what has come in. The
+// call must not touch what belongs to the loop any more, and return ErrReleased.
+func (l *Loop[T, L]) Release() {
+	var none L
+	go l.run(math.MaxInt, none)
+}
+
 // Len is the number of items that wait to be handled.
-func (l *Loop[T]) Len() int {
+func (l *Loop[T, L]) Len() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.inbox == nil {
@@ -91,7 +105,7 @@ func (l *Loop[T]) Len() int {
 }
 
 // Stop ends the loop after the present batch; what is left is refused.
-func (l *Loop[T]) Stop() {
+func (l *Loop[T, L]) Stop() {
 	l.mu.Lock()
 	l.stopped = true
 	var left []T
@@ -103,7 +117,7 @@ func (l *Loop[T]) Stop() {
 }
 
 // Discard ends a loop that was held and never began.
-func (l *Loop[T]) Discard() {
+func (l *Loop[T, L]) Discard() {
 	l.mu.Lock()
 	l.running = false
 	l.mu.Unlock()
@@ -112,7 +126,7 @@ func (l *Loop[T]) Discard() {
 }
 
 // takeInbox empties the inbox of a loop that has stopped; l.mu is held.
-func (l *Loop[T]) takeInbox() []T {
+func (l *Loop[T, L]) takeInbox() []T {
 	if l.inbox == nil {
 		return nil
 	}
@@ -121,7 +135,7 @@ func (l *Loop[T]) takeInbox() []T {
 	return left
 }
 
-func (l *Loop[T]) run(rounds int, lent bool) {
+func (l *Loop[T, L]) run(rounds int, lent L) {
 	for n := 0; ; n++ {
 		l.mu.Lock()
 		if l.inbox == nil || l.stopped {
@@ -134,14 +148,18 @@ func (l *Loop[T]) run(rounds int, lent bool) {
 		}
 		if n == rounds {
 			l.mu.Unlock()
-			go l.run(math.MaxInt, false)
+			l.Release()
 			return
 		}
 		inbox := l.inbox
 		l.inbox = nil
 		l.mu.Unlock()
 		batch := *inbox
-		if err := l.owner.Handle(batch, lent); err != nil {
+		switch err := l.owner.Handle(batch, lent); err {
+		case nil:
+		case ErrReleased:
+			return
+		default:
 			l.halt(err)
 			return
 		}
@@ -153,7 +171,7 @@ func (l *Loop[T]) run(rounds int, lent bool) {
 	}
 }
 
-func (l *Loop[T]) halt(err error) {
+func (l *Loop[T, L]) halt(err error) {
 	l.mu.Lock()
 	l.stopped, l.running = true, false
 	left := l.takeInbox()

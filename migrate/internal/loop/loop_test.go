@@ -12,7 +12,7 @@ import (
 // owner records what a loop of numbers does. Its fields are written by one goroutine at a time, and read when none is at
 // work.
 type owner struct {
-	Loop[int]
+	Loop[int, bool]
 	tasks sync.WaitGroup
 
 	batches [][]int
@@ -120,6 +120,65 @@ func TestLentRounds(t *testing.T) {
 		for i, lent := range o.lent {
 			require.Equal(t, i < lentRounds, lent, i)
 		}
+	})
+}
+
+// A call of Handle that takes long can be relieved of the loop: another goroutine, which is not lent, handles what comes in
+// while the call runs, and the loop does not notice when it returns.
+func TestRelease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOwner(false)
+		rest := make(chan struct{})
+		returned := false
+		o.during = func(batch []int) error {
+			if batch[0] != 1 {
+				return nil
+			}
+			o.put(2)
+			o.Release()
+			<-rest
+			return ErrReleased
+		}
+		o.put(1)
+		go func() { o.Work(true); returned = true }()
+		synctest.Wait()
+		require.Equal(t, [][]int{{1}, {2}}, o.batches)
+		require.Equal(t, []bool{true, false}, o.lent)
+		o.put(3)
+		o.Work(true)
+		require.Equal(t, []int{3}, o.batches[2])
+		o.tasks.Wait() // not for the call that was relieved
+		require.False(t, returned)
+		o.put(4)
+		close(rest)
+		synctest.Wait()
+		require.True(t, returned)
+		require.Len(t, o.batches, 3, "4 waits for Work: whoever was relieved does not handle it")
+		require.Equal(t, 1, o.Len())
+		require.Empty(t, o.halted)
+		o.Work(true)
+		require.Equal(t, []int{4}, o.batches[3])
+		o.tasks.Wait()
+	})
+}
+
+// A loop that is stopped while a call of Handle is relieved of it refuses what comes in.
+func TestStopAfterRelease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOwner(false)
+		o.during = func([]int) error {
+			o.put(2)
+			o.Stop()
+			o.Release()
+			synctest.Wait()
+			require.Equal(t, []int{2}, o.refused)
+			return ErrReleased
+		}
+		o.put(1)
+		o.Work(true)
+		o.tasks.Wait()
+		require.Equal(t, [][]int{{1}}, o.batches)
+		require.Empty(t, o.halted)
 	})
 }
 

@@ -67,8 +67,10 @@ func (m *Machine) Apply(e core.Entry) Result {
 	case core.HashCheck:
 		m.runHashCheck(e, &a)
 	}
-	for _, body := range m.emitted {
-		m.mixBytes(body)
+	if m.emitter != nil {
+		for _, body := range m.emitted {
+			m.mixBytes(body)
+		}
 	}
 	m.commit(e, s, &a)
 	return a
@@ -129,7 +131,7 @@ func (m *Machine) runOpen(e core.Entry, a *Result) *sessionSlot {
 // end calls SessionClosed for a session that entry e ends.
 func (m *Machine) end(s *sessionSlot, e core.Entry, a *Result) {
 	cmd := m.command(e)
-	cmd.Session, cmd.Seq, cmd.Key, cmd.Body, cmd.Emit = s.id, 0, s.key, nil, m.emit
+	cmd.Session, cmd.Seq, cmd.Key, cmd.Body, cmd.Emit = s.id, 0, s.key, nil, m.emits()
 	a.Ended = s.id
 	m.mu.Lock()
 	m.ending = s.id
@@ -166,7 +168,7 @@ func (m *Machine) runCommand(e core.Entry, a *Result) *sessionSlot {
 // execute calls the service's Apply.
 func (m *Machine) execute(e core.Entry, s *sessionSlot) (reply []byte, failed *transport.Error) {
 	cmd := m.command(e)
-	cmd.Key, cmd.Emit = s.key, m.emit
+	cmd.Key, cmd.Emit = s.key, m.emits()
 	reply, failed = m.callApply(cmd)
 	if failed == nil && len(reply) > m.lim.MaxReply {
 		failed = m.errorf(wire.CodeReplyGone, "session %d: command %d was executed, its reply of %d bytes is more than %d",
@@ -222,6 +224,14 @@ func (m *Machine) panicked(method string, v any) *transport.Error {
 	return m.errorf(wire.CodePanic, "%s panicked", method)
 }
 
+// emits returns the Emit of a command.
+func (m *Machine) emits() func([]byte) {
+	if m.emitter == nil {
+		m.emitter = &emitter{emit: m.onEmit}
+	}
+	return m.emit
+}
+
 func (m *Machine) onEmit(body []byte) {
 	switch {
 	case !m.applying:
@@ -235,6 +245,9 @@ func (m *Machine) onEmit(body []byte) {
 
 // publish moves the emitted events to the event log; m.mu is held.
 func (m *Machine) publish() {
+	if m.emitter == nil {
+		return
+	}
 	for i, body := range m.emitted {
 		m.events.push(m.time, body)
 		m.emitted[i] = nil

@@ -49,10 +49,15 @@ type Machine struct {
 
 	// The applier's own.
 	sum      uint64 // the running hash; during Apply, of a part of the entry
+	*emitter        // nil before the first command
+}
+
+// emitter collects the events of the current entry.
+type emitter struct {
+	emit     func([]byte) // onEmit
 	applying bool
 	emitted  [][]byte
-	tooLarge int // the size of an event of the current entry that exceeds the limit
-	emit     func([]byte)
+	tooLarge int // the size of an event that exceeds the limit
 }
 
 // Limits bounds the memory of a [Machine]; zero fields take their defaults. All except EventBytes affect the replicated
@@ -100,7 +105,6 @@ func New(service string, app App, lim Limits) *Machine {
 		events:  newEventLog(lim.EventBytes),
 	}
 	m.sessions.lim = &m.lim
-	m.emit = m.onEmit
 	return m
 }
 

@@ -206,7 +206,7 @@ func (r *Replica) activate(handedOver bool) error {
 
 // use takes a copy into use.
 func (r *Replica) use(m *machine.Machine) {
-	r.machine, r.applier = m, apply.New(m, r.env.Wake)
+	r.machine, r.applier = m, apply.New(m, r.env)
 }
 
 // drop lets go of the copy. A call of the service that runs has no effect any more.
@@ -251,9 +251,7 @@ func (r *Replica) Collect(a *apply.Applier) error {
 	if a != r.applier {
 		return nil // of a copy that was dropped
 	}
-	results := a.Collect()
-	for i := range results {
-		res := &results[i]
+	return a.Collect(func(res *machine.Result) error {
 		if res.Halt != nil {
 			return res.Halt
 		}
@@ -264,8 +262,8 @@ func (r *Replica) Collect(a *apply.Applier) error {
 			r.env.Diverged(res.Checked)
 		}
 		r.env.Applied(res)
-	}
-	return nil
+		return nil
+	})
 }
 
 // Propose orders an entry, if there is room.

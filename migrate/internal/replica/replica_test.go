@@ -59,7 +59,7 @@ func (e *testEnv) Report(error)                                 {}
 // serving is a replica that has made its service, with its first entry at the applier.
 func serving(t *testing.T) (*Replica, *testEnv) {
 	env := new(testEnv)
-	r := New(env, core.New(core.Config{Name: "svc", Self: resolver.Host{ID: "a", Incarnation: 1}}))
+	r := New(env, core.New(resolver.Host{ID: "a", Incarnation: 1}, core.Config{Name: "svc"}))
 	r.Step(core.Create{})
 	require.NoError(t, r.Settle())
 	require.NotNil(t, env.cas)
@@ -95,7 +95,7 @@ func TestCollectApplied(t *testing.T) {
 // Results that come when the core has dropped the copy, and the replica has not yet, belong to nothing.
 func TestCollectAfterDrop(t *testing.T) {
 	env := new(testEnv)
-	r := New(env, core.New(core.Config{Name: "svc", Self: resolver.Host{ID: "a", Incarnation: 1}}))
+	r := New(env, core.New(resolver.Host{ID: "a", Incarnation: 1}, core.Config{Name: "svc"}))
 	b := resolver.Host{ID: "b", Incarnation: 1}
 	rec := resolver.Record{Version: 1, Generation: 1, Epoch: 1, Active: b, ISR: []resolver.Host{b}}
 	recv := func(m core.Msg) {

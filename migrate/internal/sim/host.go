@@ -110,8 +110,8 @@ func (h *host) start() {
 		p.rate = int64(1024 * (1 + d*(2*w.rng.Float64()-1)))
 	}
 	cfg := w.prof.cfg
-	cfg.Name, cfg.Self, cfg.Durable, cfg.Nonce = service, p.self, h.disk != nil, uint64(w.rng.Uint32())
-	p.core = core.New(cfg)
+	cfg.Name, cfg.Durable, cfg.Nonce = service, h.disk != nil, uint64(w.rng.Uint32())
+	p.core = core.New(p.self, cfg)
 	p.replica = replica.New(p, p.core)
 	h.proc, h.last = p, p.self
 	w.tracef("%s starts", p.name())
