@@ -588,7 +588,7 @@ func (n *Node) announce(names []string, ttl time.Duration) error {
 	return err
 }
 
-// refusesHost reports whether a failed announcement requires intervention. Otherwise the resolver may be back soon.
+// refusesHost reports whether a failed announcement or change requires intervention. Otherwise the resolver may be back soon.
 func refusesHost(err error) bool {
 	return errors.Is(err, resolver.ErrRefused) || errors.Is(err, resolver.ErrInvalid) || transport.IsFinal(err)
 }

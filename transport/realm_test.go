@@ -141,6 +141,11 @@ func TestDialForRole(t *testing.T) {
 			c.Close()
 		}
 	}
+	plain := TCPConfig{InsecurePlaintext: true}
+	c, err := newTCP(t, plain).Dial(t.Context(), Peer{Addr: listenEcho(t, newTCP(t, plain)), Role: RoleHost, Services: "a"}, nil)
+	require.NoError(t, err)
+	require.Equal(t, RoleOpen, c.Peer().Role)
+	require.Empty(t, c.Peer().Services)
 }
 
 func TestPeerMay(t *testing.T) {

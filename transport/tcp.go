@@ -187,7 +187,9 @@ func (t *TCP) dial(ctx context.Context, to Peer, h Handler) (*conn, error) {
 // greet performs the handshake with a peer that this side has dialled.
 func (t *TCP) greet(ctx context.Context, base net.Conn, to Peer, h Handler) (*conn, error) {
 	nc, seal := base, (*sealer)(nil)
-	if t.client != nil {
+	if t.client == nil {
+		to.Role, to.Services = RoleOpen, "" // nothing is proved
+	} else {
 		cfg := t.client.Clone()
 		cfg.VerifyConnection = func(st tls.ConnectionState) error { return to.verify(st, t.members) }
 		v := t.door.enter(ctx, base)
