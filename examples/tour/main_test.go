@@ -76,7 +76,7 @@ func TestTourReportsExitOfChild(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, tr.await(t.Context(), dns))
 	dns.cmd.Process.Kill()
-	h, err := tr.addHost(tr.ready[dns], true)
+	h, err := tr.addHost(true)
 	require.NoError(t, err)
 	require.ErrorContains(t, tr.await(t.Context(), h), "has exited", "%s", &stderr)
 }
