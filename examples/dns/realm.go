@@ -69,8 +69,8 @@ func leaveCode(realm *transport.Realm, self transport.Peer, temporary bool) (atE
 		}
 		return atEnd
 	}
+	var code string
 	if err == nil {
-		var code string
 		if code, err = realm.Code(transport.RoleHost, self); err == nil {
 			err = cli.WriteCode(file, code)
 		}
@@ -81,7 +81,11 @@ func leaveCode(realm *transport.Realm, self transport.Peer, temporary bool) (atE
 	}
 	fmt.Println("dns: your programs on this machine need no code: they find it in", file)
 	if temporary {
-		atEnd = func() { os.Remove(file) }
+		atEnd = func() {
+			if b, _ := os.ReadFile(file); string(b) == code+"\n" { // not that of a later DNS
+				os.Remove(file)
+			}
+		}
 	}
 	return atEnd
 }

@@ -119,6 +119,21 @@ func TestRealmFile(t *testing.T) {
 	}
 }
 
+// A realm that ends with its DNS leaves no code behind.
+func TestTemporaryCode(t *testing.T) {
+	config := t.TempDir()
+	cmd := command(config, "-port", "0", "-state", filepath.Join(t.TempDir(), "names"))
+	lines, _ := startCommand(t, cmd)
+	_, self := codes(t, lines)
+	_, port, err := net.SplitHostPort(self.Addr)
+	require.NoError(t, err)
+	file := filepath.Join(config, "roam", "dns-"+port+".join")
+	require.FileExists(t, file)
+	require.NoError(t, cmd.Process.Signal(os.Interrupt))
+	require.NoError(t, cmd.Wait())
+	require.NoFileExists(t, file)
+}
+
 // A DNS that cannot leave its code says so and runs.
 func TestCodeNotLeft(t *testing.T) {
 	config := filepath.Join(t.TempDir(), "file")

@@ -31,8 +31,11 @@ func (f *Flags) Explain(err error) string {
 		return fmt.Sprintf("%s is being served, so there is nothing to reset. Use -s alone to stand by.", f.Service)
 	case errors.Is(err, migrate.ErrNoTarget):
 		return fmt.Sprintf("the chat %s has ended: no other host could take it over.", f.Service)
+	case errors.Is(err, transport.ErrNotMember) && f.Guest():
+		return "this needs the code for hosts, the first of the two that dns prints (-join CODE)."
 	case errors.Is(err, transport.ErrNotMember):
-		return "this needs a code for hosts, the first of the two that dns prints (-join CODE): " + Reason(err)
+		return fmt.Sprintf("a process of %s is not a member of the same realm. Restart those that were started with an old code, "+
+			"or with -open, with the code that dns prints now (%s)", f.Service, Reason(err))
 	case errors.Is(err, chatcore.ErrNameTaken):
 		return Printable(reason(err, chatcore.CodeNameTaken)) + ". Choose another name with -name. If you used this name " +
 			"before, it becomes free within two minutes, or at once with the same -identity."

@@ -192,7 +192,11 @@ func TestOtherRealm(t *testing.T) {
 	require.Contains(t, explain(f), "restarted with -open")
 
 	require.Contains(t, f.Explain(&noDNS{syscall.ECONNREFUSED}), "from its own machine only")
-	require.Contains(t, f.Explain(transport.Errorf(transport.CodeNotMember, "expected a host")), "a code for hosts")
+	refused := transport.Errorf(transport.CodeNotMember, "not a member")
+	require.Contains(t, f.Explain(refused), "is not a member of the same realm")
+	guest, _, err := parse(t, "-join "+codeOf(t, someRealm, transport.RoleGuest, someDNS))
+	require.NoError(t, err)
+	require.Contains(t, guest.Explain(refused), "this needs the code for hosts")
 	_, err = Start(t.Context(), Flags{DNSIP: "127.0.0.1", DNSPort: 1}, quiet)
 	require.Error(t, err, "neither a realm nor -open")
 	require.False(t, errors.As(err, new(*noDNS)), "nothing is dialled")
