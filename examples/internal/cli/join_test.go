@@ -155,7 +155,7 @@ func TestWriteCode(t *testing.T) {
 	require.Error(t, WriteCode(filepath.Join(file, "x"), "three"))
 }
 
-// Each error comes at once: the resolver's client does not repeat the attempt.
+// Each error comes at once, in one line.
 func TestOtherRealm(t *testing.T) {
 	ours, key := serveDNS(t, someRealm, false)
 	explain := func(f Flags) string {
