@@ -93,6 +93,8 @@ func run() int {
 		return fail(1, "%s", cli.Reason(err))
 	}
 	defer server.Close()
+	ctx, stop := cli.Interrupted(context.Background())
+	defer stop()
 	addr := net.JoinHostPort(*ip, strconv.Itoa(*port))
 	at, err := server.Listen(addr)
 	if err != nil {
@@ -121,8 +123,6 @@ func run() int {
 		fmt.Printf("dns: names are kept in %s\n", *state)
 	}
 
-	ctx, stop := cli.Interrupted(context.Background())
-	defer stop()
 	failed := make(chan error, 1)
 	go func() { failed <- server.Wait() }()
 	select {
