@@ -43,8 +43,8 @@
 //  4. Run one resolver for all processes, with a file (resolver.ServerConfig), because records must survive a restart.
 //     resolver.Memory serves a single process.
 //  5. Keep the keys of the resolver, and of hosts with a directory, in files (transport.LoadIdentity). Otherwise a process
-//     has a new key after each start. Pin the resolver's key (resolver.ClientConfig; the realm's code contains it); hosts and
-//     clients then pin one another by the record. Treat the realm's codes as secrets.
+//     has a new key after each start. Pin the resolver's key (resolver.ClientConfig; a code contains it); hosts and clients
+//     then pin one another by the record. Treat the realm's codes as secrets.
 //  6. Leave with Shutdown. To the other hosts, Close looks like a crash.
 //  7. Handle the errors that end a client, migrate.ErrSessionExpired and migrate.ErrStateLost. Only the application can
 //     decide whether to continue with a new session.
@@ -123,10 +123,10 @@
 //	                                              resolver.ServerConfig.AllowReset decides
 //
 // A pass for one key (transport.Realm.Issue) can be limited to some services. To replace a realm without a pause, all
-// processes first accept the new one beside the old one (transport.TCPConfig.Accept), then use it, and then drop the old one.
-// That is also how to exclude a process that had a code: passes do not expire, and cannot be revoked one by one. Not defended:
-// hosts that lie about the state that they hold, members that exhaust a machine, and a resolver that lies. A transport
-// without a realm must be configured as open; then everyone who can connect may do what a host may.
+// processes first accept the new one beside the old one (transport.TCPConfig.Accept), then use it, and then drop the old
+// one. That is also how to exclude a process that had a code: passes do not expire, and cannot be revoked one by one. Not
+// defended: hosts that lie about the state that they hold, members that exhaust a machine, and a resolver that lies. A
+// transport without a realm must be configured as open; then everyone who can connect may do what a host may.
 //
 // Every process has an Ed25519 key, proven by TLS 1.3. The record contains the key of each host. Clients and hosts accept a
 // connection as that host's only if it proves that key. A host accepts messages about a service only from hosts that the

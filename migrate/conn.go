@@ -110,8 +110,8 @@ func (c *inbound) handleHello(r *transport.Request) ([]byte, error) {
 		return nil, transport.Errorf(transport.CodeBadMessage, "migrate: hello of a host: %v", err)
 	}
 	if c.conn.Peer().Role == transport.RoleGuest {
-		return nil, transport.Errorf(transport.CodeNotMember, "migrate: host %.100q has the pass of a guest, which may not host services",
-			h.Host.ID)
+		return nil, transport.Errorf(transport.CodeNotMember,
+			"migrate: host %.100q has the pass of a guest, which may not host services", h.Host.ID)
 	}
 	if h.Host.ID == "" || h.Host.Key != c.conn.Peer().Key {
 		return nil, transport.Errorf(CodeForbidden, "migrate: host %q has not proved the key that it names", h.Host.ID)
@@ -134,7 +134,8 @@ func (c *inbound) handleMsg(r *transport.Request) {
 			return
 		}
 		if !c.conn.Peer().May(transport.RoleHost, s.name) {
-			c.node.log.Warn("message from a host refused: its pass does not include the service", "service", s.name, "from", c.host.ID)
+			c.node.log.Warn("message from a host refused: its pass does not include the service", "service", s.name,
+				"from", c.host.ID)
 			c.conn.Close()
 			return
 		}
@@ -204,7 +205,8 @@ func (c *inbound) handleClient(r *transport.Request) {
 			return
 		}
 		if !c.conn.Peer().May(transport.RoleGuest, s.name) {
-			r.Reply(nil, transport.Errorf(transport.CodeNotMember, "migrate: the pass of this client does not include service %s", s.name))
+			r.Reply(nil, transport.Errorf(transport.CodeNotMember,
+				"migrate: the pass of this client does not include service %s", s.name))
 			return
 		}
 		if c.used == nil {

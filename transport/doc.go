@@ -11,9 +11,10 @@
 //
 // # Implementations
 //
-// [TCP] is MessagePack-RPC over TLS 1.3 with pinned Ed25519 keys, between the members of a [Realm]. [Memory] is a network inside the process for tests, with
-// delay, loss, partitions and cuts; it works in a testing/synctest bubble. Other implementations pass the suite of package
-// transporttest. They may implement the optional interfaces [Broadcaster] and [Borrower], and set [Request].More.
+// [TCP] is MessagePack-RPC over TLS 1.3 with pinned Ed25519 keys, between the members of a [Realm]. [Memory] is a network
+// inside the process for tests, with delay, loss, partitions and cuts; it works in a testing/synctest bubble. Other
+// implementations pass the suite of package transporttest. They may implement the optional interfaces [Broadcaster] and
+// [Borrower], and set [Request].More.
 //
 // # The caller's duties
 //
