@@ -286,3 +286,47 @@ func (l *limitClient) call() error {
 	<-ch
 	return nil
 }
+
+// BenchmarkDial measures a connection: dial, greeting and close. In a realm a side also verifies the pass of the other, the
+// first time it sees it.
+func BenchmarkDial(b *testing.B) {
+	realm := NewRealm()
+	configs := []struct {
+		name  string
+		cfg   TCPConfig
+		known bool // every connection is between the same two processes
+	}{
+		{"plain", TCPConfig{InsecurePlaintext: true}, true},
+		{"open", TCPConfig{Open: true}, true},
+		{"realm", TCPConfig{Realm: realm}, true},
+		{"open/new", TCPConfig{Open: true}, false},
+		{"realm/new", TCPConfig{Realm: realm}, false},
+	}
+	for _, c := range configs {
+		b.Run(c.name, func(b *testing.B) {
+			l, err := newTCP(b, c.cfg).Listen("127.0.0.1:0", func(Conn) Handler { return echo })
+			require.NoError(b, err)
+			dialer := newTCP(b, c.cfg)
+			b.ReportAllocs()
+			for b.Loop() {
+				d := dialer
+				if !c.known {
+					b.StopTimer()
+					d, err = NewTCP(c.cfg)
+					require.NoError(b, err)
+					b.StartTimer()
+				}
+				conn, err := d.Dial(b.Context(), Peer{Addr: l.Addr()}, nil)
+				if err != nil {
+					b.Fatal(err)
+				}
+				conn.Close()
+				if !c.known {
+					b.StopTimer()
+					d.Close()
+					b.StartTimer()
+				}
+			}
+		})
+	}
+}
