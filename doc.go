@@ -13,8 +13,9 @@
 //
 // A service is a deterministic state machine with three methods: Apply, Snapshot and Restore. Any process can host it:
 //
-//	tr, err := transport.NewTCP(transport.TCPConfig{})
-//	res, err := resolver.NewClient(resolver.ClientConfig{Transport: tr, Server: transport.Peer{Addr: "10.0.0.1:8000"}})
+//	realm, server, err := transport.ParseCode(code) // a line that the name service's operator hands out
+//	tr, err := transport.NewTCP(transport.TCPConfig{Realm: realm})
+//	res, err := resolver.NewClient(resolver.ClientConfig{Transport: tr, Server: server})
 //	node, err := migrate.NewNode(migrate.NodeConfig{Resolver: res, Transport: tr, Advertise: "10.0.0.2"})
 //	svc, err := node.Host(ctx, "counter.example", newCounter, migrate.Policy{Every: 30 * time.Second})
 //	report, err := svc.Handoff(ctx, "") // move now, to a host chosen by the policy; otherwise the policy's timer moves it
@@ -42,8 +43,8 @@
 //  4. Run one resolver for all processes, with a file (resolver.ServerConfig), because records must survive a restart.
 //     resolver.Memory serves a single process.
 //  5. Keep the keys of the resolver, and of hosts with a directory, in files (transport.LoadIdentity). Otherwise a process
-//     has a new key after each start. Pin the resolver's key (resolver.ClientConfig); hosts and clients then pin one another
-//     by the record. Configure who may change a record (resolver.ServerConfig).
+//     has a new key after each start. Pin the resolver's key (resolver.ClientConfig; a code contains it); hosts and clients
+//     then pin one another by the record. Treat the realm's codes as secrets.
 //  6. Leave with Shutdown. To the other hosts, Close looks like a crash.
 //  7. Handle the errors that end a client, migrate.ErrSessionExpired and migrate.ErrStateLost. Only the application can
 //     decide whether to continue with a new session.
@@ -111,11 +112,26 @@
 //
 // # Trust
 //
+// A realm (transport.Realm) decides who takes part. Processes that know its secret are hosts, those that know the guests'
+// secret are guests, and everybody else is a stranger, whose connections fail in the TLS handshake:
+//
+//	             stranger  guest                  host
+//	connect      no        yes                    yes
+//	records      -         read                   read, change (resolver.ServerConfig.Allow narrows it)
+//	services     -         call, query, listen    also announce, hold copies, become active
+//	reset        -         no                     while no other member of the in-sync set is present, or as
+//	                                              resolver.ServerConfig.AllowReset decides
+//
+// A pass for one key (transport.Realm.Issue) can be limited to some services. To replace a realm without a pause, all
+// processes first accept the new one beside the old one (transport.TCPConfig.Accept), then use it, and then drop the old
+// one. That is also how to exclude a process that had a code: passes do not expire, and cannot be revoked one by one. Not
+// defended: hosts that lie about the state that they hold, members that exhaust a machine, and a resolver that lies. A
+// transport without a realm must be configured as open; then everyone who can connect may do what a host may.
+//
 // Every process has an Ed25519 key, proven by TLS 1.3. The record contains the key of each host. Clients and hosts accept a
 // connection as that host's only if it proves that key. A host accepts messages about a service only from hosts that the
 // record, or the resolver's list of present hosts, names with their key; a message from any other host only causes it to
-// read the record. A session belongs to the key that opened it. The resolver therefore decides who may participate:
-// resolver.ServerConfig sets who may announce a host and change a record. By default everyone may; see SECURITY.md.
+// read the record. A session belongs to the key that opened it. See SECURITY.md.
 //
 // # Guarantees
 //

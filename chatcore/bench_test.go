@@ -194,7 +194,7 @@ func benchWriters(b *testing.B, subscribers int, secure *tls.Config) {
 // benchChat runs a room with a standby and all subscribers in this process, over TCP.
 func benchChat(b *testing.B, subscribers int, secure bool) {
 	tcp := func() *transport.TCP {
-		t, err := transport.NewTCP(transport.TCPConfig{InsecurePlaintext: !secure})
+		t, err := transport.NewTCP(transport.TCPConfig{Open: true, InsecurePlaintext: !secure})
 		require.NoError(b, err)
 		b.Cleanup(func() { t.Close() })
 		return t

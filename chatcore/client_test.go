@@ -366,7 +366,7 @@ func (noQuerySession) Query(context.Context, []byte) ([]byte, error) { return ni
 
 // The address of a wildcard listener depends on the route to the room's host, so Join waits until the room has a host.
 func TestJoinWaitsForAHost(t *testing.T) {
-	tr, err := transport.NewTCP(transport.TCPConfig{})
+	tr, err := transport.NewTCP(transport.TCPConfig{Open: true})
 	require.NoError(t, err)
 	h := newHub(t, Config{})
 	c, err := newClient("chat.example", ClientConfig{Name: "ann", Transport: tr, Listen: ":0", Resolver: noResolver{}})

@@ -322,7 +322,7 @@ func TestNameOfCrashedClient(t *testing.T) {
 func TestOverTCP(t *testing.T) {
 	res := resolver.NewMemory()
 	tcp := func() *transport.TCP {
-		tr, err := transport.NewTCP(transport.TCPConfig{})
+		tr, err := transport.NewTCP(transport.TCPConfig{Open: true})
 		require.NoError(t, err)
 		t.Cleanup(func() { tr.Close() })
 		return tr

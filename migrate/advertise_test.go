@@ -31,7 +31,7 @@ func TestWithPort(t *testing.T) {
 }
 
 func TestNodeAdvertisesThePortItListensAt(t *testing.T) {
-	tr, err := transport.NewTCP(transport.TCPConfig{})
+	tr, err := transport.NewTCP(transport.TCPConfig{Open: true})
 	require.NoError(t, err)
 	defer tr.Close()
 	n, err := NewNode(NodeConfig{Resolver: resolver.NewMemory(), Transport: tr, Listen: "127.0.0.1:0", Advertise: "localhost"})

@@ -59,7 +59,7 @@ func benchRole(role string) error {
 
 // roleNames is how a process reaches the resolver at names, and others. It lasts as long as the process.
 func roleNames(names string, secure bool) (*transport.TCP, *resolver.Client, error) {
-	tr, err := transport.NewTCP(transport.TCPConfig{InsecurePlaintext: !secure})
+	tr, err := transport.NewTCP(transport.TCPConfig{Open: true, InsecurePlaintext: !secure})
 	if err != nil {
 		return nil, nil, err
 	}

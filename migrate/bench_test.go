@@ -59,7 +59,7 @@ func benchPair(b *testing.B, secure bool, standbys int) (res resolver.Resolver, 
 }
 
 func benchTCP(b *testing.B, secure bool) *transport.TCP {
-	tr, err := transport.NewTCP(transport.TCPConfig{InsecurePlaintext: !secure})
+	tr, err := transport.NewTCP(transport.TCPConfig{Open: true, InsecurePlaintext: !secure})
 	require.NoError(b, err)
 	b.Cleanup(func() { tr.Close() })
 	return tr

@@ -109,6 +109,10 @@ func (c *inbound) handleHello(r *transport.Request) ([]byte, error) {
 	if err := msgpack.UnmarshalSmall(r.Params, &h); err != nil {
 		return nil, transport.Errorf(transport.CodeBadMessage, "migrate: hello of a host: %v", err)
 	}
+	if c.conn.Peer().Role == transport.RoleGuest {
+		return nil, transport.Errorf(transport.CodeNotMember,
+			"migrate: host %.100q has the pass of a guest, which may not host services", h.Host.ID)
+	}
 	if h.Host.ID == "" || h.Host.Key != c.conn.Peer().Key {
 		return nil, transport.Errorf(CodeForbidden, "migrate: host %q has not proved the key that it names", h.Host.ID)
 	}
@@ -127,6 +131,12 @@ func (c *inbound) handleMsg(r *transport.Request) {
 	s := c.last
 	if s == nil || s.name != string(name) || s.board.ended() {
 		if s = c.node.service(string(name)); s == nil {
+			return
+		}
+		if !c.conn.Peer().May(transport.RoleHost, s.name) {
+			c.node.log.Warn("message from a host refused: its pass does not include the service", "service", s.name,
+				"from", c.host.ID)
+			c.conn.Close()
 			return
 		}
 		c.last = s
@@ -192,6 +202,11 @@ func (c *inbound) handleClient(r *transport.Request) {
 	if s == nil || s.board.ended() {
 		if s = c.node.service(*name); s == nil {
 			r.Reply(nil, transport.Errorf(CodeNotActive, "migrate: host %s does not host service %s", c.node.self.ID, *name))
+			return
+		}
+		if !c.conn.Peer().May(transport.RoleGuest, s.name) {
+			r.Reply(nil, transport.Errorf(transport.CodeNotMember,
+				"migrate: the pass of this client does not include service %s", s.name))
 			return
 		}
 		if c.used == nil {

@@ -236,7 +236,7 @@ func TestCopyBetweenProcesses(t *testing.T) {
 	if *copyState == 0 {
 		t.Skip("-copystate is not set")
 	}
-	tr, err := transport.NewTCP(transport.TCPConfig{InsecurePlaintext: !*copyTLS})
+	tr, err := transport.NewTCP(transport.TCPConfig{Open: true, InsecurePlaintext: !*copyTLS})
 	require.NoError(t, err)
 	defer tr.Close()
 	server, err := resolver.NewServer(resolver.ServerConfig{Transport: tr})

@@ -17,7 +17,7 @@ func host(ctx context.Context, dir string, server transport.Peer) (stop func(), 
 	if err != nil {
 		return nil, err
 	}
-	tr, err := transport.NewTCP(transport.TCPConfig{Identity: id})
+	tr, err := transport.NewTCP(transport.TCPConfig{Open: true, Identity: id})
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +52,7 @@ func ExampleNewNode_directory() {
 		fmt.Println(err)
 		return
 	}
-	tr, err := transport.NewTCP(transport.TCPConfig{Identity: id})
+	tr, err := transport.NewTCP(transport.TCPConfig{Open: true, Identity: id})
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -28,6 +28,11 @@ func (c *inbound) handleAsk(r *transport.Request) {
 		c.malformed(r, err)
 		return
 	}
+	if !c.conn.Peer().May(transport.RoleHost, p.Service) {
+		r.Reply(nil, transport.Errorf(transport.CodeNotMember, "migrate: the pass of host %s does not include service %.300q",
+			c.host.ID, p.Service))
+		return
+	}
 	size := len(r.Params)
 	s := c.node.service(p.Service)
 	if s == nil || s.board.ended() {

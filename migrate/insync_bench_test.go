@@ -57,7 +57,7 @@ func obey(do func(words []string) (string, error)) error {
 
 // moveNames is the name service of the benchmark, as a process.
 func moveNames(secure bool) error {
-	tr, err := transport.NewTCP(transport.TCPConfig{InsecurePlaintext: !secure})
+	tr, err := transport.NewTCP(transport.TCPConfig{Open: true, InsecurePlaintext: !secure})
 	if err != nil {
 		return err
 	}

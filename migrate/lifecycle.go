@@ -190,12 +190,24 @@ func (s *Service) reset(ctx context.Context) error {
 	case rec.Active.ID == "" && !own:
 		return s.become(ctx, rec, core.Create{At: time.Now().UnixMilli()})
 	}
-	return s.become(ctx, rec, resetOf(rec))
+	return s.startOver(ctx, rec)
 }
 
-// resetOf builds a reset of rec, stamped with the current time.
-func resetOf(rec resolver.Record) core.Reset {
-	return core.Reset{Record: rec, At: time.Now().UnixMilli()}
+// startOver resets rec. The resolver may refuse that while another member is present, and one that has died is present for a
+// while: startOver waits for up to twice PresenceTTL.
+func (s *Service) startOver(ctx context.Context, rec resolver.Record) error {
+	for began := time.Now(); time.Since(began) < 2*s.node.cfg.PresenceTTL; {
+		present, err := s.registrar.present(ctx)
+		if err != nil || !slices.ContainsFunc(present, func(h resolver.Host) bool { return slices.ContainsFunc(rec.ISR, h.Same) }) {
+			break
+		}
+		select {
+		case <-time.After(s.node.cfg.PresenceTTL / 10):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return s.become(ctx, rec, core.Reset{Record: rec, At: time.Now().UnixMilli()})
 }
 
 // canResetHere reports whether this host holds a copy with which resetHere may continue. An active host may reset itself if
@@ -230,7 +242,7 @@ func (s *Service) resetHere(ctx context.Context) error {
 	case w.Copy && s.Status().Role != Halted && s.surpassed(ctx, w):
 		return s.held(w)
 	}
-	return s.become(ctx, rec, resetOf(rec))
+	return s.startOver(ctx, rec)
 }
 
 // surpassed reports whether another host's copy holds later entries than the copy here.

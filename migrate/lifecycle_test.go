@@ -64,13 +64,19 @@ func TestConfigNamesField(t *testing.T) {
 	require.Empty(t, n.Services())
 }
 
-// Two processes with one ID: the one that came first is told.
+// Two processes with one ID and one key: the one that came first is told. The key matters: see TestIDBelongsToKey.
 func TestTwoOfOneID(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		id := transport.NewIdentity()
 		w := newWorld(t, "b")
 		defer w.close()
 		first, second := make(chan error, 10), make(chan error, 10)
 		w.hooks.Failed = func(_ string, err error) { first <- err }
+		for _, name := range []string{"a", "c"} {
+			tr, err := w.net.HostWith(name, transport.TCPConfig{Identity: id})
+			require.NoError(t, err)
+			w.trs[name] = tr
+		}
 		w.node("a")
 		w.host("a", "svc", Policy{})
 		time.Sleep(10 * time.Second)
@@ -88,6 +94,37 @@ func TestTwoOfOneID(t *testing.T) {
 		require.ErrorContains(t, err, "host a is not announced")
 		require.ErrorContains(t, err, "c:1")
 		require.Empty(t, second)
+	})
+}
+
+// A process with another key does not take the ID of one that is present. It gets the ID when that one has gone.
+func TestIDBelongsToKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "a", "b")
+		defer w.close()
+		a := w.host("a", "svc", Policy{})
+		time.Sleep(time.Second)
+		failed := make(chan error, 10)
+		n, err := NewNode(NodeConfig{Resolver: w.res, Transport: w.transport("c"), ID: "a", Listen: "c:1",
+			Logger: w.log, Hooks: Hooks{Failed: func(_ string, err error) { failed <- err }}})
+		require.NoError(t, err)
+		defer n.Close()
+		_, err = n.Standby(t.Context(), "svc", newTally, Policy{})
+		require.NoError(t, err)
+		time.Sleep(time.Minute)
+		require.Len(t, failed, 1)
+		err = <-failed
+		require.ErrorIs(t, err, resolver.ErrRefused)
+		require.ErrorContains(t, err, "a:1")
+		hosts, err := w.res.Hosts(t.Context(), "svc")
+		require.NoError(t, err)
+		require.Equal(t, []resolver.Host{a.node.self}, hosts)
+
+		require.NoError(t, w.nodes["a"].Close())
+		time.Sleep(10 * time.Second)
+		hosts, err = w.res.Hosts(t.Context(), "svc")
+		require.NoError(t, err)
+		require.Equal(t, []resolver.Host{n.self}, hosts)
 	})
 }
 

@@ -49,7 +49,7 @@ func TestFloodIsHeldBack(t *testing.T) {
 				w := newWorld(t, "a", "b")
 				defer w.close()
 				a, _ := w.pair(Policy{})
-				tr, err := w.net.HostWith("flood", transport.TCPConfig{MaxPending: 64 << 20})
+				tr, err := w.net.HostWith("flood", transport.TCPConfig{Open: true, MaxPending: 64 << 20})
 				require.NoError(t, err)
 				w.trs["flood"] = tr
 				r := w.raw("flood", a, 7)

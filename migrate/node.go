@@ -105,6 +105,8 @@ func (c *NodeConfig) validate() error {
 		return bad("Heartbeat", fmt.Sprintf("is %v, below 0", c.Heartbeat))
 	case c.PresenceTTL < 0:
 		return bad("PresenceTTL", fmt.Sprintf("is %v, below 0", c.PresenceTTL))
+	case c.PresenceTTL > time.Minute:
+		return bad("PresenceTTL", fmt.Sprintf("is %v, above 1 minute", c.PresenceTTL))
 	}
 	if c.Listen == "" {
 		c.Listen = ":0"
@@ -586,10 +588,9 @@ func (n *Node) announce(names []string, ttl time.Duration) error {
 	return err
 }
 
-// refusesHost reports whether a failed announcement requires intervention. Otherwise the resolver may be back soon.
+// refusesHost reports whether a failed announcement or change requires intervention. Otherwise the resolver may be back soon.
 func refusesHost(err error) bool {
-	return errors.Is(err, resolver.ErrRefused) || errors.Is(err, resolver.ErrInvalid) ||
-		errors.Is(err, transport.ErrWrongKey) || errors.Is(err, transport.ErrVersion)
+	return errors.Is(err, resolver.ErrRefused) || errors.Is(err, resolver.ErrInvalid) || transport.IsFinal(err)
 }
 
 // unheard calls Hooks.Failed, once, for a failed announcement that requires intervention.

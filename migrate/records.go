@@ -36,7 +36,7 @@ func (r *registrar) compareAndSwap(cas core.CAS) {
 			done.Outcome = core.CASOK
 		case errors.Is(err, resolver.ErrConflict), errors.Is(err, resolver.ErrAmnesia):
 			done.Outcome = core.CASConflict
-		case errors.Is(err, resolver.ErrRefused), errors.Is(err, resolver.ErrInvalid):
+		case refusesHost(err):
 			done.Outcome = core.CASRefused
 			r.refusal.Store(&err)
 			r.log.Warn("change of the record refused", "err", err)

@@ -17,7 +17,7 @@ import (
 // Three hosts, a resolver and clients over TLS on the loopback interface.
 func TestOverTCP(t *testing.T) {
 	tcp := func() *transport.TCP {
-		tr, err := transport.NewTCP(transport.TCPConfig{})
+		tr, err := transport.NewTCP(transport.TCPConfig{Open: true})
 		require.NoError(t, err)
 		t.Cleanup(func() { tr.Close() })
 		return tr

@@ -3,7 +3,6 @@ package resolver
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -154,7 +153,7 @@ func (c *Client) renewAll() {
 		}
 		c.mu.Lock()
 		if c.closed || len(hosts) == 0 || conn != nil && conn == c.conn ||
-			errors.Is(err, transport.ErrWrongKey) || errors.Is(err, transport.ErrVersion) {
+			transport.IsFinal(err) {
 			c.renewing = false
 			c.mu.Unlock()
 			return

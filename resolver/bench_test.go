@@ -16,7 +16,7 @@ import (
 // BenchmarkClient is the work of a resolver over TLS on the loopback, with its file on the disk of the machine.
 func BenchmarkClient(b *testing.B) {
 	open := func(b *testing.B, file string) (*resolver.Client, resolver.Record) {
-		dns, tr := newTCP(b, transport.TCPConfig{}), newTCP(b, transport.TCPConfig{})
+		dns, tr := newTCP(b, transport.TCPConfig{Open: true}), newTCP(b, transport.TCPConfig{Open: true})
 		c := connect(b, tr, serve(b, resolver.ServerConfig{Transport: dns, File: file}, "127.0.0.1:0"))
 		h := resolver.Host{ID: "a", Incarnation: 1, Addr: "a:1", Key: tr.Key()}
 		r, err := c.CompareAndSwap(b.Context(), 0, resolver.Record{
@@ -56,13 +56,13 @@ func BenchmarkClient(b *testing.B) {
 			h := r.Active
 			for i := 0; b.Loop(); i++ {
 				services[0] = fmt.Sprintf("service-%06d.other", i) // No list is known from before.
-				require.NoError(b, c.Announce(context.Background(), h, services, time.Hour))
+				require.NoError(b, c.Announce(context.Background(), h, services, time.Minute))
 			}
 		})
 		b.Run(fmt.Sprint("renew/services=", n), func(b *testing.B) {
 			c, r := open(b, "")
 			for b.Loop() {
-				require.NoError(b, c.Announce(context.Background(), r.Active, services, time.Hour))
+				require.NoError(b, c.Announce(context.Background(), r.Active, services, time.Minute))
 			}
 		})
 	}

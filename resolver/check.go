@@ -23,7 +23,7 @@ const (
 	maxName     = 253     // bytes of a service's name
 	maxAddr     = 256     // bytes of an address
 	maxServices = 1 << 17 // names in an announcement
-	maxTTL      = 24 * time.Hour
+	maxTTL      = time.Minute
 
 	// maxNumber is the highest version, epoch, incarnation and so on: the largest integer that every language with
 	// 64-bit floating-point numbers represents exactly.
@@ -268,7 +268,7 @@ func CheckName(name string) error {
 
 // CheckAnnouncement returns an error that is [ErrInvalid] if a [Resolver] must refuse an announcement with these arguments:
 // the ID of the host has 1 to [MaxHostID] bytes of the characters that [CheckName] allows, its address up to 256 of them,
-// the incarnation is 1 to 2^53-1, ttl is 0 to 24 hours, and there are at most 131,072 services.
+// the incarnation is 1 to 2^53-1, ttl is 0 to 1 minute, and there are at most 131,072 services.
 func CheckAnnouncement(h Host, services []string, ttl time.Duration) error {
 	if err := validateHost(h); err != nil {
 		return err

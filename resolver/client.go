@@ -41,7 +41,7 @@ type ClientConfig struct {
 // A client that has announced a host dials at once when it loses the connection, and repeats the announcement for the rest
 // of its ttl. It then pauses less than a second between dials. So a [Server] that restarts knows the hosts within a second.
 //
-// Errors that the server replied are returned at once. So are [transport.ErrWrongKey] and [transport.ErrVersion], which a
+// Errors that the server replied are returned at once. So are the errors of [transport.IsFinal], which a
 // further attempt would not change. The next call dials again.
 type Client struct {
 	cfg     ClientConfig
@@ -112,6 +112,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	cfg.Server.Role = transport.RoleHost // a guest must not play resolver
 	c := &Client{cfg: cfg, list: make(chan struct{}, 1), known: make(map[string]listSent)}
 	c.stopped, c.stop = context.WithCancel(context.Background())
 	return c, nil
@@ -275,7 +276,7 @@ func (c *Client) retry(ctx context.Context, what string, try func(*clientConn) (
 		switch {
 		case c.stopped.Err() != nil:
 			return nil, fmt.Errorf("resolver: %s: %w", what, errClientClosed)
-		case errors.Is(err, transport.ErrWrongKey), errors.Is(err, transport.ErrVersion):
+		case transport.IsFinal(err):
 			return nil, fmt.Errorf("resolver: %s: %w", what, err) // a further attempt would fail, too
 		}
 		if ctx.Err() == nil {
@@ -413,6 +414,8 @@ func (c *Client) dial(d *dial, failed int) {
 func (c *Client) dialError(err error) error {
 	addr := c.cfg.Server.Addr
 	switch {
+	case errors.Is(err, transport.ErrNotMember):
+		return fmt.Errorf("the resolver at %s: %w", addr, err)
 	case !errors.Is(err, transport.ErrWrongKey):
 		return fmt.Errorf("no resolver answers at %s: %w", addr, err)
 	case c.cfg.Transport.Key().IsZero(): // Without TLS the dial was not attempted.

@@ -23,7 +23,7 @@ func TestDialNobody(t *testing.T) {
 	require.NoError(t, err)
 	addr := l.Addr().String()
 	require.NoError(t, l.Close())
-	tr, err := transport.NewTCP(transport.TCPConfig{})
+	tr, err := transport.NewTCP(transport.TCPConfig{Open: true})
 	require.NoError(t, err)
 	defer tr.Close()
 	begin := time.Now()
@@ -188,7 +188,7 @@ func TestClientServerRestarts(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "records")
 	inBubble(t, ServerConfig{File: file}, func(t *testing.T, w *world) {
 		c, a := w.client("a"), w.host("a")
-		require.NoError(t, c.Announce(t.Context(), a, []string{"backend.com"}, time.Hour))
+		require.NoError(t, c.Announce(t.Context(), a, []string{"backend.com"}, time.Minute))
 		r, err := c.CompareAndSwap(t.Context(), 0, recordBy("backend.com", a, 1))
 		require.NoError(t, err)
 		var calls sync.WaitGroup
@@ -214,7 +214,7 @@ func TestClientServerRestarts(t *testing.T) {
 			assert.NoError(t, err)
 		})
 		calls.Go(func() {
-			assert.NoError(t, c.Announce(t.Context(), a, []string{"backend.com"}, time.Hour))
+			assert.NoError(t, c.Announce(t.Context(), a, []string{"backend.com"}, time.Minute))
 			hs, err := c.Hosts(t.Context(), "backend.com")
 			assert.NoError(t, err)
 			assert.Equal(t, []Host{a}, hs, "a renewal that the server can't know must become a full announcement")
@@ -245,26 +245,26 @@ func TestClientAnnounceCost(t *testing.T) {
 		_, err := c.Get(t.Context(), "backend.com") // Connects.
 		require.ErrorIs(t, err, ErrNotFound)
 		const whole = 12 // six parts, and their replies
-		require.EqualValues(t, whole, messages(services, time.Hour))
-		require.EqualValues(t, 2, messages(services, time.Hour), "a renewal is one call and its reply")
+		require.EqualValues(t, whole, messages(services, time.Minute))
+		require.EqualValues(t, 2, messages(services, time.Minute), "a renewal is one call and its reply")
 		services[0], services[9] = services[9], services[0]
-		require.EqualValues(t, 2, messages(services, time.Hour), "the order does not matter")
-		require.EqualValues(t, whole, messages(services[1:], time.Hour))
+		require.EqualValues(t, 2, messages(services, time.Minute), "the order does not matter")
+		require.EqualValues(t, whole, messages(services[1:], time.Minute))
 		require.EqualValues(t, 2, messages(nil, 0))
-		require.EqualValues(t, whole, messages(services[1:], time.Hour), "what was withdrawn is announced anew")
+		require.EqualValues(t, whole, messages(services[1:], time.Minute), "what was withdrawn is announced anew")
 
 		// Two lists at once must not mix, and a broken connection must not leave half a list.
 		var calls sync.WaitGroup
 		for i := range 4 {
 			calls.Go(func() {
-				assert.NoError(t, c.Announce(t.Context(), a, services[i*2_000:][:20_000], time.Hour))
+				assert.NoError(t, c.Announce(t.Context(), a, services[i*2_000:][:20_000], time.Minute))
 			})
 		}
 		calls.Wait()
 		p := w.server.store.hosts["a"]
 		require.Len(t, p.services, 20_000)
 		w.net.CutAfter("a", "dns", 400_000)
-		require.NoError(t, c.Announce(t.Context(), a, services, time.Hour))
+		require.NoError(t, c.Announce(t.Context(), a, services, time.Minute))
 		require.Len(t, w.server.store.hosts["a"].services, 30_000)
 		require.EqualValues(t, 2, w.net.Stats().Dials)
 	})

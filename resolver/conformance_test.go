@@ -68,7 +68,7 @@ func TestConformance(t *testing.T) {
 		})
 		t.Run("TLS"+name, func(t *testing.T) {
 			resolvertest.Run(t, func(t *testing.T) resolvertest.Subject {
-				dns, tr := newTCP(t, transport.TCPConfig{}), newTCP(t, transport.TCPConfig{})
+				dns, tr := newTCP(t, transport.TCPConfig{Open: true}), newTCP(t, transport.TCPConfig{Open: true})
 				to := serve(t, config(t, dns), "127.0.0.1:0")
 				return resolvertest.Subject{A: connect(t, tr, to), B: connect(t, tr, to), Key: tr.Key()}
 			})

@@ -13,7 +13,8 @@ import (
 // ServerConfig configures a [Server]. Only Transport is required.
 type ServerConfig struct {
 	// Transport accepts the clients. If it proves keys, a client can propose changes and announce hosts only with the key that
-	// it proved.
+	// it proved. If it has a realm, that needs the role of a host as well, and a pass that includes the service; every member
+	// may read.
 	Transport transport.Transport
 
 	// File stores the records. It is created if it does not exist. A change is acknowledged once it is on the disk. File.lock
@@ -22,13 +23,15 @@ type ServerConfig struct {
 	File string
 
 	// Allow reports whether the holder of a key may propose changes of a service and announce a host for it. nil allows
-	// everyone. It is called from several goroutines and must not block.
+	// everyone. For an announcement without services it is called with the name "". It is called from several goroutines and
+	// must not block.
 	Allow func(service string, key transport.Key) bool
 
 	// AllowReset reports whether the holder of a key may also make a change that can discard a service's state (see
 	// [Check]): a reset, a restore by a host that the present record does not name as a member, and a restore of a missing
-	// record. nil allows everyone that Allow allows. Without the right, the hosts of a service cannot restore a record that
-	// the server has lost. It must not block.
+	// record. Without the right, the hosts of a service cannot restore a record that the server has lost. nil allows these
+	// changes to everyone that Allow allows, except for a reset while another member of the in-sync set is present. It must not
+	// block.
 	AllowReset func(service string, key transport.Key) bool
 
 	// MaxRecords limits the services with a record. It defaults to 65,536. Beyond it, creating a record fails with
@@ -108,7 +111,7 @@ func newServer(cfg ServerConfig, fsys filesystem) (*Server, error) {
 		conns: make(map[transport.Conn]struct{}),
 	}
 	s.store.maxRecords, s.store.limits = cmp.Or(cfg.MaxRecords, defaultMaxRecords), cfg.limits
-	s.store.allowReset = cfg.AllowReset
+	s.store.allowReset, s.store.guard = cfg.AllowReset, cfg.AllowReset == nil
 	s.early.over = cfg.limits.hostsDelay < 0
 	if cfg.File != "" {
 		file, records, err := openFile(fsys, cfg.File)
@@ -246,11 +249,16 @@ func (s *Server) allowed(conn transport.Conn, h Host, services ...string) error 
 				h.label(), h.Key, key)
 		}
 	}
-	if s.cfg.Allow == nil {
-		return nil
+	if p := conn.Peer(); p.Role == transport.RoleGuest {
+		return transport.Errorf(transport.CodeNotMember, "resolver: host %s has the pass of a guest, which may not host services",
+			h.label())
 	}
 	for _, name := range services {
-		if !s.cfg.Allow(name, key) {
+		if name != "" && !conn.Peer().May(transport.RoleHost, name) {
+			return transport.Errorf(transport.CodeNotMember, "resolver: service %q: the pass of host %s does not include it",
+				name, h.label())
+		}
+		if s.cfg.Allow != nil && !s.cfg.Allow(name, key) {
 			return transport.Errorf(CodeRefused, "resolver: service %q: host %s with key %q is not allowed",
 				name, h.label(), key)
 		}

@@ -117,11 +117,11 @@ func TestServerKeys(t *testing.T) {
 		require.ErrorIs(t, err, ErrRefused, "a host spoke for another")
 		require.ErrorContains(t, err, a.Key.String())
 		require.ErrorContains(t, err, w.host("rogue").Key.String())
-		require.ErrorIs(t, rogue.Announce(t.Context(), a, []string{"backend.com"}, time.Hour), ErrRefused)
+		require.ErrorIs(t, rogue.Announce(t.Context(), a, []string{"backend.com"}, time.Minute), ErrRefused)
 		keyless := a
 		keyless.Key = transport.Key{}
-		require.ErrorIs(t, good.Announce(t.Context(), keyless, []string{"backend.com"}, time.Hour), ErrRefused)
-		require.NoError(t, good.Announce(t.Context(), a, []string{"backend.com"}, time.Hour))
+		require.ErrorIs(t, good.Announce(t.Context(), keyless, []string{"backend.com"}, time.Minute), ErrRefused)
+		require.NoError(t, good.Announce(t.Context(), a, []string{"backend.com"}, time.Minute))
 		require.ErrorIs(t, rogue.Announce(t.Context(), a, nil, 0), ErrRefused, "a host withdrew another's announcement")
 
 		// The same life with another key is another host, whoever it says it is.
@@ -154,9 +154,9 @@ func TestServerRights(t *testing.T) {
 		require.ErrorContains(t, err, `service "closed.com": host b/1 with key "`+b.Key.String())
 		_, err = ca.CompareAndSwap(ctx, 0, recordBy("closed.com", a, 1))
 		require.NoError(t, err)
-		require.ErrorIs(t, cb.Announce(ctx, b, []string{"open.com", "closed.com"}, time.Hour), ErrRefused)
-		require.NoError(t, cb.Announce(ctx, b, []string{"open.com"}, time.Hour))
-		require.NoError(t, ca.Announce(ctx, a, []string{"open.com", "closed.com"}, time.Hour))
+		require.ErrorIs(t, cb.Announce(ctx, b, []string{"open.com", "closed.com"}, time.Minute), ErrRefused)
+		require.NoError(t, cb.Announce(ctx, b, []string{"open.com"}, time.Minute))
+		require.NoError(t, ca.Announce(ctx, a, []string{"open.com", "closed.com"}, time.Minute))
 		_, err = cb.Get(ctx, "closed.com")
 		require.NoError(t, err, "everyone may ask")
 
@@ -228,17 +228,17 @@ func TestServerLimits(t *testing.T) {
 			hs = append(hs, Host{ID: fmt.Sprint("host-", i), Incarnation: 1, Key: a.Key})
 		}
 		require.NoError(t, c.Announce(ctx, hs[0], []string{"1", "2", "3"}, time.Minute))
-		require.NoError(t, c.Announce(ctx, hs[1], []string{"1", "2"}, time.Hour))
-		err = c.Announce(ctx, hs[2], []string{"1"}, time.Hour)
+		require.NoError(t, c.Announce(ctx, hs[1], []string{"1", "2"}, time.Minute))
+		err = c.Announce(ctx, hs[2], []string{"1"}, time.Minute)
 		require.ErrorIs(t, err, ErrRefused)
 		require.ErrorContains(t, err, "full with 2 hosts")
-		err = c.Announce(ctx, hs[1], []string{"1", "2", "3"}, time.Hour)
+		err = c.Announce(ctx, hs[1], []string{"1", "2", "3"}, time.Minute)
 		require.ErrorIs(t, err, ErrRefused)
 		require.ErrorContains(t, err, "6 services announced by all hosts, more than 5")
 		time.Sleep(2 * time.Minute)
-		require.NoError(t, c.Announce(ctx, hs[2], []string{"1", "2", "3"}, time.Hour), "what has run out must make room")
+		require.NoError(t, c.Announce(ctx, hs[2], []string{"1", "2", "3"}, time.Minute), "what has run out must make room")
 		require.NoError(t, c.Announce(ctx, hs[1], nil, 0))
-		require.NoError(t, c.Announce(ctx, hs[0], []string{"1", "2"}, time.Hour), "what was withdrawn must make room")
+		require.NoError(t, c.Announce(ctx, hs[0], []string{"1", "2"}, time.Minute), "what was withdrawn must make room")
 
 		conn := w.dial("raw")
 		var ended sync.WaitGroup

@@ -226,6 +226,11 @@ func (ss *session) announce(p announceParams) (bool, error) {
 		ss.lists[h.ID] = &listPart{digest, services}
 		return true, CheckAnnouncement(h, p.Services, ttl)
 	case partLast:
+		if len(services) == 0 && ttl > 0 {
+			if err := ss.server.allowed(ss.conn, h, ""); err != nil {
+				return false, err
+			}
+		}
 		return true, ss.server.store.announce(h, services, digest, ttl)
 	default:
 		return false, invalid("host %q: announcement part %d is unknown", h.ID, p.Part)

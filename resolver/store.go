@@ -18,6 +18,7 @@ type store struct {
 	maxRecords int
 	limits     limits
 	allowReset func(name string, by transport.Key) bool
+	guard      bool                                  // no reset while another member of the in-sync set is present
 	save       func(changed map[string]Record) error // stores changes; nil: records are in memory only
 
 	mu      sync.Mutex // guards the fields below; not held over I/O and callbacks
@@ -156,6 +157,21 @@ func (s *store) commit() {
 	}
 }
 
+// otherMember returns a member of cur's in-sync set, other than by, that is present for the service, and its address.
+func (s *store) otherMember(cur *Record, by Host) (h Host, at string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, m := range cur.ISR {
+		if m.ID == by.ID {
+			continue
+		}
+		if p, ok := s.present(m.ID, time.Now()); ok && p.host.Same(m) && slices.Contains(p.services, cur.Name) {
+			return m, p.host.Addr
+		}
+	}
+	return Host{}, ""
+}
+
 // staging holds the records that a commit will write.
 type staging struct {
 	records map[string]Record
@@ -191,6 +207,11 @@ func (s *store) decide(staged *staging, c change) (Record, error) {
 	}
 	if s.allowReset != nil && isReset(before, next) && !s.allowReset(next.Name, next.Proposer.Key) {
 		return Record{}, refuse(next, "reset it: key %q has no right to", next.Proposer.Key)
+	}
+	if s.guard && ok && next.Loss == cur.Loss+1 && !cur.Active.isZero() {
+		if h, at := s.otherMember(&cur, next.Proposer); at != "" {
+			return Record{}, refuse(next, "reset it: member %s of its in-sync set is present at %s", h.label(), at)
+		}
 	}
 	if !ok {
 		if len(s.records)+staged.created >= s.maxRecords {
@@ -284,6 +305,10 @@ func (s *store) announce(h Host, services []string, digest string, ttl time.Dura
 	defer s.mu.Unlock()
 	now := time.Now()
 	old, ok := s.present(h.ID, now)
+	if ok && old.host.Key != h.Key {
+		return transport.Errorf(CodeRefused, "resolver: host %q: another process with this ID, of key %q, is present at %s: the ID "+
+			"belongs to it until it withdraws or its presence expires", h.ID, old.host.Key, old.host.Addr)
+	}
 	if ttl == 0 {
 		if ok && old.host.Same(h) { // never the presence of a later incarnation
 			s.leave(h.ID)

@@ -22,10 +22,10 @@ var body64 = func() []byte {
 }()
 
 func benchPair(b *testing.B, plain bool, h Handler) Conn {
-	a := newTCP(b, TCPConfig{InsecurePlaintext: plain})
+	a := newTCP(b, TCPConfig{Open: true, InsecurePlaintext: plain})
 	l, err := a.Listen("127.0.0.1:0", func(Conn) Handler { return h })
 	require.NoError(b, err)
-	c, err := newTCP(b, TCPConfig{InsecurePlaintext: plain}).Dial(b.Context(), Peer{Addr: l.Addr()}, nil)
+	c, err := newTCP(b, TCPConfig{Open: true, InsecurePlaintext: plain}).Dial(b.Context(), Peer{Addr: l.Addr()}, nil)
 	require.NoError(b, err)
 	return c
 }
@@ -175,7 +175,7 @@ func (c *limitCounter) handle([]byte) { c.n++ }
 func limitEcho(b *testing.B, plain bool) net.Conn {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(b, err)
-	client, server, err := tlsConfigs(NewIdentity())
+	client, server, err := tlsConfigs(NewIdentity(), nil)
 	require.NoError(b, err)
 	var h limitHandler = new(limitCounter)
 	var wg sync.WaitGroup
@@ -285,4 +285,48 @@ func (l *limitClient) call() error {
 	l.mu.Unlock()
 	<-ch
 	return nil
+}
+
+// BenchmarkDial measures a connection: dial, greeting and close. In a realm a side also verifies the pass of the other, the
+// first time it sees it.
+func BenchmarkDial(b *testing.B) {
+	realm := NewRealm()
+	configs := []struct {
+		name  string
+		cfg   TCPConfig
+		known bool // every connection is between the same two processes
+	}{
+		{"plain", TCPConfig{InsecurePlaintext: true}, true},
+		{"open", TCPConfig{Open: true}, true},
+		{"realm", TCPConfig{Realm: realm}, true},
+		{"open/new", TCPConfig{Open: true}, false},
+		{"realm/new", TCPConfig{Realm: realm}, false},
+	}
+	for _, c := range configs {
+		b.Run(c.name, func(b *testing.B) {
+			l, err := newTCP(b, c.cfg).Listen("127.0.0.1:0", func(Conn) Handler { return echo })
+			require.NoError(b, err)
+			dialer := newTCP(b, c.cfg)
+			b.ReportAllocs()
+			for b.Loop() {
+				d := dialer
+				if !c.known {
+					b.StopTimer()
+					d, err = NewTCP(c.cfg)
+					require.NoError(b, err)
+					b.StartTimer()
+				}
+				conn, err := d.Dial(b.Context(), Peer{Addr: l.Addr()}, nil)
+				if err != nil {
+					b.Fatal(err)
+				}
+				conn.Close()
+				if !c.known {
+					b.StopTimer()
+					d.Close()
+					b.StartTimer()
+				}
+			}
+		})
+	}
 }

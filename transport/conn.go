@@ -20,6 +20,7 @@ type limits struct {
 	handshake, message, writing time.Duration
 	minVersion, maxVersion      uint64
 	log                         *slog.Logger
+	realm                       string        // named in errors; "" without one
 	messages                    *atomic.Int64 // counts sent messages, if not nil
 }
 

@@ -14,7 +14,7 @@ func TestDialOutlastsHandshakeTimeout(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer l.Close()
-	tr, err := NewTCP(TCPConfig{handshakeTimeout: 10 * time.Millisecond})
+	tr, err := NewTCP(TCPConfig{Open: true, handshakeTimeout: 10 * time.Millisecond})
 	require.NoError(t, err)
 	defer tr.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

@@ -11,13 +11,15 @@
 //
 // # Implementations
 //
-// [TCP] is MessagePack-RPC over TLS 1.3 with pinned Ed25519 keys. [Memory] is a network inside the process for tests, with
-// delay, loss, partitions and cuts; it works in a testing/synctest bubble. Other implementations pass the suite of package
-// transporttest. They may implement the optional interfaces [Broadcaster] and [Borrower], and set [Request].More.
+// [TCP] is MessagePack-RPC over TLS 1.3 with pinned Ed25519 keys, between the members of a [Realm]. [Memory] is a network
+// inside the process for tests, with delay, loss, partitions and cuts; it works in a testing/synctest bubble. Other
+// implementations pass the suite of package transporttest. They may implement the optional interfaces [Broadcaster] and
+// [Borrower], and set [Request].More.
 //
 // # The caller's duties
 //
-//  1. Pin the peer's key where it is known ([Peer]). TLS prevents eavesdropping, but without a key anybody may answer.
+//  1. Use a [Realm], and pin the peer's key where it is known ([Peer]). TLS prevents eavesdropping, but without a realm or a
+//     key anybody may answer.
 //  2. Do not block in a [Handler]. While it runs, nothing else is read from the connection, and after three times
 //     [TCPConfig.PingEvery] the peer closes it. A handler that has to wait starts a goroutine.
 //  3. Reply to each call exactly once.

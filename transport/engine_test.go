@@ -89,7 +89,7 @@ func TestBadMessagesEndTheConnection(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := serve(t, TCPConfig{})
+				s := serve(t, TCPConfig{Open: true})
 				conn := s.greeted(t)
 				_, err := conn.Write(append(appendNotify(nil, "first", nil), c.in...))
 				require.NoError(t, err)
@@ -123,18 +123,18 @@ func TestFirstMessage(t *testing.T) {
 			})
 		})
 	}
-	refused("silence", TCPConfig{}, nil, "")
-	refused("half", TCPConfig{}, helloFrame[:5], "")
-	refused("garbage", TCPConfig{}, []byte("\x16\x03\x01"), "")
-	refused("large", TCPConfig{}, append([]byte{0x93, 2, 0xa1, 'a', 0xc5, 0x10, 0x00}, make([]byte, 4096)...), "")
-	refused("newer", TCPConfig{}, appendCall(nil, 1, methodHello, appendHello(nil, 2, 3)),
+	refused("silence", TCPConfig{Open: true}, nil, "")
+	refused("half", TCPConfig{Open: true}, helloFrame[:5], "")
+	refused("garbage", TCPConfig{Open: true}, []byte("\x16\x03\x01"), "")
+	refused("large", TCPConfig{Open: true}, append([]byte{0x93, 2, 0xa1, 'a', 0xc5, 0x10, 0x00}, make([]byte, 4096)...), "")
+	refused("newer", TCPConfig{Open: true}, appendCall(nil, 1, methodHello, appendHello(nil, 2, 3)),
 		"the dialer speaks 2 to 3, the listener 1 to 1")
-	refused("malformed", TCPConfig{}, appendCall(nil, 1, methodHello, []byte{0x92, 1, 1}), "malformed roam.hello")
-	refused("malformed features", TCPConfig{}, appendCall(nil, 1, methodHello, []byte{0x93, 1, 1, 1}), "malformed roam.hello")
+	refused("malformed", TCPConfig{Open: true}, appendCall(nil, 1, methodHello, []byte{0x92, 1, 1}), "malformed roam.hello")
+	refused("malformed features", TCPConfig{Open: true}, appendCall(nil, 1, methodHello, []byte{0x93, 1, 1, 1}), "malformed roam.hello")
 
 	t.Run("foreign", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			s := serve(t, TCPConfig{})
+			s := serve(t, TCPConfig{Open: true})
 			conn := s.dial(t)
 			for i := range 3 {
 				call := appendCall(nil, uint64(i), "echo", []byte{0x91, byte(i)})
@@ -147,7 +147,7 @@ func TestFirstMessage(t *testing.T) {
 	})
 	t.Run("later hello", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			s := serve(t, TCPConfig{})
+			s := serve(t, TCPConfig{Open: true})
 			conn := s.greeted(t)
 			_, err := conn.Write(helloFrame)
 			require.NoError(t, err)
@@ -160,7 +160,7 @@ func TestFirstMessage(t *testing.T) {
 	})
 	t.Run("more features", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			s := serve(t, TCPConfig{})
+			s := serve(t, TCPConfig{Open: true})
 			conn := s.dial(t)
 			params, err := Marshal([]any{0, 9, []string{"x", "y"}, "later"})
 			require.NoError(t, err)
@@ -181,7 +181,7 @@ func dialRaw(t *testing.T, answer func(c *memConn)) error {
 		read(t, far, len(helloFrame))
 		answer(far)
 	}()
-	lim, err := (&TCPConfig{}).limits()
+	lim, err := (&TCPConfig{Open: true}).limits()
 	require.NoError(t, err)
 	here.SetDeadline(lim.handshakeBy())
 	defer far.Close()
@@ -236,7 +236,7 @@ func TestAnswerToHello(t *testing.T) {
 // A message byte by byte arrives whole, and one that takes too long ends the connection, however often a byte comes.
 func TestSlowMessages(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := serve(t, TCPConfig{})
+		s := serve(t, TCPConfig{Open: true})
 		conn := s.greeted(t)
 		for _, b := range appendCall(nil, 5, "echo", []byte{0x91, 7}) {
 			time.Sleep(500 * time.Millisecond)
@@ -264,7 +264,7 @@ func TestSlowMessages(t *testing.T) {
 func TestKeepalive(t *testing.T) {
 	t.Run("silent peer", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			s := serve(t, TCPConfig{})
+			s := serve(t, TCPConfig{Open: true})
 			conn := s.greeted(t)
 			start := time.Now()
 			ping := appendCall(nil, 1, methodPing, nil)
@@ -276,7 +276,7 @@ func TestKeepalive(t *testing.T) {
 	})
 	t.Run("peer that answers", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			s := serve(t, TCPConfig{PingEvery: time.Second})
+			s := serve(t, TCPConfig{Open: true, PingEvery: time.Second})
 			conn := s.greeted(t)
 			for i := range uint64(100) {
 				ping := appendCall(nil, i+1, methodPing, nil)
@@ -330,9 +330,9 @@ func TestKeepalive(t *testing.T) {
 // A process that was stopped for a while does not take its peers for dead before it has listened again.
 func TestPauseOfTheProcess(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := serve(t, TCPConfig{})
+		s := serve(t, TCPConfig{Open: true})
 		base := s.greeted(t)
-		lim, err := (&TCPConfig{}).limits()
+		lim, err := (&TCPConfig{Open: true}).limits()
 		require.NoError(t, err)
 		c := newConn(base, base, nil, lim, Peer{Addr: "a:1"})
 		now := time.Now()
@@ -402,7 +402,7 @@ func TestCloseEndsCallsBesideTheHandler(t *testing.T) {
 
 func TestPeerDisappears(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := serve(t, TCPConfig{})
+		s := serve(t, TCPConfig{Open: true})
 		conn := s.greeted(t)
 		_, err := conn.Write(appendNotify(nil, "half", nil)[:3])
 		require.NoError(t, err)
@@ -550,7 +550,7 @@ func FuzzEngine(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		synctest.Test(t, func(t *testing.T) {
-			s := serve(t, TCPConfig{})
+			s := serve(t, TCPConfig{Open: true})
 			conn := s.dial(t)
 			half := len(b) / 2
 			conn.Write(b[:half])

@@ -20,6 +20,7 @@ const (
 	CodeWrongKey   Code = 6 // the peer did not prove the expected key
 	CodeVersion    Code = 7 // the two sides have no protocol version in common
 	CodeTimeout    Code = 8 // the peer was silent for too long
+	CodeNotMember  Code = 9 // one side is not a member of the other's realm, or lacks the role that is needed
 )
 
 // Error is an error with a code that survives the wire. [errors.Is] compares codes, so that a sentinel such as [ErrClosed]
@@ -59,6 +60,12 @@ func CodeOf(err error) Code {
 	return CodeUnknown
 }
 
+// IsFinal reports whether an error of Dial says that a further attempt would fail as well until somebody changes the
+// configuration of one side: [ErrWrongKey], [ErrNotMember] or [ErrVersion].
+func IsFinal(err error) bool {
+	return errors.Is(err, ErrWrongKey) || errors.Is(err, ErrNotMember) || errors.Is(err, ErrVersion)
+}
+
 // The errors of this package, for [errors.Is].
 var (
 	ErrNoMethod   error = &Error{Code: CodeNoMethod, Message: "no such method"}
@@ -68,4 +75,5 @@ var (
 	ErrWrongKey   error = &Error{Code: CodeWrongKey, Message: "peer has another key"}
 	ErrVersion    error = &Error{Code: CodeVersion, Message: "no protocol version in common"}
 	ErrTimeout    error = &Error{Code: CodeTimeout, Message: "peer is silent"}
+	ErrNotMember  error = &Error{Code: CodeNotMember, Message: "not a member of the realm"}
 )

@@ -70,33 +70,51 @@ func ExampleTransport() {
 	// no such method true
 }
 
-// Over TCP each side has a key, and the dialer says which one it expects.
-func ExampleNewTCP() {
+// The server makes a realm and hands out a code. A process with the code connects, a stranger does not.
+func ExampleRealm() {
 	ctx := context.Background()
-	server, err := transport.NewTCP(transport.TCPConfig{})
+	realm := transport.NewRealm() // or LoadRealm, which keeps it in a file
+	server, err := transport.NewTCP(transport.TCPConfig{Realm: realm})
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer server.Close()
-	l, err := server.Listen("127.0.0.1:0", func(transport.Conn) transport.Handler { return adder{} })
+	l, err := server.Listen("127.0.0.1:0", func(c transport.Conn) transport.Handler {
+		fmt.Println("a", c.Peer().Role, "connects")
+		return adder{}
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	code, err := realm.Code(transport.RoleGuest, transport.Peer{Addr: l.Addr(), Key: server.Key()})
 	if err != nil {
 		log.Fatal(err)
 	}
 
-	client, err := transport.NewTCP(transport.TCPConfig{Identity: transport.NewIdentity()})
+	joined, peer, err := transport.ParseCode(code)
+	if err != nil {
+		log.Fatal(err)
+	}
+	client, err := transport.NewTCP(transport.TCPConfig{Realm: joined})
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer client.Close()
-	c, err := client.Dial(ctx, transport.Peer{Addr: l.Addr(), Key: server.Key()}, nil)
+	c, err := client.Dial(ctx, peer, nil)
 	if err != nil {
 		log.Fatal(err)
 	}
 	fmt.Println(add(ctx, c, 20, 22))
 
-	_, err = client.Dial(ctx, transport.Peer{Addr: l.Addr(), Key: client.Key()}, nil)
-	fmt.Println(errors.Is(err, transport.ErrWrongKey))
+	stranger, err := transport.NewTCP(transport.TCPConfig{Realm: transport.NewRealm()})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer stranger.Close()
+	_, err = stranger.Dial(ctx, peer, nil)
+	fmt.Println(errors.Is(err, transport.ErrNotMember))
 	// Output:
+	// a guest connects
 	// 42 <nil>
 	// true
 }

@@ -156,6 +156,8 @@ func (c *conn) greetError(err error) error {
 		return Errorf(CodeTimeout, "transport: %s did not finish the handshake in %v", c.peer.Addr, c.lim.handshake)
 	case err == io.EOF, err == io.ErrUnexpectedEOF:
 		return Errorf(CodeClosed, "transport: %s refused the connection", c.peer.Addr)
+	case refusedPass(err):
+		return handshakeError(err, c.lim)
 	}
 	return err
 }

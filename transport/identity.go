@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 )
 
 // Key is the Ed25519 public key (RFC 8032) of a process. The zero Key means no key.
@@ -90,41 +89,11 @@ func LoadIdentity(path string) (*Identity, error) {
 
 // save creates the file at path atomically, and never replaces one.
 func (id *Identity) save(path string) error {
-	err := id.saveBeside(path)
-	// The caller knows path, not the temporary file.
-	if e, ok := errors.AsType[*fs.PathError](err); ok {
-		err = e.Err
-	} else if e, ok := errors.AsType[*os.LinkError](err); ok {
-		err = e.Err
-	}
-	if err != nil {
-		return fmt.Errorf("create %s: %w", path, err)
-	}
-	return nil
-}
-
-// saveBeside is save with errors that name the temporary file.
-func (id *Identity) saveBeside(path string) error {
 	der, err := x509.MarshalPKCS8PrivateKey(id.key)
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	err = pem.Encode(f, &pem.Block{Type: "PRIVATE KEY", Bytes: der})
-	if err == nil {
-		err = f.Sync()
-	}
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	if err != nil {
-		return err
-	}
-	return os.Link(f.Name(), path)
+	return createFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 }
 
 // Key returns the public key.

@@ -36,9 +36,9 @@ func TestReleaseOfTheReader(t *testing.T) {
 			return n.Host("a"), n.Host("b"), "b:1"
 		},
 		"tcp": func(t *testing.T) (Transport, Transport, string) {
-			a, err := NewTCP(TCPConfig{})
+			a, err := NewTCP(TCPConfig{Open: true})
 			require.NoError(t, err)
-			b, err := NewTCP(TCPConfig{})
+			b, err := NewTCP(TCPConfig{Open: true})
 			require.NoError(t, err)
 			t.Cleanup(func() { a.Close(); b.Close() })
 			return a, b, "127.0.0.1:0"

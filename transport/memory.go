@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -78,7 +79,8 @@ func (m *Memory) Host(name string) *MemoryTransport {
 }
 
 // HostWith is like Host with a configuration, which is used only if the host is created. Nothing is encrypted: Identity is
-// the key that other hosts see. With InsecurePlaintext, or without an Identity, the host has no key.
+// the key that other hosts see. With InsecurePlaintext, or without an Identity, the host has no key. Without a Realm, which
+// requires an Identity, the host is open.
 func (m *Memory) HostWith(name string, cfg TCPConfig) (*MemoryTransport, error) {
 	if name == "" || strings.Contains(name, ":") {
 		return nil, fmt.Errorf("transport: %q is not a valid host name", name)
@@ -87,7 +89,24 @@ func (m *Memory) HostWith(name string, cfg TCPConfig) (*MemoryTransport, error) 
 	if err != nil {
 		return nil, err
 	}
+	var pass *x509.Certificate
+	if cfg.Realm != nil {
+		if err := cfg.check(); err != nil {
+			return nil, err
+		}
+		if cfg.Identity == nil {
+			return nil, fmt.Errorf("transport: host %q has a Realm but no Identity", name)
+		}
+		der, err := cfg.Realm.own(cfg.Identity.Key())
+		if err != nil {
+			return nil, err
+		}
+		if pass, err = x509.ParseCertificate(der); err != nil {
+			return nil, err
+		}
+	}
 	lim.messages = &m.messages
+	lim.realm = cfg.realmName()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if t := m.hosts[name]; t != nil && !t.dead {
@@ -98,6 +117,9 @@ func (m *Memory) HostWith(name string, cfg TCPConfig) (*MemoryTransport, error) 
 	if cfg.Identity != nil && !cfg.InsecurePlaintext {
 		t.key = cfg.Identity.Key()
 	}
+	if cfg.Realm != nil {
+		t.pass, t.members = pass, newMembers(cfg.Realm, cfg.Accept)
+	}
 	m.hosts[name] = t
 	return t, nil
 }
@@ -105,10 +127,12 @@ func (m *Memory) HostWith(name string, cfg TCPConfig) (*MemoryTransport, error) 
 // MemoryTransport is the [Transport] of one host of a [Memory].
 type MemoryTransport struct {
 	endpoint
-	net  *Memory
-	name string
-	key  Key
-	dead bool // closed or crashed; guarded by net.mu
+	net     *Memory
+	name    string
+	key     Key
+	pass    *x509.Certificate // nil: no realm
+	members *members
+	dead    bool // closed or crashed; guarded by net.mu
 }
 
 var _ Transport = (*MemoryTransport)(nil)
@@ -202,22 +226,22 @@ func (t *MemoryTransport) Dial(ctx context.Context, to Peer, h Handler) (Conn, e
 }
 
 func (t *MemoryTransport) dial(ctx context.Context, to Peer, h Handler) (*conn, error) {
-	base, key, err := t.net.connect(ctx, t, to)
+	base, peer, err := t.net.connect(ctx, t, to)
 	if err != nil {
 		return nil, err
 	}
 	return t.dialled(ctx, base, func() (*conn, error) {
-		c := newConn(base, base, nil, t.lim, Peer{Addr: to.Addr, Key: key})
+		c := newConn(base, base, nil, t.lim, peer)
 		c.handler = h
 		return c, c.greet()
 	})
 }
 
 // connect creates the two ends of a connection after one round trip, and passes one to the listener.
-func (m *Memory) connect(ctx context.Context, t *MemoryTransport, to Peer) (*memConn, Key, error) {
+func (m *Memory) connect(ctx context.Context, t *MemoryTransport, to Peer) (*memConn, Peer, error) {
 	host, _, err := net.SplitHostPort(to.Addr)
 	if err != nil {
-		return nil, Key{}, err
+		return nil, to, err
 	}
 	stop := context.AfterFunc(ctx, func() {
 		m.mu.Lock()
@@ -227,14 +251,35 @@ func (m *Memory) connect(ctx context.Context, t *MemoryTransport, to Peer) (*mem
 	defer stop()
 	here, far, l, err := m.pair(ctx, t, to, host)
 	if err != nil {
-		return nil, Key{}, err
+		return nil, to, err
 	}
-	if !l.take(far, Peer{Addr: string(far.remote), Key: t.key}) {
+	from := Peer{Addr: string(far.remote)}
+	err = to.meets(l.t, t.members)
+	if err == nil && from.meets(t, l.t.members) != nil {
+		l.t.lim.log.Warn("connection of a stranger refused", "peer", from.Addr, "error", from.meets(t, l.t.members))
+		err = t.lim.refusedPass()
+	}
+	if err == nil && !l.take(far, from) {
+		err = errRefused
+	}
+	if err != nil {
 		here.Close()
 		far.Close()
-		return nil, Key{}, errRefused
+		return nil, to, err
 	}
-	return here, l.t.key, nil
+	return here, to, nil
+}
+
+// meets checks what the process with the transport t proves, as the handshake does over TCP, and sets it in p.
+func (p *Peer) meets(t *MemoryTransport, members *members) error {
+	var a admission
+	if members != nil {
+		var err error
+		if a, err = members.admit(t.pass); err != nil {
+			return err
+		}
+	}
+	return p.proved(t.key, a, members != nil)
 }
 
 // pair waits for the link and creates both ends.
@@ -275,8 +320,8 @@ func (m *Memory) pair(
 	if l == nil || l.t.dead {
 		return nil, nil, nil, errRefused
 	}
-	if !to.Key.IsZero() && to.Key != l.t.key {
-		return nil, nil, nil, Errorf(CodeWrongKey, "expected key %v, the peer has %v", to.Key, l.t.key)
+	if err := to.proved(l.t.key, admission{}, false); err != nil { // the rest is checked when the lock is released
+		return nil, nil, nil, err
 	}
 	m.ports++
 	local := memAddr(net.JoinHostPort(t.name, strconv.Itoa(m.ports)))

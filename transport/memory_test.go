@@ -212,10 +212,10 @@ func TestMemory(t *testing.T) {
 		require.NotEqual(t, "a:0", l.Addr())
 		require.NotEqual(t, "a:1", l.Addr())
 		for _, name := range []string{"", "a:b"} {
-			_, err := n.HostWith(name, TCPConfig{})
+			_, err := n.HostWith(name, TCPConfig{Open: true})
 			require.Error(t, err)
 		}
-		_, err = n.HostWith("new", TCPConfig{MaxPending: -1})
+		_, err = n.HostWith("new", TCPConfig{Open: true, MaxPending: -1})
 		require.ErrorContains(t, err, "MaxPending")
 		none, err := n.HostWith("new", TCPConfig{InsecurePlaintext: true})
 		require.NoError(t, err)

@@ -30,10 +30,10 @@ func (c *collector) Closed(Conn, error) {}
 func TestNotifyAll(t *testing.T) {
 	for _, plain := range []bool{true, false} {
 		var got []*collector
-		server := newTCP(t, TCPConfig{InsecurePlaintext: plain})
+		server := newTCP(t, TCPConfig{Open: true, InsecurePlaintext: plain})
 		l, err := server.Listen("127.0.0.1:0", func(Conn) Handler { return &collector{news: make(chan struct{}, 1000)} })
 		require.NoError(t, err)
-		client := newTCP(t, TCPConfig{InsecurePlaintext: plain})
+		client := newTCP(t, TCPConfig{Open: true, InsecurePlaintext: plain})
 		var conns []Conn
 		for range 5 {
 			c := &collector{news: make(chan struct{}, 1000)}

@@ -6,19 +6,32 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"runtime"
 	"time"
 )
 
-// TCPConfig configures a [TCP]. The zero value is valid: TLS with a new identity.
+// TCPConfig configures a [TCP]. One of Realm, Open and InsecurePlaintext must be set: it decides who can connect.
 type TCPConfig struct {
 	// Identity is the key that this side proves. It defaults to a new one, which no peer knows.
 	Identity *Identity
 
-	// InsecurePlaintext disables TLS: no peer proves its identity, and everybody on the path can read and change the
-	// messages. Both sides must use the same setting. It cannot be combined with an Identity.
+	// Realm makes this side a member of a realm. Connections from and to others fail with [ErrNotMember].
+	Realm *Realm
+
+	// Accept admits the members of further realms. It replaces a realm without a pause: first all processes accept the new
+	// one, then all use it and accept the old one, and then they stop to accept that. At each step a process may be started
+	// again.
+	Accept []*Realm
+
+	// Open admits everybody who can reach this side's addresses, with any key. Every peer may then do everything that a
+	// member of a realm may. It cannot be combined with a Realm.
+	Open bool
+
+	// InsecurePlaintext is like Open and also disables TLS: no peer proves its identity, and everybody on the path can read
+	// and change the messages. Both sides must use the same setting. It cannot be combined with an Identity or a Realm.
 	InsecurePlaintext bool
 
 	// MaxPending limits the bytes that wait to be sent on one connection. Beyond it the connection is closed with
@@ -73,14 +86,16 @@ func (cfg *TCPConfig) limits() (*limits, error) {
 	return l, nil
 }
 
-// TCP is a [Transport] over TCP: MessagePack-RPC in TLS 1.3. Both sides prove an Ed25519 key; nothing else in their
-// certificates is checked.
+// TCP is a [Transport] over TCP: MessagePack-RPC in TLS 1.3. Both sides prove an Ed25519 key, and the role that a [Realm]
+// gives to it. Nothing else in their certificates is checked.
 type TCP struct {
 	endpoint
-	key    Key
-	client *tls.Config // nil: no TLS
-	server *tls.Config
-	door   *door
+	key     Key
+	members *members    // nil: no realm
+	client  *tls.Config // nil: no TLS
+	server  *tls.Config
+	door    *door
+	refused rare // logs strangers
 }
 
 var _ Transport = (*TCP)(nil)
@@ -91,23 +106,57 @@ func NewTCP(cfg TCPConfig) (*TCP, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
 	t := &TCP{door: newDoor(runtime.GOMAXPROCS(0))}
+	lim.realm = cfg.realmName()
 	t.init(lim)
 	if cfg.InsecurePlaintext {
-		if cfg.Identity != nil {
-			return nil, errors.New("transport: Identity is set, but InsecurePlaintext cannot prove it")
-		}
 		return t, nil
 	}
 	id := cfg.Identity
 	if id == nil {
 		id = NewIdentity()
 	}
-	if t.client, t.server, err = tlsConfigs(id); err != nil {
+	var pass []byte
+	if cfg.Realm != nil {
+		if pass, err = cfg.Realm.own(id.Key()); err != nil {
+			return nil, err
+		}
+		t.members = newMembers(cfg.Realm, cfg.Accept)
+	}
+	if t.client, t.server, err = tlsConfigs(id, pass); err != nil {
 		return nil, err
 	}
+	t.server.VerifyConnection = func(st tls.ConnectionState) error { return new(Peer).verify(st, t.members) }
 	t.key = id.Key()
 	return t, nil
+}
+
+// realmName returns the name of the realm, "" without one.
+func (cfg *TCPConfig) realmName() string {
+	if cfg.Realm == nil {
+		return ""
+	}
+	return cfg.Realm.String()
+}
+
+// check returns an error if the fields that decide who can connect contradict one another.
+func (cfg *TCPConfig) check() error {
+	switch {
+	case cfg.InsecurePlaintext && cfg.Identity != nil:
+		return errors.New("transport: Identity is set, but InsecurePlaintext cannot prove it")
+	case cfg.InsecurePlaintext && cfg.Realm != nil:
+		return errors.New("transport: Realm is set, but with InsecurePlaintext no peer can prove that it is a member")
+	case cfg.Open && cfg.Realm != nil:
+		return errors.New("transport: Realm and Open are both set: the one admits members only, the other everybody")
+	case cfg.Realm == nil && len(cfg.Accept) > 0:
+		return errors.New("transport: Accept is set without Realm")
+	case cfg.Realm == nil && !cfg.Open && !cfg.InsecurePlaintext:
+		return errors.New("transport: TCPConfig must have a Realm, whose members can connect, or say Open: then everybody can")
+	}
+	return nil
 }
 
 // Key returns the public key of the identity, zero with InsecurePlaintext.
@@ -138,16 +187,11 @@ func (t *TCP) dial(ctx context.Context, to Peer, h Handler) (*conn, error) {
 // greet performs the handshake with a peer that this side has dialled.
 func (t *TCP) greet(ctx context.Context, base net.Conn, to Peer, h Handler) (*conn, error) {
 	nc, seal := base, (*sealer)(nil)
-	if t.client != nil {
+	if t.client == nil {
+		to.Role, to.Services = RoleOpen, "" // nothing is proved
+	} else {
 		cfg := t.client.Clone()
-		cfg.VerifyConnection = func(st tls.ConnectionState) error {
-			key, err := peerKey(st)
-			if err == nil && !to.Key.IsZero() && key != to.Key {
-				err = Errorf(CodeWrongKey, "expected key %v, the peer has %v", to.Key, key)
-			}
-			to.Key = key
-			return err
-		}
+		cfg.VerifyConnection = func(st tls.ConnectionState) error { return to.verify(st, t.members) }
 		v := t.door.enter(ctx, base)
 		seal = &sealer{Conn: v}
 		tc := tls.Client(seal, cfg)
@@ -245,7 +289,11 @@ func (l *tcpListener) serve(base net.Conn, v *visit) {
 			level = slog.LevelDebug // there can be very many
 		}
 		t.drop(base)
-		t.lim.log.Log(context.Background(), level, "connection refused", "peer", base.RemoteAddr().String(), "error", err)
+		if CodeOf(err) == CodeNotMember {
+			t.refused.warn(t.lim.log, "connection of a stranger refused", "peer", base.RemoteAddr().String(), "error", err)
+		} else {
+			t.lim.log.Log(context.Background(), level, "connection refused", "peer", base.RemoteAddr().String(), "error", err)
+		}
 		t.wg.Done()
 		return
 	}
@@ -262,11 +310,14 @@ func (l *tcpListener) handshake(base net.Conn, v *visit) (c *conn, first []byte,
 		err := tc.Handshake()
 		v.computed()
 		if err == nil {
-			peer.Key, err = peerKey(tc.ConnectionState())
+			err = peer.verify(tc.ConnectionState(), t.members)
 		}
 		if err != nil {
 			if foundMessage(err) {
 				base.Write(plaintextAlert)
+			}
+			if CodeOf(err) == CodeNotMember {
+				drain(base)
 			}
 			return nil, nil, handshakeError(err, t.lim)
 		}
@@ -276,6 +327,20 @@ func (l *tcpListener) handshake(base net.Conn, v *visit) (c *conn, first []byte,
 	first, err = t.receive(c, &l.gate, func() { v.leave() })
 	return c, first, err
 }
+
+// drain waits a moment until the peer has read the alert and closes: the system would discard an alert that is on the way if
+// this side closed while it had bytes that it has not read.
+func drain(base net.Conn) {
+	if c, ok := base.(*net.TCPConn); ok && c.CloseWrite() == nil {
+		base.SetReadDeadline(time.Now().Add(drainTime))
+		io.CopyN(io.Discard, base, minRead)
+	}
+}
+
+const (
+	drainTime = 200 * time.Millisecond
+	minRead   = 4 << 10
+)
 
 // AdvertiseAddr returns the address at which the process at remote, a host:port, reaches a listener of this machine.
 // listenAddr is the address from [Listener].Addr. If its host is unspecified, as after listening at ":0", AdvertiseAddr

@@ -72,13 +72,13 @@ func TestTCPConfig(t *testing.T) {
 		require.ErrorContains(t, err, want)
 	}
 	require.True(t, newTCP(t, TCPConfig{InsecurePlaintext: true}).Key().IsZero())
-	require.False(t, newTCP(t, TCPConfig{}).Key().IsZero())
+	require.False(t, newTCP(t, TCPConfig{Open: true}).Key().IsZero())
 }
 
 func TestTCPKeys(t *testing.T) {
-	a := newTCP(t, TCPConfig{})
+	a := newTCP(t, TCPConfig{Open: true})
 	addr := listenEcho(t, a)
-	b := newTCP(t, TCPConfig{})
+	b := newTCP(t, TCPConfig{Open: true})
 	other := NewIdentity().Key()
 	_, err := b.Dial(t.Context(), Peer{Addr: addr, Key: other}, nil)
 	require.ErrorIs(t, err, ErrWrongKey)
@@ -98,7 +98,7 @@ func TestTCPMixedSecurity(t *testing.T) {
 	for _, listening := range []bool{false, true} {
 		logged := make(chan string, 1)
 		log := slog.New(slog.NewTextHandler(lines(logged), nil))
-		there, here := TCPConfig{Logger: log, InsecurePlaintext: listening}, TCPConfig{InsecurePlaintext: !listening}
+		there, here := TCPConfig{Open: true, Logger: log, InsecurePlaintext: listening}, TCPConfig{Open: true, InsecurePlaintext: !listening}
 		_, err := newTCP(t, here).Dial(t.Context(), Peer{Addr: listenEcho(t, newTCP(t, there))}, nil)
 		require.ErrorContains(t, err, hint)
 		require.Equal(t, here.InsecurePlaintext, errors.Is(err, ErrClosed), "%v", err)
@@ -122,7 +122,7 @@ func TestTCPMixedSecurity(t *testing.T) {
 			}
 		}()
 		for _, plain := range []bool{false, true} {
-			_, err := newTCP(t, TCPConfig{InsecurePlaintext: plain}).Dial(t.Context(), Peer{Addr: l.Addr().String()}, nil)
+			_, err := newTCP(t, TCPConfig{Open: true, InsecurePlaintext: plain}).Dial(t.Context(), Peer{Addr: l.Addr().String()}, nil)
 			require.Error(t, err, name)
 			require.NotContains(t, err.Error(), "InsecurePlaintext", name)
 		}
@@ -130,7 +130,7 @@ func TestTCPMixedSecurity(t *testing.T) {
 	for _, plain := range []bool{false, true} {
 		logged := make(chan string, 1)
 		log := slog.New(slog.NewTextHandler(lines(logged), nil))
-		c, err := net.Dial("tcp", listenEcho(t, newTCP(t, TCPConfig{InsecurePlaintext: plain, Logger: log})))
+		c, err := net.Dial("tcp", listenEcho(t, newTCP(t, TCPConfig{Open: true, InsecurePlaintext: plain, Logger: log})))
 		require.NoError(t, err)
 		_, err = io.WriteString(c, "GET / HTTP/1.1\r\n\r\n")
 		require.NoError(t, err)
@@ -151,14 +151,14 @@ func (l lines) Write(b []byte) (int, error) {
 
 // Only TLS 1.3 with an Ed25519 certificate gets as far as a message.
 func TestTCPRefusesOtherTLS(t *testing.T) {
-	addr := listenEcho(t, newTCP(t, TCPConfig{}))
+	addr := listenEcho(t, newTCP(t, TCPConfig{Open: true}))
 	ec, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Unix(1<<33, 0)}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, ec.Public(), ec)
 	require.NoError(t, err)
 	wrongKind := tls.Certificate{Certificate: [][]byte{der}, PrivateKey: ec}
-	good, _, err := tlsConfigs(NewIdentity())
+	good, _, err := tlsConfigs(NewIdentity(), nil)
 	require.NoError(t, err)
 	for name, cfg := range map[string]*tls.Config{
 		"TLS 1.2":        {MaxVersion: tls.VersionTLS12, Certificates: good.Certificates, NextProtos: good.NextProtos},
@@ -187,7 +187,7 @@ func TestTCPRefusesOtherTLS(t *testing.T) {
 // Connections that never finish their greeting end by themselves, and keep nobody else out.
 func TestTCPHandshakeTimeout(t *testing.T) {
 	for _, plain := range []bool{true, false} {
-		cfg := TCPConfig{InsecurePlaintext: plain, handshakeTimeout: 300 * time.Millisecond}
+		cfg := TCPConfig{Open: true, InsecurePlaintext: plain, handshakeTimeout: 300 * time.Millisecond}
 		a := newTCP(t, cfg)
 		a.door.limit = 64
 		addr := listenEcho(t, a)
@@ -203,7 +203,7 @@ func TestTCPHandshakeTimeout(t *testing.T) {
 				}
 			})
 		}
-		b := newTCP(t, TCPConfig{InsecurePlaintext: plain, handshakeTimeout: 20 * time.Second})
+		b := newTCP(t, TCPConfig{Open: true, InsecurePlaintext: plain, handshakeTimeout: 20 * time.Second})
 		c, err := b.Dial(t.Context(), Peer{Addr: addr}, nil)
 		require.NoError(t, err)
 		_, err = c.Call(t.Context(), "echo", nil)
@@ -214,7 +214,7 @@ func TestTCPHandshakeTimeout(t *testing.T) {
 
 // Connections beyond the limit are refused, earlier ones stay open, and a place that becomes free is used.
 func TestTCPMaxConns(t *testing.T) {
-	server, client := newTCP(t, TCPConfig{MaxConns: 3}), newTCP(t, TCPConfig{})
+	server, client := newTCP(t, TCPConfig{Open: true, MaxConns: 3}), newTCP(t, TCPConfig{Open: true})
 	to := Peer{Addr: listenEcho(t, server), Key: server.Key()}
 	first, err := client.Dial(t.Context(), to, nil)
 	require.NoError(t, err)
@@ -237,7 +237,7 @@ func TestTCPMaxConns(t *testing.T) {
 }
 
 func TestTCPClose(t *testing.T) {
-	a, b := newTCP(t, TCPConfig{}), newTCP(t, TCPConfig{})
+	a, b := newTCP(t, TCPConfig{Open: true}), newTCP(t, TCPConfig{Open: true})
 	addr := listenEcho(t, a)
 	c, err := b.Dial(t.Context(), Peer{Addr: addr}, nil)
 	require.NoError(t, err)
@@ -263,13 +263,13 @@ func TestTCPClose(t *testing.T) {
 // Close gives a peer that reads nothing a second, no more.
 func TestTCPCloseWithStuckPeer(t *testing.T) {
 	for _, plain := range []bool{true, false} {
-		a := newTCP(t, TCPConfig{InsecurePlaintext: plain})
+		a := newTCP(t, TCPConfig{Open: true, InsecurePlaintext: plain})
 		stuck := make(chan struct{})
 		l, err := a.Listen("127.0.0.1:0", func(Conn) Handler {
 			return testHandler{handle: func(Conn, *Request) { <-stuck }}
 		})
 		require.NoError(t, err)
-		b := newTCP(t, TCPConfig{InsecurePlaintext: plain, MaxPending: 1 << 30})
+		b := newTCP(t, TCPConfig{Open: true, InsecurePlaintext: plain, MaxPending: 1 << 30})
 		c, err := b.Dial(t.Context(), Peer{Addr: l.Addr()}, nil)
 		require.NoError(t, err)
 		p := append([]byte{0xc6, 0, 8, 0, 0}, make([]byte, 1<<19)...)
@@ -309,7 +309,7 @@ func TestTCPDialCancelled(t *testing.T) {
 	require.NoError(t, err)
 	defer l.Close()
 	for _, plain := range []bool{true, false} {
-		b := newTCP(t, TCPConfig{InsecurePlaintext: plain, handshakeTimeout: time.Minute})
+		b := newTCP(t, TCPConfig{Open: true, InsecurePlaintext: plain, handshakeTimeout: time.Minute})
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(20*time.Millisecond, cancel)
 		_, err = b.Dial(ctx, Peer{Addr: l.Addr().String()}, nil)
@@ -429,7 +429,7 @@ func TestIdleConnectionIsSmall(t *testing.T) {
 	}
 	const n = 50
 	for _, plain := range []bool{true, false} {
-		a, b := newTCP(t, TCPConfig{InsecurePlaintext: plain}), newTCP(t, TCPConfig{InsecurePlaintext: plain})
+		a, b := newTCP(t, TCPConfig{Open: true, InsecurePlaintext: plain}), newTCP(t, TCPConfig{Open: true, InsecurePlaintext: plain})
 		addr := listenEcho(t, a)
 		measure := func() uint64 {
 			runtime.GC()
@@ -528,12 +528,12 @@ func (c *counting) Read(b []byte) (int, error) {
 // TLS notifies the peer that a connection was closed, so that it knows that nothing was cut off.
 func TestTLSSaysThatItCloses(t *testing.T) {
 	accepted := make(chan Conn, 1)
-	l, err := newTCP(t, TCPConfig{}).Listen("127.0.0.1:0", func(c Conn) Handler { accepted <- c; return echo })
+	l, err := newTCP(t, TCPConfig{Open: true}).Listen("127.0.0.1:0", func(c Conn) Handler { accepted <- c; return echo })
 	require.NoError(t, err)
 	base, err := net.Dial("tcp", l.Addr())
 	require.NoError(t, err)
 	defer base.Close()
-	client, _, err := tlsConfigs(NewIdentity())
+	client, _, err := tlsConfigs(NewIdentity(), nil)
 	require.NoError(t, err)
 	count := &counting{Conn: base}
 	c := tls.Client(count, client)

@@ -2,6 +2,8 @@ package transport
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"sync/atomic"
 )
 
@@ -10,7 +12,8 @@ import (
 // Implementations pass the suite of package transporttest.
 type Transport interface {
 	// Dial connects to a peer and agrees on a protocol version with it. If to.Key is not zero and the peer does not prove
-	// that key, Dial returns [ErrWrongKey]. h receives what the peer sends; with a nil h every call is answered with
+	// that key, Dial returns [ErrWrongKey], and [ErrNotMember] if it is not a member of the same [Realm] with at least the
+	// role to.Role. h receives what the peer sends; with a nil h every call is answered with
 	// [ErrNoMethod]. The returned Conn is the one that h gets. If the host answers but nothing listens at the address, the
 	// error wraps syscall.ECONNREFUSED: package migrate takes it as a sign that the process has ended. Cancelling ctx after
 	// Dial has returned does not affect the connection.
@@ -59,7 +62,7 @@ type Conn interface {
 	// [ErrSlowPeer].
 	Notify(method string, params []byte) error
 
-	// Peer returns the address of the other side and the key that it proved, zero if none.
+	// Peer returns the address of the other side and what it proved: its key, zero if none, and its role in the realm.
 	Peer() Peer
 
 	// Close ends the connection. Messages queued before are still sent if the peer reads them within a second. Pending calls
@@ -94,12 +97,29 @@ type Handler interface {
 	Closed(c Conn, err error)
 }
 
-// Peer is the address of a process and the key that it must prove. A zero Key accepts any.
+// Peer is a process: where it is, and what it has proved or must prove.
+//
+// As an argument of Dial it says what the process must prove: Key, unless it is zero, and at least the role Role, unless the
+// transport has no [Realm]. As a result of [Conn].Peer it says what the process has proved.
 type Peer struct {
 	// Addr is the address of a listener, as returned by [Listener].Addr.
 	Addr string
 	// Key is the public key of the process.
 	Key Key
+	// Role is the role of the process, [RoleOpen] if the transport has no realm.
+	Role Role
+	// Services has the names of the services to which the pass of the process is limited, in order and separated by spaces.
+	// It is empty if the pass is not limited. Dial ignores it.
+	Services string
+}
+
+// May reports whether the peer has at least the role, and a pass that includes the service. A peer of a transport without a
+// realm may do everything.
+func (p Peer) May(role Role, service string) bool {
+	if p.Role == RoleOpen {
+		return true
+	}
+	return p.Role >= role && (p.Services == "" || slices.Contains(strings.Split(p.Services, " "), service))
 }
 
 // Request is a call or a notification that has arrived.

@@ -135,7 +135,7 @@ func TestErrorReplyIsBounded(t *testing.T) {
 // An error that is longer than a message may be does not end the connection.
 func TestLongError(t *testing.T) {
 	m := NewMemory()
-	cfg := TCPConfig{maxMessage: 512}
+	cfg := TCPConfig{Open: true, maxMessage: 512}
 	a, err := m.HostWith("a", cfg)
 	require.NoError(t, err)
 	defer a.Close()

@@ -16,6 +16,7 @@ import (
 
 const about = `chatnode hosts a chat without a user interface. With -s it creates the chat; otherwise it stands by to take it
 over.
+Without -join it uses the DNS that you have started on this machine; -join takes the code for hosts that a DNS prints.
 Ctrl-C hands the chat over to another host and exits; a second Ctrl-C exits at once.`
 
 const leaveTimeout = 10 * time.Second
@@ -28,6 +29,11 @@ func run() int {
 	f.Register(fs)
 	if err := f.Parse(fs, os.Args[1:]); err != nil {
 		return cli.ExitStatus(err)
+	}
+	if f.Guest() {
+		fmt.Fprintln(os.Stderr, "chatnode: this is a code for guests, who only talk: to host the chat, use the code for hosts that "+
+			"dns prints")
+		return 2
 	}
 	ctx, stop := cli.Interrupted(context.Background())
 	defer stop()

@@ -70,17 +70,31 @@ type program struct {
 
 const patience = 15 * time.Second
 
+var configs = make(map[string]string) // by test
+
+// environ returns the environment of the programs of a test, which have a configuration directory of their own.
+func environ(t *testing.T) []string {
+	dir := configs[t.Name()]
+	if dir == "" {
+		dir = t.TempDir()
+		configs[t.Name()] = dir
+		t.Cleanup(func() { delete(configs, t.Name()) })
+	}
+	return append(os.Environ(), "XDG_CONFIG_HOME="+dir, "HOME="+dir, "AppData="+dir)
+}
+
 // start starts dns, chatnode or console. The program is killed at the end of the test.
 func start(t *testing.T, name string, args ...string) *program {
 	t.Helper()
 	p := &program{t: t, name: name, lines: make(chan string, 10_000), ended: make(chan struct{}), more: make(chan struct{}, 1)}
 	if name == "console" {
 		p.cmd = exec.Command(os.Args[0], args...)
-		p.cmd.Env = append(os.Environ(), consoleEnv+"=1")
+		p.cmd.Env = append(environ(t), consoleEnv+"=1")
 	} else {
 		dir, err := build()
 		require.NoError(t, err)
 		p.cmd = exec.Command(filepath.Join(dir, name), args...)
+		p.cmd.Env = environ(t)
 	}
 	p.cmd.Stderr = p
 	stdout, err := p.cmd.StdoutPipe()
@@ -190,10 +204,11 @@ func (p *program) texts(kind string) (texts []string) {
 	return texts
 }
 
-// startDNS starts a DNS and returns flags that refer to it.
+// startDNS starts a DNS and returns flags that refer to it. The programs find its code in a file.
 func startDNS(t *testing.T, args ...string) []string {
 	t.Helper()
 	dns := start(t, "dns", append([]string{"-port", "0"}, args...)...)
+	defer dns.await("names are kept") // by then the file exists
 	_, port, _ := strings.Cut(dns.await("listening on"), "listening on 127.0.0.1:")
 	return []string{"-dns_port", port, "-every", "400ms"}
 }
@@ -333,10 +348,10 @@ func TestInputEndsWithoutHost(t *testing.T) {
 }
 
 func TestStartErrors(t *testing.T) {
-	console := start(t, "console", "-dns_port", "1", "-name", "alice")
+	console := start(t, "console", "-open", "-dns_port", "1", "-name", "alice")
 	require.Equal(t, 1, console.end())
-	require.Contains(t, console.stderr(), "console: no DNS at localhost:1.")
-	for _, args := range [][]string{{"-s", "-client_only"}, {"-name="}, {"-dns_port", "x"}} {
+	require.Contains(t, console.stderr(), "console: no DNS at 127.0.0.1:1.")
+	for _, args := range [][]string{{"-open", "-s", "-client_only"}, {"-open", "-name="}, {"-dns_port", "x"}, {"-dns_port", "1"}} {
 		console = start(t, "console", args...)
 		require.Equal(t, 2, console.end())
 		require.NotEmpty(t, console.stderr())
@@ -344,5 +359,5 @@ func TestStartErrors(t *testing.T) {
 	flags := startDNS(t)
 	dns := start(t, "dns", "-port", flags[1], "-state", "")
 	require.Equal(t, 1, dns.end())
-	require.Contains(t, dns.stderr(), "the port of localhost:"+flags[1]+" is in use")
+	require.Contains(t, dns.stderr(), "the port of 127.0.0.1:"+flags[1]+" is in use")
 }

@@ -22,6 +22,9 @@ commands.
 Every participant's process can also be the server: the chat moves between them, and continues when one leaves or crashes.
 Start the first process with -s. With -client_only this process does not host the chat.
 
+Without -join, console uses the DNS that you have started on this machine. On other machines, -join takes a code that dns
+prints. With a code for guests this process only talks, as with -client_only.
+
 If the input or output is not a terminal, console reads and writes lines, or writes JSON objects with -json. At the end of
 the input it waits until the room has accepted all lines, and leaves. The exit status is 0 if all were accepted, 1 if not,
 and 2 for invalid flags.`
@@ -49,6 +52,8 @@ func parse(args []string, w io.Writer) (config, error) {
 	}
 	err := error(nil)
 	switch {
+	case cfg.Guest() && cfg.Serve:
+		err = errors.New("-s needs the code for hosts that dns prints: this one is for guests, who only talk")
 	case cfg.clientOnly && cfg.Serve:
 		err = errors.New("-s and -client_only are mutually exclusive")
 	case cfg.name == "":
@@ -57,6 +62,7 @@ func parse(args []string, w io.Writer) (config, error) {
 	if err != nil {
 		fmt.Fprintln(w, "console:", err)
 	}
+	cfg.clientOnly = cfg.clientOnly || cfg.Guest()
 	return cfg, err
 }
 
@@ -122,8 +128,11 @@ type console struct {
 	notes   []string // shown once there is a screen
 }
 
-// host makes this process a host of the chat, unless -client_only is set.
+// host makes this process a host of the chat, unless -client_only is set or the user is a guest.
 func (c *console) host(ctx context.Context) error {
+	if c.Guest() {
+		c.notes = append(c.notes, "you joined with a code for guests: you can talk, and this process does not host the chat")
+	}
 	if c.clientOnly {
 		return nil
 	}

@@ -45,7 +45,7 @@ func startOnTerminal(t *testing.T, args ...string) *pty {
 	require.NoError(t, err)
 	p := &pty{t: t, keys: keys, gone: make(chan struct{}), news: make(chan struct{}, 1)}
 	p.cmd = exec.Command(os.Args[0], args...)
-	p.cmd.Env = append(os.Environ(), consoleEnv+"=1", "TERM=xterm", "NO_COLOR=1")
+	p.cmd.Env = append(environ(t), consoleEnv+"=1", "TERM=xterm", "NO_COLOR=1")
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = side, side, side
 	require.NoError(t, p.cmd.Start())
 	require.NoError(t, side.Close())

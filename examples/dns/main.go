@@ -1,4 +1,5 @@
-// Command dns is the name service of the examples. It maps the name of a chat to its hosts.
+// Command dns is the name service of the examples. It maps the name of a chat to its hosts. It makes a realm, and prints the
+// codes with which other programs join it.
 package main
 
 import (
@@ -12,24 +13,33 @@ import (
 
 	"github.com/roam-go/roam/examples/internal/cli"
 	"github.com/roam-go/roam/resolver"
+	"github.com/roam-go/roam/transport"
 )
 
 const about = `dns is the name service of the examples. It maps the name of a chat to its hosts.
 
-By default it accepts connections from this machine only. For a network, use -ip 0.0.0.0, and start all other programs, also
-those on this machine, with -dns_ip set to this machine's network address. Anyone who can connect can host a chat.`
+At its start it prints two codes: with the first, a program can host the chat, with the second one only talk. Copy one of them
+to each other machine, and start the programs there with -join. The codes are secrets. Your own programs on this machine find
+theirs without -join. By default nobody else can take part; with -open, everybody who can connect can host the chat.
+
+By default dns accepts connections from this machine only. For a network, set -ip to this machine's network address, or to
+0.0.0.0.`
 
 func main() { os.Exit(run()) }
 
 func run() int {
 	fs := cli.NewFlagSet("dns", about, os.Stderr)
-	ip := fs.String("ip", "localhost", "`address` to listen on")
+	ip := fs.String("ip", "127.0.0.1", "`address` to listen on")
 	port := fs.Int("port", 8000, "`port` to listen on; 0 chooses a free port")
 	state := fs.String("state", "", "`file` that keeps the names across restarts; \"\" keeps them in memory; defaults to "+
 		"roam/dns-PORT.records in the user's configuration directory, with -port 0 to none")
 	identity := fs.String("identity", "", "`file` with the key of this DNS, created if it does not exist; defaults to the "+
 		"-state file name with suffix .key, or to a new key at each start")
-	insecure := fs.Bool("insecure", false, "disable encryption and keys; all processes must use the same setting")
+	realmFile := fs.String("realm", "", "`file` with the secret of the realm, created if it does not exist; defaults to the "+
+		"-state file name with suffix .realm, or to a new realm at each start. With a new one, all codes change")
+	open := fs.Bool("open", false, "make no realm: everybody who can connect can host the chat; all processes must use the same "+
+		"setting")
+	insecure := fs.Bool("insecure", false, "like -open, and disable encryption and keys; all processes must use the same setting")
 	verbose := fs.Bool("v", false, "log to standard error")
 	if err := fs.Parse(os.Args[1:]); err != nil {
 		return cli.ExitStatus(err)
@@ -39,6 +49,8 @@ func run() int {
 		return fail(2, "unexpected argument %q: flags begin with -", fs.Arg(0))
 	case *port < 0 || *port > 65535:
 		return fail(2, "-port is %d, want 0 to 65535", *port)
+	case *realmFile != "" && (*open || *insecure):
+		return fail(2, "-realm is mutually exclusive with -open and -insecure, which make no realm")
 	case *insecure && *identity != "":
 		return fail(2, "-identity and -insecure are mutually exclusive: without encryption there are no keys")
 	}
@@ -53,7 +65,20 @@ func run() int {
 		*identity = *state + ".key"
 	}
 	log := (&cli.Flags{Verbose: *verbose}).Logger(os.Stderr)
-	tr, err := cli.NewTransport(*identity, *insecure, log)
+	cfg := transport.TCPConfig{Open: *open, InsecurePlaintext: *insecure, Logger: log}
+	if *open || *insecure {
+		cli.WarnOpen(os.Stderr, "dns", *insecure)
+	} else {
+		if *realmFile == "" && *state != "" {
+			*realmFile = *state + ".realm"
+		}
+		realm, err := loadRealm(*realmFile)
+		if err != nil {
+			return fail(1, "%s", cli.Reason(err))
+		}
+		cfg.Realm = realm
+	}
+	tr, err := cli.NewTransport(*identity, cfg)
 	if err != nil {
 		return fail(1, "%s", cli.Reason(err))
 	}
@@ -68,6 +93,8 @@ func run() int {
 		return fail(1, "%s", cli.Reason(err))
 	}
 	defer server.Close()
+	ctx, stop := cli.Interrupted(context.Background())
+	defer stop()
 	addr := net.JoinHostPort(*ip, strconv.Itoa(*port))
 	at, err := server.Listen(addr)
 	if err != nil {
@@ -75,9 +102,18 @@ func run() int {
 	}
 
 	fmt.Printf("dns: listening on %s\n", at)
-	if key := tr.Key(); !key.IsZero() {
-		fmt.Printf("dns: key %s (pin it with -dns_key)\n", key)
+	host, listenPort, err := net.SplitHostPort(at)
+	if err != nil {
+		return fail(1, "%s", cli.Reason(err))
 	}
+	self := transport.Peer{Addr: net.JoinHostPort(reachable(host), listenPort), Key: tr.Key()}
+	if cfg.Realm == nil {
+		printFlags(self, *insecure)
+	} else if err = printCodes(cfg.Realm, self); err != nil {
+		return fail(1, "%s", cli.Reason(err))
+	}
+	// A code that the next start of this program would change must not stay behind.
+	defer leaveCode(cfg.Realm, self, *port == 0 || *realmFile == "")()
 	if empty {
 		fmt.Println("dns: no names are known yet; services that are running bring theirs back")
 	}
@@ -86,14 +122,7 @@ func run() int {
 	} else {
 		fmt.Printf("dns: names are kept in %s\n", *state)
 	}
-	if host, p, err := net.SplitHostPort(at); err == nil {
-		if own := addresses(net.ParseIP(host)); len(own) > 0 {
-			fmt.Printf("dns: start the other programs with -dns_ip %s -dns_port %s\n", own[0], p)
-		}
-	}
 
-	ctx, stop := cli.Interrupted(context.Background())
-	defer stop()
 	failed := make(chan error, 1)
 	go func() { failed <- server.Wait() }()
 	select {
@@ -118,22 +147,19 @@ func defaultState(port int) (string, error) {
 	return filepath.Join(dir, fmt.Sprintf("dns-%d.records", port)), nil
 }
 
-// addresses returns the network addresses of a listener on ip; none if it is reachable from this machine only.
-func addresses(ip net.IP) []string {
-	if ip == nil || ip.IsLoopback() {
-		return nil
+// reachable returns the address at which others reach a listener: its own, or the first network address of this machine if it
+// listens on all of them.
+func reachable(host string) string {
+	if !net.ParseIP(host).IsUnspecified() {
+		return host
 	}
-	if !ip.IsUnspecified() {
-		return []string{ip.String()}
-	}
-	var own []string
 	all, _ := net.InterfaceAddrs()
 	for _, a := range all {
 		if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil && n.IP.IsGlobalUnicast() {
-			own = append(own, n.IP.String())
+			return n.IP.String()
 		}
 	}
-	return own
+	return "127.0.0.1"
 }
 
 func fail(status int, format string, args ...any) int {

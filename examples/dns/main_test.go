@@ -24,12 +24,22 @@ func TestMain(m *testing.M) {
 
 var noNames = "dns: no names are known yet; services that are running bring theirs back"
 
+// command returns the command that runs this program as a DNS with a configuration directory.
+func command(config string, args ...string) *exec.Cmd {
+	cmd := exec.Command(os.Args[0], args...)
+	cmd.Env = append(os.Environ(), asDNS+"=1", "XDG_CONFIG_HOME="+config, "HOME="+config, "AppData="+config)
+	cmd.Stderr = os.Stderr
+	return cmd
+}
+
 // startDNS starts a DNS with a configuration directory, and returns the lines that it prints at the start. stop ends it.
 func startDNS(t *testing.T, config string, args ...string) (lines []string, stop func()) {
 	t.Helper()
-	cmd := exec.Command(os.Args[0], append([]string{"-ip", "127.0.0.1"}, args...)...)
-	cmd.Env = append(os.Environ(), asDNS+"=1", "XDG_CONFIG_HOME="+config, "HOME="+config, "AppData="+config)
-	cmd.Stderr = os.Stderr
+	return startCommand(t, command(config, args...))
+}
+
+func startCommand(t *testing.T, cmd *exec.Cmd) (lines []string, stop func()) {
+	t.Helper()
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
@@ -68,14 +78,16 @@ func TestState(t *testing.T) {
 	require.Contains(t, first, "dns: names are kept in "+file)
 	require.Contains(t, first, noNames)
 	second, _ := startDNS(t, config, "-port", other)
-	require.NotContains(t, second, first[1], "two DNSs have the same key")
+	_, one := codes(t, first)
+	_, two := codes(t, second)
+	require.NotEqual(t, one.Key, two.Key, "two DNSs have the same key")
 	stop()
 	require.FileExists(t, file)
 	info, err := os.Stat(filepath.Dir(file))
 	require.NoError(t, err)
 	require.EqualValues(t, 0o700, info.Mode().Perm())
 	again, stop := startDNS(t, config, "-port", port)
-	require.Equal(t, first[:2], again[:2], "the DNS keeps its key")
+	require.Equal(t, first[:4], again[:4], "the DNS keeps its key and its realm")
 	require.NotContains(t, again, noNames)
 	stop()
 
@@ -89,7 +101,8 @@ func TestState(t *testing.T) {
 	lines, stop := startDNS(t, config, "-port", port, "-state", chosen)
 	require.Contains(t, lines, "dns: names are kept in "+chosen)
 	stop()
-	files, err := os.ReadDir(config)
+	files, err := os.ReadDir(filepath.Join(config, "roam"))
 	require.NoError(t, err)
-	require.Empty(t, files)
+	require.Len(t, files, 1)
+	require.Equal(t, "dns-"+port+".join", files[0].Name())
 }

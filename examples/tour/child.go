@@ -6,10 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"os/signal"
-	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -18,9 +16,11 @@ import (
 	"github.com/roam-go/roam/examples/internal/cli"
 	"github.com/roam-go/roam/migrate"
 	"github.com/roam-go/roam/resolver"
+	"github.com/roam-go/roam/transport"
 )
 
 // childEnv is the environment variable with the childConfig of a child process as JSON. It is not set for the tour itself.
+// Other users can see the arguments of a process, but not its environment.
 const childEnv = "ROAM_TOUR_CHILD"
 
 const serviceName = "tour.example"
@@ -29,7 +29,7 @@ const serviceName = "tour.example"
 type childConfig struct {
 	Role  string // "dns", "host" or "client"
 	Name  string
-	DNS   string        // address of the DNS
+	Code  string        // of the realm, for the role of the child; a secret. For all but the DNS with its address
 	Serve bool          // host: create the chat
 	Every time.Duration // host: time between moves
 	Rate  float64       // client: messages per second
@@ -45,6 +45,7 @@ const (
 // report is a line of JSON that a child writes to the tour.
 type report struct {
 	Ready   string      `json:"ready,omitempty"`   // ready; for the DNS, its address
+	Key     string      `json:"key,omitempty"`     // the key of the DNS
 	Role    *roleReport `json:"role,omitempty"`    // new role of a host
 	Moved   *moveReport `json:"moved,omitempty"`   // a move observed by a client
 	Sent    int         `json:"sent,omitempty"`    // total number of messages sent by a client
@@ -84,7 +85,7 @@ func runChild(config string) int {
 		}()
 		switch p.Role {
 		case "dns":
-			err = runDNS(out, commands)
+			err = runDNS(p, out, commands)
 		case "host":
 			err = runHost(p, out, commands)
 		case "client":
@@ -114,8 +115,12 @@ func (t *reporter) report(r report) {
 	}
 }
 
-func runDNS(out *reporter, commands <-chan string) error {
-	tr, err := cli.NewTransport("", false, nil)
+func runDNS(p childConfig, out *reporter, commands <-chan string) error {
+	realm, _, err := transport.ParseCode(p.Code)
+	if err != nil {
+		return err
+	}
+	tr, err := cli.NewTransport("", transport.TCPConfig{Realm: realm})
 	if err != nil {
 		return err
 	}
@@ -129,19 +134,15 @@ func runDNS(out *reporter, commands <-chan string) error {
 	if err != nil {
 		return err
 	}
-	out.report(report{Ready: addr})
+	out.report(report{Ready: addr, Key: tr.Key().String()})
 	for range commands {
 	}
 	return nil
 }
 
 func (p childConfig) process() (*cli.Process, error) {
-	host, port, err := net.SplitHostPort(p.DNS)
-	if err != nil {
-		return nil, err
-	}
-	f := cli.Flags{DNSIP: host, Service: serviceName, Serve: p.Serve, Every: p.Every, Standbys: 1, Listen: "127.0.0.1:0"}
-	if f.DNSPort, err = strconv.Atoi(port); err != nil {
+	f := cli.Flags{Join: p.Code, Service: serviceName, Serve: p.Serve, Every: p.Every, Standbys: 1}
+	if err := f.FindDNS(nil); err != nil {
 		return nil, err
 	}
 	proc, err := cli.Start(context.Background(), f, slog.New(slog.NewTextHandler(os.Stderr, nil)))

@@ -14,6 +14,7 @@ import (
 
 	"github.com/roam-go/roam/examples/internal/cli"
 	"github.com/roam-go/roam/migrate"
+	"github.com/roam-go/roam/transport"
 )
 
 const about = `tour demonstrates roam on one machine: a DNS, hosts and clients, each in a separate process, communicate over
@@ -174,9 +175,8 @@ func (t *tour) run(ctx context.Context) error {
 	if err := t.await(ctx, dns); err != nil {
 		return err
 	}
-	at := t.ready[dns]
 	for i := range t.plan.hosts {
-		h, err := t.addHost(at, i == 0)
+		h, err := t.addHost(i == 0)
 		if err != nil {
 			return err
 		}
@@ -189,7 +189,7 @@ func (t *tour) run(ctx context.Context) error {
 	names := make([]string, t.plan.clients)
 	for i := range names {
 		names[i] = fmt.Sprintf("client-%d", i+1)
-		m, err := t.supervisor.start(childConfig{Role: "client", Name: names[i], DNS: at, Rate: t.rate / float64(t.plan.clients)})
+		m, err := t.supervisor.start(childConfig{Role: "client", Name: names[i], Rate: t.rate / float64(t.plan.clients)})
 		if err != nil {
 			return err
 		}
@@ -204,7 +204,7 @@ func (t *tour) run(ctx context.Context) error {
 	for _, c := range t.clients {
 		c.send(cmdWrite)
 	}
-	if err := t.write(ctx, at); err != nil {
+	if err := t.write(ctx); err != nil {
 		return err
 	}
 	for _, c := range t.clients {
@@ -220,9 +220,9 @@ func (t *tour) run(ctx context.Context) error {
 
 func (t *tour) elapsed() time.Duration { return time.Since(t.begin) }
 
-func (t *tour) addHost(dns string, serve bool) (*child, error) {
+func (t *tour) addHost(serve bool) (*child, error) {
 	name := fmt.Sprintf("host-%d", len(t.hosts)+1)
-	m, err := t.supervisor.start(childConfig{Role: "host", Name: name, DNS: dns, Serve: serve, Every: t.every})
+	m, err := t.supervisor.start(childConfig{Role: "host", Name: name, Serve: serve, Every: t.every})
 	if err == nil {
 		t.hosts[name] = &host{child: m}
 		t.line.track(name)
@@ -253,7 +253,7 @@ func (t *tour) await(ctx context.Context, ms ...*child) error {
 // write waits while the clients send, draws the timeline, and kills a host halfway through if planned. On a slow machine it
 // takes longer than planned: until the host is killed, and until the chat has moved often enough. It returns early when ctx
 // ends.
-func (t *tour) write(ctx context.Context, dns string) error {
+func (t *tour) write(ctx context.Context) error {
 	end, late := time.After(t.total), time.After(t.total+lateTimeout)
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
@@ -277,7 +277,7 @@ func (t *tour) write(ctx context.Context, dns string) error {
 			middle = nil
 			h.kill()
 			t.line.set(h.Name, dead, t.elapsed())
-			if _, err := t.addHost(dns, false); err != nil {
+			if _, err := t.addHost(false); err != nil {
 				return err
 			}
 		case <-tick.C:
@@ -351,6 +351,13 @@ func (t *tour) handle(r childReport) error {
 	}
 	if r.Ready != "" {
 		t.ready[m] = r.Ready
+	}
+	if m.Role == "dns" && r.Ready != "" {
+		key, err := transport.ParseKey(r.Key)
+		if err != nil {
+			return fmt.Errorf("%s: %w", m.Name, err)
+		}
+		t.supervisor.dns = transport.Peer{Addr: r.Ready, Key: key}
 	}
 	if m.Role == "host" {
 		known := t.hosts[m.Name]

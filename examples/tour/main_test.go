@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/roam-go/roam/examples/internal/leaktest"
+	"github.com/roam-go/roam/transport"
 )
 
 // TestMain runs a child process if a tour in a test has started this program as one.
@@ -76,7 +77,7 @@ func TestTourReportsExitOfChild(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, tr.await(t.Context(), dns))
 	dns.cmd.Process.Kill()
-	h, err := tr.addHost(tr.ready[dns], true)
+	h, err := tr.addHost(true)
 	require.NoError(t, err)
 	require.ErrorContains(t, tr.await(t.Context(), h), "has exited", "%s", &stderr)
 }
@@ -94,6 +95,21 @@ func TestChildrenExitWithTheTour(t *testing.T) {
 	case <-time.After(5 * time.Second):
 		t.Fatal("the child has not exited")
 	}
+}
+
+func TestStrangersAreRefused(t *testing.T) {
+	c, err := newSupervisor()
+	require.NoError(t, err)
+	defer c.stop()
+	m, err := c.start(childConfig{Role: "dns", Name: "dns"})
+	require.NoError(t, err)
+	require.Len(t, m.cmd.Args, 1, "other users can see arguments")
+	dns := <-c.reports
+	stranger, err := transport.NewTCP(transport.TCPConfig{Open: true})
+	require.NoError(t, err)
+	defer stranger.Close()
+	_, err = stranger.Dial(t.Context(), transport.Peer{Addr: dns.Ready}, nil)
+	require.ErrorIs(t, err, transport.ErrNotMember)
 }
 
 func TestFlags(t *testing.T) {

@@ -10,11 +10,15 @@ import (
 	"os/exec"
 	"sync"
 	"time"
+
+	"github.com/roam-go/roam/transport"
 )
 
-// supervisor starts and stops the child processes of the tour.
+// supervisor starts and stops the child processes of the tour, which are the members of a realm.
 type supervisor struct {
 	program  string
+	realm    *transport.Realm
+	dns      transport.Peer // zero until the DNS is ready
 	reports  chan childReport
 	children []*child
 	wg       sync.WaitGroup // goroutines that read from children
@@ -44,11 +48,21 @@ func newSupervisor() (*supervisor, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &supervisor{program: program, reports: make(chan childReport, 64), done: make(chan struct{})}, nil
+	return &supervisor{
+		program: program, realm: transport.NewRealm(), reports: make(chan childReport, 64), done: make(chan struct{}),
+	}, nil
 }
 
-// start starts a child process.
+// start starts a child process. It is a guest of the realm if it is a client, and may host otherwise.
 func (s *supervisor) start(cfg childConfig) (*child, error) {
+	role := transport.RoleHost
+	if cfg.Role == "client" {
+		role = transport.RoleGuest
+	}
+	var err error
+	if cfg.Code, err = s.realm.Code(role, s.dns); err != nil {
+		return nil, err
+	}
 	config, err := json.Marshal(cfg)
 	if err != nil {
 		return nil, err

@@ -119,7 +119,7 @@ func (c *child) run() error {
 func keyFile(dir, id string) string { return filepath.Join(dir, id+".key") }
 
 func (c *child) connect() error {
-	cfg := transport.TCPConfig{InsecurePlaintext: c.Insecure, Logger: c.log}
+	cfg := transport.TCPConfig{Open: true, InsecurePlaintext: c.Insecure, Logger: c.log}
 	if !c.Insecure {
 		identity, err := transport.LoadIdentity(keyFile(c.Dir, c.ID))
 		if err != nil {

@@ -147,7 +147,7 @@ func (b *broken) CompareAndSwap(ctx context.Context, expect uint64, next resolve
 	case b.is("Watch returns the first change") && b.stale[next.Name].Version < 2:
 		b.stale[next.Name] = r
 	case b.is("active hosts are present") && err == nil:
-		b.Resolver.Announce(ctx, r.Active, []string{r.Name}, time.Hour)
+		b.Resolver.Announce(ctx, r.Active, []string{r.Name}, time.Minute)
 	}
 	return r, err
 }
@@ -230,8 +230,8 @@ func (b *broken) Announce(ctx context.Context, h resolver.Host, services []strin
 	case b.is("announcements run out early"):
 		ttl /= 2
 	case b.is("announcements last for ever") && ttl > 0:
-		ttl = time.Hour
-	case b.is("a renewal never shortens") && ttl < time.Hour && h.ID == "shorter":
+		ttl = time.Minute
+	case b.is("a renewal never shortens") && ttl < time.Minute && h.ID == "shorter":
 		return nil
 	case b.is("long lists are cut") && len(services) > 10_000 && len(services) <= maxServices:
 		services = services[:10_000]

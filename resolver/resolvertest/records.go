@@ -329,7 +329,7 @@ var rules = append([]rule{
 			s.ErrorIs(err, resolver.ErrInvalid, "Hosts of %q", bad)
 			_, err = s.A.CompareAndSwap(s.ctx, 0, s.fresh(bad, a))
 			s.ErrorIs(err, resolver.ErrInvalid, "CompareAndSwap of %q", bad)
-			err = s.A.Announce(s.ctx, a, []string{name, bad}, time.Hour)
+			err = s.A.Announce(s.ctx, a, []string{name, bad}, time.Minute)
 			s.ErrorIs(err, resolver.ErrInvalid, "Announce of %q", bad)
 		}
 		for what, h := range map[string]resolver.Host{
@@ -340,7 +340,7 @@ var rules = append([]rule{
 		} {
 			_, err := s.A.CompareAndSwap(s.ctx, 0, s.fresh(name, h))
 			s.ErrorIs(err, resolver.ErrInvalid, "CompareAndSwap by a host with %s", what)
-			s.ErrorIs(s.A.Announce(s.ctx, h, []string{name}, time.Hour), resolver.ErrInvalid, "Announce of a host with %s", what)
+			s.ErrorIs(s.A.Announce(s.ctx, h, []string{name}, time.Minute), resolver.ErrInvalid, "Announce of a host with %s", what)
 		}
 		nonce := s.fresh(name, a)
 		nonce.Nonce = 0
@@ -396,7 +396,7 @@ var rules = append([]rule{
 		s.ErrorIs(err, context.Canceled, "CompareAndSwap")
 		_, err = s.A.Watch(ctx, name, 0)
 		s.ErrorIs(err, context.Canceled, "Watch")
-		s.ErrorIs(s.A.Announce(ctx, s.host("a"), []string{name}, time.Hour), context.Canceled, "Announce")
+		s.ErrorIs(s.A.Announce(ctx, s.host("a"), []string{name}, time.Minute), context.Canceled, "Announce")
 		_, err = s.A.Hosts(ctx, name)
 		s.ErrorIs(err, context.Canceled, "Hosts")
 		_, err = s.A.Get(s.ctx, name)
@@ -431,17 +431,18 @@ var rules = append([]rule{
 			r, err := s.A.Get(s.ctx, fmt.Sprint("service-", i))
 			s.NoError(err)
 			s.EqualValues(40, r.Version, "each turn of two hosts makes one change")
-			s.Equal([]string{fmt.Sprint("host-", 2*i), fmt.Sprint("host-", 2*i+1)}, s.hosts(r.Name))
+			s.Equal([]string{fmt.Sprint("host-", 2*i), fmt.Sprint("host-", 2*i+1)}, s.hosts("near-"+r.Name))
 		}
 	}},
 }, append(watchRules, presenceRules...)...)
 
 // use announces a host and changes a record, in competition with another host.
 func use(ctx context.Context, by resolver.Resolver, h resolver.Host, service string, nonce uint64) error {
-	if err := by.Announce(ctx, h, []string{service}, time.Hour); err != nil {
+	// Not for the service itself: a resolver may refuse to reset it while a member is present.
+	if err := by.Announce(ctx, h, []string{"near-" + service}, time.Minute); err != nil {
 		return err
 	}
-	if _, err := by.Hosts(ctx, service); err != nil {
+	if _, err := by.Hosts(ctx, "near-"+service); err != nil {
 		return err
 	}
 	next := resolver.Record{Name: service, Epoch: 1, Active: h, ISR: []resolver.Host{h}, Proposer: h, Nonce: nonce}

@@ -85,7 +85,7 @@ const (
 	maxName     = 253
 	maxAddr     = 256
 	maxServices = 1 << 17
-	maxTTL      = 24 * time.Hour
+	maxTTL      = time.Minute
 )
 
 // host returns the first incarnation of a host.

@@ -19,7 +19,7 @@ func tcp(t *testing.T, cfg transport.TCPConfig) *transport.TCP {
 func TestTLS(t *testing.T) {
 	transporttest.Run(t, func(t *testing.T) transporttest.Pair {
 		return transporttest.Pair{
-			Listener: tcp(t, transport.TCPConfig{}), Dialer: tcp(t, transport.TCPConfig{}), Addr: "127.0.0.1:0",
+			Listener: tcp(t, transport.TCPConfig{Open: true}), Dialer: tcp(t, transport.TCPConfig{Open: true}), Addr: "127.0.0.1:0",
 		}
 	})
 }

@@ -31,6 +31,11 @@ func (f *Flags) Explain(err error) string {
 		return fmt.Sprintf("%s is being served, so there is nothing to reset. Use -s alone to stand by.", f.Service)
 	case errors.Is(err, migrate.ErrNoTarget):
 		return fmt.Sprintf("the chat %s has ended: no other host could take it over.", f.Service)
+	case errors.Is(err, transport.ErrNotMember) && f.Guest():
+		return "this needs the code for hosts, the first of the two that dns prints (-join CODE)."
+	case errors.Is(err, transport.ErrNotMember):
+		return fmt.Sprintf("a process of %s is not a member of the same realm. Restart those that were started with an old code, "+
+			"or with -open, with the code that dns prints now (%s)", f.Service, Reason(err))
 	case errors.Is(err, chatcore.ErrNameTaken):
 		return Printable(reason(err, chatcore.CodeNameTaken)) + ". Choose another name with -name. If you used this name " +
 			"before, it becomes free within two minutes, or at once with the same -identity."
@@ -53,9 +58,23 @@ func (f *Flags) explainDNS(err error) string {
 		return fmt.Sprintf("unknown host %s. Set the address of the DNS with -dns_ip.", f.DNSIP)
 	}
 	switch {
+	case errors.Is(err, transport.ErrNotMember) && f.realm == nil:
+		return fmt.Sprintf("the DNS at %s admits only processes with its code. Copy a line that it prints at its start (-join "+
+			"CODE), and omit -open.", at)
+	case errors.Is(err, transport.ErrNotMember), errors.Is(err, transport.ErrWrongKey) && f.DNSKey == "":
+		code := "in -join"
+		if f.codeFile != "" {
+			code = "in " + f.codeFile
+		}
+		return fmt.Sprintf("the process at %s is not the DNS of the code %s (%s). It is the DNS of somebody else, or it was "+
+			"restarted with -open or without its -state. If you trust it, copy a line that it prints at its start (-join CODE).",
+			at, code, difference(err))
 	case errors.Is(err, transport.ErrWrongKey):
 		return fmt.Sprintf("the process at %s does not have the key given with -dns_key: it is another DNS, or it was restarted "+
 			"without its -identity. Compare with the key that it printed at the start.", at)
+	case errors.Is(err, syscall.ECONNREFUSED) && f.Join != "" && isLoopback(f.DNSIP):
+		return fmt.Sprintf("no DNS at %s. The DNS with this code can be reached from its own machine only: there, restart it with "+
+			"-ip set to its network address, and copy the new line.", at)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Sprintf("no DNS at %s. %s", at, remedy)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, transport.ErrTimeout):
@@ -67,6 +86,14 @@ func (f *Flags) explainDNS(err error) string {
 	}
 	return fmt.Sprintf("cannot communicate with the process at %s: it may be a DNS started %s -insecure (all processes must "+
 		"use the same setting), or another program (%s)", at, other, Printable(err.Error()))
+}
+
+// difference describes how a process differs from the DNS of the code.
+func difference(err error) string {
+	if errors.Is(err, transport.ErrWrongKey) {
+		return "it has another key"
+	}
+	return "it does not belong to the same realm"
 }
 
 // explainListen describes an error of listening on addr, which the flag sets; it returns "" for other errors.
@@ -113,7 +140,7 @@ func Reason(err error) string {
 	if t, ok := errors.AsType[*transport.Error](err); ok {
 		s = t.Message
 	}
-	for _, p := range []string{"chat: ", "migrate: "} {
+	for _, p := range []string{"chat: ", "migrate: ", "transport: realm: "} {
 		s = strings.TrimPrefix(s, p)
 	}
 	return Printable(s)

@@ -17,6 +17,7 @@ import (
 
 // Flags are the common flags of all participants in a chat.
 type Flags struct {
+	Join     string
 	DNSIP    string
 	DNSPort  int
 	DNSKey   string
@@ -28,15 +29,23 @@ type Flags struct {
 	Standbys int
 	Listen   string
 	Identity string
+	Open     bool
 	Insecure bool
 	Verbose  bool
+
+	// Set by FindDNS.
+	realm     *transport.Realm // nil with Open or Insecure
+	serverKey transport.Key    // zero: not known
+	codeFile  string           // the file in which the code was found without Join
 }
 
 // Register defines the flags with their defaults.
 func (f *Flags) Register(fs *flag.FlagSet) {
-	fs.StringVar(&f.DNSIP, "dns_ip", "localhost", "`address` of the DNS")
-	fs.IntVar(&f.DNSPort, "dns_port", 8000, "`port` of the DNS")
-	fs.StringVar(&f.DNSKey, "dns_key", "", "required `key` of the DNS, as printed by it; empty: the DNS is not authenticated")
+	fs.StringVar(&f.Join, "join", "", "`code` that dns prints, or the name of a file with it, because other users of this "+
+		"machine can see arguments; not needed where you have started the DNS yourself")
+	fs.StringVar(&f.DNSIP, "dns_ip", "127.0.0.1", "`address` of the DNS; overrides the code's")
+	fs.IntVar(&f.DNSPort, "dns_port", 8000, "`port` of the DNS; overrides the code's")
+	fs.StringVar(&f.DNSKey, "dns_key", "", "required `key` of the DNS; contained in the code, and for -open printed by dns")
 	fs.StringVar(&f.Service, "server_uri", "backend.com", "the `name` of the chat")
 	fs.StringVar(&f.Service, "u", "backend.com", "short for -server_uri `name`")
 	const minN = "number of `participants` that must join before the chat begins; messages are held until then. Used only " +
@@ -49,16 +58,18 @@ func (f *Flags) Register(fs *flag.FlagSet) {
 		"`time` between moves of the chat to another host; 0: it moves only when its host leaves")
 	fs.IntVar(&f.Standbys, "standbys", 1, "number of standby `hosts` that hold a copy of the chat; with 0, a crash of the "+
 		"host loses the chat")
-	fs.StringVar(&f.Listen, "listen", ":0", "`address` to listen on for other hosts and clients; port 0 chooses a free port")
+	fs.StringVar(&f.Listen, "listen", "", "`address` to listen on for other hosts and clients; port 0 chooses a free port; "+
+		"defaults to :0, or to 127.0.0.1:0 if the DNS has a loopback address")
 	fs.StringVar(&f.Identity, "identity", "", "`file` with the key of this process, created if it does not exist; empty: a "+
 		"new key at each start")
-	fs.BoolVar(&f.Insecure, "insecure", false, "disable encryption and keys; all processes, including the DNS, must use the "+
-		"same setting")
+	fs.BoolVar(&f.Open, "open", false, "use a DNS that was started with -open: everybody who can connect can host the chat")
+	fs.BoolVar(&f.Insecure, "insecure", false, "like -open, and disable encryption and keys; all processes, including the "+
+		"DNS, must use the same setting")
 	fs.BoolVar(&f.Verbose, "v", false, "log to standard error")
 }
 
-// Parse parses and validates the arguments. It prints any error before returning it; [ExitStatus] returns the exit status
-// for the error.
+// Parse parses and validates the arguments, and calls [Flags.FindDNS]. It prints any error before returning it; [ExitStatus]
+// returns the exit status for the error.
 func (f *Flags) Parse(fs *flag.FlagSet, args []string) error {
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -67,8 +78,14 @@ func (f *Flags) Parse(fs *flag.FlagSet, args []string) error {
 	if err == nil && fs.NArg() > 0 {
 		err = fmt.Errorf("unexpected argument %q: flags begin with -", fs.Arg(0))
 	}
-	if err != nil {
-		fmt.Fprintf(fs.Output(), "%s: %v (%s -help lists the flags)\n", fs.Name(), err, fs.Name())
+	if err == nil {
+		err = f.FindDNS(func(name string) bool { return Given(fs, name) })
+	}
+	switch {
+	case err != nil:
+		fmt.Fprintf(fs.Output(), "%s: %s (%s -help lists the flags)\n", fs.Name(), Printable(err.Error()), fs.Name())
+	case f.Open || f.Insecure:
+		WarnOpen(fs.Output(), fs.Name(), f.Insecure)
 	}
 	return err
 }
@@ -89,6 +106,8 @@ func (f *Flags) check() error {
 		return fmt.Errorf("-standbys is %d, want 0 to 15", f.Standbys)
 	case f.Reset && !f.Serve:
 		return errors.New("-reset requires -s")
+	case f.Join != "" && (f.Open || f.Insecure):
+		return errors.New("-join is for the members of a realm; with -open and -insecure there is none")
 	case f.Insecure && f.Identity != "":
 		return errors.New("-identity and -insecure are mutually exclusive: without encryption there are no keys")
 	case f.Insecure && f.DNSKey != "":
@@ -97,7 +116,7 @@ func (f *Flags) check() error {
 	if _, err := transport.ParseKey(f.DNSKey); err != nil {
 		return fmt.Errorf("-dns_key %q is not a key: it has 43 characters, and the DNS prints its key at the start", f.DNSKey)
 	}
-	if _, port, err := net.SplitHostPort(f.Listen); err != nil || port == "" {
+	if _, port, err := net.SplitHostPort(f.Listen); f.Listen != "" && (err != nil || port == "") {
 		return fmt.Errorf("-listen %q is not an address such as :0, :7000 or 192.168.1.5:7000", f.Listen)
 	}
 	return nil

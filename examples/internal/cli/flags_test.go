@@ -23,31 +23,33 @@ func parse(t *testing.T, args string) (Flags, string, error) {
 }
 
 func TestDefaults(t *testing.T) {
-	f, _, err := parse(t, "")
+	f, _, err := parse(t, "-open")
 	require.NoError(t, err)
 	require.Equal(t, Flags{
-		DNSIP: "localhost", DNSPort: 8000, Service: "backend.com", Every: 30 * time.Second, Standbys: 1, Listen: ":0",
+		Open: true, DNSIP: "127.0.0.1", DNSPort: 8000, Service: "backend.com", Every: 30 * time.Second, Standbys: 1,
+		Listen: "127.0.0.1:0",
 	}, f)
-	require.Equal(t, "localhost:8000", f.DNS())
+	require.Equal(t, "127.0.0.1:8000", f.DNS())
 	require.Equal(t, 2, f.policy().Copies)
 }
 
 func TestFlags(t *testing.T) {
-	key := transport.NewIdentity().Key().String()
+	id := transport.NewIdentity().Key()
+	key := id.String()
 	for _, args := range []string{
 		"-s --dns_ip 10.0.0.1 --dns_port 9000 --server_uri x.org --min_n 3 --every 5s --standbys 0 --listen :7000 --dns_key " +
 			key,
 		"-s -dns_ip=10.0.0.1 -dns_port=9000 -u=x.org -n=3 -every=5s -standbys=0 -listen=:7000 -dns_key=" + key,
 	} {
-		f, _, err := parse(t, args)
+		f, _, err := parse(t, "-open "+args)
 		require.NoError(t, err)
 		require.Equal(t, Flags{
 			DNSIP: "10.0.0.1", DNSPort: 9000, DNSKey: key, Service: "x.org", MinN: 3, Serve: true, Every: 5 * time.Second,
-			Listen: ":7000",
+			Listen: ":7000", Open: true, serverKey: id,
 		}, f)
 		require.Equal(t, 1, f.policy().Copies)
 	}
-	f, _, err := parse(t, "-dns_ip ::1")
+	f, _, err := parse(t, "-open -dns_ip ::1")
 	require.NoError(t, err)
 	require.Equal(t, "[::1]:8000", f.DNS())
 }
@@ -71,6 +73,8 @@ func TestBadFlags(t *testing.T) {
 		"-listen localhost:":             "-listen",
 		"serve":                          `unexpected argument "serve"`,
 		"-nonsense":                      "-nonsense",
+		"-join x -open":                  "-join",
+		"-join x -insecure":              "-join",
 	} {
 		_, out, err := parse(t, args)
 		require.Error(t, err, args)

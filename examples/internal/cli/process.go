@@ -34,21 +34,20 @@ const (
 	hostTimeout   = 15 * time.Second
 )
 
-// Start creates the transport and connects to the DNS. [Flags.Explain] describes its errors.
+// Start creates the transport and connects to the DNS that [Flags.FindDNS] has found. [Flags.Explain] describes its errors.
 func Start(ctx context.Context, f Flags, log *slog.Logger) (*Process, error) {
 	p := &Process{Flags: f, Log: log}
 	var err error
-	if p.Transport, err = NewTransport(f.Identity, f.Insecure, log); err != nil {
-		return nil, err
-	}
-	key, err := transport.ParseKey(f.DNSKey)
+	p.Transport, err = NewTransport(f.Identity, transport.TCPConfig{
+		Realm: f.realm, Open: f.Open, InsecurePlaintext: f.Insecure, Logger: log,
+	})
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, dnsTimeout)
 	defer cancel()
 	p.Resolver, err = resolver.Dial(ctx, resolver.ClientConfig{
-		Transport: p.Transport, Server: transport.Peer{Addr: f.DNS(), Key: key}, Logger: log,
+		Transport: p.Transport, Server: transport.Peer{Addr: f.DNS(), Key: f.serverKey, Role: transport.RoleHost}, Logger: log,
 	})
 	if err != nil {
 		p.Transport.Close()
@@ -58,8 +57,7 @@ func Start(ctx context.Context, f Flags, log *slog.Logger) (*Process, error) {
 }
 
 // NewTransport creates a TCP transport. Its identity is loaded from the file, or new if identity is empty.
-func NewTransport(identity string, insecure bool, log *slog.Logger) (*transport.TCP, error) {
-	cfg := transport.TCPConfig{InsecurePlaintext: insecure, Logger: log}
+func NewTransport(identity string, cfg transport.TCPConfig) (*transport.TCP, error) {
 	if identity != "" {
 		id, err := transport.LoadIdentity(identity)
 		if err != nil {
@@ -129,7 +127,7 @@ func (p *Process) Diagnose(ctx context.Context) string {
 		return ""
 	case m.ID != "":
 		return fmt.Sprintf("%s is served by %s at %s, which does not answer yet; a firewall may block the connection, or the "+
-			"host was started with -dns_ip localhost on another machine", name, Printable(m.ID), Printable(m.Addr))
+			"host is on another machine and listens on a loopback address", name, Printable(m.ID), Printable(m.Addr))
 	}
 	return fmt.Sprintf("%s was last served by %s, which is lost with all messages: waiting until the chat is restarted with "+
 		"-s -reset", name, Printable(rec.Active.ID))

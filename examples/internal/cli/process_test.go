@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -22,10 +21,11 @@ import (
 
 var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
 
-// serveDNS starts a DNS and returns flags that refer to it.
-func serveDNS(t *testing.T, insecure bool) (Flags, transport.Key) {
+// serveDNS starts a DNS with the realm, or an open one if realm is nil, and returns flags that refer to it.
+func serveDNS(t *testing.T, realm *transport.Realm, insecure bool) (Flags, transport.Key) {
 	t.Helper()
-	tr, err := NewTransport("", insecure, quiet)
+	cfg := transport.TCPConfig{Realm: realm, Open: realm == nil, InsecurePlaintext: insecure, Logger: quiet}
+	tr, err := NewTransport("", cfg)
 	require.NoError(t, err)
 	s, err := resolver.NewServer(resolver.ServerConfig{Transport: tr})
 	require.NoError(t, err)
@@ -35,12 +35,18 @@ func serveDNS(t *testing.T, insecure bool) (Flags, transport.Key) {
 	})
 	addr, err := s.Listen("127.0.0.1:0")
 	require.NoError(t, err)
-	f, _, err := parse(t, "")
+	_, port, err := net.SplitHostPort(addr)
 	require.NoError(t, err)
-	host, port, err := net.SplitHostPort(addr)
-	require.NoError(t, err)
-	f.DNSIP, f.Insecure = host, insecure
-	f.DNSPort, err = strconv.Atoi(port)
+	args := "-open -dns_port " + port
+	if insecure {
+		args = "-insecure -dns_port " + port
+	}
+	if realm != nil {
+		code, err := realm.Code(transport.RoleHost, transport.Peer{Addr: addr, Key: tr.Key()})
+		require.NoError(t, err)
+		args = "-join " + code
+	}
+	f, _, err := parse(t, args)
 	require.NoError(t, err)
 	return f, tr.Key()
 }
@@ -61,8 +67,7 @@ func start(t *testing.T, f Flags) *Process {
 }
 
 func TestHostAndStandBy(t *testing.T) {
-	f, key := serveDNS(t, false)
-	f.DNSKey = key.String()
+	f, _ := serveDNS(t, transport.NewRealm(), false)
 	require.Contains(t, start(t, f).Diagnose(t.Context()), "no host serves backend.com yet")
 
 	f.Serve = true
@@ -84,7 +89,7 @@ func TestHostAndStandBy(t *testing.T) {
 }
 
 func TestLostHosts(t *testing.T) {
-	f, _ := serveDNS(t, false)
+	f, _ := serveDNS(t, transport.NewRealm(), false)
 	f.Serve = true
 	first := start(t, f)
 	_, err := first.Host(t.Context())
@@ -111,7 +116,7 @@ func TestNoDNS(t *testing.T) {
 	require.NoError(t, err)
 	port := l.Addr().(*net.TCPAddr).Port
 	l.Close()
-	f := Flags{DNSIP: "127.0.0.1", DNSPort: port}
+	f := Flags{DNSIP: "127.0.0.1", DNSPort: port, Open: true}
 	_, err = Start(t.Context(), f, quiet)
 	require.Error(t, err)
 	require.Contains(t, f.Explain(err), fmt.Sprintf("no DNS at 127.0.0.1:%d. Start it with", port))
@@ -123,15 +128,16 @@ func TestNoDNS(t *testing.T) {
 }
 
 func TestAnotherDNS(t *testing.T) {
-	f, _ := serveDNS(t, false)
+	f, _ := serveDNS(t, nil, false)
 	f.DNSKey = transport.NewIdentity().Key().String()
+	require.NoError(t, f.FindDNS(nil))
 	_, err := Start(t.Context(), f, quiet)
 	require.ErrorIs(t, err, transport.ErrWrongKey)
 	require.Contains(t, f.Explain(err), "-dns_key")
 
 	for _, insecure := range []bool{false, true} {
-		f, _ := serveDNS(t, insecure)
-		f.Insecure = !insecure
+		f, _ := serveDNS(t, nil, insecure)
+		f.Insecure, f.Open = !insecure, insecure
 		_, err := Start(t.Context(), f, quiet)
 		require.Error(t, err)
 		require.Contains(t, f.Explain(err), map[bool]string{false: "without -insecure", true: "with -insecure"}[insecure])
@@ -143,7 +149,7 @@ func TestExplain(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer l.Close()
-	tr, err := NewTransport("", false, quiet)
+	tr, err := NewTransport("", transport.TCPConfig{Open: true})
 	require.NoError(t, err)
 	defer tr.Close()
 	_, err = tr.Listen(l.Addr().String(), nil)

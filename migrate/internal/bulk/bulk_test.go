@@ -249,7 +249,7 @@ func BenchmarkBulk(b *testing.B) {
 		b.Run(map[bool]string{true: "plain", false: "tls"}[plain], func(b *testing.B) {
 			data := make([]byte, 256<<20)
 			src := NewSource(nil)
-			tr, err := transport.NewTCP(transport.TCPConfig{InsecurePlaintext: plain})
+			tr, err := transport.NewTCP(transport.TCPConfig{Open: true, InsecurePlaintext: plain})
 			require.NoError(b, err)
 			defer tr.Close()
 			l, err := tr.Listen("127.0.0.1:0", func(transport.Conn) transport.Handler {

@@ -29,7 +29,7 @@ type answer struct {
 }
 
 // classify decodes the answer to a command. Only three kinds of answers end a command: one with its place in the log;
-// CodeReplyGone, when that place is no longer known; and one of the four codes that exclude a place. After any other the
+// CodeReplyGone, when that place is no longer known; and one of the five codes that exclude a place. After any other the
 // command may still be executed, and is sent again.
 func classify(result []byte, err error) answer {
 	if err == nil {
@@ -61,7 +61,7 @@ func classify(result []byte, err error) answer {
 // classifyCode returns what a host's refusal of any call means.
 func classifyCode(code transport.Code) outcome {
 	switch code {
-	case wire.CodeSessionExpired, wire.CodeForbidden, wire.CodeStateLost:
+	case wire.CodeSessionExpired, wire.CodeForbidden, wire.CodeStateLost, transport.CodeNotMember:
 		return outcomeEnded
 	case wire.CodeRetry, wire.CodeOutOfOrder, wire.CodeQueueFull:
 		return outcomeRetry

@@ -42,6 +42,7 @@ func TestClassify(t *testing.T) {
 		"reply gone":           {err: remote(wire.CodeReplyGone, nil), want: outcomeDone},
 		"expired":              {err: remote(wire.CodeSessionExpired, nil), want: outcomeEnded},
 		"forbidden":            {err: remote(wire.CodeForbidden, nil), want: outcomeEnded},
+		"not a member":         {err: remote(transport.CodeNotMember, nil), want: outcomeEnded},
 		"state lost":           {err: remote(wire.CodeStateLost, nil), want: outcomeEnded},
 		"unknown":              {err: remote(transport.CodeUnknown, nil), want: outcomeNotActive},
 		"connection ended":     {err: io.EOF, want: outcomeBroken},

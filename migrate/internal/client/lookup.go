@@ -3,10 +3,12 @@ package client
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"time"
 
 	"github.com/roam-go/roam/resolver"
+	"github.com/roam-go/roam/transport"
 )
 
 const resolveTimeout = time.Second // for one question to the resolver
@@ -63,10 +65,15 @@ func (c *Client) followResolver(ctx context.Context) {
 	}
 }
 
+// noteResolver remembers the resolver's last error. It ends a client that has not begun if a further attempt would fail, too.
 func (c *Client) noteResolver(ctx context.Context, err error) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	final := transport.IsFinal(err) && !c.session.opened
 	if ctx.Err() == nil {
 		c.search.lastErr.resolver = err
+	}
+	c.mu.Unlock()
+	if final {
+		c.end(fmt.Errorf("migrate: service %s: %w", c.service, err))
 	}
 }

@@ -120,7 +120,7 @@ func (c *Client) connectSpare(ctx context.Context, s *spare, from *link) *link {
 	dialCtx, cancel := context.WithTimeout(ctx, parkLimit)
 	defer cancel()
 	l := &link{c: c, host: s.host}
-	conn, err := c.transport.Dial(dialCtx, transport.Peer{Addr: s.host.Addr, Key: s.host.Key}, l)
+	conn, err := c.transport.Dial(dialCtx, transport.Peer{Addr: s.host.Addr, Key: s.host.Key, Role: transport.RoleHost}, l)
 	if err != nil {
 		c.log.Debug("no connection to the next host", "host", s.host.ID, "addr", s.host.Addr, "err", err)
 		return nil

@@ -350,7 +350,7 @@ func (c *Client) tryHost(ctx context.Context, h resolver.Host, probe bool) {
 	c.mu.Unlock()
 
 	l := &link{c: c, host: h}
-	conn, err := c.transport.Dial(ctx, transport.Peer{Addr: h.Addr, Key: h.Key}, l)
+	conn, err := c.transport.Dial(ctx, transport.Peer{Addr: h.Addr, Key: h.Key, Role: transport.RoleHost}, l)
 	if err == nil && probe {
 		err = c.probe(ctx, conn, open)
 	}

@@ -142,7 +142,7 @@ func (ls *Links) Close() {
 // Connect dials a host, which must prove the key that to names, and exchanges hellos with it. The error is [ErrOtherStart]
 // if another process answers at the host's address. The caller closes the connection; Close does not.
 func (ls *Links) Connect(ctx context.Context, to resolver.Host, h transport.Handler) (transport.Conn, error) {
-	conn, err := ls.cfg.Transport.Dial(ctx, transport.Peer{Addr: to.Addr, Key: to.Key}, h)
+	conn, err := ls.cfg.Transport.Dial(ctx, transport.Peer{Addr: to.Addr, Key: to.Key, Role: transport.RoleHost}, h)
 	if err != nil {
 		return nil, err
 	}
