@@ -24,9 +24,12 @@ import (
 type lost struct{ rec resolver.Record } // zero: nothing
 
 // known identifies the record that this host knew at some time.
-type known struct{ generation, version uint64 }
+type known struct {
+	generation, version uint64
+	term                Term
+}
 
-func (c *Core) known() known { return known{c.rec.Generation, c.rec.Version} }
+func (c *Core) known() known { return known{c.rec.Generation, c.rec.Version, TermOf(c.rec)} }
 
 // noticeLoss compares r, the resolver's answer to a read, with the record that this host knew when it asked: the resolver
 // has lost records if its answer is older.
@@ -35,7 +38,7 @@ func (c *Core) noticeLoss(r resolver.Record, asked known) {
 	case asked.version == 0 || asked.generation != c.rec.Generation:
 		return // this host knew nothing, or has learned of another generation since
 	case r.Version == 0 || r.Generation != asked.generation || r.Version < asked.version:
-	case TermOf(r).Compare(TermOf(c.rec)) < 0: // it has gone back, and forward another way
+	case TermOf(r).Compare(asked.term) < 0: // it has gone back, and forward another way
 	default:
 		c.lost = nil
 		return

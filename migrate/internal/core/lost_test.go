@@ -220,3 +220,21 @@ func TestResetKeepsTheLog(t *testing.T) {
 	require.True(t, c.Role().Active())
 	require.EqualValues(t, 5, c.Commit(), "four entries and the first of its own epoch")
 }
+
+// A record that another host's next term has replaced while it was read is not lost.
+func TestLateReadOfEarlierTermIsNoLoss(t *testing.T) {
+	c := stored(t, storedB)
+	rec := storedRecord(1, 1, storedA)
+	turn(c, time.Second, rec, Got{Record: rec})
+	c.Step(time.Second, CheckRecord{})
+	for r := c.Ready(); !r.Get; r = c.Ready() {
+		c.Step(c.now+100*time.Millisecond, Tick{})
+	}
+	third := resolver.Host{ID: "c", Incarnation: 1, Addr: "c:1"}
+	next := storedRecord(2, 2, third)
+	next.ISR = append(next.ISR, third)
+	c.Step(c.now, Recv{Msg{Type: MsgRecord, From: third, Term: TermOf(next), Record: &next}})
+	require.EqualValues(t, 2, c.Record().Version)
+	c.Step(c.now, Got{Record: rec})
+	require.False(t, c.Lost(), "the answer was on its way when the record changed")
+}
