@@ -419,3 +419,67 @@ func TestTwoResolversAtOnce(t *testing.T) {
 		})
 	}
 }
+
+// The resolver goes back to a record that says that the service has ended, after which another host began it anew. A
+// newcomer that does not reach that host waits for it if it is present. If it is not, the newcomer begins the service as
+// well, but in a term of its own.
+func TestRetiredRecordIsOld(t *testing.T) {
+	for _, present := range []bool{true, false} {
+		t.Run(fmt.Sprintf("present %v", present), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newLossRow(t)
+				defer w.close()
+				require.ErrorIs(t, w.host("a", "svc", Policy{}).Leave(t.Context()), ErrNoTarget)
+				clone := w.first.clone(2)
+				b := w.host("b", "svc", Policy{})
+				require.NoError(t, w.do(t.Context(), w.dial("client", "svc", ClientConfig{}), "x"))
+				if !present {
+					clone.Memory = resolver.NewMemory()
+				}
+				w.net.Partition("b", "c")
+				w.views["c"].at.Store(clone)
+				s, err := w.nodes["c"].Host(t.Context(), "svc", newTally, Policy{})
+				if present {
+					require.ErrorIs(t, err, ErrNoHost)
+					require.ErrorContains(t, err, "host b at b:1, which is present for it, does not answer")
+					return
+				}
+				require.NoError(t, err)
+				require.Equal(t, Active, s.Status().Role)
+				w.net.HealAll()
+				w.views["b"].at.Store(clone)
+				w.inSync(s, 2)
+				w.role(b, Standby)
+				errs := w.failed["b"].take()
+				require.NotEmpty(t, errs)
+				require.ErrorIs(t, errs[len(errs)-1], ErrStateLost)
+				require.ErrorContains(t, errs[len(errs)-1], "service svc began anew on host c")
+			})
+		})
+	}
+}
+
+// The silent member is back while a person resets the active host, which then has no need of it: the call returns.
+func TestResetOutrun(t *testing.T) {
+	for after := time.Duration(0); after <= 1200*time.Millisecond; after += 100 * time.Millisecond {
+		synctest.Test(t, func(t *testing.T) {
+			w := newLossRow(t)
+			defer w.close()
+			a, _ := w.pair(Policy{})
+			require.NoError(t, w.do(t.Context(), w.dial("client", "svc", ClientConfig{}), "x"))
+			w.first.lose()
+			w.net.Partition("a", "b")
+			time.Sleep(10 * time.Second)
+			require.True(t, a.Status().Suspended)
+			time.AfterFunc(after, w.net.HealAll)
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			if _, err := w.nodes["a"].Reset(ctx, "svc", nil, Policy{}); err != nil {
+				require.ErrorIs(t, err, ErrExists, "after %v", after)
+				require.ErrorContains(t, err, "active on host a")
+			}
+			w.inSync(a, 2)
+			w.kept(1)
+		})
+	}
+}

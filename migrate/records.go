@@ -22,6 +22,7 @@ type registrar struct {
 	refusal atomic.Pointer[error] // the resolver's error for the last refused change of the record
 	unsure  atomic.Bool           // a caller stopped waiting for the outcome of its change of the record
 	givenUp atomic.Bool           // see giveUp
+	idle    atomic.Bool           // no change of the record is without an outcome; published after Status
 }
 
 // compareAndSwap proposes a change of the record.

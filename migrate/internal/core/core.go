@@ -264,6 +264,8 @@ type (
 		Record resolver.Record
 		Err    bool
 	}
+	// Told is a record that the caller has read earlier: it is not the answer to Ready.Get.
+	Told struct{ Record resolver.Record }
 	// Answers answers Ready.Ask, once all hosts have answered or had the time to.
 	Answers struct{ Answers []Answer }
 	// Candidates answers Ready.Seek, best first.
@@ -325,6 +327,7 @@ func (Recv) event()        {}
 func (Create) event()      {}
 func (CASDone) event()     {}
 func (Got) event()         {}
+func (Told) event()        {}
 func (Candidates) event()  {}
 func (Answers) event()     {}
 func (Captured) event()    {}
@@ -361,6 +364,8 @@ func (c *Core) Step(now time.Duration, ev Event) {
 		c.casDone(ev)
 	case Got:
 		c.got(ev)
+	case Told:
+		c.learn(ev.Record)
 	case Answers:
 		c.answered(ev.Answers)
 	case Candidates:

@@ -85,6 +85,11 @@ func (c *Core) proposeCreate(at int64) {
 			return
 		}
 		next.Epoch, next.Loss = c.rec.Epoch+1, c.rec.Loss+1
+		if at > 0 {
+			// The resolver may have gone back to before another host began the service anew after that record.
+			c.restoring = c.farTerm(TermOf(c.rec), c.restoring)
+			next.Epoch, next.Loss = c.restoring.Epoch, c.beginning(next.Loss, at)
+		}
 	}
 	if c.hasState {
 		c.release() // the copy of the retired service
