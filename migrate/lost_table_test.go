@@ -483,3 +483,45 @@ func TestResetOutrun(t *testing.T) {
 		})
 	}
 }
+
+// A host knows of a later beginning of the service, whose only host has died: the hosts of the earlier one cannot restore
+// their record, which would hide it. They report that, and the call that continues.
+func TestLaterBeginningIsGone(t *testing.T) {
+	for _, alive := range []bool{true, false} {
+		t.Run(fmt.Sprintf("active host alive %v", alive), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newLossRow(t)
+				defer w.close()
+				w.pair(Policy{})
+				require.NoError(t, w.do(t.Context(), w.dial("client", "svc", ClientConfig{}), "x"))
+				second := &forgetful{Memory: resolver.NewMemory(), generation: 8}
+				w.node("d")
+				w.views["c"].at.Store(second)
+				w.views["d"].at.Store(second)
+				d := w.host("d", "svc", Policy{Copies: 1})
+				c := w.standby("c", "svc", Policy{Copies: 1})
+				time.Sleep(time.Second)
+				require.Equal(t, d.Status().Record, c.Status().Record)
+				w.crash("d")
+				w.views["c"].at.Store(w.first)
+				time.Sleep(2 * time.Second) // until host c is present
+				w.first.lose()
+				lone := "a"
+				if !alive {
+					w.crash("a")
+					lone = "b"
+				}
+				time.Sleep(10 * time.Second)
+				errs := w.failed[lone].take()
+				require.Len(t, errs, 2)
+				require.ErrorIs(t, errs[1], ErrNoHost)
+				require.ErrorContains(t, errs[1], "host c knows of later entries, or of a later beginning, than host "+lone)
+				require.ErrorContains(t, errs[1], "Node.Reset on host "+lone+" continues")
+				_, err := w.nodes[lone].Reset(t.Context(), "svc", newTally, Policy{})
+				require.NoError(t, err)
+				w.inSync(w.nodes[lone].service("svc"), 2)
+				w.kept(1)
+			})
+		})
+	}
+}

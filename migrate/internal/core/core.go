@@ -192,7 +192,9 @@ type Core struct {
 	firstStamp   time.Duration // see stamp
 	gaveWay      bool          // its answers do not count: another host may act on an answer of this one
 	nextAsk      time.Duration // no other inquiry before this time
-	alone        bool          // some members did not answer the last one
+	alone        bool          // some members did not answer the last one, or a host knows better
+	better       resolver.Host // that host
+	beyond       Term          // a higher term that was the answer to the last one
 	lost         *lost         // the resolver has lost the record; nil: not as far as known
 	restoring    Term          // the last term that this host proposed for a restored record
 	differences  []Difference  // the known policies of other hosts that differ from this host's

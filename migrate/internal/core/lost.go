@@ -219,9 +219,14 @@ func (c *Core) answered(answers []Answer) {
 		c.hear(a.Record, (a.Copy || a.Active) && a.Loss == a.Record.Loss)
 		if c.known() != before || a.Term.Compare(c.term) > 0 || a.Active && a.Term == c.term {
 			c.get() // which shows whether the resolver still has what that host knows
+			if c.lost != nil && a.Term.Compare(c.term) > 0 && a.Term == c.beyond {
+				c.setAlone(true, a.From) // it does not, and no host of that term is there
+			}
+			c.beyond = a.Term
 			return
 		}
 	}
+	c.beyond = Term{}
 	if c.prop != nil || !c.hasState {
 		return
 	}
@@ -232,10 +237,12 @@ func (c *Core) answered(answers []Answer) {
 		return
 	}
 	isr, ok := c.restorable(c.members(), answers)
-	ok = (ok || c.lost == nil) && !slices.ContainsFunc(answers, c.lacks)
-	if c.alone != !ok {
-		c.alone, c.out.Changed = !ok, true
+	var better resolver.Host
+	if i := slices.IndexFunc(answers, c.lacks); i >= 0 {
+		better = answers[i].From
 	}
+	ok = (ok || c.lost == nil) && better.ID == ""
+	c.setAlone(!ok, better)
 	switch {
 	case !ok:
 	case c.lost == nil:
@@ -270,7 +277,17 @@ func (c *Core) takeOverFar() {
 	c.propose(proposal{kind: propPromote, expect: c.rec.Version, next: next})
 }
 
+// setAlone sets the results of Alone and Better.
+func (c *Core) setAlone(alone bool, better resolver.Host) {
+	if c.alone != alone || c.better != better {
+		c.alone, c.better, c.out.Changed = alone, better, true
+	}
+}
+
 // Alone reports whether this host is a member of an in-sync set without an active host, but cannot take over: the resolver
-// has lost the record, and other members do not answer, or hosts that the record does not name hold later entries. Reset
-// continues with all that the host holds on which it is called.
+// has lost the record, and other members do not answer, or another host, Better, knows of later entries, or of a later term
+// without an active host. Reset continues with all that the host holds on which it is called.
 func (c *Core) Alone() bool { return c.alone && !c.role.Active() || c.alone && c.lost != nil }
+
+// Better is the host that knows better than this one, if that is why it is Alone.
+func (c *Core) Better() resolver.Host { return c.better }

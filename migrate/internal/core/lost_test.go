@@ -187,6 +187,10 @@ func TestTakeOverAfterInquiry(t *testing.T) {
 			}
 			if !test.over {
 				require.Nil(t, r.CAS)
+				if lacks := a.Commit.Index > 1; lacks {
+					require.True(t, c.Alone())
+					require.Equal(t, third, c.Better())
+				}
 				return
 			}
 			require.NotNil(t, r.CAS)

@@ -429,7 +429,7 @@ func (c *Core) learn(r resolver.Record) {
 		return
 	}
 	c.setRecord(r)
-	c.lost, c.alone = nil, false
+	c.lost, c.alone, c.better, c.beyond = nil, false, resolver.Host{}, Term{}
 	c.out.Changed = true
 	done := c.prop
 	if done != nil && (forgot || r.Version > done.expect) {

@@ -183,7 +183,7 @@ func appendCore(b []byte, c *Core) []byte {
 	num(c.tried.Loss, c.tried.Epoch)
 	num(c.commit, c.emitted, c.applied, c.log.base, c.log.baseEpoch)
 	b = appendRec(b, c.rec)
-	num(c.asked.generation, c.asked.version, c.restoring.Loss, c.restoring.Epoch)
+	num(c.asked.generation, c.asked.version, c.asked.term.Loss, c.asked.term.Epoch, c.beyond.Loss, c.beyond.Epoch, c.restoring.Loss, c.restoring.Epoch)
 	flags(c.hasState, c.getting, c.prop != nil, c.lost != nil)
 	for _, h := range c.proposed {
 		host(h)
