@@ -38,7 +38,7 @@ func (r *registrar) compareAndSwap(cas core.CAS) {
 		case errors.Is(err, resolver.ErrConflict), errors.Is(err, resolver.ErrAmnesia):
 			done.Outcome = core.CASConflict
 		case errors.Is(err, resolver.ErrRefused), errors.Is(err, resolver.ErrInvalid):
-			done.Outcome = core.CASRefused
+			done.Outcome, done.Err = core.CASRefused, err
 			r.refusal.Store(&err)
 			r.log.Warn("change of the record refused", "err", err)
 		default:

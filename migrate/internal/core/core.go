@@ -122,7 +122,7 @@ type Ready struct {
 	Fetch     *Fetch          // fetch and restore a snapshot; answer with [Restored]
 	Reads     []uint64        // the reads to answer now
 	Resent    uint64          // number of entries sent again
-	Reports   []error         // conditions that users should know: [Difference], [JoinDelay], [Superseded]
+	Reports   []error         // conditions that users should know: [Difference], [JoinDelay], [Superseded], [RestoreRefused]
 	ReadsFail bool            // all other pending reads fail here; their callers must ask another host
 	Drop      bool            // release the copy
 	Activated bool            // this host became active; Tail returns the entries it inherited
@@ -260,6 +260,7 @@ type (
 		Nonce   uint64
 		Record  resolver.Record // for CASOK and CASConflict
 		Outcome Outcome
+		Err     error // for CASRefused
 	}
 	// Got answers Ready.Get. Record is zero if there is none; Err is true if the resolver did not answer.
 	Got struct {

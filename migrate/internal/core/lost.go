@@ -3,6 +3,7 @@ package core
 import (
 	"cmp"
 	"encoding/binary"
+	"fmt"
 	"hash/fnv"
 	"slices"
 	"time"
@@ -21,7 +22,25 @@ import (
 // Where neither is possible, only a person can decide: see [Reset].
 
 // lost is what the resolver has instead of the record that this host knows.
-type lost struct{ rec resolver.Record } // zero: nothing
+type lost struct {
+	rec     resolver.Record // zero: nothing
+	refused bool            // the resolver has refused to restore the record, which is reported
+}
+
+// RestoreRefused reports that the resolver refuses to restore a lost record. It is an item of [Ready].Reports, once for each
+// loss.
+type RestoreRefused struct {
+	Self resolver.Host
+	Err  error
+}
+
+func (r *RestoreRefused) Error() string {
+	return fmt.Sprintf("host %s cannot restore the record, which the resolver has lost, until the resolver allows that: %v",
+		r.Self.ID, r.Err)
+}
+
+// Unwrap returns the resolver's error.
+func (r *RestoreRefused) Unwrap() error { return r.Err }
 
 // known identifies the record that this host knew at some time.
 type known struct {

@@ -333,6 +333,10 @@ func (c *Core) casDone(ev CASDone) {
 			c.get()
 		}
 	case CASRefused:
+		if l := c.lost; mine && p.kind == propRestore && l != nil && !l.refused {
+			l.refused = true
+			c.out.Reports = append(c.out.Reports, &RestoreRefused{Self: c.self, Err: ev.Err})
+		}
 		if mine {
 			c.dropProp("the resolver refused the change", true)
 		}
