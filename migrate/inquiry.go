@@ -3,6 +3,7 @@ package migrate
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -138,16 +139,8 @@ func (r *registrar) askHost(ctx context.Context, h resolver.Host) (core.Answer, 
 		return a, err
 	}
 	defer conn.Close()
-	params, err := transport.Marshal(wire.AskParams{Service: r.name})
+	v, err := r.askOver(ctx, conn)
 	if err != nil {
-		return a, err
-	}
-	b, err := conn.Call(ctx, wire.MethodAsk, params)
-	if err != nil {
-		return a, err
-	}
-	var v wire.AskResult
-	if err := msgpack.UnmarshalSmall(b, &v); err != nil {
 		return a, err
 	}
 	a.Term = core.Term{Loss: v.Loss, Epoch: v.Epoch}
@@ -158,6 +151,35 @@ func (r *registrar) askHost(ctx context.Context, h resolver.Host) (core.Answer, 
 		a.Record = *v.Record
 	}
 	return a, nil
+}
+
+func (r *registrar) askOver(ctx context.Context, conn transport.Conn) (v wire.AskResult, err error) {
+	params, err := transport.Marshal(wire.AskParams{Service: r.name})
+	if err != nil {
+		return v, err
+	}
+	b, err := conn.Call(ctx, wire.MethodAsk, params)
+	if err != nil {
+		return v, err
+	}
+	err = msgpack.UnmarshalSmall(b, &v)
+	return v, err
+}
+
+// errNotHosted is the error of a host that answers, but does not host the service, and holds no files of it.
+var errNotHosted = errors.New("it does not host the service")
+
+// alive returns nil if a host answers, unless it does not host the service.
+func (r *registrar) alive(ctx context.Context, h resolver.Host) error {
+	conn, err := r.node.links.Connect(ctx, h, nil)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if v, err := r.askOver(ctx, conn); err == nil && !v.Hosted {
+		return errNotHosted
+	}
+	return nil // a host that loads its copy may take long to answer
 }
 
 // witness asks the hosts of rec, the resolver's record, those in also, and all that are present. It returns the best answer

@@ -118,7 +118,7 @@ func (r *registrar) rank(hosts []resolver.Host) (ranked []resolver.Host, err err
 	return r.policy.Rank(hosts), nil
 }
 
-// anyAlive returns nil if one of the hosts that hold the state answers. Because the record may be about to change, anyAlive
+// anyAlive returns nil if one of the hosts that hold the state by the record answers, and hosts the service. Because the record may be about to change, anyAlive
 // reads it again before it gives up.
 func (r *registrar) anyAlive(ctx context.Context, rec resolver.Record) error {
 	n := r.node
@@ -139,6 +139,9 @@ func (r *registrar) anyAlive(ctx context.Context, rec resolver.Record) error {
 		case asked == 0:
 			return transport.Errorf(CodeNoHost, "migrate: service %s was last held by host %s itself, which no longer has its state: Reset "+
 				"starts it without that state", r.name, n.self.ID)
+		case last == errNotHosted:
+			return transport.Errorf(CodeNoHost, "migrate: service %s was last held by host %s at %s, by a record that may be old, but no "+
+				"host of that record holds its state: Reset starts the service without that state", r.name, rec.Active.ID, rec.Active.Addr)
 		default:
 			return transport.Errorf(CodeNoHost,
 				"migrate: service %s was last held by host %s at %s, which does not answer (%v): it continues when that host restarts "+
@@ -148,7 +151,7 @@ func (r *registrar) anyAlive(ctx context.Context, rec resolver.Record) error {
 	}
 }
 
-// anyAnswers returns nil when one of the hosts answers, or the last error, and how many hosts it has asked: all except this
+// anyAnswers returns nil when one of the hosts answers and hosts the service, or an error, and how many hosts it has asked: all except this
 // one, whose own copy the caller has checked. Because a host may be slow, each has twice FailureTimeout to answer.
 func (r *registrar) anyAnswers(ctx context.Context, hosts []resolver.Host) (asked int, err error) {
 	n := r.node
@@ -161,18 +164,17 @@ func (r *registrar) anyAnswers(ctx context.Context, hosts []resolver.Host) (aske
 		}
 		asked++
 		if !n.spawn(func() {
-			conn, err := n.links.Connect(ctx, h, nil)
-			if err == nil {
-				conn.Close()
-			}
-			answers <- err
+			answers <- r.alive(ctx, h)
 		}) {
 			answers <- n.errClosed()
 		}
 	}
 	for range asked {
-		if err = <-answers; err == nil {
-			break
+		switch e := <-answers; {
+		case e == nil:
+			return asked, nil
+		case err == nil || err == errNotHosted:
+			err = e // rather of one that may hold the state
 		}
 	}
 	return asked, err
