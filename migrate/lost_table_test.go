@@ -547,3 +547,27 @@ func TestOldRecordNamesHostThatLeft(t *testing.T) {
 		require.Equal(t, Active, s.Status().Role)
 	})
 }
+
+// A service is reset on one host, the resolver goes back to the record before that, and the service is reset on another
+// host. The clients of the first reset receive ErrStateLost as well.
+func TestResetTwiceAfterOneRecord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newLossRow(t)
+		defer w.close()
+		w.host("a", "svc", Policy{})
+		w.crash("a")
+		time.Sleep(5 * time.Second)
+		b, err := w.nodes["b"].Reset(t.Context(), "svc", newTally, Policy{})
+		require.NoError(t, err)
+		client := w.dial("client", "svc", ClientConfig{})
+		require.NoError(t, w.do(t.Context(), client, "x"))
+		loss := b.Status().Record.Loss
+		w.crash("b")
+		w.first.goBack(1)
+		time.Sleep(5 * time.Second)
+		c, err := w.nodes["c"].Reset(t.Context(), "svc", newTally, Policy{})
+		require.NoError(t, err)
+		require.Greater(t, c.Status().Record.Loss, loss)
+		require.ErrorIs(t, w.do(t.Context(), client, "y"), ErrStateLost)
+	})
+}

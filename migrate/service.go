@@ -47,7 +47,7 @@ func newService(n *Node, name string, fresh func() Migratable, policy Policy) *S
 	s.core = core.New(core.Config{
 		Name: name, Self: n.self, Standbys: policy.Copies - 1, MinInSync: policy.MinInSync,
 		Heartbeat: n.cfg.Heartbeat, FailureTimeout: n.cfg.FailureTimeout,
-		Durable: n.dir != nil, Nonce: wire.RandomID(),
+		Durable: n.dir != nil, Nonce: wire.RandomID(), Start: n.start.UnixMilli(),
 	})
 	s.replica = replica.New((*env)(s), s.core)
 	s.maker = maker{site: &s.site, fresh: fresh}

@@ -15,6 +15,9 @@ type Config struct {
 	Durable bool
 	// Nonce is the first nonce for proposals. Starts with the same incarnation need different ones.
 	Nonce uint64
+	// Start is the host's wall-clock time at the start of the time that Step takes, in Unix milliseconds. It distinguishes far
+	// terms of a host that has gone back to an old store. 0: no host goes back.
+	Start int64
 
 	Heartbeat       time.Duration // interval of the active host's heartbeats: 100 ms
 	FailureTimeout  time.Duration // after this silence a member is removed and an active host is replaced: 500 ms

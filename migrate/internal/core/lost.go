@@ -108,7 +108,8 @@ func (c *Core) proposeRestore(isr []resolver.Host) {
 }
 
 // farTerm is a term above this host's own and those of seen, in an epoch that no other host begins: it ends in a number of
-// this host. It is far above, so that a change that was proposed before the loss cannot be made after it.
+// this host. It is far above, so that a change that was proposed before the loss cannot be made after it, and by the clock
+// also above those that this host has forgotten because its store has gone back.
 func (c *Core) farTerm(seen ...Term) Term {
 	t := c.term
 	for _, o := range seen {
@@ -116,7 +117,11 @@ func (c *Core) farTerm(seen ...Term) Term {
 			t = o
 		}
 	}
-	t.Epoch = (t.Epoch/hostNumbers+2)*hostNumbers + c.hostNumber()
+	least := t.Epoch/hostNumbers + 2
+	if c.cfg.Start > 0 {
+		least = max(least, uint64(c.cfg.Start+int64(c.now/time.Millisecond)))
+	}
+	t.Epoch = least*hostNumbers + c.hostNumber()
 	return t
 }
 

@@ -113,6 +113,9 @@ func (c *Core) proposeReset(rec resolver.Record, at int64) {
 		// The resolver may have gone back to before another reset, whose term belonged to another host.
 		c.restoring = c.farTerm(TermOf(rec), c.restoring)
 		next.Loss, next.Epoch = c.restoring.Loss+1, c.restoring.Epoch
+		if at > 0 {
+			next.Loss = c.beginning(next.Loss, at)
+		}
 	}
 	c.freshTerm = TermOf(next)
 	doubt := c.prop // with a higher loss it does not matter, unless the reset is given up
