@@ -166,18 +166,18 @@ func (r *registrar) askOver(ctx context.Context, conn transport.Conn) (v wire.As
 	return v, err
 }
 
-// errNotHosted is the error of a host that answers, but does not host the service, and holds no files of it.
-var errNotHosted = errors.New("it does not host the service")
+// errNoCopy is the error of a host that answers, but holds no copy and no files of the service.
+var errNoCopy = errors.New("it holds no copy of the service")
 
-// alive returns nil if a host answers, unless it does not host the service.
+// alive returns nil if a host answers, unless it holds no copy of the service.
 func (r *registrar) alive(ctx context.Context, h resolver.Host) error {
 	conn, err := r.node.links.Connect(ctx, h, nil)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	if v, err := r.askOver(ctx, conn); err == nil && !v.Hosted {
-		return errNotHosted
+	if v, err := r.askOver(ctx, conn); err == nil && !v.Copy && !v.Active && !v.Pending && v.LastIndex == 0 {
+		return errNoCopy
 	}
 	return nil // a host that loads its copy may take long to answer
 }
@@ -239,8 +239,8 @@ func (p *site) alive(a *core.Answer) error {
 
 // unanswered is the error of a host that must not begin the service, because h may hold its state.
 func (p *site) unanswered(h resolver.Host) error {
-	return transport.Errorf(CodeNoHost, "migrate: the resolver names no host of service %s, and host %s at %s, which is present for "+
-		"it, does not answer: it may hold the state; call again when it answers or is no longer present", p.name, h.ID, h.Addr)
+	return transport.Errorf(CodeNoHost, "migrate: the resolver names no host of service %s, and host %s at %s, which is present "+
+		"for it, does not answer: it may hold the state; call again when it answers or is no longer present", p.name, h.ID, h.Addr)
 }
 
 // held is the error of a host that must not begin the service anew, because of what another host knows, which is not active.

@@ -529,23 +529,30 @@ func TestLaterBeginningIsGone(t *testing.T) {
 // The resolver goes back to a record whose only host has left the service since, and the later ones have died. That its
 // process still runs does not count: Host says that nobody holds the state, and Reset begins the service anew.
 func TestOldRecordNamesHostThatLeft(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newLossRow(t)
-		defer w.close()
-		a, b := w.pair(Policy{})
-		require.NoError(t, w.do(t.Context(), w.dial("client", "svc", ClientConfig{}), "x"))
-		require.NoError(t, a.Leave(t.Context()))
-		w.role(b, Active)
-		w.crash("b")
-		w.first.goBack(1)
-		time.Sleep(10 * time.Second)
-		_, err := w.nodes["c"].Host(t.Context(), "svc", newTally, Policy{})
-		require.ErrorIs(t, err, ErrNoHost)
-		require.ErrorContains(t, err, "was last held by host a at a:1, by a record that may be old")
-		s, err := w.nodes["c"].Reset(t.Context(), "svc", newTally, Policy{})
-		require.NoError(t, err)
-		require.Equal(t, Active, s.Status().Role)
-	})
+	for _, again := range []bool{false, true} {
+		t.Run(fmt.Sprintf("it stands by again %v", again), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newLossRow(t)
+				defer w.close()
+				a, b := w.pair(Policy{})
+				require.NoError(t, w.do(t.Context(), w.dial("client", "svc", ClientConfig{}), "x"))
+				require.NoError(t, a.Leave(t.Context()))
+				w.role(b, Active)
+				w.crash("b")
+				w.first.goBack(1)
+				if again {
+					w.standby("a", "svc", Policy{})
+				}
+				time.Sleep(10 * time.Second)
+				_, err := w.nodes["c"].Host(t.Context(), "svc", newTally, Policy{})
+				require.ErrorIs(t, err, ErrNoHost)
+				require.ErrorContains(t, err, "was last held by host a at a:1, by a record that may be old")
+				s, err := w.nodes["c"].Reset(t.Context(), "svc", newTally, Policy{})
+				require.NoError(t, err)
+				require.Equal(t, Active, s.Status().Role)
+			})
+		})
+	}
 }
 
 // A service is reset on one host, the resolver goes back to the record before that, and the service is reset on another

@@ -118,8 +118,8 @@ func (r *registrar) rank(hosts []resolver.Host) (ranked []resolver.Host, err err
 	return r.policy.Rank(hosts), nil
 }
 
-// anyAlive returns nil if one of the hosts that hold the state by the record answers, and hosts the service. Because the record may be about to change, anyAlive
-// reads it again before it gives up.
+// anyAlive returns nil if one of the hosts that hold the state by the record answers, and holds a copy. Because the record
+// may be about to change, anyAlive reads it again before it gives up.
 func (r *registrar) anyAlive(ctx context.Context, rec resolver.Record) error {
 	n := r.node
 	for try := 0; ; try++ {
@@ -139,7 +139,7 @@ func (r *registrar) anyAlive(ctx context.Context, rec resolver.Record) error {
 		case asked == 0:
 			return transport.Errorf(CodeNoHost, "migrate: service %s was last held by host %s itself, which no longer has its state: Reset "+
 				"starts it without that state", r.name, n.self.ID)
-		case last == errNotHosted:
+		case last == errNoCopy:
 			return transport.Errorf(CodeNoHost, "migrate: service %s was last held by host %s at %s, by a record that may be old, but no "+
 				"host of that record holds its state: Reset starts the service without that state", r.name, rec.Active.ID, rec.Active.Addr)
 		default:
@@ -151,8 +151,9 @@ func (r *registrar) anyAlive(ctx context.Context, rec resolver.Record) error {
 	}
 }
 
-// anyAnswers returns nil when one of the hosts answers and hosts the service, or an error, and how many hosts it has asked: all except this
-// one, whose own copy the caller has checked. Because a host may be slow, each has twice FailureTimeout to answer.
+// anyAnswers returns nil when one of the hosts answers and holds a copy, or an error, and how many hosts it has asked: all
+// except this one, whose own copy the caller has checked. Because a host may be slow, each has twice FailureTimeout to
+// answer.
 func (r *registrar) anyAnswers(ctx context.Context, hosts []resolver.Host) (asked int, err error) {
 	n := r.node
 	ctx, cancel := context.WithTimeout(ctx, 2*n.cfg.FailureTimeout)
@@ -173,7 +174,7 @@ func (r *registrar) anyAnswers(ctx context.Context, hosts []resolver.Host) (aske
 		switch e := <-answers; {
 		case e == nil:
 			return asked, nil
-		case err == nil || err == errNotHosted:
+		case err == nil || err == errNoCopy:
 			err = e // rather of one that may hold the state
 		}
 	}
