@@ -239,8 +239,9 @@ func (p *site) alive(a *core.Answer) error {
 
 // unanswered is the error of a host that must not begin the service, because h may hold its state.
 func (p *site) unanswered(h resolver.Host) error {
-	return transport.Errorf(CodeNoHost, "migrate: the resolver names no host of service %s, and host %s at %s, which is present "+
-		"for it, does not answer: it may hold the state; call again when it answers or is no longer present", p.name, h.ID, h.Addr)
+	return transport.Errorf(CodeNoHost, "migrate: the resolver names no host of service %s, and host %s at %s, which is "+
+		"present for it, does not answer: it may hold the state; call again when it answers or is no longer present", p.name, h.ID,
+		h.Addr)
 }
 
 // held is the error of a host that must not begin the service anew, because of what another host knows, which is not active.
