@@ -3,6 +3,7 @@ package migrate
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -143,16 +144,8 @@ func (r *registrar) askHost(ctx context.Context, h resolver.Host) (core.Answer, 
 		return a, err
 	}
 	defer conn.Close()
-	params, err := transport.Marshal(wire.AskParams{Service: r.name})
+	v, err := r.askOver(ctx, conn)
 	if err != nil {
-		return a, err
-	}
-	b, err := conn.Call(ctx, wire.MethodAsk, params)
-	if err != nil {
-		return a, err
-	}
-	var v wire.AskResult
-	if err := msgpack.UnmarshalSmall(b, &v); err != nil {
 		return a, err
 	}
 	a.Term = core.Term{Loss: v.Loss, Epoch: v.Epoch}
@@ -163,6 +156,35 @@ func (r *registrar) askHost(ctx context.Context, h resolver.Host) (core.Answer, 
 		a.Record = *v.Record
 	}
 	return a, nil
+}
+
+func (r *registrar) askOver(ctx context.Context, conn transport.Conn) (v wire.AskResult, err error) {
+	params, err := transport.Marshal(wire.AskParams{Service: r.name})
+	if err != nil {
+		return v, err
+	}
+	b, err := conn.Call(ctx, wire.MethodAsk, params)
+	if err != nil {
+		return v, err
+	}
+	err = msgpack.UnmarshalSmall(b, &v)
+	return v, err
+}
+
+// errNoCopy is the error of a host that answers, but holds no copy and no files of the service.
+var errNoCopy = errors.New("it holds no copy of the service")
+
+// alive returns nil if a host answers, unless it holds no copy of the service.
+func (r *registrar) alive(ctx context.Context, h resolver.Host) error {
+	conn, err := r.node.links.Connect(ctx, h, nil)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if v, err := r.askOver(ctx, conn); err == nil && !v.Copy && !v.Active && !v.Pending && v.LastIndex == 0 {
+		return errNoCopy
+	}
+	return nil // a host that loads its copy may take long to answer
 }
 
 // witness asks the hosts of rec, the resolver's record, those in also, and all that are present. It returns the best answer
@@ -222,8 +244,9 @@ func (p *site) alive(a *core.Answer) error {
 
 // unanswered is the error of a host that must not begin the service, because h may hold its state.
 func (p *site) unanswered(h resolver.Host) error {
-	return transport.Errorf(CodeNoHost, "migrate: the resolver has no record of service %s, and host %s at %s, which is present for "+
-		"it, does not answer: it may hold the state; call again when it answers or is no longer present", p.name, h.ID, h.Addr)
+	return transport.Errorf(CodeNoHost, "migrate: the resolver names no host of service %s, and host %s at %s, which is "+
+		"present for it, does not answer: it may hold the state; call again when it answers or is no longer present", p.name, h.ID,
+		h.Addr)
 }
 
 // held is the error of a host that must not begin the service anew, because of what another host knows, which is not active.

@@ -32,7 +32,9 @@ func (s *Service) begin() error {
 // record, it may have lost it, so that create first asks the hosts that are present: it stands by if one of them is active,
 // and fails if one holds the state or does not answer. It asks them as well if none of the record's hosts answers, since the
 // record may be an old one.
-func (s *Service) create(ctx context.Context) error {
+func (s *Service) create(ctx context.Context) error { return s.retried(ctx, s.tryCreate) }
+
+func (s *Service) tryCreate(ctx context.Context) error {
 	for began := time.Now(); ; {
 		rec, err := s.node.cfg.Resolver.Get(ctx, s.name)
 		switch {
@@ -59,7 +61,7 @@ func (s *Service) create(ctx context.Context) error {
 				continue // another host has created or restored it meanwhile
 			}
 			return s.held(w)
-		case len(silent) > 0 && rec.Version == 0:
+		case len(silent) > 0:
 			if time.Since(began) >= 2*s.node.cfg.PresenceTTL {
 				return s.unanswered(silent[0])
 			}
@@ -91,7 +93,7 @@ func (s *Service) follow(ctx context.Context, rec resolver.Record) error {
 			return err
 		}
 	}
-	s.post(item{kind: itemEvent, ev: core.Got{Record: rec}})
+	s.post(item{kind: itemEvent, ev: core.Told{Record: rec}})
 	return nil
 }
 
@@ -104,8 +106,21 @@ func (s *Service) mayRestore(ctx context.Context) (may bool) {
 	}) == nil && may
 }
 
+// errOutrun is the error of become if the record has changed since it was read.
+var errOutrun = errors.New("the record has changed meanwhile")
+
+// pause waits before another attempt.
+func (s *Service) pause(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(s.node.cfg.Heartbeat):
+		return nil
+	}
+}
+
 // become lets the core propose itself as active host, after rec. It returns when this host is active or another one has
-// become it.
+// become it, and errOutrun if the core gives the proposal up, or makes none, because it knows a later record.
 func (s *Service) become(ctx context.Context, rec resolver.Record, ev core.Event) error {
 	st := s.Status()
 	before := st.Record
@@ -117,24 +132,33 @@ func (s *Service) become(ctx context.Context, rec resolver.Record, ev core.Event
 		return err
 	}
 	defer s.call(func() { s.maker.ahead = nil })
-	s.call(func() {
+	err = s.ask(ctx, func() {
 		s.maker.ahead = empty
-		s.replica.Step(core.Got{Record: rec})
+		s.replica.Step(core.Told{Record: rec})
 		s.replica.Step(ev)
 	})
 	var refused *error
-	err = s.wait(ctx, func(st Status) bool {
-		r := &st.Record
-		other := r.Active.ID != "" && !r.Active.Same(s.node.self) && r.Version > rec.Version &&
-			(r.Version != before.Version || r.Generation != before.Generation)
-		refused = s.registrar.refusal.Load()
-		return st.Role == Active && (!resets || r.Loss != before.Loss) || other || refused != nil
-	})
+	outrun := false
+	if err == nil {
+		err = s.wait(ctx, func(st Status) bool {
+			r := &st.Record
+			other := r.Active.ID != "" && !r.Active.Same(s.node.self) && r.Version > rec.Version &&
+				(r.Version != before.Version || r.Generation != before.Generation)
+			begun := !resets || r.Loss != before.Loss
+			refused = s.registrar.refusal.Load()
+			done := st.Role == Active && begun || other || refused != nil
+			outrun = !done && s.registrar.idle.Load() && !(st.Role == Recovering && begun)
+			return done || outrun
+		})
+	}
 	s.registrar.unsure.Store(err != nil)
-	if err != nil {
+	switch {
+	case err != nil:
 		s.post(item{kind: itemEvent, ev: core.CancelReset{}})
-	} else if refused != nil && (resets || s.Status().Role != Active) {
+	case refused != nil && (resets || s.Status().Role != Active):
 		err = *refused
+	case outrun:
+		err = errOutrun
 	}
 	return err
 }
@@ -163,8 +187,23 @@ func (s *Service) giveUp() {
 	}
 }
 
+// retried calls f until it has not been outrun.
+func (s *Service) retried(ctx context.Context, f func(context.Context) error) error {
+	for {
+		err := f(ctx)
+		if err == errOutrun {
+			if err = s.pause(ctx); err == nil {
+				continue
+			}
+		}
+		return err
+	}
+}
+
 // reset takes over a name whose hosts are gone.
-func (s *Service) reset(ctx context.Context) error {
+func (s *Service) reset(ctx context.Context) error { return s.retried(ctx, s.tryReset) }
+
+func (s *Service) tryReset(ctx context.Context) error {
 	rec, err := s.node.cfg.Resolver.Get(ctx, s.name)
 	lost := errors.Is(err, resolver.ErrNotFound)
 	own := lost && s.disk.forgotten() != nil
@@ -226,7 +265,19 @@ func (s *Service) canResetHere(ctx context.Context) bool {
 }
 
 // resetHere makes this host active with its copy, if no other host is active.
-func (s *Service) resetHere(ctx context.Context) error {
+func (s *Service) resetHere(ctx context.Context) error { return s.retried(ctx, s.tryResetHere) }
+
+func (s *Service) tryResetHere(ctx context.Context) error {
+	if !s.canResetHere(ctx) { // not any more
+		if ctx.Err() != nil || s.board.ended() {
+			return s.wait(ctx, func(Status) bool { return false })
+		}
+		st := s.Status()
+		if st.Role == Active || st.Role == Recovering {
+			return s.alive(&core.Answer{From: s.node.self})
+		}
+		return transport.Errorf(CodeNoHost, "migrate: service %s: host %s no longer holds a copy", s.name, s.node.self.ID)
+	}
 	rec, err := s.node.cfg.Resolver.Get(ctx, s.name)
 	if err != nil && !errors.Is(err, resolver.ErrNotFound) {
 		return err

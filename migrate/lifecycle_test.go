@@ -329,7 +329,7 @@ func TestShutdown(t *testing.T) {
 
 		w.node("d")
 		d := w.host("d", "svc", Policy{})
-		require.Equal(t, rec.Loss+1, d.Status().Record.Loss)
+		require.Greater(t, d.Status().Record.Loss, rec.Loss)
 		time.Sleep(5 * time.Second)
 		_, err = c.Do(t.Context(), []byte("late"))
 		require.ErrorIs(t, err, ErrStateLost, "the client of before is told")
@@ -378,7 +378,7 @@ func TestNoHostAndReset(t *testing.T) {
 		s, err := w.nodes["c"].Reset(t.Context(), "svc", newTally, Policy{})
 		require.NoError(t, err)
 		require.Equal(t, Active, s.Status().Role)
-		require.Equal(t, loss+1, s.Status().Record.Loss)
+		require.Greater(t, s.Status().Record.Loss, loss)
 		_, err = c.Do(t.Context(), []byte("y"))
 		require.ErrorIs(t, err, ErrStateLost)
 		require.ErrorIs(t, c.Err(), ErrStateLost)

@@ -40,7 +40,13 @@ func (s *Service) watchLoss() {
 	case !lost && was.lost:
 		s.log.Info("the record is restored", "active", rec.Active.ID, "epoch", rec.Epoch)
 	}
-	if alone && !was.alone {
+	switch better := c.Better(); {
+	case !alone || was.alone:
+	case better.ID != "":
+		s.lossFound("record lost", transport.Errorf(CodeNoHost, "migrate: the resolver has lost the record of service %s, or went "+
+			"back to an old one, and host %s knows of later entries, or of a later beginning, than host %s: no host restores it; "+
+			"Node.Reset on host %s continues with the entries up to %d that it holds", s.name, better.ID, self, self, c.Last()))
+	default:
 		s.lossFound("record lost", transport.Errorf(CodeNoHost, "migrate: the resolver has lost the record of service %s, and not all "+
 			"hosts that may hold later entries answer (%s): it continues when they are back; Node.Reset on host %s continues with the "+
 			"entries up to %d that it holds", s.name, others(rec, s.node.self), self, c.Last()))

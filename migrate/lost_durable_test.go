@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/roam-go/roam/migrate/internal/core"
 	"github.com/roam-go/roam/resolver"
 )
 
@@ -131,4 +132,38 @@ func TestDirectoryRolledBack(t *testing.T) {
 			require.Equal(t, "1", string(reply))
 		})
 	}
+}
+
+// A host's directory and the record are rolled back together, for example with the machine. What the host begins then is in
+// a term that it has not used before.
+func TestDirectoryAndRecordRolledBack(t *testing.T) {
+	d, r := newDurableLoss(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	a := d.start("a")
+	d.host(a)
+	d.do(ctx, d.client(), "1")
+	a.Close()
+	backup, version := filepath.Join(t.TempDir(), "backup"), r.version()
+	require.NoError(t, os.CopyFS(backup, os.DirFS(d.dirs["a"])))
+	terms := map[core.Term]bool{}
+	for range 2 {
+		r.goBack(version)
+		d.dirs["a"] = filepath.Join(t.TempDir(), "a")
+		require.NoError(t, os.CopyFS(d.dirs["a"], os.DirFS(backup)))
+		a = d.start("a")
+		s := d.host(a)
+		require.NoError(t, s.wait(ctx, func(st Status) bool { return st.Role == Active }))
+		d.do(ctx, d.client(), "2")
+		terms[core.TermOf(s.Status().Record)] = true
+		a.Close()
+	}
+	require.Len(t, terms, 2)
+}
+
+// version is the version of the record.
+func (r *forgetful) version() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.record.Version
 }

@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -15,6 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/roam-go/roam/migrate/internal/wal"
+	"github.com/roam-go/roam/resolver"
+	"github.com/roam-go/roam/transport"
 )
 
 var loneSeeds = flag.Int("lone.seeds", 30, "TestResetAlone: `number` of seeds")
@@ -235,4 +238,44 @@ func (l *loneRun) run(dir string) (kind string) {
 	}
 	l.kept(10)
 	return kind
+}
+
+// restricted is a resolver that lets nobody restore a record.
+type restricted struct{ *redirected }
+
+func (r restricted) CompareAndSwap(ctx context.Context, expect uint64, next resolver.Record) (resolver.Record, error) {
+	if next.Epoch >= resolver.RestoreStep {
+		return resolver.Record{}, transport.Errorf(resolver.CodeRefused, "no right to reset")
+	}
+	return r.redirected.CompareAndSwap(ctx, expect, next)
+}
+
+// The resolver does not let a host restore a record. The host reports that once.
+func TestRestoreRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newLossRow(t)
+		defer w.close()
+		view, strict := w.resolverOf, true
+		w.resolverOf = func(host string) resolver.Resolver {
+			if r := view(host).(*redirected); strict {
+				return restricted{r}
+			}
+			return view(host)
+		}
+		w.crash("a")
+		f := new(failures)
+		w.hooks.Failed = f.failed
+		w.node("a")
+		strict = false
+		a, b := w.pair(Policy{})
+		w.first.lose()
+		time.Sleep(time.Minute)
+		errs := f.take()
+		require.Len(t, errs, 2)
+		require.ErrorIs(t, errs[0], resolver.ErrAmnesia)
+		require.ErrorIs(t, errs[1], resolver.ErrRefused)
+		require.ErrorContains(t, errs[1], "service svc: host a cannot restore the record")
+		require.Equal(t, Active, a.Status().Role)
+		require.Equal(t, Standby, b.Status().Role)
+	})
 }

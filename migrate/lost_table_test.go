@@ -419,3 +419,162 @@ func TestTwoResolversAtOnce(t *testing.T) {
 		})
 	}
 }
+
+// The resolver goes back to a record that says that the service has ended, after which another host began it anew. A
+// newcomer that does not reach that host waits for it if it is present. If it is not, the newcomer begins the service as
+// well, but in a term of its own.
+func TestRetiredRecordIsOld(t *testing.T) {
+	for _, present := range []bool{true, false} {
+		t.Run(fmt.Sprintf("present %v", present), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newLossRow(t)
+				defer w.close()
+				require.ErrorIs(t, w.host("a", "svc", Policy{}).Leave(t.Context()), ErrNoTarget)
+				clone := w.first.clone(2)
+				b := w.host("b", "svc", Policy{})
+				require.NoError(t, w.do(t.Context(), w.dial("client", "svc", ClientConfig{}), "x"))
+				if !present {
+					clone.Memory = resolver.NewMemory()
+				}
+				w.net.Partition("b", "c")
+				w.views["c"].at.Store(clone)
+				s, err := w.nodes["c"].Host(t.Context(), "svc", newTally, Policy{})
+				if present {
+					require.ErrorIs(t, err, ErrNoHost)
+					require.ErrorContains(t, err, "host b at b:1, which is present for it, does not answer")
+					return
+				}
+				require.NoError(t, err)
+				require.Equal(t, Active, s.Status().Role)
+				w.net.HealAll()
+				w.views["b"].at.Store(clone)
+				w.inSync(s, 2)
+				w.role(b, Standby)
+				errs := w.failed["b"].take()
+				require.NotEmpty(t, errs)
+				require.ErrorIs(t, errs[len(errs)-1], ErrStateLost)
+				require.ErrorContains(t, errs[len(errs)-1], "service svc began anew on host c")
+			})
+		})
+	}
+}
+
+// The silent member is back while a person resets the active host, which then has no need of it: the call returns.
+func TestResetOutrun(t *testing.T) {
+	for after := time.Duration(0); after <= 1200*time.Millisecond; after += 100 * time.Millisecond {
+		synctest.Test(t, func(t *testing.T) {
+			w := newLossRow(t)
+			defer w.close()
+			a, _ := w.pair(Policy{})
+			require.NoError(t, w.do(t.Context(), w.dial("client", "svc", ClientConfig{}), "x"))
+			w.first.lose()
+			w.net.Partition("a", "b")
+			time.Sleep(10 * time.Second)
+			require.True(t, a.Status().Suspended)
+			time.AfterFunc(after, w.net.HealAll)
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			if _, err := w.nodes["a"].Reset(ctx, "svc", nil, Policy{}); err != nil {
+				require.ErrorIs(t, err, ErrExists, "after %v", after)
+				require.ErrorContains(t, err, "active on host a")
+			}
+			w.inSync(a, 2)
+			w.kept(1)
+		})
+	}
+}
+
+// A host knows of a later beginning of the service, whose only host has died: the hosts of the earlier one cannot restore
+// their record, which would hide it. They report that, and the call that continues.
+func TestLaterBeginningIsGone(t *testing.T) {
+	for _, alive := range []bool{true, false} {
+		t.Run(fmt.Sprintf("active host alive %v", alive), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newLossRow(t)
+				defer w.close()
+				w.pair(Policy{})
+				require.NoError(t, w.do(t.Context(), w.dial("client", "svc", ClientConfig{}), "x"))
+				second := &forgetful{Memory: resolver.NewMemory(), generation: 8}
+				w.node("d")
+				w.views["c"].at.Store(second)
+				w.views["d"].at.Store(second)
+				d := w.host("d", "svc", Policy{Copies: 1})
+				c := w.standby("c", "svc", Policy{Copies: 1})
+				time.Sleep(time.Second)
+				require.Equal(t, d.Status().Record, c.Status().Record)
+				w.crash("d")
+				w.views["c"].at.Store(w.first)
+				time.Sleep(2 * time.Second) // until host c is present
+				w.first.lose()
+				lone := "a"
+				if !alive {
+					w.crash("a")
+					lone = "b"
+				}
+				time.Sleep(10 * time.Second)
+				errs := w.failed[lone].take()
+				require.Len(t, errs, 2)
+				require.ErrorIs(t, errs[1], ErrNoHost)
+				require.ErrorContains(t, errs[1], "host c knows of later entries, or of a later beginning, than host "+lone)
+				require.ErrorContains(t, errs[1], "Node.Reset on host "+lone+" continues")
+				_, err := w.nodes[lone].Reset(t.Context(), "svc", newTally, Policy{})
+				require.NoError(t, err)
+				w.inSync(w.nodes[lone].service("svc"), 2)
+				w.kept(1)
+			})
+		})
+	}
+}
+
+// The resolver goes back to a record whose only host has left the service since, and the later ones have died. That its
+// process still runs does not count: Host says that nobody holds the state, and Reset begins the service anew.
+func TestOldRecordNamesHostThatLeft(t *testing.T) {
+	for _, again := range []bool{false, true} {
+		t.Run(fmt.Sprintf("it stands by again %v", again), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newLossRow(t)
+				defer w.close()
+				a, b := w.pair(Policy{})
+				require.NoError(t, w.do(t.Context(), w.dial("client", "svc", ClientConfig{}), "x"))
+				require.NoError(t, a.Leave(t.Context()))
+				w.role(b, Active)
+				w.crash("b")
+				w.first.goBack(1)
+				if again {
+					w.standby("a", "svc", Policy{})
+				}
+				time.Sleep(10 * time.Second)
+				_, err := w.nodes["c"].Host(t.Context(), "svc", newTally, Policy{})
+				require.ErrorIs(t, err, ErrNoHost)
+				require.ErrorContains(t, err, "was last held by host a at a:1, by a record that may be old")
+				s, err := w.nodes["c"].Reset(t.Context(), "svc", newTally, Policy{})
+				require.NoError(t, err)
+				require.Equal(t, Active, s.Status().Role)
+			})
+		})
+	}
+}
+
+// A service is reset on one host, the resolver goes back to the record before that, and the service is reset on another
+// host. The clients of the first reset receive ErrStateLost as well.
+func TestResetTwiceAfterOneRecord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newLossRow(t)
+		defer w.close()
+		w.host("a", "svc", Policy{})
+		w.crash("a")
+		time.Sleep(5 * time.Second)
+		b, err := w.nodes["b"].Reset(t.Context(), "svc", newTally, Policy{})
+		require.NoError(t, err)
+		client := w.dial("client", "svc", ClientConfig{})
+		require.NoError(t, w.do(t.Context(), client, "x"))
+		loss := b.Status().Record.Loss
+		w.crash("b")
+		w.first.goBack(1)
+		time.Sleep(5 * time.Second)
+		c, err := w.nodes["c"].Reset(t.Context(), "svc", newTally, Policy{})
+		require.NoError(t, err)
+		require.Greater(t, c.Status().Record.Loss, loss)
+		require.ErrorIs(t, w.do(t.Context(), client, "y"), ErrStateLost)
+	})
+}

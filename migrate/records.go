@@ -22,6 +22,7 @@ type registrar struct {
 	refusal atomic.Pointer[error] // the resolver's error for the last refused change of the record
 	unsure  atomic.Bool           // a caller stopped waiting for the outcome of its change of the record
 	givenUp atomic.Bool           // see giveUp
+	idle    atomic.Bool           // no change of the record is without an outcome; published after Status
 }
 
 // compareAndSwap proposes a change of the record.
@@ -37,7 +38,7 @@ func (r *registrar) compareAndSwap(cas core.CAS) {
 		case errors.Is(err, resolver.ErrConflict), errors.Is(err, resolver.ErrAmnesia):
 			done.Outcome = core.CASConflict
 		case refusesHost(err):
-			done.Outcome = core.CASRefused
+			done.Outcome, done.Err = core.CASRefused, err
 			r.refusal.Store(&err)
 			r.log.Warn("change of the record refused", "err", err)
 		default:
@@ -117,8 +118,8 @@ func (r *registrar) rank(hosts []resolver.Host) (ranked []resolver.Host, err err
 	return r.policy.Rank(hosts), nil
 }
 
-// anyAlive returns nil if one of the hosts that hold the state answers. Because the record may be about to change, anyAlive
-// reads it again before it gives up.
+// anyAlive returns nil if one of the hosts that hold the state by the record answers, and holds a copy. Because the record
+// may be about to change, anyAlive reads it again before it gives up.
 func (r *registrar) anyAlive(ctx context.Context, rec resolver.Record) error {
 	n := r.node
 	for try := 0; ; try++ {
@@ -138,6 +139,9 @@ func (r *registrar) anyAlive(ctx context.Context, rec resolver.Record) error {
 		case asked == 0:
 			return transport.Errorf(CodeNoHost, "migrate: service %s was last held by host %s itself, which no longer has its state: Reset "+
 				"starts it without that state", r.name, n.self.ID)
+		case last == errNoCopy:
+			return transport.Errorf(CodeNoHost, "migrate: service %s was last held by host %s at %s, by a record that may be old, but no "+
+				"host of that record holds its state: Reset starts the service without that state", r.name, rec.Active.ID, rec.Active.Addr)
 		default:
 			return transport.Errorf(CodeNoHost,
 				"migrate: service %s was last held by host %s at %s, which does not answer (%v): it continues when that host restarts "+
@@ -147,8 +151,9 @@ func (r *registrar) anyAlive(ctx context.Context, rec resolver.Record) error {
 	}
 }
 
-// anyAnswers returns nil when one of the hosts answers, or the last error, and how many hosts it has asked: all except this
-// one, whose own copy the caller has checked. Because a host may be slow, each has twice FailureTimeout to answer.
+// anyAnswers returns nil when one of the hosts answers and holds a copy, or an error, and how many hosts it has asked: all
+// except this one, whose own copy the caller has checked. Because a host may be slow, each has twice FailureTimeout to
+// answer.
 func (r *registrar) anyAnswers(ctx context.Context, hosts []resolver.Host) (asked int, err error) {
 	n := r.node
 	ctx, cancel := context.WithTimeout(ctx, 2*n.cfg.FailureTimeout)
@@ -160,18 +165,17 @@ func (r *registrar) anyAnswers(ctx context.Context, hosts []resolver.Host) (aske
 		}
 		asked++
 		if !n.spawn(func() {
-			conn, err := n.links.Connect(ctx, h, nil)
-			if err == nil {
-				conn.Close()
-			}
-			answers <- err
+			answers <- r.alive(ctx, h)
 		}) {
 			answers <- n.errClosed()
 		}
 	}
 	for range asked {
-		if err = <-answers; err == nil {
-			break
+		switch e := <-answers; {
+		case e == nil:
+			return asked, nil
+		case err == nil || err == errNoCopy:
+			err = e // rather of one that may hold the state
 		}
 	}
 	return asked, err

@@ -50,7 +50,7 @@ func newService(n *Node, name string, fresh func() Migratable, policy Policy) *S
 	s.core = core.New(n.self, core.Config{
 		Name: name, Standbys: policy.Copies - 1, MinInSync: policy.MinInSync,
 		Heartbeat: n.cfg.Heartbeat, FailureTimeout: n.cfg.FailureTimeout,
-		Durable: n.dir != nil, Nonce: wire.RandomID(),
+		Durable: n.dir != nil, Nonce: wire.RandomID(), Start: n.start.UnixMilli(),
 	})
 	s.replica = replica.New((*env)(s), s.core)
 	s.maker = maker{site: &s.site, fresh: fresh}
@@ -208,7 +208,7 @@ func (s *Service) event(ev core.Event, from *inbound) {
 	switch ev := ev.(type) {
 	case core.Candidates:
 		s.guests.introduce(ev.Hosts...)
-	case core.Got:
+	case core.Got, core.Told:
 		s.replica.Step(ev)
 		s.guests.introduce(s.core.Record().ISR...)
 		if m := s.guests.invitation(); m != nil {
@@ -245,6 +245,9 @@ func (s *Service) publish() {
 	}
 	reported := s.disk.superseded(&st.Record)
 	old := s.board.set(st)
+	if idle := !c.Pending(); s.registrar.idle.Swap(idle) != idle {
+		s.board.wake()
+	}
 	s.watchCopy(&st.Record, old.Last, reported)
 	if st.Record.Active.Same(s.node.self) {
 		s.counts.members(&old.Record, &st.Record)

@@ -87,12 +87,13 @@ type Record struct {
 	Generation uint64
 	// Version grows by one with each change.
 	Version uint64
-	// Loss identifies a beginning of the service, and is higher for a later one. If the resolver knows nothing of the
-	// service, a host draws it from the clock: milliseconds times 1024, plus a number of the host. When a known record is
-	// reset or recreated, it grows by one. Commands acknowledged under a lower Loss may be lost.
+	// Loss identifies a beginning of the service, and is higher for a later one, also if the resolver has forgotten the
+	// earlier one: a host draws it from the clock, milliseconds times 1024, plus a number of the host. Commands acknowledged
+	// under a lower Loss may be lost.
 	Loss uint64
 	// Epoch counts the terms. It begins with 1, grows by one whenever another incarnation becomes active, and never decreases
-	// while Loss stays the same. It grows by [RestoreStep] or more when the hosts restore a record that the resolver has lost.
+	// while Loss stays the same. It grows by [RestoreStep] or more when the hosts restore a record that the resolver has lost,
+	// and when the service begins anew.
 	Epoch uint64
 	// Active is the host that serves. It is the zero Host if the service was retired.
 	Active Host

@@ -208,7 +208,7 @@ func (s *store) decide(staged *staging, c change) (Record, error) {
 	if s.allowReset != nil && isReset(before, next) && !s.allowReset(next.Name, next.Proposer.Key) {
 		return Record{}, refuse(next, "reset it: key %q has no right to", next.Proposer.Key)
 	}
-	if s.guard && ok && next.Loss == cur.Loss+1 && !cur.Active.isZero() {
+	if s.guard && ok && next.Loss > cur.Loss && !cur.Active.isZero() {
 		if h, at := s.otherMember(&cur, next.Proposer); at != "" {
 			return Record{}, refuse(next, "reset it: member %s of its in-sync set is present at %s", h.label(), at)
 		}

@@ -25,8 +25,8 @@ func (f *Flags) Explain(err error) string {
 	}
 	switch {
 	case errors.Is(err, migrate.ErrNoHost):
-		return fmt.Sprintf("the hosts that held %s are lost, and its messages with them. If they cannot come back, restart the "+
-			"chat, empty, with -s -reset.", f.Service)
+		return fmt.Sprintf("%s. If the hosts that hold %s cannot come back, they are lost, and its messages with them: then restart "+
+			"the chat, empty, with -s -reset.", Reason(err), f.Service)
 	case errors.Is(err, migrate.ErrExists):
 		return fmt.Sprintf("%s is being served, so there is nothing to reset. Use -s alone to stand by.", f.Service)
 	case errors.Is(err, migrate.ErrNoTarget):

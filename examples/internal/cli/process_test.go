@@ -101,6 +101,7 @@ func TestLostHosts(t *testing.T) {
 	_, err = second.Host(t.Context())
 	require.ErrorIs(t, err, migrate.ErrNoHost)
 	require.Contains(t, f.Explain(err), "-s -reset")
+	require.Contains(t, f.Explain(err), "was last held by host "+first.Node.Self().ID, "the reason is told")
 
 	f.Reset = true
 	third := start(t, f)

@@ -14,6 +14,9 @@ type Config struct {
 	Durable bool
 	// Nonce is the first nonce for proposals. Starts with the same incarnation need different ones.
 	Nonce uint64
+	// Start is the host's wall-clock time at the start of the time that Step takes, in Unix milliseconds. It distinguishes far
+	// terms of a host that has gone back to an old store. 0: no host goes back.
+	Start int64
 
 	Heartbeat       time.Duration // interval of the active host's heartbeats: 100 ms
 	FailureTimeout  time.Duration // after this silence a member is removed and an active host is replaced: 500 ms
@@ -119,7 +122,7 @@ type Ready struct {
 	Fetch     *Fetch          // fetch and restore a snapshot; answer with [Restored]
 	Reads     []uint64        // the reads to answer now
 	Resent    uint64          // number of entries sent again
-	Reports   []error         // conditions that users should know: [Difference], [JoinDelay], [Superseded]
+	Reports   []error         // conditions that users should know: [Difference], [JoinDelay], [Superseded], [RestoreRefused]
 	Get       bool            // read the record; answer with [Got]
 	Seek      bool            // look for hosts that could join; answer with [Candidates]
 	ReadsFail bool            // all other pending reads fail here; their callers must ask another host
@@ -253,12 +256,15 @@ type (
 		Nonce   uint64
 		Record  resolver.Record // for CASOK and CASConflict
 		Outcome Outcome
+		Err     error // for CASRefused
 	}
 	// Got answers Ready.Get. Record is zero if there is none; Err is true if the resolver did not answer.
 	Got struct {
 		Record resolver.Record
 		Err    bool
 	}
+	// Told is a record that the caller has read earlier: it is not the answer to Ready.Get.
+	Told struct{ Record resolver.Record }
 	// Answers answers Ready.Ask, once all hosts have answered or had the time to.
 	Answers struct{ Answers []Answer }
 	// Candidates answers Ready.Seek, best first.
@@ -320,6 +326,7 @@ func (Recv) event()        {}
 func (Create) event()      {}
 func (CASDone) event()     {}
 func (Got) event()         {}
+func (Told) event()        {}
 func (Candidates) event()  {}
 func (Answers) event()     {}
 func (Captured) event()    {}
@@ -356,6 +363,8 @@ func (c *Core) Step(now time.Duration, ev Event) {
 		c.casDone(ev)
 	case Got:
 		c.got(ev)
+	case Told:
+		c.learn(ev.Record)
 	case Answers:
 		c.answered(ev.Answers)
 	case Candidates:

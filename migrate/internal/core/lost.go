@@ -3,6 +3,7 @@ package core
 import (
 	"cmp"
 	"encoding/binary"
+	"fmt"
 	"hash/fnv"
 	"slices"
 	"time"
@@ -28,7 +29,9 @@ type recovery struct {
 	nextAsk   time.Duration // no other inquiry before this time
 	asking    bool          // an inquiry among hosts is pending
 	gaveWay   bool          // its answers do not count: another host may act on an answer of this one
-	alone     bool          // some members did not answer the last one
+	alone     bool          // some members did not answer the last one, or a host knows better
+	better    resolver.Host // that host
+	beyond    Term          // a higher term that was the answer to the last one
 }
 
 // read returns the state for reading; it is zero if there is none.
@@ -55,12 +58,33 @@ func (c *Core) needRecovery() *recovery {
 }
 
 // lost is what the resolver has instead of the record that this host knows.
-type lost struct{ rec resolver.Record } // zero: nothing
+type lost struct {
+	rec     resolver.Record // zero: nothing
+	refused bool            // the resolver has refused to restore the record, which is reported
+}
+
+// RestoreRefused reports that the resolver refuses to restore a lost record. It is an item of [Ready].Reports, once for each
+// loss.
+type RestoreRefused struct {
+	Self resolver.Host
+	Err  error
+}
+
+func (r *RestoreRefused) Error() string {
+	return fmt.Sprintf("host %s cannot restore the record, which the resolver has lost, until the resolver allows that: %v",
+		r.Self.ID, r.Err)
+}
+
+// Unwrap returns the resolver's error.
+func (r *RestoreRefused) Unwrap() error { return r.Err }
 
 // known identifies the record that this host knew at some time.
-type known struct{ generation, version uint64 }
+type known struct {
+	generation, version uint64
+	term                Term
+}
 
-func (c *Core) known() known { return known{c.rec.Generation, c.rec.Version} }
+func (c *Core) known() known { return known{c.rec.Generation, c.rec.Version, TermOf(c.rec)} }
 
 // noticeLoss compares r, the resolver's answer to a read, with the record that this host knew when it asked: the resolver
 // has lost records if its answer is older.
@@ -69,7 +93,7 @@ func (c *Core) noticeLoss(r resolver.Record, asked known) {
 	case asked.version == 0 || asked.generation != c.rec.Generation:
 		return // this host knew nothing, or has learned of another generation since
 	case r.Version == 0 || r.Generation != asked.generation || r.Version < asked.version:
-	case TermOf(r).Compare(TermOf(c.rec)) < 0: // it has gone back, and forward another way
+	case TermOf(r).Compare(asked.term) < 0: // it has gone back, and forward another way
 	default:
 		c.recovery.found()
 		return
@@ -121,7 +145,8 @@ func (c *Core) proposeRestore(isr []resolver.Host) {
 }
 
 // farTerm is a term above this host's own and those of seen, in an epoch that no other host begins: it ends in a number of
-// this host. It is far above, so that a change that was proposed before the loss cannot be made after it.
+// this host. It is far above, so that a change that was proposed before the loss cannot be made after it, and by the clock
+// also above those that this host has forgotten because its store has gone back.
 func (c *Core) farTerm(seen ...Term) Term {
 	t := c.term
 	for _, o := range seen {
@@ -129,7 +154,11 @@ func (c *Core) farTerm(seen ...Term) Term {
 			t = o
 		}
 	}
-	t.Epoch = (t.Epoch/hostNumbers+2)*hostNumbers + c.hostNumber()
+	least := t.Epoch/hostNumbers + 2
+	if c.cfg.Start > 0 {
+		least = max(least, uint64(c.cfg.Start+int64(c.now/time.Millisecond)))
+	}
+	t.Epoch = least*hostNumbers + c.hostNumber()
 	return t
 }
 
@@ -254,9 +283,14 @@ func (c *Core) answered(answers []Answer) {
 		c.hear(a.Record, (a.Copy || a.Active) && a.Loss == a.Record.Loss)
 		if c.known() != before || a.Term.Compare(c.term) > 0 || a.Active && a.Term == c.term {
 			c.get() // which shows whether the resolver still has what that host knows
+			if r.lost != nil && a.Term.Compare(c.term) > 0 && a.Term == r.beyond {
+				c.setAlone(true, a.From) // it does not, and no host of that term is there
+			}
+			r.beyond = a.Term
 			return
 		}
 	}
+	r.beyond = Term{}
 	if c.prop != nil || !c.hasState {
 		return
 	}
@@ -267,10 +301,12 @@ func (c *Core) answered(answers []Answer) {
 		return
 	}
 	isr, ok := c.restorable(c.members(), answers)
-	ok = (ok || r.lost == nil) && !slices.ContainsFunc(answers, c.lacks)
-	if r.alone != !ok {
-		r.alone, c.out.Changed = !ok, true
+	var better resolver.Host
+	if i := slices.IndexFunc(answers, c.lacks); i >= 0 {
+		better = answers[i].From
 	}
+	ok = (ok || r.lost == nil) && better.ID == ""
+	c.setAlone(!ok, better)
 	switch {
 	case !ok:
 	case r.lost == nil:
@@ -306,10 +342,20 @@ func (c *Core) takeOverFar() {
 	c.propose(proposal{kind: propPromote, expect: c.rec.Version, next: next})
 }
 
+// setAlone sets the results of Alone and Better.
+func (c *Core) setAlone(alone bool, better resolver.Host) {
+	if r := c.needRecovery(); r.alone != alone || r.better != better {
+		r.alone, r.better, c.out.Changed = alone, better, true
+	}
+}
+
 // Alone reports whether this host is a member of an in-sync set without an active host, but cannot take over: the resolver
-// has lost the record, and other members do not answer, or hosts that the record does not name hold later entries. Reset
-// continues with all that the host holds on which it is called.
+// has lost the record, and other members do not answer, or another host, Better, knows of later entries, or of a later term
+// without an active host. Reset continues with all that the host holds on which it is called.
 func (c *Core) Alone() bool {
 	r := c.recovery.read()
 	return r.alone && (r.lost != nil || !c.role.Active())
 }
+
+// Better is the host that knows better than this one, if that is why it is Alone.
+func (c *Core) Better() resolver.Host { return c.recovery.read().better }

@@ -188,6 +188,10 @@ func TestTakeOverAfterInquiry(t *testing.T) {
 			}
 			if !test.over {
 				require.Nil(t, r.CAS)
+				if lacks := a.Commit.Index > 1; lacks {
+					require.True(t, c.Alone())
+					require.Equal(t, third, c.Better())
+				}
 				return
 			}
 			require.NotNil(t, r.CAS)
@@ -236,4 +240,22 @@ func TestHealthyIsSmall(t *testing.T) {
 	p.cores["b"] = nil
 	p.run(p.serves("a", 1))
 	require.Nil(t, a.recovery)
+}
+
+// A record that another host's next term has replaced while it was read is not lost.
+func TestLateReadOfEarlierTermIsNoLoss(t *testing.T) {
+	c := stored(t, storedB)
+	rec := storedRecord(1, 1, storedA)
+	turn(c, time.Second, rec, Got{Record: rec})
+	c.Step(time.Second, CheckRecord{})
+	for r := c.Ready(); !r.Get; r = c.Ready() {
+		c.Step(c.now+100*time.Millisecond, Tick{})
+	}
+	third := resolver.Host{ID: "c", Incarnation: 1, Addr: "c:1"}
+	next := storedRecord(2, 2, third)
+	next.ISR = append(next.ISR, third)
+	c.Step(c.now, Recv{Msg{Type: MsgRecord, From: third, Term: TermOf(next), Record: &next}})
+	require.EqualValues(t, 2, c.Record().Version)
+	c.Step(c.now, Got{Record: rec})
+	require.False(t, c.Lost(), "the answer was on its way when the record changed")
 }

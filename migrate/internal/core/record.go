@@ -85,6 +85,12 @@ func (c *Core) proposeCreate(at int64) {
 			return
 		}
 		next.Epoch, next.Loss = c.rec.Epoch+1, c.rec.Loss+1
+		if at > 0 {
+			// The resolver may have gone back to before another host began the service anew after that record.
+			r := c.needRecovery()
+			r.restoring = c.farTerm(TermOf(c.rec), r.restoring)
+			next.Epoch, next.Loss = r.restoring.Epoch, c.beginning(next.Loss, at)
+		}
 	}
 	if c.hasState {
 		c.release() // the copy of the retired service
@@ -109,6 +115,9 @@ func (c *Core) proposeReset(rec resolver.Record, at int64) {
 		r := c.needRecovery()
 		r.restoring = c.farTerm(TermOf(rec), r.restoring)
 		next.Loss, next.Epoch = r.restoring.Loss+1, r.restoring.Epoch
+		if at > 0 {
+			next.Loss = c.beginning(next.Loss, at)
+		}
 	}
 	c.freshTerm = TermOf(next)
 	doubt := c.prop // with a higher loss it does not matter, unless the reset is given up
@@ -332,6 +341,10 @@ func (c *Core) casDone(ev CASDone) {
 			c.get()
 		}
 	case CASRefused:
+		if l := c.recovery.read().lost; mine && p.kind == propRestore && l != nil && !l.refused {
+			l.refused = true
+			c.out.Reports = append(c.out.Reports, &RestoreRefused{Self: c.self, Err: ev.Err})
+		}
 		if mine {
 			c.dropProp("the resolver refused the change", true)
 		}
@@ -429,7 +442,7 @@ func (c *Core) learn(r resolver.Record) {
 	}
 	c.setRecord(r)
 	if v := c.recovery; v != nil {
-		v.lost, v.alone = nil, false
+		v.lost, v.alone, v.better, v.beyond = nil, false, resolver.Host{}, Term{}
 	}
 	c.out.Changed = true
 	done := c.prop

@@ -161,3 +161,21 @@ func TestResetOfAnotherRecord(t *testing.T) {
 	cas := turn(c, time.Second, rec, Reset{Record: old})
 	require.EqualValues(t, 1, cas.Expect)
 }
+
+// Two hosts that begin a service anew after the same record, of which the resolver forgets one, do not use the same term.
+func TestRecreateDrawsTerm(t *testing.T) {
+	ended := resolver.Record{Name: "svc", Generation: 1, Version: 2, Loss: 3, Epoch: 4}
+	terms := map[Term]bool{}
+	for _, self := range []resolver.Host{storedA, storedB} {
+		for _, at := range []int64{1_700_000_000_000, 1_700_000_000_001} {
+			c := New(self, Config{Name: "svc"})
+			c.Step(0, Told{Record: ended})
+			c.Step(0, Create{At: at})
+			cas := c.Ready().CAS
+			require.NoError(t, resolver.Check(&ended, cas.Next))
+			require.Equal(t, 1, TermOf(cas.Next).Compare(TermOf(ended)))
+			terms[TermOf(cas.Next)] = true
+		}
+	}
+	require.Len(t, terms, 4)
+}

@@ -147,7 +147,11 @@ func (c *Core) clone() *Core {
 		d.active.takenMove = &m
 	}
 	if c.recovery != nil {
-		r := *c.recovery // lost, which never changes, may be shared
+		r := *c.recovery
+		if r.lost != nil {
+			l := *r.lost
+			r.lost = &l
+		}
 		d.recovery = &r
 	}
 	if c.standby.fetch != nil {
@@ -192,7 +196,8 @@ func appendCore(b []byte, c *Core) []byte {
 	num(c.tried.Loss, c.tried.Epoch)
 	num(c.commit, c.emitted, c.applied, c.log.base, c.log.baseEpoch)
 	b = appendRec(b, c.rec)
-	num(c.asked.generation, c.asked.version, r.restoring.Loss, r.restoring.Epoch)
+	num(c.asked.generation, c.asked.version, c.asked.term.Loss, c.asked.term.Epoch)
+	num(r.beyond.Loss, r.beyond.Epoch, r.restoring.Loss, r.restoring.Epoch)
 	flags(c.hasState, c.getting, c.prop != nil, r.lost != nil)
 	for _, h := range c.proposed {
 		host(h)
@@ -344,7 +349,7 @@ func appendSearchMsg(b []byte, m Msg) []byte {
 // TestSearchCopies fails when a field is added that clone and appendCore do not handle.
 func TestSearchCopies(t *testing.T) {
 	fields := func(v any) int { return reflect.TypeOf(v).NumField() }
-	require.Equal(t, []int{31, 6, 21, 26, 18, 12, 5}, []int{
+	require.Equal(t, []int{31, 8, 21, 26, 18, 12, 5}, []int{
 		fields(Core{}), fields(recovery{}), fields(activeState{}), fields(peer{}), fields(standbyState{}), fields(proposal{}),
 		fields(move{}),
 	}, "a field was added or removed: adapt clone and appendCore, then these numbers")

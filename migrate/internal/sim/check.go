@@ -398,9 +398,10 @@ func (k *checker) held(p *proc, e core.Entry) {
 	rec, n := k.records[t], 0
 	for _, h := range rec.ISR {
 		has := h.Same(p.self)
-		for epoch := e.Epoch; epoch <= t.Epoch; epoch++ {
-			in := core.Term{Loss: t.Loss, Epoch: epoch}
-			has = has || k.acks[ackKey{h.Incarnation, in}] >= e.Index || k.active[in] != nil && k.active[in].self.Same(h)
+		for in, active := range k.active { // each term with acknowledgements is one of them
+			if in.Loss == t.Loss && in.Epoch >= e.Epoch && in.Epoch <= t.Epoch {
+				has = has || k.acks[ackKey{h.Incarnation, in}] >= e.Index || active.self.Same(h)
+			}
 		}
 		if has {
 			n++

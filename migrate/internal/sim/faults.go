@@ -524,7 +524,7 @@ func (w *world) operate() {
 		for _, h := range w.hosts {
 			// Who watches the record hears of a reset, even if nobody speaks to it any more.
 			if p := h.proc; p != nil && core.TermOf(rec).Compare(p.core.Term()) > 0 {
-				p.event(core.Got{Record: rec})
+				p.event(core.Told{Record: rec})
 			}
 		}
 		alive, halted, forgotten := false, false, w.chk.gone && !w.restorable()
@@ -543,7 +543,7 @@ func (w *world) operate() {
 			w.create()
 		case rec.Version > 0 && rec.Active.ID == "" && !forgotten:
 			if p := w.anyHost().proc; p != nil {
-				p.event(core.Got{Record: rec})
+				p.event(core.Told{Record: rec})
 				p.event(core.Create{At: p.Wall()})
 			}
 		case !alive, forgotten, halted:

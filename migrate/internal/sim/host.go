@@ -111,6 +111,7 @@ func (h *host) start() {
 	}
 	cfg := w.prof.cfg
 	cfg.Name, cfg.Durable, cfg.Nonce = service, h.disk != nil, uint64(w.rng.Uint32())
+	cfg.Start = p.Wall() - int64(p.Now()/time.Millisecond)
 	p.core = core.New(p.self, cfg)
 	p.replica = replica.New(p, p.core)
 	h.proc, h.last = p, p.self

@@ -369,8 +369,8 @@ func (s *Store) rebase(v *core.Save, c *Copy) error {
 
 // putAside moves the files before log n, which becomes the first, to a directory of their own beside the service's.
 func (s *Store) putAside(n uint64) error {
-	dir := s.asideDir(n)
-	if err := s.fs.MkdirAll(dir); err != nil {
+	dir, err := s.newAsideDir(n)
+	if err != nil {
 		return err
 	}
 	for i := s.anchor; i < n; i++ {
@@ -385,7 +385,23 @@ func (s *Store) putAside(n uint64) error {
 	return s.fs.SyncDir(dir)
 }
 
-func (s *Store) asideDir(n uint64) string { return fmt.Sprintf("%s%016x", s.asidePrefix(), n) }
+// newAsideDir makes the directory for the files before log n. If the host has left the service since it last kept files
+// aside, the logs began again at 1, and n is taken already.
+func (s *Store) newAsideDir(n uint64) (string, error) {
+	for ; ; n++ {
+		dir := fmt.Sprintf("%s%016x", s.asidePrefix(), n)
+		switch names, err := s.fs.ReadDir(dir); {
+		case err != nil && !errors.Is(err, fs.ErrNotExist):
+			return "", err
+		case len(names) > 0:
+			continue
+		}
+		if err := s.fs.MkdirAll(dir); err != nil {
+			return "", err
+		}
+		return dir, s.fs.SyncDir(s.home.path)
+	}
+}
 
 func (s *Store) asidePrefix() string {
 	return filepath.Join(s.home.path, "superseded-"+strings.TrimPrefix(filepath.Base(s.dir), "service-")+"-")
