@@ -69,7 +69,8 @@ func (l *limits) fill() {
 // wait.
 //
 // The Server writes the whole file for each change, or once for all changes that arrive during a write. With a thousand
-// services this takes a few milliseconds on a fast disk.
+// services this takes a few milliseconds on a fast disk. It keeps the descriptors open that it needs for that. If it has none
+// all the same, it refuses the change, and a [Client] repeats it.
 type Server struct {
 	cfg   ServerConfig
 	store *store
@@ -79,6 +80,9 @@ type Server struct {
 	early early
 
 	watching atomic.Int64 // watches of all connections
+
+	// Logs of what others can cause at any rate.
+	unsaved rare
 
 	mu        sync.Mutex // guards what follows
 	listeners []transport.Listener
@@ -125,10 +129,14 @@ func newServer(cfg ServerConfig, fsys filesystem) (*Server, error) {
 	return s, nil
 }
 
-// save writes changes to the file, and ends the service when that fails.
+// save writes changes to the file, and ends the service when that fails for good.
 func (s *Server) save(changed map[string]Record) error {
 	begin := time.Now()
 	err := s.file.save(changed)
+	if transport.CodeOf(err) == codeRetry {
+		s.unsaved.warn(s.cfg.Logger, "records not saved: the changes are refused for now", "file", s.cfg.File, "err", err)
+		return err
+	}
 	if err != nil {
 		s.cfg.Logger.Error("resolver storage failed", "file", s.cfg.File, "err", err)
 		s.end(err)

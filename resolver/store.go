@@ -140,11 +140,13 @@ func (s *store) commit() {
 			err = s.save(staged.records)
 		}
 		if err != nil {
-			// The content of the file is unknown from here on, so nothing is acknowledged any more.
+			// Answers to the other changes of the batch may depend on records that were not stored, so all get the error.
 			for _, c := range batch {
 				c.done(Record{}, err)
 			}
-			s.fail(err)
+			if transport.CodeOf(err) != codeRetry {
+				s.fail(err) // the content of the file is unknown from here on, so nothing is acknowledged any more
+			}
 			continue
 		}
 		fired := s.apply(staged.records)
