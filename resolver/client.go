@@ -41,9 +41,9 @@ type ClientConfig struct {
 // A client that has announced a host dials at once when it loses the connection, and repeats the announcement for the rest
 // of its ttl. It then pauses less than a second between dials. So a [Server] that restarts knows the hosts within a second.
 //
-// Errors that the server replied are returned at once, except that it cannot store a change at the moment: the client repeats
-// the call. So are the errors of [transport.IsFinal], which a
-// further attempt would not change. The next call dials again.
+// Errors that the server replied are returned at once, except one: if the server cannot store a change at the moment, the
+// client repeats the call. The errors of [transport.IsFinal], which a further attempt would not change, are returned at once
+// as well. The next call dials again.
 type Client struct {
 	cfg     ClientConfig
 	watchID atomic.Uint64

@@ -120,8 +120,8 @@ func (f *stateFile) load() (map[string]Record, error) {
 	return records, nil
 }
 
-// save stores changed and everything saved before. After an error with codeRetry nothing has changed, here or on the disk, and
-// save can be called again. After any other error the file holds the old or the new records.
+// save stores changed and everything saved before. After an error with codeRetry nothing has changed, here or on the disk,
+// and save can be called again. After any other error the file holds the old or the new records.
 //
 // Only a lack of descriptors at the beginning is temporary: neither the file nor f has been touched, and it ends when
 // connections do. Later failures, and other ones, end the service, even where the old file is certainly intact. A disk that

@@ -71,6 +71,7 @@ func TestNoDescriptors(t *testing.T) {
 		require.Equal(t, kept, got)
 		_, err = s.store.get("new.com")
 		require.ErrorIs(t, err, ErrNotFound)
+		synctest.Wait()
 		require.False(t, woken)
 
 		// What was refused is not written with a later change.
@@ -92,6 +93,7 @@ func TestNoDescriptors(t *testing.T) {
 		got, err = swap(s, 1, next)
 		require.NoError(t, err)
 		require.EqualValues(t, 2, got.Version)
+		synctest.Wait()
 		require.True(t, woken)
 	})
 }
@@ -132,8 +134,8 @@ func TestNoDirectory(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// TestClientRepeatsUnsaved asserts that a client repeats a change that the server could not store, until its context ends, and
-// that the outcome is then unknown, not refused.
+// TestClientRepeatsUnsaved asserts that a client repeats a change that the server could not store, until its context ends,
+// and that the outcome is then unknown, not refused.
 func TestClientRepeatsUnsaved(t *testing.T) {
 	var log logLines
 	onDisk(t, slog.New(&log), func(t *testing.T, w *world, d *diskFS) {
