@@ -191,7 +191,8 @@
 //	log of a service in memory   256 MiB; a standby that lags by more than 32 MiB is removed
 //	log of a service on disk     64 MiB, or the size of a snapshot if larger, plus what arrives while the next snapshot is
 //	                             written (migrate.NodeConfig.Dir)
-//	records, hosts present       65,536 and 1,024 per resolver (resolver.ServerConfig)
+//	records, hosts present       65,536 and 1,024 per resolver (resolver.ServerConfig), 64 hosts of one key
+//	connections of one key       256 per resolver, with 65,536 watches
 //
 // The size of the state is limited only by memory. It is transferred as a stream.
 //

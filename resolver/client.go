@@ -41,8 +41,9 @@ type ClientConfig struct {
 // A client that has announced a host dials at once when it loses the connection, and repeats the announcement for the rest
 // of its ttl. It then pauses less than a second between dials. So a [Server] that restarts knows the hosts within a second.
 //
-// Errors that the server replied are returned at once. So are the errors of [transport.IsFinal], which a
-// further attempt would not change. The next call dials again.
+// Errors that the server replied are returned at once, except one: if the server cannot store a change at the moment, the
+// client repeats the call. The errors of [transport.IsFinal], which a further attempt would not change, are returned at once
+// as well. The next call dials again.
 type Client struct {
 	cfg     ClientConfig
 	watchID atomic.Uint64
@@ -258,7 +259,7 @@ func (c *Client) attempt(ctx context.Context, conn *clientConn, method string, p
 	return result, err
 }
 
-// retry calls try with a connection until it succeeds, the server replies an error, or ctx ends.
+// retry calls try with a connection until it succeeds, the server replies an error other than codeRetry, or ctx ends.
 func (c *Client) retry(ctx context.Context, what string, try func(*clientConn) ([]byte, error)) ([]byte, error) {
 	var last error
 	for failed := 0; ; {
@@ -269,7 +270,7 @@ func (c *Client) retry(ctx context.Context, what string, try func(*clientConn) (
 			if result, err = try(conn); err == nil {
 				return result, nil
 			}
-			if e, ok := errors.AsType[*transport.Error](err); ok && e.Remote {
+			if e, ok := errors.AsType[*transport.Error](err); ok && e.Remote && e.Code != codeRetry {
 				return nil, answered(what, e)
 			}
 		}
@@ -281,7 +282,11 @@ func (c *Client) retry(ctx context.Context, what string, try func(*clientConn) (
 		}
 		if ctx.Err() == nil {
 			if last == nil {
-				c.cfg.Logger.Warn("resolver does not answer", "what", what, "addr", c.cfg.Server.Addr, "err", err)
+				msg := "resolver does not answer"
+				if transport.CodeOf(err) == codeRetry {
+					msg = "resolver asks for a repeated call"
+				}
+				c.cfg.Logger.Warn(msg, "what", what, "addr", c.cfg.Server.Addr, "err", err)
 			}
 			last = err
 			if dialed { // otherwise the next dial waits, for all callers

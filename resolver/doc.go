@@ -24,6 +24,9 @@
 // durable: the Server forces its file to the disk before it answers, and refuses to start from a damaged file. Presence is
 // not stored: hosts renew it, and a restarted Server learns it from them before it answers the first call of Hosts.
 //
+// A Server whose disk fails ends its service with [ErrStore]. A lack of file descriptors does not end it: it makes no change
+// meanwhile, and a Client repeats the call.
+//
 // If records are lost all the same, for instance because the file was deleted or comes from a backup, the hosts of a running
 // service bring its record back. They restore it, as [Check] describes it, in an epoch far above those that were used. If
 // the file was missing, the Generation has another value, and changes based on lost records fail with [ErrAmnesia]. If the

@@ -12,6 +12,10 @@ const (
 	CodeStore    transport.Code = 105 // the resolver cannot read its file, or cannot store changes
 )
 
+// codeRetry says that the server cannot make a change at the moment, and that nothing has changed. A [Client] repeats the
+// call, so callers do not see this code.
+const codeRetry transport.Code = 106
+
 // The errors of this package, for [errors.Is].
 var (
 	ErrNotFound error = &transport.Error{Code: CodeNotFound, Message: "resolver: no such name"}

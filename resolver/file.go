@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/roam-go/roam/transport"
 )
@@ -40,7 +41,7 @@ type filesystem interface {
 	ReadFile(name string) ([]byte, error)
 	Create(name string) (syncer, error) // empties a file that exists
 	Rename(from, to string) error
-	SyncDir(name string) error
+	OpenDir(name string) (directory, error)
 	Lock(name string) (io.Closer, error)
 }
 
@@ -49,11 +50,19 @@ type syncer interface {
 	Sync() error
 }
 
+type directory interface {
+	io.Closer
+	Sync() error   // forces the names in it to the disk
+	Current() bool // whether its path still leads to it
+}
+
 // stateFile stores records in a file. Only one goroutine at a time calls its methods.
 type stateFile struct {
 	fs     filesystem
 	path   string
 	lock   io.Closer
+	dir    directory // the one of path, kept open: opening it for a Sync after the rename could fail
+	spare  io.Closer // holds a descriptor for the temporary file; nil if none was available
 	gen    uint64
 	frames map[string][]byte // each record's frame
 	names  []string          // their names, sorted
@@ -75,7 +84,7 @@ func openFile(fsys filesystem, path string) (*stateFile, map[string]Record, erro
 	f := &stateFile{fs: fsys, path: path, lock: lock, frames: make(map[string][]byte)}
 	records, err := f.load()
 	if err != nil {
-		lock.Close()
+		f.close()
 		return nil, nil, transport.Errorf(CodeStore, "%s", err)
 	}
 	return f, records, nil
@@ -104,16 +113,118 @@ func (f *stateFile) load() (map[string]Record, error) {
 		}
 	}
 	f.names = slices.Sorted(maps.Keys(records))
+	if err := f.openDir(); err != nil {
+		return nil, fmt.Errorf("resolver: open the directory of %s: %w", f.path, err)
+	}
+	f.reserve()
 	return records, nil
 }
 
-// save stores changed and everything saved before. After an error the file holds the old or the new records.
+// save stores changed and everything saved before. After an error with codeRetry nothing has changed, here or on the disk,
+// and save can be called again. After any other error the file holds the old or the new records.
+//
+// Only a lack of descriptors at the beginning is temporary: neither the file nor f has been touched, and it ends when
+// connections do. Later failures, and other ones, end the service, even where the old file is certainly intact. A disk that
+// is full or defective needs a person. After a failed Sync the system may forget what it did not write, and report success
+// the next time. After a failed Rename or Sync of the directory it is unknown which records a crash would leave.
 func (f *stateFile) save(changed map[string]Record) error {
+	frames := make(map[string][]byte, len(changed))
 	for name, r := range changed {
 		b, err := frame(r)
 		if err != nil {
 			return err
 		}
+		frames[name] = b
+	}
+	w, err := f.create()
+	if scarce(err) {
+		return transport.Errorf(codeRetry, "resolver: no change can be stored at the moment: create: %v", err)
+	}
+	if err != nil {
+		err = fmt.Errorf("create: %w", err)
+	} else {
+		err = f.replace(w, frames)
+	}
+	if err != nil {
+		return transport.Errorf(CodeStore, "resolver: %v: the content of %s is uncertain, so the resolver "+
+			"stops answering; repair the disk and restart the resolver", err, f.path)
+	}
+	return nil
+}
+
+// create opens all that replace needs.
+func (f *stateFile) create() (syncer, error) {
+	if err := f.openDir(); err != nil {
+		return nil, err
+	}
+	w, err := f.fs.Create(f.temp())
+	if scarce(err) && f.spare != nil {
+		f.spare.Close()
+		f.spare = nil
+		w, err = f.fs.Create(f.temp())
+	}
+	return w, err
+}
+
+// openDir opens the directory, again if another one has taken its path.
+func (f *stateFile) openDir() error {
+	if f.dir != nil && f.dir.Current() {
+		return nil
+	}
+	if f.dir != nil {
+		f.dir.Close()
+		f.dir = nil
+	}
+	d, err := f.fs.OpenDir(filepath.Dir(f.path))
+	if err == nil {
+		f.dir = d
+	}
+	return err
+}
+
+// reserve holds a descriptor for the next temporary file. Connections would otherwise take the one that it needs.
+func (f *stateFile) reserve() {
+	if f.spare != nil {
+		return
+	}
+	if d, err := f.fs.OpenDir(filepath.Dir(f.path)); err == nil {
+		f.spare = d
+	}
+}
+
+// scarce reports whether err is a lack of descriptors, of this process or the system.
+func scarce(err error) bool { return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) }
+
+func (f *stateFile) temp() string { return f.path + ".tmp" }
+
+// replace replaces the file atomically, by w with the records and the changed frames.
+func (f *stateFile) replace(w syncer, changed map[string][]byte) error {
+	err := f.encode(changed)
+	if err == nil {
+		_, err = w.Write(f.buf)
+	}
+	if err == nil {
+		err = w.Sync()
+	}
+	if cerr := w.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("write: %w", err)
+	}
+	f.reserve() // at once, before a connection takes the descriptor of w
+	if err := f.fs.Rename(f.temp(), f.path); err != nil {
+		return fmt.Errorf("rename: %w", err)
+	}
+	if err := f.dir.Sync(); err != nil {
+		return fmt.Errorf("sync the directory: %w", err)
+	}
+	return nil
+}
+
+// encode puts the content of the file into f.buf.
+func (f *stateFile) encode(changed map[string][]byte) error {
+	for name, b := range changed {
 		if _, ok := f.frames[name]; !ok {
 			i, _ := slices.BinarySearch(f.names, name)
 			f.names = slices.Insert(f.names, i, strings.Clone(name))
@@ -128,40 +239,17 @@ func (f *stateFile) save(changed map[string]Record) error {
 	for _, name := range f.names {
 		f.buf = append(f.buf, f.frames[name]...)
 	}
-	if err := f.replace(f.buf); err != nil {
-		return transport.Errorf(CodeStore, "resolver: %v: the content of %s is uncertain, so the resolver "+
-			"stops answering; repair the disk and restart the resolver", err, f.path)
-	}
 	return nil
 }
 
-// replace replaces the file atomically.
-func (f *stateFile) replace(data []byte) error {
-	temp := f.path + ".tmp"
-	w, err := f.fs.Create(temp)
-	if err != nil {
-		return fmt.Errorf("create: %w", err)
+func (f *stateFile) close() error {
+	for _, c := range []io.Closer{f.spare, f.dir} {
+		if c != nil {
+			c.Close()
+		}
 	}
-	_, err = w.Write(data)
-	if err == nil {
-		err = w.Sync()
-	}
-	if cerr := w.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return fmt.Errorf("write: %w", err)
-	}
-	if err := f.fs.Rename(temp, f.path); err != nil {
-		return fmt.Errorf("rename: %w", err)
-	}
-	if err := f.fs.SyncDir(filepath.Dir(f.path)); err != nil {
-		return fmt.Errorf("sync the directory: %w", err)
-	}
-	return nil
+	return f.lock.Close()
 }
-
-func (f *stateFile) close() error { return f.lock.Close() }
 
 func frame(v any) ([]byte, error) {
 	if r, ok := v.(Record); ok {
@@ -248,19 +336,38 @@ func (osFS) Create(name string) (syncer, error) {
 	return os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 }
 
-func (osFS) SyncDir(name string) error {
+func (osFS) OpenDir(name string) (directory, error) {
 	if !canSyncDir {
-		return nil
+		return noDir{}, nil
 	}
 	d, err := os.Open(name)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	err = d.Sync()
-	if cerr := d.Close(); err == nil {
-		err = cerr
+	info, err := d.Stat()
+	if err != nil {
+		d.Close()
+		return nil, err
 	}
-	return err
+	return &osDir{d, info}, nil
 }
+
+// osDir is an open directory.
+type osDir struct {
+	*os.File
+	info os.FileInfo
+}
+
+func (d *osDir) Current() bool {
+	now, err := os.Stat(d.Name())
+	return err == nil && os.SameFile(d.info, now)
+}
+
+// noDir is a directory of a system that cannot force one to the disk. An open one could not be renamed there.
+type noDir struct{}
+
+func (noDir) Sync() error   { return nil }
+func (noDir) Current() bool { return true }
+func (noDir) Close() error  { return nil }
 
 func (osFS) Lock(name string) (io.Closer, error) { return lockFile(name) }

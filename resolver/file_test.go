@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -24,12 +25,15 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// diskFS is a disk in memory that knows what a crash would leave: a file's content lasts from Sync on, names from SyncDir.
+// diskFS is a disk in memory that knows what a crash would leave: a file's content lasts from Sync on, names from
+// the Sync of the directory.
 type diskFS struct {
 	mu   sync.Mutex
 	dir  map[string]*inode // names as programs see them
 	last map[string]*inode // names as a crash leaves them for certain
 	ops  int               // operations so far
+	free int               // descriptors that are left, if limited
+	few  bool              // descriptors are limited
 	// on, if set, is called before each operation; what it returns ends the operation, which was not done.
 	on func(op string, n int) error
 }
@@ -69,6 +73,9 @@ func (d *diskFS) Create(name string) (syncer, error) {
 		return nil, err
 	}
 	defer end()
+	if !d.take() {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: syscall.EMFILE}
+	}
 	f := d.dir[name]
 	if f == nil {
 		f = &inode{}
@@ -89,15 +96,52 @@ func (d *diskFS) Rename(from, to string) error {
 	return nil
 }
 
-func (d *diskFS) SyncDir(string) error {
-	end, err := d.begin("syncdir")
+func (d *diskFS) OpenDir(name string) (directory, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.take() {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: syscall.EMFILE}
+	}
+	return dirHandle{d}, nil
+}
+
+// take takes a descriptor. The caller holds d.mu.
+func (d *diskFS) take() bool {
+	if d.few && d.free <= 0 {
+		return false
+	}
+	d.free--
+	return true
+}
+
+// leave sets the number of descriptors that are left.
+func (d *diskFS) leave(n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.free, d.few = n, true
+}
+
+func (d *diskFS) give() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.free++
+	return nil
+}
+
+type dirHandle struct{ d *diskFS }
+
+func (h dirHandle) Sync() error {
+	end, err := h.d.begin("syncdir")
 	if err != nil {
 		return err
 	}
 	defer end()
-	d.last = maps.Clone(d.dir)
+	h.d.last = maps.Clone(h.d.dir)
 	return nil
 }
+
+func (h dirHandle) Current() bool { return true }
+func (h dirHandle) Close() error  { return h.d.give() }
 
 func (d *diskFS) Lock(string) (io.Closer, error) { return io.NopCloser(nil), nil }
 
@@ -129,7 +173,7 @@ func (h *handle) Sync() error {
 	return nil
 }
 
-func (h *handle) Close() error { return nil }
+func (h *handle) Close() error { return h.d.give() }
 
 // crash returns the disks that a loss of power can leave.
 func (d *diskFS) crash() []*diskFS {

@@ -51,6 +51,12 @@ type limits struct {
 	hosts   int // hosts present
 	names   int // services that all present hosts together announce
 
+	// The share of one key, if the transport proves keys: a single member cannot use up the limits above. A process needs one
+	// connection, and another one while it replaces a broken one; several processes may have one key.
+	keyConns   int // connections
+	keyWatches int // watches in progress on all its connections
+	keyHosts   int // host IDs present
+
 	hostsDelay time.Duration // how long calls of Hosts are held at the start; negative: not at all
 }
 
@@ -59,6 +65,9 @@ func (l *limits) fill() {
 	l.watches = cmp.Or(l.watches, 1<<16)
 	l.hosts = cmp.Or(l.hosts, 1<<10)
 	l.names = cmp.Or(l.names, 1<<21)
+	l.keyConns = cmp.Or(l.keyConns, 1<<8)
+	l.keyWatches = cmp.Or(l.keyWatches, 1<<16)
+	l.keyHosts = cmp.Or(l.keyHosts, 1<<6)
 	l.hostsDelay = cmp.Or(l.hostsDelay, hostsDelay)
 }
 
@@ -69,7 +78,11 @@ func (l *limits) fill() {
 // wait.
 //
 // The Server writes the whole file for each change, or once for all changes that arrive during a write. With a thousand
-// services this takes a few milliseconds on a fast disk.
+// services this takes a few milliseconds on a fast disk. It keeps the descriptors open that it needs for that. If it has
+// none all the same, it refuses the change, and a [Client] repeats it.
+//
+// If the transport proves keys, each key has at most 256 connections, 65,536 watches on all of them, and 64 hosts present.
+// All processes with one key share these. They need few: the clients in a process can share one [Client].
 type Server struct {
 	cfg   ServerConfig
 	store *store
@@ -80,14 +93,24 @@ type Server struct {
 
 	watching atomic.Int64 // watches of all connections
 
+	// Logs of what others can cause at any rate.
+	unsaved, full, noConn, noWatch, noChange, noAnnouncement rare
+
 	mu        sync.Mutex // guards what follows
 	listeners []transport.Listener
 	conns     map[transport.Conn]struct{}
+	used      map[transport.Key]*usage // by the keys that the connections proved
 	closing   bool
 	sessions  sync.WaitGroup // one for each of conns, and one for awaitHosts
 	err       error          // why done was closed
 
 	closed sync.Once
+}
+
+// usage is what the connections of one key use.
+type usage struct {
+	conns   int          // guarded by Server.mu
+	watches atomic.Int64 // in progress on all of them
 }
 
 // NewServer returns a server with the records in cfg.File. It returns [ErrStore] if the file is damaged anywhere, so it
@@ -108,10 +131,13 @@ func newServer(cfg ServerConfig, fsys filesystem) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, store: newStore(), done: make(chan struct{}), stop: make(chan struct{}),
-		conns: make(map[transport.Conn]struct{}),
+		conns: make(map[transport.Conn]struct{}), used: make(map[transport.Key]*usage),
 	}
 	s.store.maxRecords, s.store.limits = cmp.Or(cfg.MaxRecords, defaultMaxRecords), cfg.limits
 	s.store.allowReset, s.store.guard = cfg.AllowReset, cfg.AllowReset == nil
+	if s.proves() {
+		s.store.keyHosts = cfg.limits.keyHosts
+	}
 	s.early.over = cfg.limits.hostsDelay < 0
 	if cfg.File != "" {
 		file, records, err := openFile(fsys, cfg.File)
@@ -125,10 +151,14 @@ func newServer(cfg ServerConfig, fsys filesystem) (*Server, error) {
 	return s, nil
 }
 
-// save writes changes to the file, and ends the service when that fails.
+// save writes changes to the file, and ends the service when that fails for good.
 func (s *Server) save(changed map[string]Record) error {
 	begin := time.Now()
 	err := s.file.save(changed)
+	if transport.CodeOf(err) == codeRetry {
+		s.unsaved.warn(s.cfg.Logger, "records not saved: the changes are refused for now", "file", s.cfg.File, "err", err)
+		return err
+	}
 	if err != nil {
 		s.cfg.Logger.Error("resolver storage failed", "file", s.cfg.File, "err", err)
 		s.end(err)
@@ -181,18 +211,39 @@ func (s *Server) accept(c transport.Conn) transport.Handler {
 		return nil
 	}
 	if len(s.conns) >= s.cfg.limits.conns {
-		s.cfg.Logger.Warn("connection refused: too many connections", "peer", c.Peer().Addr, "conns", len(s.conns))
+		s.full.warn(s.cfg.Logger, "connection refused: too many connections", "peer", c.Peer().Addr, "conns", len(s.conns))
 		return nil
+	}
+	var u *usage
+	if key := c.Peer().Key; s.proves() && !key.IsZero() {
+		if u = s.used[key]; u == nil {
+			u = new(usage)
+			s.used[key] = u
+		}
+		if u.conns >= s.cfg.limits.keyConns {
+			s.noConn.warn(s.cfg.Logger, "connection refused: too many connections of one key", "peer", c.Peer().Addr, "key", key,
+				"conns", u.conns)
+			return nil
+		}
+		u.conns++
 	}
 	s.conns[c] = struct{}{}
 	s.sessions.Add(1)
-	return newSession(s, c)
+	return newSession(s, c, u)
 }
 
-// leave removes a connection that has ended.
-func (s *Server) leave(c transport.Conn) {
+// proves reports whether the transport proves keys.
+func (s *Server) proves() bool { return !s.cfg.Transport.Key().IsZero() }
+
+// leave removes a connection that has ended. u is that of its key, or nil.
+func (s *Server) leave(c transport.Conn, u *usage) {
 	s.mu.Lock()
 	delete(s.conns, c)
+	if u != nil {
+		if u.conns--; u.conns == 0 {
+			delete(s.used, c.Peer().Key)
+		}
+	}
 	s.mu.Unlock()
 	s.sessions.Done()
 }
@@ -243,7 +294,7 @@ func (s *Server) allowed(conn transport.Conn, h Host, services ...string) error 
 		return err
 	}
 	key := h.Key
-	if !s.cfg.Transport.Key().IsZero() {
+	if s.proves() {
 		if key = conn.Peer().Key; h.Key != key {
 			return transport.Errorf(CodeRefused, "resolver: host %s has key %q, but the connection proved key %q",
 				h.label(), h.Key, key)

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/roam-go/roam/transport"
@@ -20,6 +21,7 @@ const watchedBy = 16
 type session struct {
 	server  *Server
 	conn    transport.Conn
+	usage   *usage               // of the connection's key; nil if it proved none
 	changes chan struct{}        // holds a token for each change in progress
 	lists   map[string]*listPart // by host ID: incomplete announcements
 
@@ -38,8 +40,9 @@ type pendingWatch struct {
 	cancel func()
 }
 
-func newSession(s *Server, c transport.Conn) *session {
-	return &session{server: s, conn: c, changes: make(chan struct{}, maxChanges), watches: make(map[uint64]*pendingWatch)}
+func newSession(s *Server, c transport.Conn, u *usage) *session {
+	return &session{server: s, conn: c, usage: u, changes: make(chan struct{}, maxChanges),
+		watches: make(map[uint64]*pendingWatch)}
 }
 
 // Handle implements [transport.Handler].
@@ -67,7 +70,8 @@ func (ss *session) Handle(_ transport.Conn, r *transport.Request) {
 		if p, ok := params[announceParams](r); ok {
 			known, err := ss.announce(p)
 			if err != nil {
-				ss.server.cfg.Logger.Warn("announcement refused", "peer", ss.conn.Peer().Addr, "err", err)
+				s := ss.server
+				s.noAnnouncement.warn(s.cfg.Logger, "announcement refused", "peer", ss.conn.Peer().Addr, "err", err)
 			}
 			reply(r, known, err)
 		}
@@ -88,7 +92,7 @@ func (ss *session) Closed(transport.Conn, error) {
 	for _, id := range ids {
 		ss.unwatch(id)
 	}
-	ss.server.leave(ss.conn)
+	ss.server.leave(ss.conn, ss.usage)
 }
 
 // hosts answers a call of Hosts, later if the server has just started.
@@ -129,32 +133,17 @@ func (ss *session) refused(next Record, err error) {
 	if code := transport.CodeOf(err); code != CodeRefused && code != CodeAmnesia {
 		return
 	}
-	ss.server.cfg.Logger.Warn("change refused", "service", next.Name, "by", next.Proposer.ID, "peer", ss.conn.Peer().Addr,
-		"err", err)
+	ss.server.noChange.warn(ss.server.cfg.Logger, "change refused", "service", next.Name, "by", next.Proposer.ID,
+		"peer", ss.conn.Peer().Addr, "err", err)
 }
 
 func (ss *session) watch(r *transport.Request, p watchParams) {
 	w := &pendingWatch{req: r}
-	ss.mu.Lock()
-	_, used := ss.watches[p.ID]
-	most := ss.server.cfg.limits.watches
-	full := len(ss.watches) >= most
-	if !used && !full {
-		if full = ss.server.watching.Add(1) > watchedBy*int64(most); full {
-			ss.server.watching.Add(-1)
-		} else {
-			ss.watches[p.ID] = w
+	if err := ss.addWatch(p, w); err != nil {
+		if transport.CodeOf(err) == CodeRefused {
+			ss.server.noWatch.warn(ss.server.cfg.Logger, "watch refused", "peer", ss.conn.Peer().Addr, "err", err)
 		}
-	}
-	ss.mu.Unlock()
-	switch {
-	case used:
-		r.Reply(nil, invalid("service %q: watch %d is in progress on this connection", p.Name, p.ID))
-		return
-	case full:
-		r.Reply(nil, transport.Errorf(CodeRefused, "resolver: service %q: too many watches: the limits are %d on one connection "+
-			"and %d on all",
-			p.Name, most, watchedBy*most))
+		r.Reply(nil, err)
 		return
 	}
 	// Only this goroutine cancels, so w.cancel needs no lock.
@@ -163,6 +152,36 @@ func (ss *session) watch(r *transport.Request, p watchParams) {
 			replyRecord(r, rec, err)
 		}
 	})
+}
+
+// addWatch enters a watch in ss.watches, within the limits.
+func (ss *session) addWatch(p watchParams, w *pendingWatch) error {
+	l := &ss.server.cfg.limits
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	if _, used := ss.watches[p.ID]; used {
+		return invalid("service %q: watch %d is in progress on this connection", p.Name, p.ID)
+	}
+	if len(ss.watches) >= l.watches || !take(&ss.server.watching, watchedBy*l.watches) {
+		return transport.Errorf(CodeRefused, "resolver: service %q: too many watches: the limits are %d on one connection "+
+			"and %d on all", p.Name, l.watches, watchedBy*l.watches)
+	}
+	if ss.usage != nil && !take(&ss.usage.watches, l.keyWatches) {
+		ss.server.watching.Add(-1)
+		return transport.Errorf(CodeRefused, "resolver: service %q: too many watches: the limit is %d for key %q",
+			p.Name, l.keyWatches, ss.conn.Peer().Key)
+	}
+	ss.watches[p.ID] = w
+	return nil
+}
+
+// take adds one to n unless n is at its limit.
+func take(n *atomic.Int64, limit int) bool {
+	if n.Add(1) > int64(limit) {
+		n.Add(-1)
+		return false
+	}
+	return true
 }
 
 // drop removes a watch and returns it, or nil if the session does not have it. A nil w matches any.
@@ -175,6 +194,9 @@ func (ss *session) drop(id uint64, w *pendingWatch) *pendingWatch {
 	}
 	delete(ss.watches, id)
 	ss.server.watching.Add(-1)
+	if ss.usage != nil {
+		ss.usage.watches.Add(-1)
+	}
 	return found
 }
 

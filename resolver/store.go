@@ -17,6 +17,7 @@ type store struct {
 	gen        uint64
 	maxRecords int
 	limits     limits
+	keyHosts   int // host IDs present for each key; 0: no limit
 	allowReset func(name string, by transport.Key) bool
 	guard      bool                                  // no reset while another member of the in-sync set is present
 	save       func(changed map[string]Record) error // stores changes; nil: records are in memory only
@@ -25,6 +26,7 @@ type store struct {
 	records map[string]Record
 	watches map[string]map[*watch]struct{} // by name
 	hosts   map[string]presence            // by host ID
+	hostsBy map[transport.Key]int          // the number of hosts by their key
 	names   int                            // the number of names in all announcements
 	expire  time.Time                      // no presence expires before
 	queue   []change                       // changes for the next commit
@@ -67,6 +69,7 @@ func newStore() *store {
 		records:    make(map[string]Record),
 		watches:    make(map[string]map[*watch]struct{}),
 		hosts:      make(map[string]presence),
+		hostsBy:    make(map[transport.Key]int),
 	}
 	s.limits.fill()
 	return s
@@ -140,11 +143,13 @@ func (s *store) commit() {
 			err = s.save(staged.records)
 		}
 		if err != nil {
-			// The content of the file is unknown from here on, so nothing is acknowledged any more.
+			// Answers to the other changes of the batch may depend on records that were not stored, so all get the error.
 			for _, c := range batch {
 				c.done(Record{}, err)
 			}
-			s.fail(err)
+			if transport.CodeOf(err) != codeRetry {
+				s.fail(err) // the content of the file is unknown from here on, so nothing is acknowledged any more
+			}
 			continue
 		}
 		fired := s.apply(staged.records)
@@ -325,6 +330,10 @@ func (s *store) announce(h Host, services []string, digest string, ttl time.Dura
 		}
 		replaced = append(replaced[max(len(replaced)-maxReplaced+1, 0):len(replaced):len(replaced)], old.host.Incarnation)
 	}
+	if n := s.hostsBy[h.Key]; !ok && s.keyHosts > 0 && !h.Key.IsZero() && n >= s.keyHosts {
+		return transport.Errorf(CodeRefused, "resolver: host %q: %d hosts of key %q are present, the limit for one key: there is "+
+			"room when one withdraws or its presence expires", h.ID, n, h.Key)
+	}
 	if !ok && len(s.hosts) >= s.limits.hosts {
 		return transport.Errorf(CodeRefused, "resolver: host %q: the resolver is full with %d hosts", h.ID, s.limits.hosts)
 	}
@@ -333,6 +342,9 @@ func (s *store) announce(h Host, services []string, digest string, ttl time.Dura
 			h.ID, n, s.limits.names)
 	}
 	s.names += len(services) - len(old.services)
+	if !ok {
+		s.hostsBy[h.Key]++
+	}
 	s.hosts[h.ID] = presence{h, services, digest, now.Add(ttl), replaced}
 	s.expire = earlier(s.expire, now.Add(ttl))
 	return nil
@@ -368,8 +380,15 @@ func (s *store) present(id string, now time.Time) (presence, bool) {
 
 // leave removes a host's announcement. The caller holds s.mu.
 func (s *store) leave(id string) {
-	s.names -= len(s.hosts[id].services)
+	p, ok := s.hosts[id]
+	if !ok {
+		return
+	}
+	s.names -= len(p.services)
 	delete(s.hosts, id)
+	if s.hostsBy[p.host.Key]--; s.hostsBy[p.host.Key] == 0 {
+		delete(s.hostsBy, p.host.Key)
+	}
 }
 
 // sweep removes expired announcements. The caller holds s.mu.
