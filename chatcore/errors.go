@@ -14,7 +14,7 @@ const (
 	CodeBadCommand      transport.Code = 307 // malformed or unknown command or query
 	CodeNoSuchName      transport.Code = 308 // no participant has that name
 	CodePeerUnreachable transport.Code = 309 // cannot connect to the participant's address
-	CodePeerKey         transport.Code = 310 // the participant's key is not the key of that name
+	CodePeerKey         transport.Code = 310 // the participant's key is not the key of that name, or cannot be pinned
 	CodeNoPrivate       transport.Code = 311 // the participant accepts no private messages
 	CodePeerRefused     transport.Code = 312 // the participant's client rejected the private message
 	CodeReplay          transport.Code = 313 // the private message was delivered already, or has another connection's token

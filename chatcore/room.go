@@ -154,7 +154,7 @@ func (r *room) join(cmd migrate.Command, c command) ([]byte, error) {
 	r.add(p)
 	r.count(p)
 	reply := r.joinReply(p, r.events+1) // newcomers receive the events of their own joining
-	r.emit(cmd, event{Kind: KindJoined, From: name, Time: now, Missing: r.missing()})
+	r.emit(cmd, event{Kind: KindJoined, From: name, Time: now, Missing: r.missing(), Key: p.key})
 	r.begin(cmd)
 	return reply, nil
 }
