@@ -38,9 +38,10 @@ type link struct {
 // than 5,000 keys are pinned. Messages from other new names arrive with [Message.UnknownKey] set.
 //
 // After these errors the message has not arrived: [ErrNoSuchName]; [ErrNoPrivate] if the participant accepts no private
-// messages; [ErrPeerUnreachable]; [ErrPeerKey] if the peer proves another key, the key has changed, or it cannot be pinned; [ErrPeerRefused] with
-// the reason given by the participant's client; [ErrUnverified]; [ErrBadText]. It may have arrived after [ErrPeerLost],
-// which means that the connection broke before the answer and resending failed, and after the error of ctx.
+// messages; [ErrPeerUnreachable]; [ErrPeerKey] if the peer proves another key, the key has changed, or it cannot be pinned;
+// [ErrPeerRefused] with the reason given by the participant's client; [ErrUnverified]; [ErrBadText]. It may have arrived
+// after [ErrPeerLost], which means that the connection broke before the answer and resending failed, and after the error of
+// ctx.
 func (c *Client) Private(ctx context.Context, to, text string) error {
 	p := c.private
 	if err := p.requireKeys(); err != nil {
