@@ -199,7 +199,7 @@ func benchChat(b *testing.B, subscribers int, secure bool) {
 		b.Cleanup(func() { t.Close() })
 		return t
 	}
-	factory, err := New(Config{})
+	factory, err := New(Config{MaxPerKey: subscribers + 1})
 	require.NoError(b, err)
 	res := resolver.NewMemory()
 	var room *migrate.Service

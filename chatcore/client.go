@@ -200,12 +200,13 @@ func (c *Client) follow(from uint64) error {
 		}
 		if ev.Gap != 0 {
 			batch = append(batch, entry{other: &Message{Kind: KindGap, Lost: ev.Seq - ev.Gap, Time: time.Now()}})
+			c.private.recheckKeys()
 		}
 		if err := e.decode(ev.Body, &texts); err != nil || e.Kind >= KindPrivate {
 			c.cfg.Logger.Warn("chat: skipping event of unknown kind", "service", c.service, "seq", ev.Seq)
 		} else {
 			batch = append(batch, entry{kind: e.Kind, from: e.From, text: e.Text, time: e.Time, seq: ev.Seq,
-				missing: int32(e.Missing)})
+				missing: int32(e.Missing), newKey: c.private.newKey(&e)})
 		}
 		if !ev.More || len(batch) > batchSize-2 {
 			c.inbox.put(batch)
@@ -262,6 +263,8 @@ type Participant struct {
 	Addr string
 	// Key is the participant's public key; zero if the transport proves no keys.
 	Key transport.Key
+	// NewKey is set if Key differs from the key that this client has pinned for the name: another user may have taken it.
+	NewKey bool
 	// Since is the joining time by the clock of the room's host.
 	Since time.Time
 }
@@ -272,7 +275,7 @@ func (p participantInfo) participant() Participant {
 	return out
 }
 
-// Who returns the participants in the room in joining order.
+// Who returns the participants in the room in joining order. It compares their keys with the pinned ones.
 func (c *Client) Who(ctx context.Context) ([]Participant, error) {
 	var all []Participant
 	for after := uint64(0); ; {
@@ -288,7 +291,9 @@ func (c *Client) Who(ctx context.Context) ([]Participant, error) {
 			if p.Number <= after {
 				return nil, transport.Errorf(transport.CodeBadMessage, "chat: %q returned participants out of order", c.service)
 			}
-			all = append(all, p.participant())
+			who := p.participant()
+			who.NewKey = c.private.noteKey(who.Name, who.Key)
+			all = append(all, who)
 			after = p.Number
 		}
 		if len(page.List) < maxPage {

@@ -31,7 +31,13 @@ type Config struct {
 	// MaxParticipants is the maximum number of participants in the room at a time. It defaults to 10,000; the maximum is
 	// 100,000.
 	MaxParticipants int
+
+	// MaxPerKey is the maximum number of participants in the room at a time that joined with the same key. Participants
+	// without a key are not limited by it. It defaults to 64; the maximum is 100,000.
+	MaxPerKey int
 }
+
+const defaultMaxPerKey = 64
 
 // NoHistory disables the history when used as [Config.HistoryCount]: new participants see no earlier messages.
 const NoHistory = -1
@@ -64,6 +70,7 @@ func (c Config) withDefaults() (Config, error) {
 		{"HeldBytes", &c.HeldBytes, 256 << 10, 1, 16 << 20},
 		{"MaxName", &c.MaxName, 32, 1, 64},
 		{"MaxText", &c.MaxText, 4 << 10, 1, 64 << 10},
+		{"MaxPerKey", &c.MaxPerKey, defaultMaxPerKey, 1, 100_000},
 	} {
 		if *f.v == 0 {
 			*f.v = f.def

@@ -29,7 +29,7 @@
 //     name becomes free only when the old session expires.
 //   - The chat begins when [Config.MinParticipants] distinct participants have joined. The room holds earlier messages,
 //     keeps them across moves, and then publishes them in the order in which they were sent.
-//   - The fields of [Config] bound all state.
+//   - The fields of [Config] bound all state, and the part of it that one key can fill with participants.
 //
 // # Names and texts
 //
@@ -51,6 +51,15 @@
 // The room never sees private messages. A malicious host of the room could give a wrong key only to a client that has not
 // yet seen the right one: each client pins the first key of each name and rejects any other ([Client.Forget] removes the
 // pin). To exclude this attack, compare [Participant.Key] over another channel.
+//
+// A private message that is sent or received pins the key. No other key can evict it while the client is open. Received
+// messages pin at most 32 keys at once, then one every 10 s, and none while 5,000 keys are pinned; a message from a further
+// new name arrives with [Message.UnknownKey] set. Writing to a name pins its key up to 10,000 pinned keys.
+//
+// If a participant joins with another key than the pinned one, [Message.NewKey] is set in everything that it does in the
+// room, and [Participant.NewKey] in the list of participants; both are formatted as "bob (new key)". The room reports these
+// keys, so the marks detect another user of a name, not a malicious host. The history has no keys, and a client that joins
+// again starts without pins.
 //
 // While the room moves, a client uses its last answer about a participant.
 //
@@ -79,7 +88,8 @@
 // A participant is [number, name, address, key, time]. The number increases with each participant that joins; key is 32
 // bytes or empty. To receive every message exactly once, a client queries the history before next and listens from next.
 //
-// An event is [kind, from, text, time, missing]; kind is [KindMessage], [KindJoined], [KindLeft] or [KindBegun].
+// An event is [kind, from, text, time, missing, key]; kind is [KindMessage], [KindJoined], [KindLeft] or [KindBegun]. The
+// key is the participant's; only KindJoined has it, and not if the transport proves no keys.
 //
 // Between clients, on a connection to the address returned by find:
 //

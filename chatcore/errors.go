@@ -9,12 +9,12 @@ const (
 	CodeBadText         transport.Code = 302 // the text violates the rules for texts
 	CodeNotJoined       transport.Code = 303 // the session is not in the room
 	CodeJoined          transport.Code = 304 // the session has already joined under another name
-	CodeFull            transport.Code = 305 // the room has reached MaxParticipants
+	CodeFull            transport.Code = 305 // the room has reached MaxParticipants, or MaxPerKey for this key
 	CodeHeldFull        transport.Code = 306 // the chat has not begun, and the room can hold no more messages
 	CodeBadCommand      transport.Code = 307 // malformed or unknown command or query
 	CodeNoSuchName      transport.Code = 308 // no participant has that name
 	CodePeerUnreachable transport.Code = 309 // cannot connect to the participant's address
-	CodePeerKey         transport.Code = 310 // the participant's key is not the key of that name
+	CodePeerKey         transport.Code = 310 // the participant's key is not the key of that name, or cannot be pinned
 	CodeNoPrivate       transport.Code = 311 // the participant accepts no private messages
 	CodePeerRefused     transport.Code = 312 // the participant's client rejected the private message
 	CodeReplay          transport.Code = 313 // the private message was delivered already, or has another connection's token

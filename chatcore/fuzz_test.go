@@ -14,6 +14,7 @@ import (
 func FuzzEvent(f *testing.F) {
 	f.Add(event{Kind: KindMessage, From: "ann", Text: "hello", Time: 1e12}.encode())
 	f.Add(event{Kind: KindJoined, From: "bob", Missing: 2}.encode())
+	f.Add(event{Kind: KindJoined, From: "bob", Key: keyOf(1)}.encode())
 	f.Add([]byte{0x95, 0xcf, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xc0})
 	f.Fuzz(func(t *testing.T, body []byte) {
 		e := event{From: "somebody"}

@@ -41,6 +41,7 @@ func freeBatch(batch []entry) {
 type entry struct {
 	kind    Kind
 	history bool
+	newKey  bool
 	missing int32
 	seq     uint64
 	time    int64 // Unix milliseconds
@@ -54,7 +55,7 @@ func (e *entry) message() Message {
 		return *e.other
 	}
 	return Message{Kind: e.kind, From: e.from, Text: e.text, Time: time.UnixMilli(e.time), Seq: e.seq,
-		History: e.history, Missing: int(e.missing)}
+		History: e.history, Missing: int(e.missing), NewKey: e.newKey}
 }
 
 // count returns the number of messages lost when the entry is dropped. A gap counts for all messages lost in it.

@@ -69,6 +69,14 @@ type Message struct {
 
 	// Unverified is set for a private message over a transport that proves no keys: the sender's name is not authenticated.
 	Unverified bool
+	// UnknownKey is set for a private message that proves the key that the room has for the sender's name, but whose key this
+	// client has not pinned, because many new names have sent private messages lately. Another user of the same name would go
+	// unnoticed. [Client.Private] to the name pins its key.
+	UnknownKey bool
+	// NewKey is set for KindMessage, KindJoined and KindLeft if the participant joined with another key than the one that this
+	// client has pinned for the name: another user may have taken it. Private messages with another key are rejected. See
+	// [Client.Private] and [Client.Forget].
+	NewKey bool
 
 	// Epoch and Host are, for KindMoved, the epoch and the host of the room after the move; Pause is how long the room was
 	// unavailable to this client. Planned is false if this client lost the host without prior notice of a move.
@@ -83,21 +91,28 @@ type Message struct {
 
 // String formats the message as one line for display.
 func (m Message) String() string {
+	from := m.From
+	if m.NewKey {
+		from += " (new key)"
+	}
 	switch m.Kind {
 	case KindMessage:
-		return m.From + ": " + m.Text
+		return from + ": " + m.Text
 	case KindJoined, KindLeft:
 		if m.Missing > 0 {
-			return fmt.Sprintf("%s %v; waiting for %d more to begin", m.From, m.Kind, m.Missing)
+			return fmt.Sprintf("%s %v; waiting for %d more to begin", from, m.Kind, m.Missing)
 		}
-		return m.From + " " + m.Kind.String()
+		return from + " " + m.Kind.String()
 	case KindBegun:
 		return "the chat has begun"
 	case KindPrivate:
-		if m.Unverified {
-			return m.From + " (private, unverified): " + m.Text
+		switch {
+		case m.Unverified:
+			return from + " (private, unverified): " + m.Text
+		case m.UnknownKey:
+			return from + " (private, unknown key): " + m.Text
 		}
-		return m.From + " (private): " + m.Text
+		return from + " (private): " + m.Text
 	case KindMoved:
 		return fmt.Sprintf("the chat moved to %s, pause %v", m.Host.ID, m.Pause.Round(time.Millisecond))
 	case KindGap:

@@ -32,13 +32,16 @@ type link struct {
 // key that the room has for the name. While the room moves, Private works for participants that this client has looked up
 // before. Of concurrent calls for one participant, only a few are in flight at a time; the others wait.
 //
-// The client pins the first key of each name for its lifetime. If the name later has another key, messages to and from it
-// are rejected until [Client.Forget].
+// The client pins the first key of each name, and never evicts it. If the name later has another key, messages to and from
+// it are rejected until [Client.Forget]. A client pins at most 10,000 keys; beyond that Private returns [ErrPeerKey] for new
+// names. Received private messages pin keys as well, but at most 32 at once and then one every 10 s, and only while fewer
+// than 5,000 keys are pinned. Messages from other new names arrive with [Message.UnknownKey] set.
 //
 // After these errors the message has not arrived: [ErrNoSuchName]; [ErrNoPrivate] if the participant accepts no private
-// messages; [ErrPeerUnreachable]; [ErrPeerKey] if the peer proves another key or the key has changed; [ErrPeerRefused] with
-// the reason given by the participant's client; [ErrUnverified]; [ErrBadText]. It may have arrived after [ErrPeerLost],
-// which means that the connection broke before the answer and resending failed, and after the error of ctx.
+// messages; [ErrPeerUnreachable]; [ErrPeerKey] if the peer proves another key, the key has changed, or it cannot be pinned;
+// [ErrPeerRefused] with the reason given by the participant's client; [ErrUnverified]; [ErrBadText]. It may have arrived
+// after [ErrPeerLost], which means that the connection broke before the answer and resending failed, and after the error of
+// ctx.
 func (c *Client) Private(ctx context.Context, to, text string) error {
 	p := c.private
 	if err := p.requireKeys(); err != nil {
@@ -61,7 +64,7 @@ func (c *Client) Private(ctx context.Context, to, text string) error {
 	case who.Key.IsZero() && !c.cfg.InsecurePrivate:
 		return transport.Errorf(CodeUnverified, "chat: %q has no key, so the receiver cannot be authenticated", who.Name)
 	}
-	if err := p.checkKey(who); err != nil {
+	if _, err := p.checkKey(who, false); err != nil {
 		return err
 	}
 	m := privateParams{To: who.Name, From: c.name, Text: text, ID: rand.Uint64N(1<<53-1) + 1}

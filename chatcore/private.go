@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/roam-go/roam/transport"
@@ -33,7 +34,6 @@ const (
 	maxInbound    = 64       // inbound connections
 	maxInFlight   = 4        // private messages in flight per connection
 	maxLookups    = 1024     // cached answers of the room
-	maxPinnedKeys = 10_000   // pinned keys
 	maxDelivered  = 1024     // message ids kept for duplicate detection
 	lookupTimeout = 500 * time.Millisecond
 	verifyTimeout = 10 * time.Second
@@ -51,8 +51,10 @@ type private struct {
 	links     map[transport.Peer]*link
 	idleTimer *time.Timer                        // closes idle links; nil if there are none
 	lookups   fifoCache[string, participantInfo] // the room's answers, by nameID
-	pinned    fifoCache[string, transport.Key]   // first key of each nameID
+	pins      pins                               // first key of each nameID
 	delivered fifoCache[messageID, struct{}]     // delivered messages
+
+	gaps atomic.Uint64 // gaps in the events that recheckKeys has not handled
 }
 
 // messageID identifies a private message.
@@ -68,7 +70,7 @@ func newPrivate(c *Client) *private {
 		inbound:   make(map[transport.Conn]*inboundConn),
 		links:     make(map[transport.Peer]*link),
 		lookups:   fifoCache[string, participantInfo]{limit: maxLookups},
-		pinned:    fifoCache[string, transport.Key]{limit: maxPinnedKeys},
+		pins:      newPins(),
 		delivered: fifoCache[messageID, struct{}]{limit: maxDelivered},
 	}
 }
@@ -167,6 +169,7 @@ func (p *private) lookup(ctx context.Context, name string) (participantInfo, err
 		p.mu.Lock()
 		p.lookups.put(id, who)
 		p.mu.Unlock()
+		p.noteKey(who.Name, who.participant().Key)
 		return who, nil
 	case known && ctx.Err() == nil && !isRoomError(err) && strings.EqualFold(last.Name, name):
 		p.c.cfg.Logger.Info("chat: room does not answer; using its last answer", "service", p.c.service, "name", name, "err", err)
@@ -197,29 +200,13 @@ func (p *private) ask(ctx context.Context, name string) (participantInfo, error)
 	return who, nil
 }
 
-// checkKey compares a participant's key with the pinned key of the name. It pins the first key of each name.
-func (p *private) checkKey(who Participant) error {
-	id := nameID(who.Name)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	first, ok := p.pinned.get(id)
-	switch {
-	case !ok && !who.Key.IsZero():
-		p.pinned.put(id, who.Key)
-	case ok && first != who.Key:
-		return transport.Errorf(CodePeerKey, "chat: the key of %q has changed from %v to %v: another user may have taken the "+
-			"name; if the change is expected, forget the old key", who.Name, first, who.Key)
-	}
-	return nil
-}
-
-// Forget removes the pinned key of a name. The next private message to or from the name pins the key that the room has for
-// it then.
+// Forget removes the pinned key of a name, and with it the marks [Message.NewKey] and [Participant.NewKey]. The next private
+// message to or from the name pins the key that the room has for it then.
 func (c *Client) Forget(name string) {
 	id := nameID(name)
 	c.private.mu.Lock()
 	defer c.private.mu.Unlock()
-	c.private.pinned.remove(id)
+	c.private.pins.forget(id)
 	c.private.lookups.remove(id)
 }
 
@@ -346,7 +333,8 @@ func (p *private) receive(ctx context.Context, params, token []byte, from transp
 	if who.Key != from.Key {
 		return transport.Errorf(CodePeerKey, "chat: the name %q belongs to another key", who.Name)
 	}
-	if err := p.checkKey(who); err != nil {
+	known, err := p.checkKey(who, true)
+	if err != nil {
 		return err
 	}
 
@@ -357,7 +345,8 @@ func (p *private) receive(ctx context.Context, params, token []byte, from transp
 		return transport.Errorf(CodeReplay, "chat: the message was already delivered")
 	}
 	if !p.c.inbox.push(Message{
-		Kind: KindPrivate, From: who.Name, Text: m.Text, Time: time.Now(), Unverified: who.Key.IsZero(),
+		Kind: KindPrivate, From: who.Name, Text: m.Text, Time: time.Now(),
+		Unverified: who.Key.IsZero(), UnknownKey: !known && !who.Key.IsZero(),
 	}) {
 		return transport.Errorf(CodePeerRefused, "chat: the client is closed")
 	}

@@ -20,6 +20,7 @@ type room struct {
 	list      []*participant // by number
 	bySession map[uint64]*participant
 	byID      map[string]*participant
+	perKey    map[transport.Key]int // participants with that key; without the zero key
 
 	// Used until the chat begins: the distinct participants that have joined, in order, and their messages.
 	begun    bool
@@ -57,6 +58,7 @@ func newRoom(cfg Config) *room {
 		begun:     cfg.MinParticipants == 0,
 		bySession: make(map[uint64]*participant),
 		byID:      make(map[string]*participant),
+		perKey:    make(map[transport.Key]int),
 		seenSet:   make(map[string]bool),
 	}
 }
@@ -142,6 +144,8 @@ func (r *room) join(cmd migrate.Command, c command) ([]byte, error) {
 		r.remove(p)
 	} else if len(r.list) >= r.cfg.MaxParticipants {
 		return nil, transport.Errorf(CodeFull, "chat: the room is full: it has %d participants", len(r.list))
+	} else if n := r.perKey[cmd.Key]; n >= r.cfg.MaxPerKey {
+		return nil, transport.Errorf(CodeFull, "chat: the room is full for this key: %d participants have joined with it", n)
 	}
 	r.last++
 	p := &participant{
@@ -150,7 +154,7 @@ func (r *room) join(cmd migrate.Command, c command) ([]byte, error) {
 	r.add(p)
 	r.count(p)
 	reply := r.joinReply(p, r.events+1) // newcomers receive the events of their own joining
-	r.emit(cmd, event{Kind: KindJoined, From: name, Time: now, Missing: r.missing()})
+	r.emit(cmd, event{Kind: KindJoined, From: name, Time: now, Missing: r.missing(), Key: p.key})
 	r.begin(cmd)
 	return reply, nil
 }
@@ -251,6 +255,9 @@ func (r *room) see(who string) {
 func (r *room) add(p *participant) {
 	r.list = append(r.list, p)
 	r.bySession[p.session], r.byID[p.id] = p, p
+	if !p.key.IsZero() {
+		r.perKey[p.key]++
+	}
 }
 
 func (r *room) remove(p *participant) {
@@ -258,6 +265,9 @@ func (r *room) remove(p *participant) {
 	r.list = slices.Delete(r.list, i, i+1)
 	delete(r.bySession, p.session)
 	delete(r.byID, p.id)
+	if r.perKey[p.key]--; r.perKey[p.key] <= 0 {
+		delete(r.perKey, p.key)
+	}
 }
 
 func (r *room) replace(p, by *participant) {

@@ -32,6 +32,8 @@ type header struct {
 	Begun        bool
 
 	Seen, List, Held, History int // number of records of each type
+
+	MaxPerKey int // 0 in snapshots of versions without this limit
 }
 
 type seenRecord struct {
@@ -71,6 +73,7 @@ func (r *room) Snapshot() (migrate.Snapshot, error) {
 			MaxName: c.MaxName, MaxText: c.MaxText, MaxParticipants: c.MaxParticipants,
 			Events: r.events, Last: r.last, Begun: r.begun,
 			Seen: len(r.seen), List: len(r.list), Held: len(r.held), History: len(r.history),
+			MaxPerKey: c.MaxPerKey,
 		},
 		seen: r.seen, list: slices.Clone(r.list), held: r.held, history: r.history,
 	}, nil
@@ -153,10 +156,14 @@ func (r *room) Restore(src io.Reader) error {
 }
 
 func restoreHeader(h header) (*room, error) {
+	if h.MaxPerKey == 0 {
+		h.MaxPerKey = defaultMaxPerKey
+	}
 	cfg := Config{
 		MinParticipants: h.MinParticipants, HistoryCount: h.HistoryCount, HistoryBytes: h.HistoryBytes,
 		HeldCount: h.HeldCount, HeldBytes: h.HeldBytes,
 		MaxName: h.MaxName, MaxText: h.MaxText, MaxParticipants: h.MaxParticipants,
+		MaxPerKey: h.MaxPerKey,
 	}
 	filled, err := cfg.withDefaults()
 	switch {
@@ -202,6 +209,7 @@ func (r *room) restoreRecords(rr *recordReader, h header) error {
 	return err
 }
 
+// restoreParticipant does not check MaxPerKey: the participants of an older snapshot stay in the room.
 func (r *room) restoreParticipant(rr *recordReader) error {
 	var rec participantRecord
 	if err := rr.get("participant", &rec); err != nil {

@@ -66,15 +66,25 @@ type event struct {
 	Text    string
 	Time    int64 // Unix milliseconds; for a held message, the time at which it was sent
 	Missing int   // as in joinReply; always 0 for a message
+
+	Key transport.Key // of the participant; only in KindJoined, and omitted if zero
 }
 
 func (e event) encode() []byte {
 	b := make([]byte, 0, 32+len(e.From)+len(e.Text))
-	b = msgpack.AppendUint(msgpack.AppendArray(b, 5), uint64(e.Kind))
+	fields, withKey := 5, e.Kind == KindJoined && !e.Key.IsZero()
+	if withKey {
+		fields, b = 6, make([]byte, 0, 32+len(e.From)+len(e.Text)+2+len(e.Key))
+	}
+	b = msgpack.AppendUint(msgpack.AppendArray(b, fields), uint64(e.Kind))
 	b = msgpack.AppendString(b, e.From)
 	b = msgpack.AppendString(b, e.Text)
 	b = msgpack.AppendInt(b, e.Time)
-	return msgpack.AppendInt(b, int64(e.Missing))
+	b = msgpack.AppendInt(b, int64(e.Missing))
+	if withKey {
+		b = msgpack.AppendBytes(b, e.Key[:])
+	}
+	return b
 }
 
 // decode decodes an event. To save allocations it reuses From if the sender is unchanged, and takes Text from a chunk that
@@ -94,6 +104,12 @@ func (e *event) decode(body []byte, texts *strings.Builder) error {
 	texts.Write(text)
 	e.Text = texts.String()[texts.Len()-len(text):]
 	e.Time, e.Missing = v.Int(), int(v.Int())
+	e.Key = transport.Key{}
+	if e.Kind == KindJoined && fields > 5 {
+		if key := v.Bytes(); len(key) == len(e.Key) {
+			copy(e.Key[:], key)
+		}
+	}
 	if fields < 5 {
 		return transport.Errorf(transport.CodeBadMessage, "chat: event of %d fields", fields)
 	}

@@ -98,7 +98,3 @@ func (id *Identity) save(path string) error {
 
 // Key returns the public key.
 func (id *Identity) Key() Key { return Key(id.key.Public().(ed25519.PublicKey)) }
-
-// Sign signs message; [ed25519.Verify] with the Key verifies the signature. The message should state its purpose, because
-// the same key signs in TLS.
-func (id *Identity) Sign(message []byte) []byte { return ed25519.Sign(id.key, message) }

@@ -264,7 +264,7 @@ func (ch *chat) privateError(to string, err error) string {
 
 const help = `/who              list the participants
 /msg NAME TEXT    send a private message directly to one participant
-/forget NAME      accept a new key of a participant who has restarted
+/forget NAME      accept the new key of a participant shown as NAME (new key)
 /where            show the host that serves the chat
 /quit             leave (also Ctrl-D, Ctrl-C)
 //TEXT            send a text that begins with /`
@@ -352,7 +352,7 @@ func (ch *chat) who(ctx context.Context) {
 	}
 	names := make([]string, len(all))
 	for i, p := range all {
-		names[i] = cli.Printable(p.Name)
+		names[i] = cli.Printable(p.Name) + newKey(p.NewKey)
 		if p.Name == ch.Name() {
 			names[i] += " (you)"
 		}

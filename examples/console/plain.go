@@ -41,7 +41,9 @@ type line struct {
 	Host    string   `json:"host,omitempty"`
 	PauseMS *float64 `json:"pause_ms,omitempty"`
 
-	Unverified bool `json:"unverified,omitempty"` // private message from an unauthenticated sender
+	Unverified bool `json:"unverified,omitempty"`  // private message from an unauthenticated sender
+	UnknownKey bool `json:"unknown_key,omitempty"` // private message from a sender whose key is not pinned
+	NewKey     bool `json:"new_key,omitempty"`     // from a participant whose key differs from the pinned one
 }
 
 func (p *plain) message(m chatcore.Message) {
@@ -52,7 +54,7 @@ func (p *plain) message(m chatcore.Message) {
 	from, text := cli.Printable(m.From), cli.Printable(m.Text)
 	switch m.Kind {
 	case chatcore.KindMessage:
-		p.write(p.out, from+": "+text)
+		p.write(p.out, from+newKey(m.NewKey)+": "+text)
 	case chatcore.KindPrivate:
 		p.write(p.out, from+private(m)+": "+text)
 	default:
@@ -60,18 +62,11 @@ func (p *plain) message(m chatcore.Message) {
 	}
 }
 
-// private returns the mark after the sender's name of a private message.
-func private(m chatcore.Message) string {
-	if m.Unverified {
-		return " (private, unverified)"
-	}
-	return " (private)"
-}
-
 func (p *plain) object(m chatcore.Message) {
 	l := line{
 		Kind: m.Kind.String(), From: m.From, Text: m.Text, Seq: m.Seq, Time: m.Time.UTC().Format(time.RFC3339Nano),
 		History: m.History, Missing: m.Missing, Lost: m.Lost, Unverified: m.Unverified,
+		UnknownKey: m.UnknownKey, NewKey: m.NewKey,
 	}
 	switch m.Kind {
 	case chatcore.KindMoved:

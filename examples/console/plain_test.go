@@ -37,6 +37,9 @@ var all = []chatcore.Message{
 	{Kind: chatcore.KindGap, Lost: 3, Time: said1},
 	{Kind: chatcore.KindStateLost, Time: said1},
 	{Kind: chatcore.KindLeft, From: "bob", Seq: 9, Time: said1},
+	{Kind: chatcore.KindJoined, From: "bob", Seq: 10, NewKey: true, Time: said1},
+	{Kind: chatcore.KindMessage, From: "bob", Text: "hi", Seq: 11, NewKey: true, Time: said1},
+	{Kind: chatcore.KindPrivate, From: "eve", Text: "psst", UnknownKey: true, Time: said1},
 }
 
 func TestPlainLines(t *testing.T) {
@@ -59,6 +62,9 @@ func TestPlainLines(t *testing.T) {
 		"* 3 messages were dropped here",
 		"* x.org was reset: earlier messages are lost",
 		"* bob left",
+		"* bob (new key) joined",
+		"bob (new key): hi",
+		"eve (private, unknown key): psst",
 		"* an answer",
 		"",
 	}, strings.Split(out.String(), "\n"))
@@ -85,8 +91,11 @@ func TestJSONLines(t *testing.T) {
 		`{"kind":"gap","text":"3 messages were dropped here",` + at + `,"lost":3}`,
 		`{"kind":"error","text":"x.org was reset: earlier messages are lost",` + at + `}`,
 		`{"kind":"left","from":"bob","seq":9,` + at + `}`,
-	}, lines[:9])
-	require.Contains(t, lines[9], `{"kind":"error","text":"a failure"`)
+		`{"kind":"joined","from":"bob","seq":10,` + at + `,"new_key":true}`,
+		`{"kind":"message","from":"bob","text":"hi","seq":11,` + at + `,"new_key":true}`,
+		`{"kind":"private","from":"eve","text":"psst",` + at + `,"unknown_key":true}`,
+	}, lines[:12])
+	require.Contains(t, lines[12], `{"kind":"error","text":"a failure"`)
 	require.Equal(t, "an answer\n", err.String())
 
 	var l line

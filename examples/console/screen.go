@@ -27,7 +27,7 @@ type screen interface {
 
 // describe returns the text for a message without a sender's text, and "" for others.
 func describe(service string, m chatcore.Message) string {
-	from := cli.Printable(m.From)
+	from := cli.Printable(m.From) + newKey(m.NewKey)
 	switch m.Kind {
 	case chatcore.KindMessage, chatcore.KindPrivate:
 		return ""
@@ -50,6 +50,26 @@ func describe(service string, m chatcore.Message) string {
 		return service + " was reset: earlier messages are lost"
 	default:
 		return m.Kind.String()
+	}
+}
+
+// newKey returns the mark after the name of a participant whose key differs from the pinned one.
+func newKey(differs bool) string {
+	if differs {
+		return " (new key)"
+	}
+	return ""
+}
+
+// private returns the mark after the sender's name of a private message.
+func private(m chatcore.Message) string {
+	switch {
+	case m.Unverified:
+		return " (private, unverified)"
+	case m.UnknownKey:
+		return " (private, unknown key)"
+	default:
+		return " (private)"
 	}
 }
 

@@ -122,7 +122,7 @@ func (t *terminal) message(m chatcore.Message) {
 	from, text := cli.Printable(m.From), cli.Printable(m.Text)
 	switch m.Kind {
 	case chatcore.KindMessage:
-		t.print(at + t.paint.name(m.From, from) + ": " + text)
+		t.print(at + t.paint.name(m.From, from) + t.paint.bad(newKey(m.NewKey)) + ": " + text)
 	case chatcore.KindPrivate:
 		t.print(at + t.paint.name(m.From, from) + t.paint.mark(private(m)) + ": " + text)
 	case chatcore.KindGap, chatcore.KindStateLost:

@@ -18,6 +18,7 @@ func TestTextsAboveInputLine(t *testing.T) {
 	s := &terminal{out: out, restore: &term.State{}}
 	s.edit.prompt = "me> "
 	s.message(chatcore.Message{Kind: chatcore.KindMessage, From: "bob", Text: "ask the DJ", Time: said1})
+	s.message(chatcore.Message{Kind: chatcore.KindMessage, From: "bob", Text: "it's me", NewKey: true, Time: said1})
 	s.note("OJ")
 	s.clear()
 	require.NoError(t, out.Close())
@@ -25,6 +26,7 @@ func TestTextsAboveInputLine(t *testing.T) {
 	require.NoError(t, err)
 	const prompt = "\r\x1b[Kme> \r\x1b[4C"
 	require.Contains(t, string(shown), " bob: ask the DJ\r\n"+prompt)
+	require.Contains(t, string(shown), " bob (new key): it's me\r\n"+prompt)
 	require.Contains(t, string(shown), "\r\x1b[K* OJ\r\n"+prompt)
 	require.Contains(t, string(shown), "\r\x1b[K\x1b[H\x1b[2J"+prompt, "clear adds no line")
 }
