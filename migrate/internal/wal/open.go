@@ -63,6 +63,16 @@ func (s *Store) open(parent string) (r Recovered, err error) {
 	if err := s.replay(logs, &r); err != nil {
 		return r, err
 	}
+	if logs[0] < s.anchor {
+		switch aside, err := s.lastAsideDir(s.anchor); {
+		case err != nil:
+			return r, err
+		case aside != "": // the host crashed while it put these aside
+			if err := s.putAside(aside, logs[0], s.anchor); err != nil {
+				return r, err
+			}
+		}
+	}
 	for _, n := range logs {
 		if n < s.anchor {
 			s.fs.Remove(s.logName(n))

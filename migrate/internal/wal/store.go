@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -357,43 +358,50 @@ func (s *Store) rebase(v *core.Save, c *Copy) error {
 	} else if c != nil {
 		c.Discard()
 	}
+	var aside string
+	if v.Aside { // its directory comes first: open finishes the move if the host crashes before it is complete
+		var err error
+		if aside, err = s.newAsideDir(n); err != nil {
+			return err
+		}
+	}
 	if err := s.begin(n, v.State); err != nil {
 		return err
 	}
-	if v.Aside {
-		return s.putAside(n)
+	if aside != "" {
+		return s.putAside(aside, s.anchor, n)
 	}
 	s.removeBefore(n)
 	return nil
 }
 
-// putAside moves the files before log n, which becomes the first, to a directory of their own beside the service's.
-func (s *Store) putAside(n uint64) error {
-	dir, err := s.newAsideDir(n)
-	if err != nil {
-		return err
-	}
-	for i := s.anchor; i < n; i++ {
+// putAside moves the files from log first to before log n, which becomes the first, to the directory aside.
+func (s *Store) putAside(aside string, first, n uint64) error {
+	for i := first; i < n; i++ {
 		for _, name := range [...]string{s.logName(i), s.snapName(i)} {
-			err := s.fs.Rename(name, filepath.Join(dir, filepath.Base(name)))
+			err := s.fs.Rename(name, filepath.Join(aside, filepath.Base(name)))
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
 		}
 	}
 	s.anchor = n
-	return s.fs.SyncDir(dir)
+	if err := s.fs.SyncDir(aside); err != nil {
+		return err
+	}
+	return s.fs.SyncDir(s.dir)
 }
 
 // newAsideDir makes the directory for the files before log n. If the host has left the service since it last kept files
-// aside, the logs began again at 1, and n is taken already.
+// aside, the logs began again at 1, and the name may be taken already.
 func (s *Store) newAsideDir(n uint64) (string, error) {
-	for ; ; n++ {
-		dir := fmt.Sprintf("%s%016x", s.asidePrefix(), n)
+	dir := fmt.Sprintf("%s%016x", s.asidePrefix(), n)
+	for again := 2; ; again++ {
 		switch names, err := s.fs.ReadDir(dir); {
 		case err != nil && !errors.Is(err, fs.ErrNotExist):
 			return "", err
 		case len(names) > 0:
+			dir = fmt.Sprintf("%s%016x.%d", s.asidePrefix(), n, again)
 			continue
 		}
 		if err := s.fs.MkdirAll(dir); err != nil {
@@ -401,6 +409,24 @@ func (s *Store) newAsideDir(n uint64) (string, error) {
 		}
 		return dir, s.fs.SyncDir(s.home.path)
 	}
+}
+
+// lastAsideDir returns the last directory that newAsideDir has made for the files before log n, "" if there is none.
+func (s *Store) lastAsideDir(n uint64) (string, error) {
+	names, err := s.fs.ReadDir(s.home.path)
+	if err != nil {
+		return "", err
+	}
+	dir, last := "", 0
+	for _, name := range names {
+		rest, ok := strings.CutPrefix(filepath.Join(s.home.path, name), fmt.Sprintf("%s%016x", s.asidePrefix(), n))
+		if again, err := strconv.Atoi(strings.TrimPrefix(rest, ".")); ok && err == nil && again > last {
+			dir, last = filepath.Join(s.home.path, name), again
+		} else if ok && rest == "" && last == 0 {
+			dir, last = filepath.Join(s.home.path, name), 1
+		}
+	}
+	return dir, nil
 }
 
 func (s *Store) asidePrefix() string {
