@@ -72,6 +72,10 @@ func (m *Machine) Admit(session, seq, low uint64, key transport.Key) Admission {
 	}
 	ordered := max(last, f.last)
 	switch {
+	case seq > ordered+1 && low > ordered+1:
+		// The client has the replies to commands before low, so its session has expired. A request to open it, from before that,
+		// has come late and begun another one.
+		return refused(m.Expired(session))
 	case seq == 0 || seq > ordered+1:
 		return refused(m.errorf(wire.CodeOutOfOrder, "session %d: command %d came after %d", session, seq, ordered))
 	case seq <= last:

@@ -104,6 +104,25 @@ func TestAdmission(t *testing.T) {
 	require.Equal(t, Append, m.AdmitOpen(9, key, false).Verdict)
 }
 
+// A session that a late request has begun again after its end is not taken for that of the client, which has replies to
+// commands that the new one never had.
+func TestAdmissionOfReplacedSession(t *testing.T) {
+	l, _ := newTestMachine(Limits{})
+	m, log := l.m, &appended{l: l}
+	key := transport.Key{1}
+	log.add(core.Entry{Kind: core.OpenSession, Session: 9, Body: key[:]})
+	require.Equal(t, Append, m.Admit(9, 1, 1, key).Verdict)
+	requireRefused(t, wire.ErrSessionExpired, m.Admit(9, 3, 3, key))
+	log.command(9, 1)
+	requireRefused(t, wire.ErrSessionExpired, m.Admit(9, 4, 3, key))
+	requireRefused(t, wire.ErrOutOfOrder, m.Admit(9, 4, 2, key))
+	log.apply()
+	log.apply()
+	requireRefused(t, wire.ErrSessionExpired, m.Admit(9, 3, 3, key))
+	requireRefused(t, wire.ErrOutOfOrder, m.Admit(9, 3, 2, key))
+	require.Equal(t, Append, m.Admit(9, 2, 2, key).Verdict)
+}
+
 func TestAdmissionAfterTakeover(t *testing.T) {
 	l, _ := newTestMachine(Limits{})
 	m, log := l.m, &appended{l: l}
