@@ -291,6 +291,10 @@ func (c *Core) answered(answers []Answer) {
 		}
 	}
 	r.beyond = Term{}
+	if c.void(answers) {
+		c.forgetVoid()
+		return
+	}
 	if c.prop != nil || !c.hasState {
 		return
 	}
@@ -314,6 +318,29 @@ func (c *Core) answered(answers []Answer) {
 	default:
 		c.proposeRestore(isr)
 	}
+}
+
+// void reports whether the beginning of the service that this host knows, without a copy, was never begun: the resolver lost
+// its record at once and has that of an earlier beginning, and all members that it named know only of that.
+func (c *Core) void(answers []Answer) bool {
+	l := c.recovery.read().lost
+	if l == nil || l.rec.Active.ID == "" || l.rec.Loss >= c.rec.Loss || c.hasState || c.prop != nil || len(c.rec.ISR) == 0 {
+		return false
+	}
+	for _, h := range c.rec.ISR {
+		i := slices.IndexFunc(answers, func(a Answer) bool { return a.From.Same(h) })
+		if i < 0 || answers[i].Term.Loss >= c.rec.Loss {
+			return false
+		}
+	}
+	return true
+}
+
+// forgetVoid replaces a record that is void by the resolver's.
+func (c *Core) forgetVoid() {
+	has := c.recovery.lost.rec
+	c.term, c.rec = Term{}, resolver.Record{}
+	c.learn(has)
 }
 
 // clearCreate lets a create be proposed again, unless another host knows of the service.

@@ -393,6 +393,9 @@ func (c *Core) got(ev Got) {
 	c.noticeLoss(ev.Record, c.asked)
 	c.dropIfRemoved(ev.Record)
 	c.takeOverIfSilent(before)
+	if l := c.recovery.read().lost; l != nil && l.rec.Active.ID != "" && l.rec.Loss < c.rec.Loss && !c.hasState && c.prop == nil {
+		c.ask() // for void
+	}
 }
 
 // regenerated reports whether r is the record that this host knows, in another generation: the resolver was restored from a
@@ -482,9 +485,9 @@ func (c *Core) learn(r resolver.Record) {
 
 // hear is [Core.learn] for a record that a host other than its active one tells. If the service began anew by it, the copy
 // here ends. The host must hold a copy of that beginning, or the resolver must have the record: it may have been lost before
-// anyone began.
+// anyone began, also if it names this host, which then has not begun.
 func (c *Core) hear(r resolver.Record, begun bool) {
-	if c.hasState && r.Loss > c.loss && !begun && !r.Active.Same(c.self) {
+	if c.hasState && r.Loss > c.loss && !begun {
 		c.get()
 		return
 	}

@@ -41,7 +41,7 @@ func (c *Core) recv(m Msg) {
 	switch m.Type {
 	case MsgAppend, MsgInvite, MsgSnapshot, MsgRecord, MsgTransfer, MsgRelease:
 		if d < 0 {
-			c.sendRecord(m.From, MsgReject)
+			c.rejectOlder(m)
 			return
 		}
 		if m.Record != nil {
@@ -82,6 +82,14 @@ func (c *Core) recv(m Msg) {
 		case m.Type == MsgPolicy:
 			c.recvPolicy(m)
 		}
+	}
+}
+
+// rejectOlder answers a host that was active in an earlier term.
+func (c *Core) rejectOlder(m Msg) {
+	c.sendRecord(m.From, MsgReject)
+	if !c.hasState && m.Term.Loss < c.term.Loss {
+		c.get() // the beginning of the service that this host knows may be void
 	}
 }
 

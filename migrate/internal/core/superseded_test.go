@@ -1,6 +1,7 @@
 package core
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -246,6 +247,89 @@ func TestHearsay(t *testing.T) {
 			require.NotNil(t, persist(c).Save, "the copy is kept aside")
 			require.False(t, c.HasState())
 		})
+	}
+}
+
+// A record that the resolver accepted and lost at once does not depose the host that it names, which has not begun by it and
+// holds the copy of an earlier beginning.
+func TestHearsayOfItself(t *testing.T) {
+	c := holder()
+	rec := storedRecord(1, 1, storedA)
+	turn(c, c.now, rec, Got{Record: rec})
+	reset := storedRecord(1, 9, c.self)
+	reset.Loss, reset.ISR = 7, []resolver.Host{c.self}
+	c.Step(c.now, Recv{Msg{Type: MsgReject, From: storedA, Term: TermOf(reset), Record: &reset}})
+	persist(c)
+	require.True(t, c.HasState())
+	c.Step(c.now+time.Second, Tick{})
+	require.True(t, c.Ready().Get, "the resolver knows whether it is true")
+}
+
+// A host without a copy that knows of a later beginning of the service forgets it if all its hosts only know of the earlier
+// one that the resolver has: then nobody has begun by it.
+func TestVoidBeginning(t *testing.T) {
+	other := resolver.Host{ID: "c", Incarnation: 1, Addr: "c:1"}
+	void := storedRecord(1, 1, storedA)
+	void.Loss, void.ISR = 7, []resolver.Host{storedA}
+	rec := storedRecord(3, 1, other)
+	rec.ISR = []resolver.Host{other, storedA}
+	knows := func(h resolver.Host, loss uint64) Answer { return Answer{From: h, Term: Term{Loss: loss, Epoch: 1}} }
+	for name, tc := range map[string]struct {
+		answers []Answer
+		void    bool
+	}{
+		"its host knows only the earlier one": {[]Answer{knows(storedA, 0), knows(other, 0)}, true},
+		"its host does not answer":            {[]Answer{knows(other, 0)}, false},
+		"another incarnation of it answers":   {[]Answer{knows(resolver.Host{ID: "a", Incarnation: 9}, 0)}, false},
+		"its host has begun":                  {[]Answer{knows(storedA, 7)}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := New(storedB, Config{Name: "svc"})
+			c.Step(time.Second, Told{Record: void})
+			require.EqualValues(t, 7, c.Term().Loss)
+			c.Ready()
+			now := 2 * time.Second
+			c.Step(now, Recv{Msg{Type: MsgInvite, From: other, Term: TermOf(rec), Record: &rec, Round: 1, Index: 1}})
+			require.True(t, c.Ready().Get, "the host is active by an earlier beginning")
+			c.Step(now, Got{Record: rec})
+			require.Equal(t, []resolver.Host{storedA}, c.Ready().Ask)
+			c.Step(now, Answers{tc.answers})
+			c.Ready()
+			want := TermOf(void)
+			if tc.void {
+				want = TermOf(rec)
+			}
+			require.Equal(t, want, c.Term())
+			require.Equal(t, want, TermOf(c.Record()))
+			require.Equal(t, !tc.void, c.Lost())
+			c.Step(now, Recv{Msg{Type: MsgInvite, From: other, Term: TermOf(rec), Record: &rec, Round: 1, Index: 1}})
+			joins := slices.ContainsFunc(c.Ready().Msgs, func(o Outgoing) bool { return o.Msg.Type == MsgJoin })
+			require.Equal(t, tc.void, joins)
+		})
+	}
+}
+
+// A request to take over that was on its way for long is refused: the host that sent it may have removed this one since, and
+// the resolver may have lost that.
+func TestLateTransferIsRefused(t *testing.T) {
+	for _, late := range []time.Duration{0, time.Minute} {
+		c := holder()
+		now := c.now
+		rec := storedRecord(1, 1, storedA)
+		turn(c, now, rec, Got{Record: rec})
+		beat := Msg{Type: MsgAppend, From: storedA, Term: Term{0, 1}, Prev: 4, PrevEpoch: 1, Commit: 4, Round: 1}
+		c.Step(now, Recv{beat})
+		for _, o := range persist(c).Msgs {
+			if o.Msg.Type == MsgAck {
+				beat.Won = o.Msg.Won
+			}
+		}
+		c.Step(now, Recv{beat})
+		persist(c)
+		c.Step(now+late, Recv{Msg{Type: MsgTransfer, From: storedA, Term: Term{0, 1}, Record: &rec}})
+		require.Equal(t, late == 0, c.Pending())
+		refused := slices.ContainsFunc(persist(c).Msgs, func(o Outgoing) bool { return o.Msg.Type == MsgFailed })
+		require.Equal(t, late > 0, refused)
 	}
 }
 

@@ -32,13 +32,16 @@ func (k *checker) proposed(p *proc, c core.CAS) {
 // recordChanged: terms only rise (I2), and who becomes active was in the in-sync set, or the loss rises (I6).
 func (k *checker) recordChanged(before, after resolver.Record) {
 	b, a := core.TermOf(before), core.TermOf(after)
-	newest, bound := core.TermOf(k.bound), k.bound
+	newest, bound, leader := core.TermOf(k.bound), k.bound, k.bound.Active
 	if k.gone && core.TermOf(k.acted).Compare(newest) < 0 {
-		newest = core.TermOf(k.acted) // no host knows that it was to be active later
+		newest, leader = core.TermOf(k.acted), k.acted.Active // no host knows that it was to be active later
 	}
 	if k.gone {
-		if a.Compare(newest) < 0 || a == newest && !after.Proposer.Same(k.bound.Active) {
+		if a.Compare(newest) < 0 || a == newest && !after.Proposer.Same(leader) {
 			return // of what the resolver has left, which no host that knows better may take for true
+		}
+		if contains(before.ISR, after.Active) && a.Loss == newest.Loss && b.Compare(newest) < 0 && !k.aliveKnows(newest) {
+			panic(beyond("the resolver has gone back to a member that was away, and all that know better are down"))
 		}
 		k.gone, before, b = false, k.bound, newest
 		if core.TermOf(before) != newest {
@@ -75,6 +78,23 @@ func (k *checker) recordChanged(before, after resolver.Record) {
 	k.durable(&after)
 }
 
+// aliveKnows reports whether a process that runs knows a term as high as t.
+func (k *checker) aliveKnows(t core.Term) bool {
+	return slices.ContainsFunc(k.w.hosts, func(h *host) bool {
+		return h.proc != nil && (h.proc.core.Term().Compare(t) >= 0 || core.TermOf(h.proc.core.Record()).Compare(t) >= 0)
+	})
+}
+
+// void reports whether no host was ever active in a beginning of the service.
+func (k *checker) void(loss uint64) bool {
+	for t := range k.active {
+		if t.Loss == loss {
+			return false
+		}
+	}
+	return true
+}
+
 // forgotten: the last record goes on to bind those who know it.
 func (k *checker) forgotten(left resolver.Record) {
 	k.gone = k.gone || left.Generation != k.bound.Generation || left.Version != k.bound.Version
@@ -84,6 +104,11 @@ func (k *checker) forgotten(left resolver.Record) {
 func (k *checker) look(p *proc) {
 	c, v := p.core, &p.watch
 	t := c.Term()
+	if t.Compare(v.term) < 0 && t.Loss < v.term.Loss && k.void(v.term.Loss) {
+		v.term = t // the resolver has lost the record of a beginning at once
+		delete(k.spoken, p.self.Incarnation)
+		k.speaks(p, t)
+	}
 	if t.Compare(v.term) < 0 {
 		k.failf("%s goes from %s back to %s (I2)", p, v.term, t)
 	}

@@ -38,6 +38,7 @@ type Stats struct {
 	Entries   int // committed
 	Epochs    int
 	Losses    int
+	Beyond    int // runs that ended where no host that runs can know better than the resolver, which went back
 	Restored  int // records brought back after the resolver had lost them
 	Handoffs  int // asked for
 	Moved     int // taken
@@ -77,6 +78,7 @@ func (s *Stats) Add(o Stats) {
 	s.Entries += o.Entries
 	s.Epochs += o.Epochs
 	s.Losses += o.Losses
+	s.Beyond += o.Beyond
 	s.Restored += o.Restored
 	s.Handoffs += o.Handoffs
 	s.Moved += o.Moved
@@ -102,12 +104,12 @@ func (s Stats) String() string {
 		faults = append(faults, fmt.Sprintf("%s %d", kind, s.Faults[kind]))
 	}
 	return fmt.Sprintf("%.1f hours (%.3f years) of virtual time, %d steps, %d entries, %d commands and %d reads acknowledged, "+
-		"%d events heard and %d gaps, %d histories linearizable and %d undecided, %d epochs, %d losses, %d records restored, "+
-		"%d of %d handoffs, %d crashes, %d pauses, %d cuts, %d resolver outages, %d snapshots, %d sessions expired, "+
+		"%d events heard and %d gaps, %d histories linearizable and %d undecided, %d epochs, %d losses, "+
+		"%d records restored, %d beyond what is promised, %d of %d handoffs, %d crashes, %d pauses, %d cuts, %d resolver outages, %d snapshots, %d sessions expired, "+
 		"%d recoveries from disk, %d power cuts, %d disk errors, %d hosts poisoned, %d halted, healed in %v at most; "+
 		"runs by kind of fault: %s",
 		hours, hours/year, s.Steps, s.Entries, s.Commands, s.Reads,
-		s.Events, s.Gaps, s.Linear, s.Undecided, s.Epochs, s.Losses, s.Restored,
+		s.Events, s.Gaps, s.Linear, s.Undecided, s.Epochs, s.Losses, s.Restored, s.Beyond,
 		s.Moved, s.Handoffs, s.Crashes, s.Pauses, s.Cuts, s.Outages, s.Snapshots, s.Expired,
 		s.Recoveries, s.Powers, s.DiskErrors, s.Poisoned, s.Halts, s.Healing.Round(time.Millisecond),
 		strings.Join(faults, ", "))
@@ -115,6 +117,9 @@ func (s Stats) String() string {
 
 // failure is what a failed check panics with.
 type failure string
+
+// beyond is what a run ends with, without a failure, when what follows is no longer what the service promises.
+type beyond string
 
 // Run runs one seed to its end, or to the first invariant that breaks.
 func Run(o Options) (stats Stats, err error) {
@@ -124,6 +129,9 @@ func Run(o Options) (stats Stats, err error) {
 		stats = w.stats
 		switch v := recover().(type) {
 		case nil:
+		case beyond:
+			w.tracef("ends: %s", string(v))
+			w.stats.Beyond++
 		case failure:
 			err = fmt.Errorf("seed %d, at %v: %w", o.Seed, w.now, errors.New(string(v)))
 		case core.Violation:
