@@ -64,7 +64,7 @@
 //
 //	What happened                    Effect                                      Lost                      Decided by
 //
-//	Record deleted, rolled back,     The active host restores it within 5 s.     nothing                   the hosts
+//	Record deleted, rolled back,     The active host restores it within 5 s (1)  nothing                   the hosts
 //	or replaced by an old copy;      If it has died, but is back with its
 //	every member answers             directory, a member takes over.
 //
@@ -75,6 +75,11 @@
 //
 //	The same, and no member is       Host fails with ErrNoHost. Reset starts     the state                 a person, with
 //	left                             an empty service.                                                     Node.Reset
+//
+//	Record replaced by an old copy,  That host takes over with what it holds:    all that was acknowl-    the hosts; both
+//	which names a host that was      nothing shows that the record is old.       edged while the host      sides report it
+//	away and comes back; all that                                                was away                  when they meet
+//	know better are down
 //
 //	Two resolvers at once            One service, while its hosts reach one      nothing; if cut off, the  nobody: hosts
 //	                                 another. If they are cut off as well,       commands of one side      do not detect
@@ -90,6 +95,8 @@
 //	Directory cloned, and both       Two processes act as one host. Both may     the commands of one of    nobody: hosts
 //	copies in use                    be active.                                  them                      do not detect
 //	                                                                                                       it
+//
+// (1) A host checks the records of at most 16 services without standbys in each second; with many of these it takes longer.
 //
 // A host that gives up a copy with commands that the service lacks keeps its files beside the service's directory, so that a
 // person can go back to them.

@@ -91,3 +91,51 @@ func TestOldDirectory(t *testing.T) {
 	require.NoError(t, sb.wait(ctx, func(st Status) bool { return st.Role == Active }))
 	require.Equal(t, "31", write(d.client(), 1))
 }
+
+// The resolver goes back to a record that names a host that was away and had been removed. If the hosts that know later
+// commands are down, it takes over: nothing shows that the record is old. When they come back, both sides report what is
+// missing, and the later commands are kept aside.
+func TestRecordNamesHostThatWasAway(t *testing.T) {
+	d, r := newDurableLoss(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	a, b, sa := d.pair(ctx)
+	c := d.client()
+	d.do(ctx, c, "1")
+	version := sa.Status().Record.Version
+	b.Close()
+	require.NoError(t, sa.wait(ctx, func(st Status) bool { return len(st.Record.ISR) == 1 }))
+	d.do(ctx, c, "2")
+	a.Close()
+	r.goBack(version)
+
+	failedA, failedB := make(chan error, 16), make(chan error, 16)
+	again, reports := d.edit, failedB
+	d.edit = func(c *NodeConfig) {
+		again(c)
+		to := reports
+		c.Hooks.Failed = func(_ string, err error) { to <- err }
+	}
+	b = d.start("b")
+	sb := d.host(b)
+	require.NoError(t, sb.wait(ctx, func(st Status) bool { return st.Role == Active }))
+	d.do(ctx, d.client(), "2")
+
+	reports = failedA
+	a = d.start("a")
+	_, err := a.Standby(ctx, "svc", newTally, Policy{})
+	require.NoError(t, err)
+	for host, failed := range map[string]chan error{"a": failedA, "b": failedB} {
+		select {
+		case err := <-failed:
+			require.ErrorIs(t, err, ErrStateLost, host)
+			require.ErrorContains(t, err, "host a")
+		case <-ctx.Done():
+			require.Fail(t, "not reported on host "+host)
+		}
+	}
+	d.inSync(ctx, sb)
+	kept, err := filepath.Glob(filepath.Join(d.dirs["a"], "superseded-*"))
+	require.NoError(t, err)
+	require.Len(t, kept, 1)
+}

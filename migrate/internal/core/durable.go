@@ -263,6 +263,14 @@ func (c *Core) Checkpoint(index uint64) (State, bool) {
 	}, true
 }
 
+// wasAlone reports whether this host was active without other members when it wrote the log's last entry to its store: then
+// it had committed that with the same write.
+func (c *Core) wasAlone() bool {
+	epoch, ok := c.log.epochAt(c.log.last())
+	return ok && TermOf(c.rec) == c.term && epoch == c.term.Epoch && c.rec.Active.Same(c.self) && len(c.rec.ISR) == 1 &&
+		len(c.proposed) == 0
+}
+
 // recovered adopts the content of the store.
 func (c *Core) recovered(ev Recovered) {
 	c.assert(c.saving != nil && c.saving.seq == 0 && c.term == Term{}, "recovered is not the first event")
@@ -288,6 +296,9 @@ func (c *Core) recovered(ev Recovered) {
 		}
 		c.commit, c.emitted, c.applied = max(st.Commit, st.Base.Index), st.Base.Index, st.Base.Index
 		c.assert(c.commit <= c.log.last(), "recovers %d committed entries of %d", c.commit, c.log.last())
+		if c.wasAlone() {
+			c.commit = c.log.last() // also if the store was not told: other hosts must not contradict these entries
+		}
 		s.invitation, s.matched = st.Invitation, min(st.Matched, c.log.last())
 		c.setRole(Joining)
 		if member(c.rec.ISR, c.self) {

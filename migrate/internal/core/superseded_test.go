@@ -388,3 +388,39 @@ func TestLateMessageIsNoTouch(t *testing.T) {
 	c.Step(now+time.Minute, Recv{beat})
 	require.True(t, c.outOfTouch(), "an answer to an earlier start of this host")
 }
+
+// A host that was the only member had committed all that its store holds, also what it had not stored as committed: another
+// host that continues from an older record contradicts committed entries, and both report it.
+func TestAloneCommittedAll(t *testing.T) {
+	for name, tc := range map[string]struct {
+		edit   func(rec *resolver.Record, st *State)
+		commit uint64
+	}{
+		"alone":           {func(*resolver.Record, *State) {}, 4},
+		"with another":    {func(rec *resolver.Record, _ *State) { rec.ISR = []resolver.Host{storedB, storedA} }, 3},
+		"adding another":  {func(_ *resolver.Record, st *State) { st.Proposed = new(Core).encode([]resolver.Host{storedA}) }, 3},
+		"another active":  {func(rec *resolver.Record, _ *State) { rec.Active, rec.ISR = storedA, []resolver.Host{storedA} }, 3},
+		"in a later term": {func(_ *resolver.Record, st *State) { st.Term.Epoch = 2 }, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			rec := storedRecord(3, 1, storedB)
+			rec.ISR = rec.ISR[1:]
+			st := State{Meta: Meta{Term: Term{0, 1}, Copy: true}, Commit: 3}
+			tc.edit(&rec, &st)
+			st.Record = new(Core).encode(rec)
+			for i := range uint64(4) {
+				st.Entries = append(st.Entries, Entry{Index: i + 1, Epoch: 1, Kind: Command})
+			}
+			c := New(storedB, Config{Name: "svc", Durable: true})
+			c.Step(time.Second, Recovered{State: st})
+			persist(c)
+			require.Equal(t, tc.commit, c.Commit())
+			c.Step(c.now, Recv{Msg{
+				Type: MsgAppend, From: storedA, Term: Term{0, far}, Prev: 3, PrevEpoch: 1,
+				Entries: []Entry{{Index: 4, Epoch: far, Kind: EpochStart}},
+			}})
+			lost := slices.ContainsFunc(persist(c).Reports, func(err error) bool { _, ok := err.(*Superseded); return ok })
+			require.Equal(t, tc.commit == 4, lost)
+		})
+	}
+}
