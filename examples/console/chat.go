@@ -55,7 +55,8 @@ type sentLine struct {
 // lines are read, unless the session has ended with an error. It returns the number of failed lines, and the error that
 // ended the session, if any.
 func runChat(
-	ctx context.Context, c *chatcore.Client, service string, local *localHost, s screen, piped bool, lines <-chan string, inputEnded func(),
+	ctx context.Context, c *chatcore.Client, service string, local *localHost, s screen, piped bool, lines <-chan string,
+	inputEnded func(),
 ) (failed int, err error) {
 	ch := &chat{
 		Client: c, service: service, local: local, screen: s, piped: piped,

@@ -367,8 +367,8 @@ func TestConsoleContinuesAlone(t *testing.T) {
 	carol.say("/reset")
 	carol.awaitError("this process holds no copy of backend.com")
 	alice.say("from alice")
-	bob.say("from bob")
 	bob.await("alice: from alice")
+	bob.say("from bob")
 	carol.await("bob: from bob")
 
 	require.NoError(t, dns.cmd.Process.Signal(os.Interrupt))

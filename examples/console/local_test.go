@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -43,12 +44,12 @@ func TestFailuresAreShownOnce(t *testing.T) {
 // slowNames is a resolver that takes some time.
 type slowNames struct {
 	*resolver.Memory
-	delay time.Duration
+	delay atomic.Int64 // a time.Duration
 }
 
 func (s *slowNames) Get(ctx context.Context, name string) (resolver.Record, error) {
 	select {
-	case <-time.After(s.delay):
+	case <-time.After(time.Duration(s.delay.Load())):
 	case <-ctx.Done():
 		return resolver.Record{}, ctx.Err()
 	}
@@ -108,7 +109,7 @@ func TestResetCommand(t *testing.T) {
 		require.Equal(t, "console: usage: /reset\n", errs)
 
 		// The command returns at once, and does not outlast the session.
-		names.delay = time.Minute
+		names.delay.Store(int64(time.Minute))
 		began := time.Now()
 		out, errs, failed := enter("b", time.Second, "/reset", "/reset", "/help")
 		require.Contains(t, out, "/reset            continue the chat")

@@ -16,8 +16,8 @@ var (
 	errServing = errors.New("this process serves the chat")
 )
 
-// Reset continues the chat with the copy that this process holds, unless another host is active or holds more. Without a copy
-// it fails, so that it never begins an empty chat. [Flags.ExplainReset] describes its errors.
+// Reset continues the chat with the copy that this process holds, unless another host is active or holds more. Without a
+// copy it fails, so that it never begins an empty chat. [Flags.ExplainReset] describes its errors.
 func (p *Process) Reset(ctx context.Context) error {
 	if p.Node == nil {
 		return errNotHost

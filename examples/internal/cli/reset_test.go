@@ -168,10 +168,10 @@ func TestResetContinuesWithTheCopy(t *testing.T) {
 // A host whose copy ends earlier than another's is referred to that host. So is a newcomer.
 func TestResetRefersToTheBetterCopy(t *testing.T) {
 	f := Flags{Service: "x.org"}
-	held := transport.Errorf(migrate.CodeNoHost, "migrate: host c holds its state up to entry 9: Node.Reset on host c continues")
+	held := transport.Errorf(migrate.CodeNoHost, "migrate: host c holds its state: Node.Reset on host c continues")
 	for _, text := range []string{f.ExplainReset(held), f.Explain(fmt.Errorf("x: %w", held))} {
-		require.Equal(t, "host c holds its state up to entry 9: Node.Reset on host c continues. That call is /reset in the console "+
-			"on that host; a chatnode calls it on SIGUSR1.", text)
+		require.Equal(t, "host c holds its state: Node.Reset on host c continues. That call is /reset in the console on "+
+			"that host; a chatnode calls it on SIGUSR1.", text)
 	}
 	other := transport.Errorf(migrate.CodeNoHost, "migrate: lost; Node.Reset starts it without its state")
 	require.Contains(t, f.Explain(other), "with -s -reset")
