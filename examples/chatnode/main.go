@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"sync"
 	"time"
 
@@ -17,7 +18,9 @@ import (
 const about = `chatnode hosts a chat without a user interface. With -s it creates the chat; otherwise it stands by to take it
 over.
 Without -join it uses the DNS that you have started on this machine; -join takes the code for hosts that a DNS prints.
-Ctrl-C hands the chat over to another host and exits; a second Ctrl-C exits at once.`
+Ctrl-C hands the chat over to another host and exits; a second Ctrl-C exits at once.
+If the hosts of the chat are lost except for this one, a message says so; then on Unix, SIGUSR1 continues the chat with the
+copy in this process.`
 
 const leaveTimeout = 10 * time.Second
 
@@ -43,6 +46,10 @@ func run() int {
 		return 1
 	}
 	n := &eventPrinter{service: f.Service}
+	resets := make(chan os.Signal, 1)
+	if resetSignal != nil {
+		signal.Notify(resets, resetSignal)
+	}
 	var rec resolver.Record
 	if err = p.Listen(migrate.Hooks{Changed: n.changed, Moved: n.moved, Failed: n.failed}); err == nil {
 		n.printf("this is %s at %s", p.Node.Self().ID, p.Node.Self().Addr)
@@ -66,7 +73,13 @@ func run() int {
 	if s := p.Unreachable(ctx); s != "" {
 		n.printf("%s", s)
 	}
-	<-ctx.Done()
+	for ctx.Err() == nil {
+		select {
+		case <-resets:
+			n.reset(ctx, p)
+		case <-ctx.Done():
+		}
+	}
 	n.printf("leaving; press Ctrl-C to exit at once")
 	if err := leave(p); err != nil {
 		n.printf("%s", f.Explain(err))
@@ -130,5 +143,22 @@ func (n *eventPrinter) moved(r migrate.Report, err error) {
 }
 
 func (n *eventPrinter) failed(service string, err error) {
-	n.printf("%s: %s", cli.Printable(service), cli.Reason(err))
+	n.printf("%s: %s", cli.Printable(service), cli.ExplainFailed(err, resetCommand()))
+}
+
+// reset continues the chat with the copy in this process, as the user requested by resetSignal.
+func (n *eventPrinter) reset(ctx context.Context, p *cli.Process) {
+	if err := p.Reset(ctx); err != nil {
+		n.printf("%s", p.Flags.ExplainReset(err))
+		return
+	}
+	n.printf("continued %s with the copy in this process", n.service)
+}
+
+// resetCommand returns the command that sends resetSignal to this process, or "" if there is none.
+func resetCommand() string {
+	if resetSignal == nil {
+		return ""
+	}
+	return fmt.Sprintf("kill -USR1 %d", os.Getpid())
 }

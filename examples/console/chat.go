@@ -28,13 +28,14 @@ const (
 type chat struct {
 	*chatcore.Client
 	service string
-	self    string // the host in this process; "" if there is none
+	local   *localHost
 	screen  screen
 	piped   bool // the input is not a terminal
 
 	sent     chan sentLine  // lines that wait for the room's reply
 	privates chan [2]string // receiver and text
 	ended    chan error     // the error that ended the messages
+	resets   sync.WaitGroup // goroutines of reset
 
 	mu       sync.Mutex    // guards the fields below
 	missing  int           // participants still missing for the chat to begin
@@ -54,10 +55,11 @@ type sentLine struct {
 // lines are read, unless the session has ended with an error. It returns the number of failed lines, and the error that
 // ended the session, if any.
 func runChat(
-	ctx context.Context, c *chatcore.Client, service, self string, s screen, piped bool, lines <-chan string, inputEnded func(),
+	ctx context.Context, c *chatcore.Client, service string, local *localHost, s screen, piped bool, lines <-chan string,
+	inputEnded func(),
 ) (failed int, err error) {
 	ch := &chat{
-		Client: c, service: service, self: self, screen: s, piped: piped,
+		Client: c, service: service, local: local, screen: s, piped: piped,
 		sent: make(chan sentLine, 2048), privates: make(chan [2]string, 64), ended: make(chan error, 1),
 		changed: make(chan struct{}, 1),
 	}
@@ -70,8 +72,13 @@ func runChat(
 	privateCtx, cancel := outlive(ctx, privateGrace)
 	defer cancel()
 	writing.Go(func() { ch.sendPrivates(privateCtx) })
-	sessionErr := ch.readInput(ctx, lines)
+	inputCtx, stop := context.WithCancel(ctx)
+	defer stop()
+	sessionErr := ch.readInput(inputCtx, lines)
 	if sessionErr == nil {
+		if !piped {
+			stop() // ends a /reset
+		}
 		inputEnded()
 	}
 	close(ch.sent)
@@ -85,6 +92,7 @@ func runChat(
 			c.Close() // fails the remaining calls
 		}
 		writing.Wait()
+		ch.resets.Wait()
 		ch.awaitEcho(privateCtx)
 		byeCtx, cancel := context.WithTimeout(leaveCtx, leaveTimeout)
 		defer cancel()
@@ -94,6 +102,7 @@ func runChat(
 	} else {
 		c.Close()
 		writing.Wait()
+		ch.resets.Wait() // it may have ended the session
 	}
 	reading.Wait()
 	return ch.failed, sessionErr
@@ -266,6 +275,7 @@ const help = `/who              list the participants
 /msg NAME TEXT    send a private message directly to one participant
 /forget NAME      accept the new key of a participant shown as NAME (new key)
 /where            show the host that serves the chat
+/reset            continue the chat with this process's copy, if its other hosts are gone
 /quit             leave (also Ctrl-D, Ctrl-C)
 //TEXT            send a text that begins with /`
 
@@ -307,6 +317,12 @@ func (ch *chat) line(ctx context.Context, text string) {
 			cli.Printable(name)))
 	case "/where":
 		ch.where()
+	case "/reset":
+		if rest != "" {
+			ch.fail("usage: /reset")
+			return
+		}
+		ch.reset(ctx)
 	default:
 		ch.fail(fmt.Sprintf("unknown command %s; /help lists the commands, and //%s sends it as text",
 			cli.Printable(command), cli.Printable(command[1:])))
@@ -365,7 +381,7 @@ func (ch *chat) where() {
 	switch {
 	case h.ID == "":
 		ch.screen.answer(ch.service + " is moving or has lost its host: searching")
-	case h.ID == ch.self:
+	case h.ID == ch.local.id():
 		ch.screen.answer(fmt.Sprintf("%s is served by this process (%s at %s)", ch.service, h.ID, h.Addr))
 	default:
 		ch.screen.answer(fmt.Sprintf("%s is served by %s at %s", ch.service, cli.Printable(h.ID), cli.Printable(h.Addr)))

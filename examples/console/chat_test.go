@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/roam-go/roam/chatcore"
+	"github.com/roam-go/roam/examples/internal/cli"
 	"github.com/roam-go/roam/migrate"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
@@ -58,7 +59,7 @@ func TestInterruptBoundsPrivateMessages(t *testing.T) {
 		var out, errs bytes.Buffer
 		s := &plain{service: "x.org", out: &out, err: &errs}
 		begin := time.Now()
-		failed, err := runChat(ctx, ann, "x.org", "", s, true, lines, func() {})
+		failed, err := runChat(ctx, ann, "x.org", &localHost{process: &cli.Process{}}, s, true, lines, func() {})
 		require.NoError(t, err)
 		require.Equal(t, 60, failed)
 		require.LessOrEqual(t, time.Since(begin), leaveGrace)
@@ -88,7 +89,7 @@ func TestInterruptAfterEndOfInput(t *testing.T) {
 		}()
 		var out, errs bytes.Buffer
 		s := &plain{service: "x.org", out: &out, err: &errs}
-		failed, err := runChat(ctx, ann, "x.org", "", s, true, lines, func() {})
+		failed, err := runChat(ctx, ann, "x.org", &localHost{process: &cli.Process{}}, s, true, lines, func() {})
 		require.NoError(t, err)
 		require.Equal(t, 60, failed)
 		require.LessOrEqual(t, time.Since(interrupted), leaveGrace)
@@ -111,7 +112,7 @@ func TestPipedPrivateMessagesWait(t *testing.T) {
 			}()
 			var out, errs bytes.Buffer
 			s := &plain{service: "x.org", out: &out, err: &errs}
-			failed, err := runChat(t.Context(), ann, "x.org", "", s, piped, lines, func() {})
+			failed, err := runChat(t.Context(), ann, "x.org", &localHost{process: &cli.Process{}}, s, piped, lines, func() {})
 			require.NoError(t, err)
 			if piped {
 				require.Zero(t, failed, errs.String())

@@ -207,10 +207,25 @@ func (p *program) texts(kind string) (texts []string) {
 // startDNS starts a DNS and returns flags that refer to it. The programs find its code in a file.
 func startDNS(t *testing.T, args ...string) []string {
 	t.Helper()
-	dns := start(t, "dns", append([]string{"-port", "0"}, args...)...)
+	_, flags := runDNS(t, args...)
+	return flags
+}
+
+// runDNS is like startDNS, and also returns the program.
+func runDNS(t *testing.T, args ...string) (dns *program, flags []string) {
+	t.Helper()
+	dns = start(t, "dns", append([]string{"-port", "0"}, args...)...)
 	defer dns.await("names are kept") // by then the file exists
 	_, port, _ := strings.Cut(dns.await("listening on"), "listening on 127.0.0.1:")
-	return []string{"-dns_port", port, "-every", "400ms"}
+	return dns, []string{"-dns_port", port, "-every", "400ms"}
+}
+
+// startDNSAgain starts a DNS on the port in flags, and with the files, of an earlier one.
+func startDNSAgain(t *testing.T, flags []string, state string) *program {
+	t.Helper()
+	dns := start(t, "dns", "-port", flags[1], "-state", state)
+	dns.await("no names are known yet")
+	return dns
 }
 
 func with(flags []string, more ...string) []string {
@@ -329,6 +344,59 @@ func TestHostCrash(t *testing.T) {
 	start(t, "chatnode", with(flags, "-s", "-reset")...).await("serving backend.com")
 	require.Equal(t, 1, alice.end(), "the state is lost, and alice is informed")
 	require.Contains(t, alice.stderr(), "joining the chat that was reset")
+}
+
+// The DNS loses its records, and the active host dies meanwhile: a console that stands by reports that, and /reset continues
+// the chat with its copy.
+func TestConsoleContinuesAlone(t *testing.T) {
+	state := filepath.Join(t.TempDir(), "records")
+	dns, flags := runDNS(t, "-state", state)
+	flags = with(flags, "-every", "0")
+	alice := start(t, "console", with(flags, "-s", "-name", "alice")...)
+	alice.await("alice joined")
+	bob := start(t, "console", with(flags, "-s", "-name", "bob")...)
+	bob.await("bob joined")
+	// While alice's host is active, /reset is refused. The text shows that bob's host has got its copy.
+	for deadline := time.Now().Add(patience); !strings.Contains(bob.stderr(), "is active on host"); {
+		require.True(t, time.Now().Before(deadline), "%s", bob.stderr())
+		bob.say("/reset")
+		time.Sleep(100 * time.Millisecond)
+	}
+	carol := start(t, "console", with(flags, "-name", "carol")...)
+	carol.await("carol joined")
+	carol.say("/reset")
+	carol.awaitError("this process holds no copy of backend.com")
+	alice.say("from alice")
+	bob.await("alice: from alice")
+	bob.say("from bob")
+	carol.await("bob: from bob")
+
+	require.NoError(t, dns.cmd.Process.Signal(os.Interrupt))
+	require.Zero(t, dns.end())
+	require.NoError(t, os.Remove(state))
+	require.NoError(t, alice.cmd.Process.Kill())
+	<-alice.ended
+	startDNSAgain(t, flags, state)
+	bob.awaitError("that it holds (/reset calls it)")
+	newcomer := start(t, "console", with(flags, "-s", "-name", "dora")...)
+	require.Equal(t, 1, newcomer.end())
+	require.Contains(t, newcomer.stderr(), "That call is /reset in the console on that host")
+
+	bob.say("/reset")
+	bob.await(`\* this process serves backend.com, and continues it with its copy`)
+	bob.awaitError("joining the chat that was reset")
+	bob.await("alice: from alice") // of the new session's history
+	bob.await("bob: from bob")
+	bob.say("alone now")
+	bob.await("bob: alone now")
+	bob.say("/where")
+	bob.await("served by this process")
+	require.Equal(t, 1, carol.end(), "without a terminal, only the console that continued the chat joins again")
+	require.Contains(t, carol.stderr(), "joining the chat that was reset")
+	require.Equal(t, 1, strings.Count(bob.stderr(), "(/reset calls it)"), "%s", bob.stderr())
+	require.NoError(t, bob.stdin.Close())
+	require.Equal(t, 1, bob.end(), "the first /reset has failed")
+	require.Contains(t, bob.stderr(), "has ended: no other host")
 }
 
 func TestInputEndsWithoutHost(t *testing.T) {

@@ -20,7 +20,8 @@ const about = `console is a chat in the terminal. Each line that you enter is se
 commands.
 
 Every participant's process can also be the server: the chat moves between them, and continues when one leaves or crashes.
-Start the first process with -s. With -client_only this process does not host the chat.
+Start the first process with -s. With -client_only this process does not host the chat. If only this process still holds the
+chat, the console reports that, and /reset continues it.
 
 Without -join, console uses the DNS that you have started on this machine. On other machines, -join takes a code that dns
 prints. With a code for guests this process only talks, as with -client_only.
@@ -93,7 +94,7 @@ func run() int {
 		fmt.Fprintln(os.Stderr, "console:", cfg.Explain(err))
 		return 1
 	}
-	c := &console{config: cfg, process: p, stop: stop}
+	c := &console{config: cfg, process: p, local: &localHost{process: p}, stop: stop}
 	status := 1
 	if err := c.host(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "console:", cfg.Explain(err))
@@ -124,6 +125,7 @@ func (o *output) Write(b []byte) (int, error) {
 type console struct {
 	config
 	process *cli.Process
+	local   *localHost
 	stop    func()
 	notes   []string // shown once there is a screen
 }
@@ -136,7 +138,7 @@ func (c *console) host(ctx context.Context) error {
 	if c.clientOnly {
 		return nil
 	}
-	if err := c.process.Listen(migrate.Hooks{}); err != nil {
+	if err := c.process.Listen(migrate.Hooks{Failed: c.local.failures.report}); err != nil {
 		return err
 	}
 	rec, err := c.process.Host(ctx)
@@ -196,11 +198,8 @@ func (c *console) chat(ctx context.Context, logTo *output) int {
 	for _, n := range c.notes {
 		s.note(n)
 	}
-	self := ""
-	if c.process.Node != nil {
-		self = c.process.Node.Self().ID
-	}
-	for {
+	c.local.failures.showOn(s)
+	for allFailed := 0; ; {
 		client, err := join(ctx, c.process, c.name, s, quit)
 		if err != nil {
 			inputEnded()
@@ -221,16 +220,18 @@ func (c *console) chat(ctx context.Context, logTo *output) int {
 		if interactive {
 			s.note("joined " + c.Service + " as " + client.Name() + "; /help lists the commands")
 		}
-		failed, err := runChat(ctx, client, c.Service, self, s, !interactive, lines, inputEnded)
+		failed, err := runChat(ctx, client, c.Service, c.local, s, !interactive, lines, inputEnded)
+		allFailed += failed
 		if err == nil {
-			if (failed > 0 || readFailed.Load()) && !interactive {
+			if (allFailed > 0 || readFailed.Load()) && !interactive {
 				return 1
 			}
 			return 0
 		}
 		text, ok := canRejoin(err)
 		s.fail(text)
-		if !ok || !interactive {
+		again := c.local.continued.Swap(false) || interactive // without a terminal, only after a /reset of this process
+		if !ok || !again {
 			inputEnded()
 			return 1
 		}

@@ -47,7 +47,7 @@ func describe(service string, m chatcore.Message) string {
 	case chatcore.KindGap:
 		return cli.Plural(m.Lost, "message was", "messages were") + " dropped here"
 	case chatcore.KindStateLost:
-		return service + " was reset: earlier messages are lost"
+		return service + " was reset: earlier messages may be lost"
 	default:
 		return m.Kind.String()
 	}

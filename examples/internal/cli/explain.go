@@ -24,6 +24,8 @@ func (f *Flags) Explain(err error) string {
 		return f.explainDNS(err)
 	}
 	switch {
+	case errors.Is(err, migrate.ErrNoHost) && strings.Contains(err.Error(), "Node.Reset on host"):
+		return Reason(err) + ". That call is /reset in the console on that host; a chatnode calls it on SIGUSR1."
 	case errors.Is(err, migrate.ErrNoHost):
 		return fmt.Sprintf("%s. If the hosts that hold %s cannot come back, they are lost, and its messages with them: then restart "+
 			"the chat, empty, with -s -reset.", Reason(err), f.Service)

@@ -85,11 +85,6 @@ func (p *Process) Listen(hooks migrate.Hooks) error {
 // Host makes the node a host of the chat. With -s it creates the chat if no host serves it. Host returns the chat's record,
 // or the zero Record if there is none yet.
 func (p *Process) Host(ctx context.Context) (resolver.Record, error) {
-	var rec resolver.Record
-	room, err := chatcore.New(chatcore.Config{MinParticipants: p.Flags.MinN})
-	if err != nil {
-		return rec, err
-	}
 	host := p.Node.Standby
 	switch {
 	case p.Flags.Reset:
@@ -99,14 +94,28 @@ func (p *Process) Host(ctx context.Context) (resolver.Record, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, hostTimeout)
 	defer cancel()
-	if _, err := host(ctx, p.Flags.Service, room, p.Flags.policy()); err != nil {
-		return rec, err
+	if _, err := p.hostBy(ctx, host); err != nil {
+		return resolver.Record{}, err
 	}
-	rec, err = p.Resolver.Get(ctx, p.Flags.Service)
+	rec, err := p.Resolver.Get(ctx, p.Flags.Service)
 	if errors.Is(err, resolver.ErrNotFound) {
 		return resolver.Record{}, nil
 	}
 	return rec, err
+}
+
+// hosting is a method of a node: Host, Standby or Reset.
+type hosting func(context.Context, string, func() migrate.Migratable, migrate.Policy) (*migrate.Service, error)
+
+// hostBy calls host for the chat, with a room and a policy made from the flags.
+func (p *Process) hostBy(ctx context.Context, host hosting) (*migrate.Service, error) {
+	room, err := chatcore.New(chatcore.Config{MinParticipants: p.Flags.MinN})
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, hostTimeout)
+	defer cancel()
+	return host(ctx, p.Flags.Service, room, p.Flags.policy())
 }
 
 // Diagnose explains why the chat cannot be joined, based on the DNS. It returns "" if no cause is known.
