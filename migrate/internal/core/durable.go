@@ -112,6 +112,7 @@ type saving struct {
 	recText       string // the encoding of Core.rec
 	proposedText  string // that of Core.proposed
 	recoveredLast uint64 // last entry that the store held when this host started
+	aloneTo       uint64 // entries up to here were committed before that, although the store may not say so; see wasAlone
 
 	durableSeq uint64        // the store holds every Save up to this one
 	durable    uint64        // the store holds the log up to here
@@ -180,7 +181,7 @@ func (c *Core) rebase(i, e uint64) {
 	if v == nil {
 		return
 	}
-	v.givenIndex, v.rebased, v.durable = i, true, 0
+	v.givenIndex, v.rebased, v.durable, v.aloneTo = i, true, 0, 0
 	for k := range v.queue {
 		v.queue[k].index = 0
 	}
@@ -297,7 +298,7 @@ func (c *Core) recovered(ev Recovered) {
 		c.commit, c.emitted, c.applied = max(st.Commit, st.Base.Index), st.Base.Index, st.Base.Index
 		c.assert(c.commit <= c.log.last(), "recovers %d committed entries of %d", c.commit, c.log.last())
 		if c.wasAlone() {
-			c.commit = c.log.last() // also if the store was not told: other hosts must not contradict these entries
+			c.saving.aloneTo = c.log.last()
 		}
 		s.invitation, s.matched = st.Invitation, min(st.Matched, c.log.last())
 		c.setRole(Joining)

@@ -120,22 +120,26 @@ func (c *Core) recvLeave(m Msg) {
 	p := c.peer(m.From)
 	switch {
 	case !c.role.Active():
+		return
 	case p == nil:
 		c.sendJoinRecord(m.From, MsgRelease, m.Round)
-	case m.Term == c.term && m.Round != p.invitation: // of an earlier invitation
-	case !p.member:
+		return
+	case m.Term == c.term && m.Round != p.invitation:
+		return // of an earlier invitation
+	}
+	if m.Commit > 0 && !p.superseded {
+		p.superseded = true
+		c.reportSuperseded(p.host, c.self, m.Commit, false)
+	}
+	if !p.member {
 		c.failMoveTo(p.host, "host "+p.host.ID+" did not get a copy, or is about to leave")
 		c.sendJoinRecord(m.From, MsgRelease, p.invitation)
 		c.dropPeer(p)
-	default:
-		p.leaveAskedAt = max(c.now, 1)
-		if m.Commit > 0 && !p.superseded {
-			p.superseded = true
-			c.reportSuperseded(p.host, c.self, m.Commit, false)
-		}
-		gone := m.Flag && m.Term == c.term // in an earlier term it may have had no copy yet
-		if c.mayPropose() && (c.mayShrink() || gone) && member(c.rec.ISR, p.host) {
-			c.proposeRemove(p.host, true)
-		}
+		return
+	}
+	p.leaveAskedAt = max(c.now, 1)
+	gone := m.Flag && m.Term == c.term // in an earlier term it may have had no copy yet
+	if c.mayPropose() && (c.mayShrink() || gone) && member(c.rec.ISR, p.host) {
+		c.proposeRemove(p.host, true)
 	}
 }

@@ -40,13 +40,22 @@ func (c *Core) differs(i, epoch uint64) bool {
 	return i < c.log.base && epoch > c.log.baseEpoch
 }
 
+// committedTo is the last entry that this host knows to have been committed. It may be beyond commit only after a restart.
+func (c *Core) committedTo() uint64 {
+	if c.saving == nil {
+		return c.commit
+	}
+	return max(c.commit, c.saving.aloneTo)
+}
+
 // contradicts reports whether a message with entries contradicts what this host knows to be committed.
 func (c *Core) contradicts(m Msg) bool {
-	if m.Prev <= c.commit && c.differs(m.Prev, m.PrevEpoch) {
+	to := c.committedTo()
+	if m.Prev <= to && c.differs(m.Prev, m.PrevEpoch) {
 		return true
 	}
 	for _, e := range m.Entries {
-		if e.Index > c.commit {
+		if e.Index > to {
 			break
 		}
 		if c.differs(e.Index, e.Epoch) {
@@ -58,7 +67,7 @@ func (c *Core) contradicts(m Msg) bool {
 
 // supersede gives up the copy here, on which the active host counts, but whose committed entries its log contradicts.
 func (c *Core) supersede() {
-	last := c.place(c.commit)
+	last := c.place(c.committedTo())
 	c.assert(beyond(c.term.Epoch, last.Epoch), "committed entry %d is overwritten in epoch %d", last.Index, c.term.Epoch)
 	leader, invitation := c.standby.leader, c.standby.invitation
 	c.reportSuperseded(c.self, leader, last.Index, false)
@@ -76,9 +85,10 @@ func (c *Core) keepAside() {
 
 // reportReplaced reports the copy here, which snapshot m replaces, if the service lacks or may lack what it holds.
 func (c *Core) reportReplaced(m Msg) {
-	maybe := beyond(c.term.Epoch, c.place(c.commit).Epoch)
-	if c.hasState && c.loss == c.term.Loss && c.commit > 0 && (m.Flag || maybe) {
-		c.reportSuperseded(c.self, m.From, c.commit, !m.Flag)
+	last := c.place(c.committedTo())
+	maybe := beyond(c.term.Epoch, last.Epoch)
+	if c.hasState && c.loss == c.term.Loss && last.Index > 0 && (m.Flag || maybe) {
+		c.reportSuperseded(c.self, m.From, last.Index, !m.Flag)
 	}
 }
 

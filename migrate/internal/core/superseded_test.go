@@ -414,7 +414,8 @@ func TestAloneCommittedAll(t *testing.T) {
 			c := New(storedB, Config{Name: "svc", Durable: true})
 			c.Step(time.Second, Recovered{State: st})
 			persist(c)
-			require.Equal(t, tc.commit, c.Commit())
+			require.Equal(t, tc.commit, c.committedTo())
+			require.EqualValues(t, 3, c.Commit(), "it is not active yet, and so commits nothing")
 			c.Step(c.now, Recv{Msg{
 				Type: MsgAppend, From: storedA, Term: Term{0, far}, Prev: 3, PrevEpoch: 1,
 				Entries: []Entry{{Index: 4, Epoch: far, Kind: EpochStart}},
