@@ -122,7 +122,11 @@ func (c *Core) recvLeave(m Msg) {
 	case !c.role.Active():
 		return
 	case p == nil:
-		c.sendJoinRecord(m.From, MsgRelease, m.Round)
+		round := m.Round
+		if m.Term != c.term {
+			round = 0 // not an invitation of this term: the host may get one before the release
+		}
+		c.sendJoinRecord(m.From, MsgRelease, round)
 		return
 	case m.Term == c.term && m.Round != p.invitation:
 		return // of an earlier invitation

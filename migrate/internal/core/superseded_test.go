@@ -425,3 +425,23 @@ func TestAloneCommittedAll(t *testing.T) {
 		})
 	}
 }
+
+// An active host that is asked, in an earlier term, to remove a host that it does not know releases no copy that the host
+// holds by an invitation of this term, whose number may be the same.
+func TestReleaseOfEarlierTerm(t *testing.T) {
+	c := New(storedA, Config{Name: "svc", Standbys: 1})
+	c.Step(time.Second, Create{})
+	cas := c.Ready().CAS
+	rec := cas.Next
+	rec.Generation, rec.Version = 1, 1
+	c.Step(time.Second, CASDone{Nonce: cas.Next.Nonce, Outcome: CASOK, Record: rec})
+	c.Ready()
+	require.True(t, c.Role().Active())
+	for round, term := range map[uint64]Term{0: {}, 7: c.Term()} {
+		c.Step(time.Second, Recv{Msg{Type: MsgLeave, From: storedB, Term: term, Round: 7}})
+		r := c.Ready()
+		require.Len(t, r.Msgs, 1)
+		require.Equal(t, MsgRelease, r.Msgs[0].Msg.Type)
+		require.Equal(t, round, r.Msgs[0].Msg.Round)
+	}
+}

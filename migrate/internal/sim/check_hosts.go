@@ -40,7 +40,7 @@ func (k *checker) recordChanged(before, after resolver.Record) {
 		if a.Compare(newest) < 0 || a == newest && !after.Proposer.Same(leader) {
 			return // of what the resolver has left, which no host that knows better may take for true
 		}
-		if contains(before.ISR, after.Active) && a.Loss == newest.Loss && b.Compare(newest) < 0 && !k.aliveKnows(newest) {
+		if contains(before.ISR, after.Active) && a.Loss == newest.Loss && !k.aliveKnows(newest) {
 			panic(beyond("the resolver has gone back to a member that was away, and all that know better are down"))
 		}
 		k.gone, before, b = false, k.bound, newest
@@ -78,10 +78,20 @@ func (k *checker) recordChanged(before, after resolver.Record) {
 	k.durable(&after)
 }
 
-// aliveKnows reports whether a process that runs knows a term as high as t.
+// aliveKnows reports whether a process that runs knows the last record, of term t, or a term as high if that has no record.
 func (k *checker) aliveKnows(t core.Term) bool {
 	return slices.ContainsFunc(k.w.hosts, func(h *host) bool {
-		return h.proc != nil && (h.proc.core.Term().Compare(t) >= 0 || core.TermOf(h.proc.core.Record()).Compare(t) >= 0)
+		if h.proc == nil {
+			return false
+		}
+		rec := h.proc.core.Record()
+		switch known := core.TermOf(rec).Compare(t); {
+		case known != 0:
+			return known > 0 || h.proc.core.Term().Compare(t) >= 0
+		case t == core.TermOf(k.bound):
+			return rec.Version >= k.bound.Version
+		}
+		return true
 	})
 }
 
