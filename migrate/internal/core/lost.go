@@ -149,12 +149,13 @@ func (c *Core) proposeRestore(isr []resolver.Host) {
 // also above those that this host has forgotten because its store has gone back.
 func (c *Core) farTerm(seen ...Term) Term {
 	t := c.term
+	least := t.Epoch/hostNumbers + 2
 	for _, o := range seen {
 		if o.Compare(t) > 0 {
 			t = o
 		}
+		least = max(least, o.Epoch/hostNumbers+2) // also of an earlier beginning: the resolver compares the numbers
 	}
-	least := t.Epoch/hostNumbers + 2
 	if c.cfg.Start > 0 {
 		least = max(least, uint64(c.cfg.Start+int64(c.now/time.Millisecond)))
 	}
@@ -184,6 +185,11 @@ type Answer struct {
 	Loss    uint64 // of its copy, even of one that does not count
 	Commit  Place  // last entry that it knows to be committed
 	Last    Place  // last entry of its log
+}
+
+// NamesOnly reports whether the host that answers knows no more of the service than a record with h as the only member.
+func (a *Answer) NamesOnly(h resolver.Host) bool {
+	return !a.Copy && !a.Active && a.Record.Active.Same(h) && len(a.Record.ISR) == 1 && TermOf(a.Record) == a.Term
 }
 
 // Answer is this host's answer to an inquiry by another. Of two hosts that ask each other at the same time, one gives way.
@@ -278,6 +284,9 @@ func (c *Core) answered(answers []Answer) {
 		if s := &c.standby; a.Active && a.Term == c.term && s.leader.Same(a.From) {
 			s.leader = a.From // it does not reach this host, which may have another address than the record says
 			s.ackDue, s.ackNow = true, true
+		}
+		if c.hasState && a.Term.Loss > c.loss && a.NamesOnly(c.self) {
+			continue // a beginning by this host, which it would know: the resolver lost that record at once
 		}
 		before := c.known()
 		c.hear(a.Record, (a.Copy || a.Active) && a.Loss == a.Record.Loss)

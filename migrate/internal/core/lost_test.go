@@ -201,6 +201,33 @@ func TestTakeOverAfterInquiry(t *testing.T) {
 	}
 }
 
+// A later beginning by this host, which it would know, does not keep it from taking over: the resolver lost that record at
+// once. One by another host does.
+func TestOwnBeginningThatWasLost(t *testing.T) {
+	third := resolver.Host{ID: "c", Incarnation: 1, Addr: "c:1"}
+	for _, own := range []bool{true, false} {
+		c, _ := askedAfterRestart(t)
+		by := third
+		if own {
+			by = c.self
+		}
+		later := storedRecord(2, 1, by)
+		later.Loss, later.ISR = 7, []resolver.Host{by}
+		c.Step(c.now, Answers{[]Answer{{From: third, Term: TermOf(later), Record: later}}})
+		require.Equal(t, own, persist(c).CAS != nil || c.Pending())
+	}
+}
+
+// A restored record is accepted also after one of an earlier beginning in a higher epoch.
+func TestFarTermIsAboveAllEpochs(t *testing.T) {
+	c := New(storedA, Config{Name: "svc"})
+	c.term = Term{Loss: 9, Epoch: 5}
+	earlier := Term{Loss: 8, Epoch: 100 * hostNumbers}
+	far := c.farTerm(earlier)
+	require.EqualValues(t, 9, far.Loss)
+	require.GreaterOrEqual(t, far.Epoch, earlier.Epoch+resolver.RestoreStep)
+}
+
 // An answer that comes after a change was given up does not make a host active: the record may be lost since.
 func TestLateWin(t *testing.T) {
 	c, now, _, promote := promoting(t)
