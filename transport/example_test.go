@@ -119,6 +119,38 @@ func ExampleRealm() {
 	// true
 }
 
+// Over TCP each side has a key, and the dialer says which one it expects.
+func ExampleNewTCP() {
+	ctx := context.Background()
+	realm := transport.NewRealm()
+	server, err := transport.NewTCP(transport.TCPConfig{Realm: realm})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Close()
+	l, err := server.Listen("127.0.0.1:0", func(transport.Conn) transport.Handler { return adder{} })
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	client, err := transport.NewTCP(transport.TCPConfig{Realm: realm, Identity: transport.NewIdentity()})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+	c, err := client.Dial(ctx, transport.Peer{Addr: l.Addr(), Key: server.Key()}, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(add(ctx, c, 20, 22))
+
+	_, err = client.Dial(ctx, transport.Peer{Addr: l.Addr(), Key: client.Key()}, nil)
+	fmt.Println(errors.Is(err, transport.ErrWrongKey))
+	// Output:
+	// 42 <nil>
+	// true
+}
+
 // An array of values is read into a struct's fields in their order.
 func ExampleMarshal() {
 	b, err := transport.Marshal([]any{"a", "b", 7})
