@@ -119,8 +119,7 @@
 //	connect      no        yes                    yes
 //	records      -         read                   read, change (resolver.ServerConfig.Allow narrows it)
 //	services     -         call, query, listen    also announce, hold copies, become active
-//	reset        -         no                     while no other member of the in-sync set is present, or as
-//	                                              resolver.ServerConfig.AllowReset decides
+//	reset        -         no                     yes (resolver.ServerConfig.AllowReset narrows it)
 //
 // A pass for one key (transport.Realm.Issue) can be limited to some services. To replace a realm without a pause, all
 // processes first accept the new one beside the old one (transport.TCPConfig.Accept), then use it, and then drop the old

@@ -232,20 +232,8 @@ func (s *Service) tryReset(ctx context.Context) error {
 	return s.startOver(ctx, rec)
 }
 
-// startOver resets rec. The resolver may refuse that while another member is present, and one that has died is present for a
-// while: startOver waits for up to twice PresenceTTL.
+// startOver resets rec.
 func (s *Service) startOver(ctx context.Context, rec resolver.Record) error {
-	for began := time.Now(); time.Since(began) < 2*s.node.cfg.PresenceTTL; {
-		present, err := s.registrar.present(ctx)
-		if err != nil || !slices.ContainsFunc(present, func(h resolver.Host) bool { return slices.ContainsFunc(rec.ISR, h.Same) }) {
-			break
-		}
-		select {
-		case <-time.After(s.node.cfg.PresenceTTL / 10):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
 	return s.become(ctx, rec, core.Reset{Record: rec, At: time.Now().UnixMilli()})
 }
 

@@ -158,35 +158,3 @@ func TestPassesForAService(t *testing.T) {
 		require.Less(t, time.Since(began), time.Second)
 	})
 }
-
-// A live service is not reset by anybody's change of the record, and a host that may resets it once its members have gone.
-func TestResetWhilePresent(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newRealmWorld(t)
-		defer w.close()
-		a, _ := w.pair(Policy{})
-		time.Sleep(time.Second)
-		rec := a.Status().Record
-		thief := resolver.Host{ID: "c", Incarnation: 7, Addr: "c:1", Key: w.join("c", w.realm).Key()}
-		next := rec
-		next.Loss = rec.Loss + 1
-		next.Active, next.Proposer, next.ISR, next.Nonce = thief, thief, []resolver.Host{thief}, 1
-		for _, epochs := range []uint64{1, resolver.RestoreStep} {
-			next.Epoch = rec.Epoch + epochs
-			_, err := w.resolver("c").CompareAndSwap(t.Context(), rec.Version, next)
-			require.ErrorIs(t, err, resolver.ErrRefused)
-			require.ErrorContains(t, err, "is present")
-		}
-
-		for _, name := range []string{"a", "b"} {
-			w.crash(name)
-		}
-		w.node("c")
-		began := time.Now()
-		c, err := w.nodes["c"].Reset(t.Context(), "svc", newTally, Policy{})
-		require.NoError(t, err)
-		require.Equal(t, Active, c.Status().Role)
-		require.Greater(t, c.Status().Record.Loss, rec.Loss)
-		require.Less(t, time.Since(began), 8*time.Second)
-	})
-}

@@ -30,8 +30,7 @@ type ServerConfig struct {
 	// AllowReset reports whether the holder of a key may also make a change that can discard a service's state (see
 	// [Check]): a reset, a restore by a host that the present record does not name as a member, and a restore of a missing
 	// record. Without the right, the hosts of a service cannot restore a record that the server has lost. nil allows these
-	// changes to everyone that Allow allows, except that no change raises Loss while another member of the in-sync set is
-	// present. It must not block.
+	// changes to everyone that Allow allows. It must not block.
 	AllowReset func(service string, key transport.Key) bool
 
 	// MaxRecords limits the services with a record. It defaults to 65,536. Beyond it, creating a record fails with
@@ -134,7 +133,7 @@ func newServer(cfg ServerConfig, fsys filesystem) (*Server, error) {
 		conns: make(map[transport.Conn]struct{}), used: make(map[transport.Key]*usage),
 	}
 	s.store.maxRecords, s.store.limits = cmp.Or(cfg.MaxRecords, defaultMaxRecords), cfg.limits
-	s.store.allowReset, s.store.guard = cfg.AllowReset, cfg.AllowReset == nil
+	s.store.allowReset = cfg.AllowReset
 	if s.proves() {
 		s.store.keyHosts = cfg.limits.keyHosts
 	}

@@ -19,7 +19,6 @@ type store struct {
 	limits     limits
 	keyHosts   int // host IDs present for each key; 0: no limit
 	allowReset func(name string, by transport.Key) bool
-	guard      bool                                  // no reset while another member of the in-sync set is present
 	save       func(changed map[string]Record) error // stores changes; nil: records are in memory only
 
 	mu      sync.Mutex // guards the fields below; not held over I/O and callbacks
@@ -162,21 +161,6 @@ func (s *store) commit() {
 	}
 }
 
-// otherMember returns a member of cur's in-sync set, other than by, that is present for the service, and its address.
-func (s *store) otherMember(cur *Record, by Host) (h Host, at string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, m := range cur.ISR {
-		if m.ID == by.ID {
-			continue
-		}
-		if p, ok := s.present(m.ID, time.Now()); ok && p.host.Same(m) && slices.Contains(p.services, cur.Name) {
-			return m, p.host.Addr
-		}
-	}
-	return Host{}, ""
-}
-
 // staging holds the records that a commit will write.
 type staging struct {
 	records map[string]Record
@@ -212,11 +196,6 @@ func (s *store) decide(staged *staging, c change) (Record, error) {
 	}
 	if s.allowReset != nil && isReset(before, next) && !s.allowReset(next.Name, next.Proposer.Key) {
 		return Record{}, refuse(next, "reset it: key %q has no right to", next.Proposer.Key)
-	}
-	if s.guard && ok && next.Loss > cur.Loss && !cur.Active.isZero() {
-		if h, at := s.otherMember(&cur, next.Proposer); at != "" {
-			return Record{}, refuse(next, "reset it: member %s of its in-sync set is present at %s", h.label(), at)
-		}
 	}
 	if !ok {
 		if len(s.records)+staged.created >= s.maxRecords {

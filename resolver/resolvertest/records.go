@@ -438,7 +438,6 @@ var rules = append([]rule{
 
 // use announces a host and changes a record, in competition with another host.
 func use(ctx context.Context, by resolver.Resolver, h resolver.Host, service string, nonce uint64) error {
-	// Not for the service itself: a resolver may refuse to reset it while a member is present.
 	if err := by.Announce(ctx, h, []string{"near-" + service}, time.Minute); err != nil {
 		return err
 	}
