@@ -77,9 +77,10 @@
 //	left                             an empty service.                                                     Node.Reset
 //
 //	Record replaced by an old copy,  That host takes over with what it holds:    all that was acknowl-    the hosts; both
-//	which names a host that was      nothing shows that the record is old.       edged while the host      sides report it
-//	away and comes back; all that                                                was away                  when they meet
-//	know better are down
+//	which names a host that was      nothing shows it that the record is old.    edged since the host      sides report it
+//	away and comes back; all that    A cut-off active host may acknowledge       was away                  when they meet
+//	know better are down, or cut     commands until it reads the record, for
+//	off from it                      up to 3 s.
 //
 //	Two resolvers at once            One service, while its hosts reach one      nothing; if cut off, the  nobody: hosts
 //	                                 another. If they are cut off as well,       commands of one side      do not detect

@@ -40,8 +40,8 @@ func (k *checker) recordChanged(before, after resolver.Record) {
 		if a.Compare(newest) < 0 || a == newest && !after.Proposer.Same(leader) {
 			return // of what the resolver has left, which no host that knows better may take for true
 		}
-		if contains(before.ISR, after.Active) && a.Loss == newest.Loss && !k.aliveKnows(newest) {
-			panic(beyond("the resolver has gone back to a member that was away, and all that know better are down"))
+		if contains(before.ISR, after.Active) && a.Loss == newest.Loss && !k.knownNear(after.Active, newest) {
+			panic(beyond("the resolver has gone back to a member that was away, and does not reach those that know better"))
 		}
 		k.gone, before, b = false, k.bound, newest
 		if core.TermOf(before) != newest {
@@ -78,10 +78,12 @@ func (k *checker) recordChanged(before, after resolver.Record) {
 	k.durable(&after)
 }
 
-// aliveKnows reports whether a process that runs knows the last record, of term t, or a term as high if that has no record.
-func (k *checker) aliveKnows(t core.Term) bool {
+// knownNear reports whether a process that can answer a host's inquiry knows the last record, of term t, or a term as high if
+// that has no record.
+func (k *checker) knownNear(asks resolver.Host, t core.Term) bool {
+	i := hostIndex(asks)
 	return slices.ContainsFunc(k.w.hosts, func(h *host) bool {
-		if h.proc == nil {
+		if h.proc == nil || h.proc.paused || k.w.links[i][h.index].cut || k.w.links[h.index][i].cut {
 			return false
 		}
 		rec := h.proc.core.Record()

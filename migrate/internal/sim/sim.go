@@ -38,7 +38,7 @@ type Stats struct {
 	Entries   int // committed
 	Epochs    int
 	Losses    int
-	Beyond    int // runs that ended where no host that runs can know better than the resolver, which went back
+	Beyond    int // runs that ended where a host could not know better than the resolver, which went back
 	Restored  int // records brought back after the resolver had lost them
 	Handoffs  int // asked for
 	Moved     int // taken
