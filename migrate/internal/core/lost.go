@@ -329,11 +329,17 @@ func (c *Core) answered(answers []Answer) {
 	}
 }
 
-// void reports whether the beginning of the service that this host knows, without a copy, was never begun: the resolver lost
-// its record at once and has that of an earlier beginning, and all members that it named know only of that.
-func (c *Core) void(answers []Answer) bool {
+// mayBeVoid reports whether this host knows, without a copy, of a later beginning of the service than the resolver: it may
+// have lost the record of that at once, before anyone began.
+func (c *Core) mayBeVoid() bool {
 	l := c.recovery.read().lost
-	if l == nil || l.rec.Active.ID == "" || l.rec.Loss >= c.rec.Loss || c.hasState || c.prop != nil || len(c.rec.ISR) == 0 {
+	return l != nil && l.rec.Active.ID != "" && l.rec.Loss < c.rec.Loss && !c.hasState && c.prop == nil && len(c.rec.ISR) > 0
+}
+
+// void reports whether the beginning that this host knows was never begun: all members that its record named know only of
+// an earlier one.
+func (c *Core) void(answers []Answer) bool {
+	if !c.mayBeVoid() {
 		return false
 	}
 	for _, h := range c.rec.ISR {

@@ -393,8 +393,8 @@ func (c *Core) got(ev Got) {
 	c.noticeLoss(ev.Record, c.asked)
 	c.dropIfRemoved(ev.Record)
 	c.takeOverIfSilent(before)
-	if l := c.recovery.read().lost; l != nil && l.rec.Active.ID != "" && l.rec.Loss < c.rec.Loss && !c.hasState && c.prop == nil {
-		c.ask() // for void
+	if c.mayBeVoid() {
+		c.ask()
 	}
 }
 
