@@ -299,12 +299,13 @@ func (s *Server) allowed(conn transport.Conn, h Host, services ...string) error 
 				h.label(), h.Key, key)
 		}
 	}
-	if p := conn.Peer(); p.Role == transport.RoleGuest {
+	p := conn.Peer()
+	if p.Role == transport.RoleGuest {
 		return transport.Errorf(transport.CodeNotMember, "resolver: host %s has the pass of a guest, which may not host services",
 			h.label())
 	}
 	for _, name := range services {
-		if name != "" && !conn.Peer().May(transport.RoleHost, name) {
+		if name != "" && !p.May(transport.RoleHost, name) {
 			return transport.Errorf(transport.CodeNotMember, "resolver: service %q: the pass of host %s does not include it",
 				name, h.label())
 		}

@@ -431,17 +431,17 @@ var rules = append([]rule{
 			r, err := s.A.Get(s.ctx, fmt.Sprint("service-", i))
 			s.NoError(err)
 			s.EqualValues(40, r.Version, "each turn of two hosts makes one change")
-			s.Equal([]string{fmt.Sprint("host-", 2*i), fmt.Sprint("host-", 2*i+1)}, s.hosts("near-"+r.Name))
+			s.Equal([]string{fmt.Sprint("host-", 2*i), fmt.Sprint("host-", 2*i+1)}, s.hosts(r.Name))
 		}
 	}},
 }, append(watchRules, presenceRules...)...)
 
 // use announces a host and changes a record, in competition with another host.
 func use(ctx context.Context, by resolver.Resolver, h resolver.Host, service string, nonce uint64) error {
-	if err := by.Announce(ctx, h, []string{"near-" + service}, time.Minute); err != nil {
+	if err := by.Announce(ctx, h, []string{service}, time.Minute); err != nil {
 		return err
 	}
-	if _, err := by.Hosts(ctx, "near-"+service); err != nil {
+	if _, err := by.Hosts(ctx, service); err != nil {
 		return err
 	}
 	next := resolver.Record{Name: service, Epoch: 1, Active: h, ISR: []resolver.Host{h}, Proposer: h, Nonce: nonce}
