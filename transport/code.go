@@ -93,7 +93,7 @@ func ParseCode(code string) (*Realm, Peer, error) {
 	if string(sum) != string(checksum(prefix, b)) {
 		return bad("a part of it is missing, or was changed")
 	}
-	r, rest := takeRealm(prefix, b)
+	r, pass, rest := takeRealm(prefix, b)
 	if r == nil || len(rest) < len(Key{}) || len(rest) > len(Key{})+255 {
 		return bad("its contents are malformed")
 	}
@@ -101,34 +101,34 @@ func ParseCode(code string) (*Realm, Peer, error) {
 	copy(server.Key[:], rest)
 	server.Addr = string(rest[len(server.Key):])
 	if prefix == prefixPass {
-		cert, err := x509.ParseCertificate(r.pass)
+		var a admission
+		if r.pass, err = x509.ParseCertificate(pass); err == nil {
+			a, err = r.check(r.pass)
+		}
 		if err != nil {
 			return bad(fmt.Sprintf("its pass: %v", err))
 		}
-		admitted, err := r.check(cert)
-		if err != nil {
-			return bad(fmt.Sprintf("its pass: %v", err))
-		}
-		r.role = admitted.role
+		r.role = a.role
 	}
 	return r, server, nil
 }
 
-// takeRealm reads the part of a code that differs between the prefixes. It returns nil if b is malformed.
-func takeRealm(prefix string, b []byte) (r *Realm, rest []byte) {
+// takeRealm reads the part of a code that differs between the prefixes. It returns nil if b is malformed. pass is the
+// encoded pass, if there is one.
+func takeRealm(prefix string, b []byte) (r *Realm, pass, rest []byte) {
 	const key = ed25519.PublicKeySize
 	switch {
 	case prefix == prefixHost:
-		return realmOf(b[:secretSize]), b[secretSize:]
+		return realmOf(b[:secretSize]), nil, b[secretSize:]
 	case prefix == prefixGuest && len(b) >= secretSize+key:
 		r := &Realm{role: RoleGuest, guestKey: ed25519.NewKeyFromSeed(b[:secretSize]), hosts: b[secretSize : secretSize+key]}
 		r.guests = publicOf(r.guestKey)
-		return r, b[secretSize+key:]
+		return r, nil, b[secretSize+key:]
 	case prefix == prefixPass && len(b) >= 2*key+2:
 		n := int(b[2*key])<<8 | int(b[2*key+1])
 		if rest := b[2*key+2:]; n <= maxPass && n <= len(rest) {
-			return &Realm{hosts: b[:key], guests: b[key : 2*key], pass: rest[:n]}, rest[n:]
+			return &Realm{hosts: b[:key], guests: b[key : 2*key]}, rest[:n], rest[n:]
 		}
 	}
-	return nil, nil
+	return nil, nil, nil
 }

@@ -157,7 +157,7 @@ func (c *conn) greetError(err error) error {
 	case err == io.EOF, err == io.ErrUnexpectedEOF:
 		return Errorf(CodeClosed, "transport: %s refused the connection", c.peer.Addr)
 	case refusedPass(err):
-		return handshakeError(err, c.lim)
+		return c.lim.refusedPass()
 	}
 	return err
 }

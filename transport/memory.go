@@ -97,11 +97,7 @@ func (m *Memory) HostWith(name string, cfg TCPConfig) (*MemoryTransport, error) 
 		if cfg.Identity == nil {
 			return nil, fmt.Errorf("transport: host %q has a Realm but no Identity", name)
 		}
-		der, err := cfg.Realm.own(cfg.Identity.Key())
-		if err != nil {
-			return nil, err
-		}
-		if pass, err = x509.ParseCertificate(der); err != nil {
+		if pass, err = cfg.Realm.own(cfg.Identity.Key()); err != nil {
 			return nil, err
 		}
 	}
@@ -254,10 +250,11 @@ func (m *Memory) connect(ctx context.Context, t *MemoryTransport, to Peer) (*mem
 		return nil, to, err
 	}
 	from := Peer{Addr: string(far.remote)}
-	err = to.meets(l.t, t.members)
-	if err == nil && from.meets(t, l.t.members) != nil {
-		l.t.lim.log.Warn("connection of a stranger refused", "peer", from.Addr, "error", from.meets(t, l.t.members))
-		err = t.lim.refusedPass()
+	if err = to.meets(l.t, t.members); err == nil {
+		if stranger := from.meets(t, l.t.members); stranger != nil {
+			l.t.lim.log.Warn("connection of a stranger refused", "peer", from.Addr, "error", stranger)
+			err = t.lim.refusedPass()
+		}
 	}
 	if err == nil && !l.take(far, from) {
 		err = errRefused

@@ -48,7 +48,7 @@ func (r *Realm) Issue(key Key, role Role, services ...string) (*x509.Certificate
 	}
 	uris := []*url.URL{{Scheme: uriScheme, Opaque: role.String()}}
 	for _, name := range services {
-		if name == "" || strings.ContainsAny(name, " \t\n") {
+		if !fitsPass(name) {
 			return nil, fmt.Errorf("transport: realm %v: %q is not a name of a service", r, name)
 		}
 		uris = append(uris, &url.URL{Scheme: uriScheme, Opaque: uriService + url.PathEscape(name)})
@@ -69,6 +69,9 @@ func (r *Realm) Issue(key Key, role Role, services ...string) (*x509.Certificate
 	}
 	return x509.ParseCertificate(der)
 }
+
+// fitsPass reports whether a service's name can be in a pass: [Peer].Services separates names by spaces.
+func fitsPass(name string) bool { return name != "" && !strings.ContainsAny(name, " \t\n") }
 
 // issuer returns the key that signs passes for a role, and the certificate of that key without its signature.
 func (r *Realm) issuer(role Role) (ed25519.PrivateKey, *x509.Certificate) {
@@ -108,20 +111,12 @@ func (r *Realm) Authorities() ([]*x509.Certificate, error) {
 	return all, nil
 }
 
-// own returns the pass of this process, as DER.
-func (r *Realm) own(key Key) ([]byte, error) {
+// own returns the pass of this process.
+func (r *Realm) own(key Key) (*x509.Certificate, error) {
 	if r.pass == nil {
-		cert, err := r.Issue(key, r.role)
-		if err != nil {
-			return nil, err
-		}
-		return cert.Raw, nil
+		return r.Issue(key, r.role)
 	}
-	cert, err := x509.ParseCertificate(r.pass)
-	if err != nil {
-		return nil, fmt.Errorf("transport: realm %v: its pass: %w", r, err)
-	}
-	if pub, ok := cert.PublicKey.(ed25519.PublicKey); !ok || !pub.Equal(ed25519.PublicKey(key[:])) {
+	if pub, ok := r.pass.PublicKey.(ed25519.PublicKey); !ok || !pub.Equal(ed25519.PublicKey(key[:])) {
 		return nil, fmt.Errorf("transport: the pass of realm %v was issued for another key than %v: set Identity", r, key)
 	}
 	return r.pass, nil
@@ -143,7 +138,7 @@ func (r *Realm) check(cert *x509.Certificate) (a admission, err error) {
 		name, limited := strings.CutPrefix(u.Opaque, uriService)
 		switch {
 		case limited:
-			if name, err = url.PathUnescape(name); err != nil || name == "" || strings.ContainsAny(name, " \t\n") {
+			if name, err = url.PathUnescape(name); err != nil || !fitsPass(name) {
 				return a, fmt.Errorf("the name %.100q in its pass is malformed", u)
 			}
 			services = append(services, name)

@@ -5,6 +5,7 @@ import (
 	"crypto/hkdf"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/base32"
 	"errors"
 	"fmt"
@@ -57,7 +58,7 @@ type Realm struct {
 	hosts, guests ed25519.PublicKey  // the keys that issue passes
 	hostKey       ed25519.PrivateKey // nil without the right to make hosts
 	guestKey      ed25519.PrivateKey // nil if there is only a pass
-	pass          []byte             // the certificate of a realm that was parsed from a pass
+	pass          *x509.Certificate  // of a realm that was parsed from a pass
 	role          Role
 }
 

@@ -250,7 +250,7 @@ func TestPassOfAnother(t *testing.T) {
 	require.ErrorContains(t, err, "another key")
 
 	thief := newTCP(t, TCPConfig{Open: true})
-	thief.client.Certificates[0].Certificate[0] = pass.pass
+	thief.client.Certificates[0].Certificate[0] = pass.pass.Raw
 	_, err = thief.Dial(t.Context(), Peer{Addr: listenEcho(t, newTCP(t, TCPConfig{Realm: realm}))}, nil)
 	require.Error(t, err)
 }

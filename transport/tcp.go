@@ -121,9 +121,11 @@ func NewTCP(cfg TCPConfig) (*TCP, error) {
 	}
 	var pass []byte
 	if cfg.Realm != nil {
-		if pass, err = cfg.Realm.own(id.Key()); err != nil {
+		cert, err := cfg.Realm.own(id.Key())
+		if err != nil {
 			return nil, err
 		}
+		pass = cert.Raw
 		t.members = newMembers(cfg.Realm, cfg.Accept)
 	}
 	if t.client, t.server, err = tlsConfigs(id, pass); err != nil {
