@@ -220,12 +220,15 @@ func runDNS(t *testing.T, args ...string) (dns *program, flags []string) {
 	return dns, []string{"-dns_port", port, "-every", "400ms"}
 }
 
-// startDNSAgain starts a DNS on the port in flags, and with the files, of an earlier one.
-func startDNSAgain(t *testing.T, flags []string, state string) *program {
+// loseRecordAndHost starts a DNS again without its names, and kills the active host meanwhile.
+func loseRecordAndHost(t *testing.T, dns, host *program, flags []string, state string) {
 	t.Helper()
-	dns := start(t, "dns", "-port", flags[1], "-state", state)
-	dns.await("no names are known yet")
-	return dns
+	require.NoError(t, dns.cmd.Process.Signal(os.Interrupt))
+	require.Zero(t, dns.end())
+	require.NoError(t, os.Remove(state))
+	require.NoError(t, host.cmd.Process.Kill())
+	<-host.ended
+	start(t, "dns", "-port", flags[1], "-state", state).await("no names are known yet")
 }
 
 func with(flags []string, more ...string) []string {
@@ -371,12 +374,7 @@ func TestConsoleContinuesAlone(t *testing.T) {
 	bob.say("from bob")
 	carol.await("bob: from bob")
 
-	require.NoError(t, dns.cmd.Process.Signal(os.Interrupt))
-	require.Zero(t, dns.end())
-	require.NoError(t, os.Remove(state))
-	require.NoError(t, alice.cmd.Process.Kill())
-	<-alice.ended
-	startDNSAgain(t, flags, state)
+	loseRecordAndHost(t, dns, alice, flags, state)
 	bob.awaitError("that it holds (/reset calls it)")
 	newcomer := start(t, "console", with(flags, "-s", "-name", "dora")...)
 	require.Equal(t, 1, newcomer.end())

@@ -4,7 +4,6 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -25,12 +24,7 @@ func TestChatnodeContinuesAlone(t *testing.T) {
 	require.NoError(t, node.cmd.Process.Signal(syscall.SIGUSR1))
 	node.await("cannot continue backend.com: service backend.com is active on host ")
 
-	require.NoError(t, dns.cmd.Process.Signal(os.Interrupt))
-	require.Zero(t, dns.end())
-	require.NoError(t, os.Remove(state))
-	require.NoError(t, alice.cmd.Process.Kill())
-	<-alice.ended
-	startDNSAgain(t, flags, state)
+	loseRecordAndHost(t, dns, alice, flags, state)
 	node.await(fmt.Sprintf(`that it holds \(kill -USR1 %d calls it\)`, node.cmd.Process.Pid))
 	require.NoError(t, node.cmd.Process.Signal(syscall.SIGUSR1))
 	node.await("continued backend.com with the copy in this process")

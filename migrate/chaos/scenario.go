@@ -36,8 +36,8 @@ type handoffs struct {
 	errs                                     map[string]int
 }
 
-// scenarios are the scenarios by name. Each step causes one fault, or none if no host
-// is in the role it needs just then, and returns when the next may come.
+// scenarios are the scenarios by name. Each step causes one fault, or none if no host is in the role that it needs just then,
+// and returns when the next may come.
 var scenarios = map[string]struct {
 	about   string
 	proxies bool

@@ -47,7 +47,7 @@ func Start(ctx context.Context, f Flags, log *slog.Logger) (*Process, error) {
 	ctx, cancel := context.WithTimeout(ctx, dnsTimeout)
 	defer cancel()
 	p.Resolver, err = resolver.Dial(ctx, resolver.ClientConfig{
-		Transport: p.Transport, Server: transport.Peer{Addr: f.DNS(), Key: f.serverKey, Role: transport.RoleHost}, Logger: log,
+		Transport: p.Transport, Server: transport.Peer{Addr: f.DNS(), Key: f.serverKey}, Logger: log,
 	})
 	if err != nil {
 		p.Transport.Close()
@@ -113,8 +113,6 @@ func (p *Process) hostBy(ctx context.Context, host hosting) (*migrate.Service, e
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, hostTimeout)
-	defer cancel()
 	return host(ctx, p.Flags.Service, room, p.Flags.policy())
 }
 

@@ -25,6 +25,8 @@ func (p *Process) Reset(ctx context.Context) error {
 	if !p.holdsCopy() {
 		return errNoCopy
 	}
+	ctx, cancel := context.WithTimeout(ctx, hostTimeout)
+	defer cancel()
 	s, err := p.hostBy(ctx, p.Node.Reset)
 	if err != nil {
 		if errors.Is(err, migrate.ErrExists) && p.serves() {
