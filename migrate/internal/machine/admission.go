@@ -32,11 +32,12 @@ func refused(err error) Admission { return Admission{Verdict: Refused, Err: err}
 // inflightSession describes a session once its entries in flight are applied.
 type inflightSession struct {
 	index   uint64 // of the last entry
+	turn    uint64 // of the last entry that opens or closes it; 0: none
 	last    uint64 // the highest command
 	low     uint64 // the highest Low
 	key     transport.Key
 	opening bool // the session is not in the table yet
-	closing bool
+	closing bool // nor is it known yet how it will be then
 }
 
 // Idle yields the sessions without entries in flight that were last used before the given log time, least recently used
@@ -155,12 +156,12 @@ func (m *Machine) ordered(e core.Entry) {
 	f := m.inflight[e.Session]
 	switch e.Kind {
 	case core.OpenSession:
-		if m.sessions.get(e.Session) == nil && !f.opening {
-			f = inflightSession{opening: true}
+		if f.closing || m.sessions.get(e.Session) == nil && !f.opening {
+			f = inflightSession{opening: true, closing: f.closing, turn: e.Index}
 			copy(f.key[:], e.Body)
 		}
 	case core.CloseSession:
-		f.closing = true
+		f.closing, f.turn = true, e.Index
 	case core.Command, core.Refusal:
 		f.last = max(f.last, e.Seq)
 		f.low = max(f.low, min(e.Low, e.Seq))
@@ -192,17 +193,11 @@ func (m *Machine) settle(e core.Entry) {
 	if !ok {
 		return
 	}
-	if e.Index >= f.index {
+	switch {
+	case e.Index >= f.index:
 		delete(m.inflight, e.Session)
-		return
+	case e.Index == f.turn:
+		f.opening, f.closing = false, false
+		m.inflight[e.Session] = f
 	}
-	switch e.Kind {
-	case core.OpenSession:
-		f.opening = false
-	case core.CloseSession:
-		f.closing = false
-	default:
-		return
-	}
-	m.inflight[e.Session] = f
 }

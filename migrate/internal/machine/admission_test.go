@@ -123,6 +123,25 @@ func TestAdmissionOfReplacedSession(t *testing.T) {
 	require.Equal(t, Append, m.Admit(9, 2, 2, key).Verdict)
 }
 
+// A session in the tail of a new active host may end, begin again and end again: only the last of these decides.
+func TestAdmissionOfSessionBegunAgain(t *testing.T) {
+	l, _ := newTestMachine(Limits{})
+	m, log := l.m, &appended{l: l}
+	key := transport.Key{1}
+	l.open(9, key)
+	log.add(core.Entry{Kind: core.CloseSession, Session: 9})
+	log.add(core.Entry{Kind: core.OpenSession, Session: 9, Body: key[:]})
+	log.command(9, 1)
+	log.add(core.Entry{Kind: core.CloseSession, Session: 9})
+	for len(log.tail) > 0 {
+		requireRefused(t, wire.ErrRetry, m.Admit(9, 2, 1, key))
+		requireRefused(t, wire.ErrRetry, m.AdmitOpen(9, key, true))
+		log.apply()
+	}
+	requireRefused(t, wire.ErrSessionExpired, m.Admit(9, 2, 1, key))
+	require.Empty(t, m.inflight)
+}
+
 func TestAdmissionAfterTakeover(t *testing.T) {
 	l, _ := newTestMachine(Limits{})
 	m, log := l.m, &appended{l: l}
