@@ -52,25 +52,26 @@ import (
 
 // checker knows everything that happened on all hosts, and fails the run when an invariant is broken.
 type checker struct {
-	w       *world
-	first   uint64                        // the loss of the first beginning
-	logs    map[uint64]*history           // by loss
-	active  map[core.Term]*proc           // who was active in a term: one at most
-	acks    map[ackKey]uint64             // the highest index that an incarnation acknowledged in a term
-	records map[core.Term]resolver.Record // the last record of each term
-	bound   resolver.Record               // the newest
-	gone    bool                          // the resolver has lost it, or gone back
-	acted   resolver.Record               // the newest whose active host knows it, and would after a crash
-	bodies  map[cmdKey][]byte             // what clients asked for
-	acked   map[cmdKey]mark               // at what place it was acknowledged
-	spoken  map[uint64]core.Term          // the highest term in which an incarnation with a disk has spoken
-	begun   map[core.Term]bool            // its active host has spoken in it, or its disk knows it
-	lost    map[uint64]bool               // the incarnation has lost its disk
-	doubt   map[uint64]bool               // the incarnation is in the in-sync set by an old record only
-	deaths  map[mark]int                  // hosts that took over and died of the poisoned command, by its place
-	ops     []operation                   // what clients did before any loss
-	calls   int                           // and answers
-	opOf    map[cmdKey]int
+	w         *world
+	first     uint64                        // the loss of the first beginning
+	logs      map[uint64]*history           // by loss
+	active    map[core.Term]*proc           // who was active in a term: one at most
+	acks      map[ackKey]uint64             // the highest index that an incarnation acknowledged in a term
+	records   map[core.Term]resolver.Record // the last record of each term
+	bound     resolver.Record               // the newest
+	gone      bool                          // the resolver has lost it, or gone back
+	acted     resolver.Record               // the newest whose active host knows it, and would after a crash
+	bodies    map[cmdKey][]byte             // what clients asked for
+	acked     map[cmdKey]mark               // at what place it was acknowledged
+	spoken    map[uint64]core.Term          // the highest term in which an incarnation with a disk has spoken
+	begun     map[core.Term]bool            // its active host has spoken in it, or its disk knows it
+	lost      map[uint64]bool               // the incarnation has lost its disk
+	doubt     map[uint64]bool               // the incarnation is in the in-sync set by an old record only
+	deaths    map[mark]int                  // hosts that took over and died of the poisoned command, by its place
+	ops       []operation                   // what clients did before any loss
+	calls     int                           // and answers
+	opOf      map[cmdKey]int
+	elsewhere map[cmdKey]operation // what clients gave to a later beginning
 }
 
 type ackKey struct {
@@ -129,7 +130,7 @@ func newChecker(w *world) *checker {
 		w: w, logs: make(map[uint64]*history), active: make(map[core.Term]*proc), acks: make(map[ackKey]uint64),
 		spoken: make(map[uint64]core.Term), begun: make(map[core.Term]bool), lost: make(map[uint64]bool),
 		records: make(map[core.Term]resolver.Record), bodies: make(map[cmdKey][]byte), acked: make(map[cmdKey]mark),
-		opOf: make(map[cmdKey]int),
+		opOf: make(map[cmdKey]int), elsewhere: make(map[cmdKey]operation),
 	}
 }
 
@@ -248,6 +249,9 @@ func (k *checker) commit(p *proc, h *history, e core.Entry) {
 		if body, ok := k.bodies[cmdKey{e.Session, e.Seq}]; !ok || !bytes.Equal(body, e.Body) {
 			k.failf("%s was never asked for", entry(e))
 		}
+	}
+	if h.loss == k.first {
+		k.strayed(cmdKey{e.Session, e.Seq})
 	}
 	if k.w.o.Log != nil {
 		k.w.tracef("%s commits %s", p.name(), entry(e))

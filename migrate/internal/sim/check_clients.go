@@ -18,9 +18,24 @@ func (k *checker) mark(c *client) mark {
 func (k *checker) invoked(c *client, cmd *command) {
 	key := cmdKey{c.session, cmd.seq}
 	k.bodies[key] = cmd.body
-	if call := k.called(); c.loss == 0 || c.loss == k.first {
-		k.opOf[key] = len(k.ops)
-		k.ops = append(k.ops, operation{call: call, answer: unanswered, session: c.session, body: cmd.body})
+	op := operation{call: k.called(), answer: unanswered, session: c.session, body: cmd.body}
+	if c.loss == 0 || c.loss == k.first {
+		k.addOp(key, op)
+	} else {
+		k.elsewhere[key] = op
+	}
+}
+
+func (k *checker) addOp(key cmdKey, op operation) {
+	k.opOf[key] = len(k.ops)
+	k.ops = append(k.ops, op)
+}
+
+// strayed notes that a command, which a client gave to a later beginning of the service, was done in the first one, too.
+func (k *checker) strayed(key cmdKey) {
+	if op, ok := k.elsewhere[key]; ok {
+		delete(k.elsewhere, key)
+		k.addOp(key, op)
 	}
 }
 
