@@ -18,20 +18,32 @@ type activeState struct {
 	nextCheck      time.Duration // when to check that the resolver still has the record
 	lastInvitation uint64        // number of the last invitation
 	round          uint64        // number of the last heartbeat round
-	stalledSince   time.Duration // when the store last stopped making progress; 0: nothing waits for it
 	reads          []read
 	seeking        bool
 	roundDue       bool       // a read waits for a new round
 	suspended      bool       // nothing is committed: a member does not keep up, or there are too few members
 	blocked        bool       // suspended, and the in-sync set must not shrink: other hosts have to join
-	announced      bool       // this host has reported to the predecessor that it serves
 	slowHosts      []slowHost // hosts removed because they did not keep up
 	move           *move
-	takenMove      *move         // a handoff that the target has taken over but not yet reported as serving
-	predecessor    resolver.Host // the host that handed over to this one; zero: none
-	requestedAt    time.Duration // when it requested that
-	wonAt          time.Duration // when this host won its epoch
-	servingAt      time.Duration // when the epoch's first entry was committed
+	takenMove      *move     // a handoff that the target has taken over but not yet reported as serving
+	takeover       *takeover // nil: no host has handed over to this one
+}
+
+// takeover is the handoff that made this host active.
+type takeover struct {
+	from        resolver.Host
+	requestedAt time.Duration
+	wonAt       time.Duration // when this host won its epoch
+	servingAt   time.Duration // when the epoch's first entry was committed
+	announced   bool          // this host has reported that it serves
+}
+
+// predecessor is the host that handed over to this one; zero if none did.
+func (a *activeState) predecessor() resolver.Host {
+	if a.takeover == nil {
+		return resolver.Host{}
+	}
+	return a.takeover.from
 }
 
 // peer is the active host's view of another host.
@@ -140,12 +152,15 @@ func (c *Core) activate(won *proposal) {
 		c.hasState, c.loss = true, t.Loss
 	}
 	c.term = t
-	c.active = activeState{wonAt: c.now, nextSeek: c.now, nextCheck: c.now + c.cfg.CheckInterval}
+	c.active = activeState{nextSeek: c.now, nextCheck: c.now + c.cfg.CheckInterval}
+	if c.saving != nil {
+		c.saving.stalledSince = 0
+	}
 	c.reportPredecessor(c.standby.leader)
 	c.standby = standbyState{}
 	a := &c.active
 	if won != nil && won.requester.ID != "" {
-		a.predecessor, a.requestedAt = won.requester, won.began
+		a.takeover = &takeover{from: won.requester, requestedAt: won.began, wonAt: c.now}
 		from := won.requester
 		c.out.Gained = &from
 	}
@@ -274,7 +289,9 @@ func (c *Core) maybeCommit() {
 	c.commit = n
 	if a := &c.active; c.role == Recovering && n >= a.epochStart {
 		c.setRole(Serving)
-		a.servingAt = c.now
+		if a.takeover != nil {
+			a.takeover.servingAt = c.now
+		}
 		c.announceServing()
 	}
 }
@@ -552,15 +569,18 @@ func (c *Core) sendAppends() {
 // storeStalled reports whether this host's store has made no progress for so long that another host should be active. This
 // host then falls silent, and is replaced like a dead one unless its store recovers first.
 func (c *Core) storeStalled() bool {
-	a := &c.active
-	if c.durableIndex() >= c.log.last() {
-		a.stalledSince = 0
+	v := c.saving
+	if v == nil {
 		return false
 	}
-	if a.stalledSince == 0 {
-		a.stalledSince = max(c.now, 1)
+	if c.durableIndex() >= c.log.last() {
+		v.stalledSince = 0
+		return false
 	}
-	return c.now-a.stalledSince >= stallFactor*c.cfg.FailureTimeout
+	if v.stalledSince == 0 {
+		v.stalledSince = max(c.now, 1)
+	}
+	return c.now-v.stalledSince >= stallFactor*c.cfg.FailureTimeout
 }
 
 // stallFactor is how many times FailureTimeout an active host waits for its own store.

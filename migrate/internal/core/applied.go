@@ -46,13 +46,13 @@ func (c *Core) CaughtUp() bool { return c.role == Serving && c.applied >= c.acti
 
 // announceServing reports to the host that handed over that this one serves.
 func (c *Core) announceServing() {
-	a := &c.active
-	if a.predecessor.ID == "" || a.announced || !c.CaughtUp() {
+	t := c.active.takeover
+	if t == nil || t.announced || !c.CaughtUp() {
 		return
 	}
-	a.announced = true
-	c.send(a.predecessor, Msg{
-		Type: MsgMoved, Won: a.wonAt - a.requestedAt, Served: c.now - a.wonAt, Index: uint64(c.now - a.servingAt),
+	t.announced = true
+	c.send(t.from, Msg{
+		Type: MsgMoved, Won: t.wonAt - t.requestedAt, Served: c.now - t.wonAt, Index: uint64(c.now - t.servingAt),
 	})
 }
 

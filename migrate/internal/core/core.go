@@ -12,7 +12,7 @@ type Config struct {
 	Name string
 	// Durable: the host has a store, so that what Ready.Save holds survives a restart with the same incarnation.
 	Durable bool
-	// Nonce is the first nonce for proposals. Starts with the same incarnation need different ones.
+	// Nonce precedes the nonces of proposals. Starts with the same incarnation need different ones.
 	Nonce uint64
 	// Start is the host's wall-clock time at the start of the time that Step takes, in Unix milliseconds. It distinguishes far
 	// terms of a host that has gone back to an old store. 0: no host goes back.
@@ -168,14 +168,12 @@ type Core struct {
 
 	role      Role
 	hasState  bool // the host holds a copy; log and commit mean nothing without one
-	getting   bool // a read of the record is in flight
 	term      Term
 	rec       resolver.Record // the newest known
 	proposed  []resolver.Host // may be in its in-sync set, too: this host has proposed them
-	nonce     uint64
-	loss      uint64 // Term.Loss of the copy
-	tried     Term   // the last term that this host has proposed to be active in, since it started
-	freshTerm Term   // the term that this host may begin with an empty copy
+	loss      uint64          // Term.Loss of the copy
+	tried     Term            // the last term that this host has proposed to be active in, since it started
+	freshTerm Term            // the term that this host may begin with an empty copy
 	log       log
 	commit    uint64
 	emitted   uint64 // last committed entry that Ready has returned
@@ -186,7 +184,7 @@ type Core struct {
 	proposeAfter time.Duration // no proposal before this time, after one that failed
 	getAt        time.Duration // when to read the record; 0: not wanted
 	getAfter     time.Duration // no read of the record before this time
-	asked        known         // what this host knew when it asked for the record
+	asked        *known        // what this host knew when it asked for the record; nil: no read is in flight
 	firstStamp   time.Duration // see stamp
 	recovery     *recovery     // nil: there was no reason to recover a record
 	differences  []Difference  // the known policies of other hosts that differ from this host's
@@ -202,7 +200,7 @@ type Core struct {
 // New returns the core of a service on host self, which holds no copy.
 func New(self resolver.Host, cfg Config) *Core {
 	cfg.setDefaults()
-	c := &Core{cfg: cfg, self: self, nonce: cfg.Nonce, firstStamp: firstStamp(cfg.Nonce)}
+	c := &Core{cfg: cfg, self: self, firstStamp: firstStamp(cfg.Nonce)}
 	if cfg.Durable {
 		c.saving = new(saving)
 	}
@@ -469,7 +467,7 @@ func (c *Core) Deadline() time.Duration {
 	if c.prop != nil && !c.prop.inFlight {
 		at(c.prop.retryAt)
 	}
-	if !c.getting {
+	if c.asked == nil {
 		at(c.getAt)
 	}
 	return d

@@ -3,6 +3,7 @@ package core
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/roam-go/roam/resolver"
 )
@@ -114,10 +115,11 @@ type saving struct {
 	recoveredLast uint64 // last entry that the store held when this host started
 	aloneTo       uint64 // entries up to here were committed before that, although the store may not say so; see wasAlone
 
-	durableSeq uint64        // the store holds every Save up to this one
-	durable    uint64        // the store holds the log up to here
-	queue      []pendingSave // the saves after durableSeq
-	held       []heldMsg
+	durableSeq   uint64        // the store holds every Save up to this one
+	stalledSince time.Duration // when the store last stopped making progress; 0: nothing waits for it
+	durable      uint64        // the store holds the log up to here
+	queue        []pendingSave // the saves after durableSeq
+	held         []heldMsg
 }
 
 // pendingSave is the last index of the log with a Save, lower if the log was truncated since.
@@ -234,7 +236,7 @@ func (c *Core) persisted(seq uint64) {
 	if seq <= v.durableSeq {
 		return
 	}
-	v.durableSeq, c.active.stalledSince = seq, 0
+	v.durableSeq, v.stalledSince = seq, 0
 	n := 0
 	for n < len(v.queue) && v.queue[n].seq <= seq {
 		v.durable = v.queue[n].index

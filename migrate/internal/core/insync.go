@@ -101,7 +101,7 @@ func (c *Core) trimStandbys() {
 	}
 	var victim resolver.Host
 	for _, h := range c.rec.ISR {
-		if !h.Same(c.self) && !victim.Same(c.active.predecessor) || victim.ID == "" && !h.Same(c.self) {
+		if !h.Same(c.self) && !victim.Same(c.active.predecessor()) || victim.ID == "" && !h.Same(c.self) {
 			victim = h
 		}
 	}

@@ -187,11 +187,6 @@ type Answer struct {
 	Last    Place  // last entry of its log
 }
 
-// NamesOnly reports whether the host that answers knows no more of the service than a record with h as the only member.
-func (a *Answer) NamesOnly(h resolver.Host) bool {
-	return !a.Copy && !a.Active && a.Record.Active.Same(h) && len(a.Record.ISR) == 1 && TermOf(a.Record) == a.Term
-}
-
 // Answer is this host's answer to an inquiry by another. Of two hosts that ask each other at the same time, one gives way.
 func (c *Core) Answer(to resolver.Host) Answer {
 	asking := c.recovery.read().asking
@@ -208,7 +203,7 @@ func (c *Core) Answer(to resolver.Host) Answer {
 func (c *Core) OwnAnswer() Answer {
 	return Answer{
 		From: c.self, Term: c.term, Record: c.copyRec(), Copy: c.hasState && c.role != Out, Active: c.role.Active(),
-		Pending: c.prop != nil || c.getting, Loss: c.loss, Commit: c.place(c.commit), Last: c.place(c.log.last()),
+		Pending: c.prop != nil || c.asked != nil, Loss: c.loss, Commit: c.place(c.commit), Last: c.place(c.log.last()),
 	}
 }
 
@@ -285,8 +280,8 @@ func (c *Core) answered(answers []Answer) {
 			s.leader = a.From // it does not reach this host, which may have another address than the record says
 			s.ackDue, s.ackNow = true, true
 		}
-		if c.hasState && a.Term.Loss > c.loss && a.NamesOnly(c.self) {
-			continue // a beginning by this host, which it would know: the resolver lost that record at once
+		if c.beginsLater(a) && c.neverBegun(a.Record, answers) {
+			continue // the resolver lost that record at once
 		}
 		before := c.known()
 		c.hear(a.Record, (a.Copy || a.Active) && a.Loss == a.Record.Loss)
@@ -329,6 +324,11 @@ func (c *Core) answered(answers []Answer) {
 	}
 }
 
+// beginsLater reports whether a is from a host without a copy that knows of a later beginning than this host's copy.
+func (c *Core) beginsLater(a Answer) bool {
+	return c.hasState && !a.Copy && !a.Active && a.Term.Loss > c.loss && a.Term == TermOf(a.Record)
+}
+
 // mayBeVoid reports whether this host knows, without a copy, of a later beginning of the service than the resolver: it may
 // have lost the record of that at once, before anyone began.
 func (c *Core) mayBeVoid() bool {
@@ -336,19 +336,22 @@ func (c *Core) mayBeVoid() bool {
 	return l != nil && l.rec.Active.ID != "" && l.rec.Loss < c.rec.Loss && !c.hasState && c.prop == nil && len(c.rec.ISR) > 0
 }
 
-// void reports whether the beginning that this host knows was never begun: all members that its record named know only of
-// an earlier one.
-func (c *Core) void(answers []Answer) bool {
-	if !c.mayBeVoid() {
-		return false
-	}
-	for _, h := range c.rec.ISR {
+// void reports whether the beginning that this host knows was never begun.
+func (c *Core) void(answers []Answer) bool { return c.mayBeVoid() && c.neverBegun(c.rec, answers) }
+
+// neverBegun reports whether the beginning of the service that rec names was never begun: all its members know only of an
+// earlier one, and none of them waits for an answer that could make it active.
+func (c *Core) neverBegun(rec resolver.Record, answers []Answer) bool {
+	for _, h := range rec.ISR {
+		if h.Same(c.self) && c.hasState && c.loss < rec.Loss {
+			continue
+		}
 		i := slices.IndexFunc(answers, func(a Answer) bool { return a.From.Same(h) })
-		if i < 0 || answers[i].Term.Loss >= c.rec.Loss {
+		if i < 0 || answers[i].Pending || answers[i].Term.Loss >= rec.Loss {
 			return false
 		}
 	}
-	return true
+	return len(rec.ISR) > 0
 }
 
 // forgetVoid replaces a record that is void by the resolver's.

@@ -54,10 +54,10 @@ type proposal struct {
 // propose completes p and makes it the pending proposal; tickRecord sends it.
 func (c *Core) propose(p proposal) {
 	c.assert(c.prop == nil, "two proposals at a time")
-	c.nonce++
+	c.cfg.Nonce++
 	p.next.Name = c.cfg.Name
 	p.next.Proposer = c.self
-	p.next.Nonce = 1 + (c.self.Incarnation+c.nonce)%(1<<53-1)
+	p.next.Nonce = 1 + (c.self.Incarnation+c.cfg.Nonce)%(1<<53-1)
 	p.began, p.retryAt = c.now, c.now
 	if p.next.Active.Same(c.self) {
 		c.tried = TermOf(p.next)
@@ -310,8 +310,9 @@ func (c *Core) tickRecord() {
 		p.tries++
 		c.out.CAS = &CAS{Expect: p.expect, Next: p.next}
 	}
-	if c.getAt > 0 && c.now >= c.getAt && !c.getting {
-		c.getAt, c.getting, c.asked = 0, true, c.known()
+	if c.getAt > 0 && c.now >= c.getAt && c.asked == nil {
+		asked := c.known()
+		c.getAt, c.asked = 0, &asked
 		c.out.Get = true
 	}
 }
@@ -377,7 +378,10 @@ func (c *Core) dropProp(reason string, sure bool) {
 func (c *Core) Pending() bool { return c.prop != nil }
 
 func (c *Core) got(ev Got) {
-	c.getting = false
+	var asked known
+	if c.asked != nil {
+		asked, c.asked = *c.asked, nil
+	}
 	c.getAfter = c.now + c.cfg.RetryDelay
 	if ev.Err {
 		c.getAfter += c.cfg.RetryDelay
@@ -390,7 +394,7 @@ func (c *Core) got(ev Got) {
 		c.recovery.found()
 	}
 	c.learn(ev.Record)
-	c.noticeLoss(ev.Record, c.asked)
+	c.noticeLoss(ev.Record, asked)
 	c.dropIfRemoved(ev.Record)
 	c.takeOverIfSilent(before)
 	if c.mayBeVoid() {

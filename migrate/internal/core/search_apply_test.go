@@ -65,7 +65,7 @@ func (x *search) checkApplied(c *Core, r *searchResult) {
 			id, c.log.base, c.log.last(), c.commit, c.emitted, c.applied)
 	case c.CaughtUp() && c.missesEarlier(c.term.Epoch) > 0:
 		r.err = fmt.Sprintf("%s serves, but has not applied entry %d of an earlier epoch", id, c.missesEarlier(c.term.Epoch))
-	case c.role == Serving && c.applied >= c.active.epochStart && c.active.predecessor.ID != "" && !c.active.announced:
+	case c.role == Serving && c.applied >= c.active.epochStart && c.active.takeover != nil && !c.active.takeover.announced:
 		r.err = id + " has applied what it inherited, but does not report that it serves"
 	}
 	if st, ok := c.Checkpoint(c.applied + 1); ok {

@@ -148,7 +148,7 @@ func (x *search) each(s searchState, emit func(to searchState, problem string)) 
 			try(i, step(i, stepTimeout, 0), -1, func(to *searchState) { to.timeouts++ },
 				func() string { return id + "'s timers fire" })
 		}
-		if c.getting {
+		if c.asked != nil {
 			try(i, step(i, stepGot, s.rec), -1, nil,
 				func() string { return id + " reads the record " + Describe(x.recs[s.rec]) })
 		}

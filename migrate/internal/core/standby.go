@@ -385,7 +385,7 @@ func (c *Core) tickStandby() {
 	case s.leaving && c.now >= s.nextLeave && (c.role != Out || c.hasState):
 		c.leave()
 	case c.role == Out && c.hasState && s.removedAt > 0 && c.now-s.removedAt >= c.cfg.CopyRetention:
-		if !c.getting {
+		if c.asked == nil {
 			s.dropping = true // once the resolver confirms that it has the record without this host
 			c.get()
 		}
