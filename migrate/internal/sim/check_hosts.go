@@ -97,14 +97,11 @@ func (k *checker) knownNear(asks resolver.Host, t core.Term) bool {
 	})
 }
 
-// void reports whether no host was ever active in a beginning of the service.
+// void reports whether nothing was ever committed in a beginning of the service: a host that was active in it may have
+// forgotten that in a crash.
 func (k *checker) void(loss uint64) bool {
-	for t := range k.active {
-		if t.Loss == loss {
-			return false
-		}
-	}
-	return true
+	h := k.logs[loss]
+	return h == nil || uint64(len(h.entries)) <= h.kept
 }
 
 // forgotten: the last record goes on to bind those who know it.

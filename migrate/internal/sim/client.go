@@ -303,7 +303,9 @@ func (c *client) answered(q *request, r reply) {
 		c.conn.reset()
 		return
 	}
-	c.seen = r.Term
+	if r.Code == codeOK {
+		c.seen = r.Term // a refusal may come from a beginning of which nothing remains
+	}
 	switch r.Code {
 	case codeExpired:
 		w.chk.expired(c, r.Term)
