@@ -67,6 +67,10 @@ func (e *env) Report(err error) {
 		s.superseded(lost)
 		return
 	}
+	if m, ok := err.(*core.Misconduct); ok {
+		s.node.misconduct.report(s, m)
+		return
+	}
 	s.log.Warn("needs attention", "err", err)
 	s.report(fmt.Errorf("migrate: service %s: %w", s.name, err))
 }

@@ -154,7 +154,8 @@ type Node struct {
 	refused  string         // the last announcement error reported to Hooks.Failed; belongs to announceLoop
 	checked  int            // services that have checked their records; belongs to announceLoop
 
-	appliers apply.Executor // runs the services' own code
+	appliers   apply.Executor // runs the services' own code
+	misconduct misconduct     // of other hosts
 
 	mu       sync.Mutex // guards the fields below
 	closed   bool

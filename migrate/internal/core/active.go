@@ -318,8 +318,9 @@ func (c *Core) recvAck(m Msg) {
 		}
 		p.stage, p.base, p.next, p.sendDue = streaming, p.snapshot.Index, p.snapshot.Index+1, true
 	}
-	if m.Index > c.log.last() { // keeps the arguments off the hot path
-		c.assert(false, "%s acknowledges %d, the log ends at %d", m.From.ID, m.Index, c.log.last())
+	if m.Index > c.log.last() {
+		c.accuse(m.From, "acknowledges entry %d, the log ends at %d", m.Index, c.log.last())
+		return
 	}
 	p.lastAck, p.down, p.stamp = c.now, false, m.Won
 	p.round = max(p.round, m.Round)

@@ -186,6 +186,7 @@ type Core struct {
 	getAfter     time.Duration // no read of the record before this time
 	asked        *known        // what this host knew when it asked for the record; nil: no read is in flight
 	firstStamp   time.Duration // see stamp
+	invitation   *Msg          // which waits for the record that names its sender
 	recovery     *recovery     // nil: there was no reason to recover a record
 	differences  []Difference  // the known policies of other hosts that differ from this host's
 
@@ -194,7 +195,7 @@ type Core struct {
 	saving  *saving // nil: the host has no store
 
 	out Ready
-	err error // see Err
+	err *Violation // see Err
 }
 
 // New returns the core of a service on host self, which holds no copy.

@@ -14,6 +14,14 @@
 // committed entry. Once it has won its epoch in the record and heard a member, no older host can commit. Safety does not
 // depend on time: timers only decide when to try.
 //
+// # Trust
+//
+// A message of another host is a reason to read the record, not the record. This host obeys only the host that the record
+// names active, and takes a term only from a record that the resolver returned or, to save a round trip in a move, that a
+// member of its in-sync set tells. After the resolver has lost its memory all hosts are heard: only they know what it had.
+// A message that no host would send has no effect and is reported as [Misconduct]. Members are trusted with the data: an
+// acknowledgement of a member counts.
+//
 // # Fewer hosts than wanted
 //
 // The active host removes a member that does not keep up, because it is unreachable or slow; waiting commands then commit

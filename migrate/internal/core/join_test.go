@@ -16,6 +16,8 @@ func TestInvitationToAnotherIncarnation(t *testing.T) {
 		c := New(storedB, Config{Name: "svc", Durable: stable})
 		rec := storedRecord(1, 1, storedA)
 		rec.ISR = []resolver.Host{storedA}
+		c.Step(time.Second, Told{rec})
+		persist(c)
 		// joins are the answers to an invitation to an incarnation.
 		joins := func(inc uint64) (n int) {
 			c.Step(time.Second, Recv{Msg{Type: MsgInvite, From: storedA, Term: Term{0, 1}, Record: &rec, Round: 1, Index: inc}})
@@ -100,6 +102,7 @@ func TestReleaseOfAnEarlierInvitation(t *testing.T) {
 	c := New(storedB, Config{Name: "svc"})
 	rec := storedRecord(1, 1, storedA)
 	rec.ISR = []resolver.Host{storedA}
+	c.Step(time.Second, Told{rec})
 	recv := func(m Msg) Ready {
 		m.From, m.Term = storedA, Term{0, 1}
 		c.Step(time.Second, Recv{m})

@@ -31,7 +31,7 @@ type recovery struct {
 	gaveWay   bool          // its answers do not count: another host may act on an answer of this one
 	alone     bool          // some members did not answer the last one, or a host knows better
 	better    resolver.Host // that host
-	beyond    Term          // a higher term that was the answer to the last one
+	beyond    known         // a later record, or a higher term, that was the answer to the last one
 }
 
 // read returns the state for reading; it is zero if there is none.
@@ -84,6 +84,8 @@ type known struct {
 	term                Term
 }
 
+func (a *Answer) known() known { return known{a.Record.Generation, a.Record.Version, a.Term} }
+
 func (c *Core) known() known { return known{c.rec.Generation, c.rec.Version, TermOf(c.rec)} }
 
 // noticeLoss compares r, the resolver's answer to a read, with the record that this host knew when it asked: the resolver
@@ -92,6 +94,9 @@ func (c *Core) noticeLoss(r resolver.Record, asked known) {
 	switch {
 	case asked.version == 0 || asked.generation != c.rec.Generation:
 		return // this host knew nothing, or has learned of another generation since
+	case TermOf(r).Compare(asked.term) > 0: // another host has restored it
+		c.recovery.found()
+		return
 	case r.Version == 0 || r.Generation != asked.generation || r.Version < asked.version:
 	case TermOf(r).Compare(asked.term) < 0: // it has gone back, and forward another way
 	default:
@@ -283,18 +288,25 @@ func (c *Core) answered(answers []Answer) {
 		if c.beginsLater(a) && c.neverBegun(a.Record, answers) {
 			continue // the resolver lost that record at once
 		}
-		before := c.known()
-		c.hear(a.Record, (a.Copy || a.Active) && a.Loss == a.Record.Loss)
-		if c.known() != before || a.Term.Compare(c.term) > 0 || a.Active && a.Term == c.term {
+		if c.ofAnotherAge(a.From, max(a.Record.Epoch, a.Term.Epoch)) {
+			continue
+		}
+		news, known := c.isNews(a.Record), a.known()
+		// Told again after a read, the resolver has lost it, or nobody would know of it.
+		again := known == r.beyond && a.Record.Loss == c.term.Loss
+		if c.Lost() || c.isMember(a.From) || again {
+			c.hear(a.Record, (a.Copy || a.Active) && a.Loss == a.Record.Loss)
+		}
+		if news || a.Term.Compare(c.term) > 0 || a.Active && a.Term == c.term {
 			c.get() // which shows whether the resolver still has what that host knows
-			if r.lost != nil && a.Term.Compare(c.term) > 0 && a.Term == r.beyond {
-				c.setAlone(true, a.From) // it does not, and no host of that term is there
+			if r.lost != nil && (c.isNews(a.Record) || a.Term.Compare(c.term) > 0) && known == r.beyond {
+				c.setAlone(true, a.From) // it does not, and no host of that record is there
 			}
-			r.beyond = a.Term
+			r.beyond = known
 			return
 		}
 	}
-	r.beyond = Term{}
+	r.beyond = known{}
 	if c.void(answers) {
 		c.forgetVoid()
 		return

@@ -158,7 +158,7 @@ func TestLateReadIsNoLoss(t *testing.T) {
 	require.True(t, c.Ready().Get)
 	newer := rec
 	newer.Version = 3
-	c.Step(c.now, Recv{Msg{Type: MsgReject, From: storedB, Term: TermOf(rec), Record: &newer}})
+	c.Step(c.now, Told{newer})
 	require.EqualValues(t, 3, c.Record().Version)
 	c.Step(c.now, Got{Record: rec})
 	require.False(t, c.Lost(), "the answer was on its way when the record changed")
@@ -310,7 +310,7 @@ func TestLateReadOfEarlierTermIsNoLoss(t *testing.T) {
 	third := resolver.Host{ID: "c", Incarnation: 1, Addr: "c:1"}
 	next := storedRecord(2, 2, third)
 	next.ISR = append(next.ISR, third)
-	c.Step(c.now, Recv{Msg{Type: MsgRecord, From: third, Term: TermOf(next), Record: &next}})
+	c.Step(c.now, Told{next})
 	require.EqualValues(t, 2, c.Record().Version)
 	c.Step(c.now, Got{Record: rec})
 	require.False(t, c.Lost(), "the answer was on its way when the record changed")

@@ -68,7 +68,7 @@ func (c *Core) putPolicy(m *Msg) {
 // none.
 func (c *Core) recvPolicy(m Msg) bool {
 	other := Policy{Copies: m.Prev, MinInSync: m.PrevEpoch}
-	if other.Copies == 0 {
+	if other.Copies == 0 || m.Type == MsgPolicy && (!c.role.Active() || c.peer(m.From) == nil) {
 		return false
 	}
 	d := Difference{Self: c.self, Host: m.From, Own: c.policy(), Other: other}

@@ -170,6 +170,7 @@ func TestPolicyEqual(t *testing.T) {
 func TestPolicyOnce(t *testing.T) {
 	c := New(storedB, Config{Name: "svc", Standbys: 1})
 	rec := storedRecord(1, 1, storedA)
+	c.Step(0, Told{rec})
 	reports := func(ty Type, copies, minInSync uint64) (reports, answers int) {
 		c.Step(0, Recv{Msg{Type: ty, From: storedA, Term: Term{0, 1}, Record: &rec, Index: 1, Prev: copies, PrevEpoch: minInSync}})
 		r := c.Ready()
@@ -210,10 +211,18 @@ func TestPolicyBounded(t *testing.T) {
 	for n := range uint64(3 * maxDifferences) {
 		from := storedB
 		from.ID += string(rune('0' + n))
+		c.addPeer(from)
+	}
+	c.Ready()
+	for n := range uint64(3 * maxDifferences) {
+		from := storedB
+		from.ID += string(rune('0' + n))
 		c.Step(0, Recv{Msg{Type: MsgPolicy, From: from, Term: TermOf(rec), Prev: 7, PrevEpoch: 1}})
 	}
 	require.Len(t, c.differences, maxDifferences)
 	require.Len(t, c.Ready().Reports, 3*maxDifferences)
+	c.Step(0, Recv{Msg{Type: MsgPolicy, From: resolver.Host{ID: "stranger", Incarnation: 1}, Term: TermOf(rec), Prev: 7, PrevEpoch: 1}})
+	require.Empty(t, c.Ready().Reports, "it is no host of this service")
 }
 
 // A member whose connection was broken may have missed the policy.

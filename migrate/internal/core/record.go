@@ -400,6 +400,12 @@ func (c *Core) got(ev Got) {
 	if c.mayBeVoid() {
 		c.ask()
 	}
+	if m := c.invitation; m != nil {
+		c.invitation = nil
+		if m.Term == c.term && c.obeys(*m) {
+			c.recvActive(*m)
+		}
+	}
 }
 
 // regenerated reports whether r is the record that this host knows, in another generation: the resolver was restored from a
@@ -449,7 +455,7 @@ func (c *Core) learn(r resolver.Record) {
 	}
 	c.setRecord(r)
 	if v := c.recovery; v != nil {
-		v.lost, v.alone, v.better, v.beyond = nil, false, resolver.Host{}, Term{}
+		v.lost, v.alone, v.better, v.beyond = nil, false, resolver.Host{}, known{}
 	}
 	c.out.Changed = true
 	done := c.prop

@@ -196,6 +196,9 @@ func appendCore(b []byte, c *Core) []byte {
 	}
 	r := c.recovery.read() // none is as good as a zero one
 	host(c.self)
+	if flags(c.invitation != nil); c.invitation != nil {
+		b = appendSearchMsg(b, *c.invitation)
+	}
 	num(uint64(c.role), c.term.Loss, c.term.Epoch, c.freshTerm.Loss, c.freshTerm.Epoch, c.loss)
 	num(c.tried.Loss, c.tried.Epoch)
 	num(c.commit, c.emitted, c.applied, c.log.base, c.log.baseEpoch)
@@ -205,7 +208,7 @@ func appendCore(b []byte, c *Core) []byte {
 		asked = *c.asked
 	}
 	num(asked.generation, asked.version, asked.term.Loss, asked.term.Epoch)
-	num(r.beyond.Loss, r.beyond.Epoch, r.restoring.Loss, r.restoring.Epoch)
+	num(r.beyond.generation, r.beyond.version, r.beyond.term.Loss, r.beyond.term.Epoch, r.restoring.Loss, r.restoring.Epoch)
 	flags(c.hasState, c.asked != nil, c.prop != nil, r.lost != nil)
 	for _, h := range c.proposed {
 		host(h)
@@ -357,7 +360,7 @@ func appendSearchMsg(b []byte, m Msg) []byte {
 // TestSearchCopies fails when a field is added that clone and appendCore do not handle.
 func TestSearchCopies(t *testing.T) {
 	fields := func(v any) int { return reflect.TypeOf(v).NumField() }
-	require.Equal(t, []int{29, 8, 16, 5, 26, 18, 12, 5}, []int{
+	require.Equal(t, []int{30, 8, 16, 5, 26, 18, 12, 5}, []int{
 		fields(Core{}), fields(recovery{}), fields(activeState{}), fields(takeover{}), fields(peer{}), fields(standbyState{}), fields(proposal{}),
 		fields(move{}),
 	}, "a field was added or removed: adapt clone and appendCore, then these numbers")

@@ -463,6 +463,11 @@ func (x *search) step(st searchStep, s searchState) *searchResult {
 func (x *search) ready(c *Core, r *searchResult, lags bool) (again bool) {
 	out := c.Ready()
 	id := c.self.ID
+	for _, err := range out.Reports {
+		if m, ok := err.(*Misconduct); ok {
+			r.err = m.Error()
+		}
+	}
 	for _, m := range out.Msgs {
 		msg := m.Msg
 		msg.Entries = slices.Clone(msg.Entries)

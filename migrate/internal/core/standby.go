@@ -45,21 +45,27 @@ func (c *Core) recv(m Msg) {
 			return
 		}
 		if m.Record != nil {
-			c.learn(*m.Record)
+			c.hearRecord(*m.Record, m.From)
 		}
-		if m.Term.Compare(c.term) > 0 {
-			c.follow(m.Term, m.From)
+		switch {
+		case m.Term == c.term && c.obeys(m):
+			c.recvActive(m)
+		case TermOf(c.rec).Compare(m.Term) < 0:
+			c.get()
+			if m.Type == MsgInvite {
+				c.invitation = &m
+			}
 		}
-		if m.Term != c.term {
+	case MsgReject:
+		if c.ofAnotherAge(m.From, m.Term.Epoch) {
 			return
 		}
-		if TermOf(c.rec).Compare(c.term) < 0 {
-			c.get()
-		}
-		c.recvActive(m)
-	case MsgReject:
-		if m.Record != nil {
+		switch {
+		case m.Record == nil:
+		case c.isMember(m.From):
 			c.hear(*m.Record, m.Flag)
+		default:
+			c.hearRecord(*m.Record, m.From)
 		}
 		if d > 0 && TermOf(c.rec).Compare(m.Term) < 0 {
 			c.get()
@@ -95,9 +101,6 @@ func (c *Core) rejectOlder(m Msg) {
 
 // recvActive handles a message from the active host of this term.
 func (c *Core) recvActive(m Msg) {
-	if c.role.Active() {
-		c.assert(false, "host %s is active in the same term", m.From.ID)
-	}
 	s := &c.standby
 	if m.Type == MsgRelease {
 		if !member(c.rec.ISR, c.self) && m.Round == s.invitation {
@@ -105,9 +108,6 @@ func (c *Core) recvActive(m Msg) {
 			s.leader = m.From
 		}
 		return
-	}
-	if s.leader.ID != "" && !s.leader.Same(m.From) {
-		c.assert(false, "hosts %s and %s are active in one term", s.leader.ID, m.From.ID)
 	}
 	s.leader, s.heard, s.down = m.From, c.now, false
 	c.setHalted(false)
@@ -166,7 +166,8 @@ func (c *Core) recvAppend(m Msg) {
 	at := m.Prev
 	for _, e := range m.Entries {
 		if e.Index != at+1 {
-			c.assert(false, "entry %d follows entry %d", e.Index, at)
+			c.accuse(m.From, "sends entry %d after entry %d", e.Index, at)
+			break
 		}
 		at = e.Index
 		if have, ok := c.log.epochAt(at); ok {

@@ -68,8 +68,11 @@ func (c *Core) contradicts(m Msg) bool {
 // supersede gives up the copy here, on which the active host counts, but whose committed entries its log contradicts.
 func (c *Core) supersede() {
 	last := c.place(c.committedTo())
-	c.assert(beyond(c.term.Epoch, last.Epoch), "committed entry %d is overwritten in epoch %d", last.Index, c.term.Epoch)
 	leader, invitation := c.standby.leader, c.standby.invitation
+	if !beyond(c.term.Epoch, last.Epoch) {
+		c.accuse(leader, "overwrites entry %d, which is committed, in epoch %d", last.Index, c.term.Epoch)
+		return
+	}
 	c.reportSuperseded(c.self, leader, last.Index, false)
 	c.release()
 	c.standby.leader = leader

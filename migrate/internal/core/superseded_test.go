@@ -22,6 +22,12 @@ func holder() *Core {
 	return c
 }
 
+// tell has c read the record, by which host active is active in the epoch.
+func tell(c *Core, epoch uint64, active resolver.Host) {
+	c.Step(c.now, Told{storedRecord(c.rec.Version+1, epoch, active)})
+	persist(c)
+}
+
 // far is an epoch that begins after an inquiry.
 const far = 2*hostNumbers + 7
 
@@ -32,6 +38,11 @@ func persist(c *Core) (all Ready) {
 		all.Msgs = append(all.Msgs, r.Msgs...)
 		all.Reports = append(all.Reports, r.Reports...)
 		all.Snapshots = append(all.Snapshots, r.Snapshots...)
+		all.Committed = append(all.Committed, r.Committed...)
+		all.Get = all.Get || r.Get
+		if r.Fetch != nil {
+			all.Fetch = r.Fetch
+		}
 		if r.Save == nil {
 			return all
 		}
@@ -52,6 +63,7 @@ func TestSuperseded(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := holder()
+			tell(c, far, storedA)
 			m.Type, m.From, m.Term = MsgAppend, storedA, Term{0, far}
 			c.Step(c.now, Recv{m})
 			r := persist(c)
@@ -82,6 +94,7 @@ func TestSuperseded(t *testing.T) {
 // An append that agrees with the committed entries is no contradiction.
 func TestNotSuperseded(t *testing.T) {
 	c := holder()
+	tell(c, far, storedA)
 	c.Step(c.now, Recv{Msg{Type: MsgAppend, From: storedA, Term: Term{0, far}, Prev: 1, PrevEpoch: 1, Entries: []Entry{
 		{Index: 2, Epoch: 1, Kind: Command}, {Index: 3, Epoch: 1, Kind: Command}, {Index: 4, Epoch: far, Kind: EpochStart},
 	}}})
@@ -91,12 +104,19 @@ func TestNotSuperseded(t *testing.T) {
 	require.True(t, c.HasState())
 }
 
-// A committed entry that is overwritten without an inquiry before is a bug, not a loss.
+// A host keeps its copy if another one overwrites a committed entry without an inquiry before: that is no loss.
 func TestOverwrittenWithoutInquiry(t *testing.T) {
 	c := holder()
+	tell(c, 2, storedA)
 	c.Step(c.now, Recv{Msg{Type: MsgAppend, From: storedA, Term: Term{0, 2}, Prev: 1, PrevEpoch: 1,
 		Entries: []Entry{{Index: 2, Epoch: 2, Kind: EpochStart}}}})
-	require.Error(t, c.Err())
+	r := persist(c)
+	require.Len(t, r.Reports, 1)
+	require.IsType(t, new(Misconduct), r.Reports[0])
+	require.ErrorContains(t, r.Reports[0], "host a breaks the protocol, which host b ignores: it overwrites entry 3, which is committed, in epoch 2")
+	require.Nil(t, r.Save)
+	require.EqualValues(t, 4, c.Last())
+	require.NoError(t, c.Err())
 }
 
 // A host that joins with committed entries that the active host lacks gets a snapshot, and both report it.
@@ -141,6 +161,7 @@ func TestJoinSuperseded(t *testing.T) {
 			term := Term{0, test.epoch}
 			rec := storedRecord(2, test.epoch, storedA)
 			rec.ISR = rec.ISR[:1]
+			b.Step(b.now, Told{rec})
 			b.Step(b.now, Recv{Msg{Type: MsgInvite, From: storedA, Term: term, Record: &rec, Round: 1, Index: 1}})
 			persist(b)
 			b.Step(b.now, Recv{Msg{Type: MsgSnapshot, From: storedA, Term: term, Round: 9, Index: 50, PrevEpoch: test.epoch, Prev: 1, Flag: test.flag}})
@@ -235,11 +256,15 @@ func TestHearsay(t *testing.T) {
 	reset.Loss, reset.ISR = 7, []resolver.Host{reset.Active}
 	reject := Msg{Type: MsgReject, From: storedA, Term: TermOf(reset), Record: &reset}
 	for name, tell := range map[string]func(c *Core){
-		"a host that has begun": func(c *Core) { m := reject; m.Flag = true; c.Step(c.now, Recv{m}) },
-		"the resolver":          func(c *Core) { c.Step(c.now, Got{Record: reset}) },
+		"a member that has begun": func(c *Core) {
+			c.needRecovery().asking = true
+			c.Step(c.now, Answers{[]Answer{{From: storedA, Term: TermOf(reset), Record: reset, Copy: true, Loss: reset.Loss}}})
+		},
+		"the resolver": func(c *Core) { c.Step(c.now, Got{Record: reset}) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := holder()
+			c.Step(c.now, Told{storedRecord(1, 1, storedA)})
 			c.Step(c.now, Recv{reject})
 			persist(c)
 			require.True(t, c.HasState())
@@ -340,7 +365,7 @@ func TestRemovedCopyStays(t *testing.T) {
 	rec := storedRecord(2, 1, storedA)
 	rec.ISR = rec.ISR[:1]
 	now := c.now
-	c.Step(now, Recv{Msg{Type: MsgReject, From: storedA, Term: Term{0, 1}, Record: &rec}})
+	c.Step(now, Told{rec})
 	persist(c)
 	c.Step(now, Got{Record: rec})
 	persist(c)
@@ -416,6 +441,7 @@ func TestAloneCommittedAll(t *testing.T) {
 			persist(c)
 			require.Equal(t, tc.commit, c.committedTo())
 			require.EqualValues(t, 3, c.Commit(), "it is not active yet, and so commits nothing")
+			tell(c, far, storedA)
 			c.Step(c.now, Recv{Msg{
 				Type: MsgAppend, From: storedA, Term: Term{0, far}, Prev: 3, PrevEpoch: 1,
 				Entries: []Entry{{Index: 4, Epoch: far, Kind: EpochStart}},

@@ -9,7 +9,12 @@ func (v Violation) Error() string { return "invariant broken: " + string(v) }
 
 // Err returns the [Violation] that stopped the core, or nil. A stopped core stays as it is: Step, Propose and Applied do
 // nothing, and Ready returns nothing to do, since earlier decisions may be wrong.
-func (c *Core) Err() error { return c.err }
+func (c *Core) Err() error {
+	if c.err == nil {
+		return nil
+	}
+	return *c.err
+}
 
 // violated is what assert panics with. The panic ends in [Core.stop], so that no caller of this package sees it.
 type violated struct{}
@@ -18,7 +23,8 @@ type violated struct{}
 func (c *Core) assert(ok bool, format string, args ...any) {
 	if !ok {
 		where := fmt.Sprintf("%s: host %s, %s, %s: ", c.cfg.Name, c.self.ID, c.role, c.term)
-		c.err = Violation(where + fmt.Sprintf(format, args...))
+		v := Violation(where + fmt.Sprintf(format, args...))
+		c.err = &v
 		panic(violated{})
 	}
 }

@@ -147,10 +147,11 @@ func (p *proc) Offer(to resolver.Host, c *machine.Capture) uint64 {
 	return id
 }
 
-// Report fails on different policies: all hosts of a world have the same.
+// Report fails on different policies, since all hosts of a world have the same, and on broken rules.
 func (p *proc) Report(err error) {
 	var d *core.Difference
-	if errors.As(err, &d) {
+	var m *core.Misconduct
+	if errors.As(err, &d) || errors.As(err, &m) && !m.From.Same(liar) {
 		p.w.failf("%s: %v", p, err)
 	}
 	p.w.tracef("%s reports: %v", p.name(), err)

@@ -33,7 +33,7 @@ type profile struct {
 	fetchFails float64
 	expiry     time.Duration // of sessions
 
-	crash, pause, cut, reset, outage, handoff, leave, lie, lag time.Duration // mean time between two of the kind; 0: none
+	crash, pause, cut, reset, outage, handoff, leave, lie, lag, slander time.Duration // mean time between two of the kind; 0: none
 
 	disks                     float64 // hosts that have one
 	sync                      time.Duration
@@ -150,6 +150,7 @@ func newProfile(r *rand.Rand, amnesia bool) profile {
 			p.load.kind = loadRandom // a start to repair it would be one too many
 		}
 	}
+	p.slander = some(0.3, 20*ms, 200*ms, 2*s)
 	return p
 }
 
@@ -166,6 +167,7 @@ func (p *profile) faults() map[string]int {
 		"retire": p.retire, "force": p.force, "poison": p.poison, "disk slow": p.syncSlow > 0, "disk error": p.syncFails > 0,
 		"disk wiped": p.wipe > 0, "power cut": p.power > 0, "compaction": p.compact > 0, "slow standby": p.steady,
 		"load " + p.load.kind.String(): true, "slow restore": p.restore > 0,
+		"slander": p.slander > 0,
 	} {
 		if there {
 			m[kind] = 1
@@ -234,6 +236,11 @@ func (w *world) startFaults() {
 		if a, b := w.anyHost().proc, w.anyHost().proc; a != nil && b != nil && a != b {
 			w.tracef("%s is told that %s is gone", a.name(), b.name())
 			a.event(core.PeerDown{Host: b.self})
+		}
+	})
+	w.every(p.slander, func() {
+		if p := w.anyHost().proc; p != nil {
+			w.slander(p)
 		}
 	})
 	w.every(p.lag, func() {

@@ -43,6 +43,9 @@ func (w *world) send(from *proc, to resolver.Host, m core.Msg) {
 }
 
 func (w *world) carry(from *proc, to resolver.Host, m core.Msg) {
+	if to.Same(liar) {
+		return
+	}
 	j := hostIndex(to)
 	l := w.links[from.host.index][j]
 	if l.cut {
