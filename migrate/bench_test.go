@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -141,13 +140,6 @@ func BenchmarkCommands(b *testing.B) {
 			})
 		}
 	}
-}
-
-// cpuTime is what this process has used of the CPUs: on a busy machine it says more than the clock.
-func cpuTime() time.Duration {
-	var ru syscall.Rusage
-	syscall.Getrusage(syscall.RUSAGE_SELF, &ru)
-	return time.Duration(ru.Utime.Nano() + ru.Stime.Nano())
 }
 
 // BenchmarkCommandDurable is a command that is forced to the disk of two hosts before it is acknowledged; beside it what

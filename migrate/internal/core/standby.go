@@ -57,11 +57,10 @@ func (c *Core) recv(m Msg) {
 			}
 		}
 	case MsgReject:
-		if c.ofAnotherAge(m.From, m.Term.Epoch) {
-			return
-		}
 		switch {
 		case m.Record == nil:
+		case c.ofAnotherAge(m.From, m.Record.Epoch):
+			return
 		case c.isMember(m.From):
 			c.hear(*m.Record, m.Flag)
 		default:

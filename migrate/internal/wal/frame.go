@@ -28,7 +28,7 @@ func (l *log) sum(head, body []byte) uint32 {
 
 // seal writes the head of frame b into its first bytes, which the caller has reserved.
 func (l *log) seal(b []byte) error {
-	if len(b)-frameHead > math.MaxUint32 || l.frames == math.MaxUint32 {
+	if uint64(len(b)-frameHead) > math.MaxUint32 || l.frames == math.MaxUint32 {
 		return errors.New("the log is too large")
 	}
 	binary.LittleEndian.PutUint32(b, l.frames)

@@ -12,7 +12,7 @@ import (
 func nested(n int) []byte { return append(bytes.Repeat([]byte{0x91}, n-1), 0x90) }
 
 func TestScannerByteByByte(t *testing.T) {
-	big, err := Marshal(map[string]any{"a": []any{1, -1, 1 << 40, 3.5, float32(2), nil, true, "text", make([]byte, 300)},
+	big, err := Marshal(map[string]any{"a": []any{1, -1, int64(1) << 40, 3.5, float32(2), nil, true, "text", make([]byte, 300)},
 		"b": string(make([]byte, 70_000)), "c": make([]int, 20)})
 	require.NoError(t, err)
 	for _, b := range [][]byte{big, {0}, {0xc0}, {0x90}, {0x80}, nested(16), {0xa0}, {0xc4, 0}, {0xd4, 1, 2}, {0xc7, 1, 5, 5}} {
