@@ -96,7 +96,7 @@ func (c *Core) recvTransfer(m Msg) {
 		fail("host " + c.self.ID + " is not in the in-sync set")
 	case c.standby.leaving:
 		fail("host " + c.self.ID + " is about to leave")
-	case c.standby.contact > 0 && c.outOfTouch():
+	case c.lostTouch():
 		// The request is old. The host that sent it may have removed this one since, and the resolver lost that.
 		fail("host " + c.self.ID + " was out of touch")
 	case c.prop != nil:

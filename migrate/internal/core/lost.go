@@ -265,6 +265,9 @@ func (c *Core) outOfTouch() bool {
 	return s.contact == 0 || c.now-s.contact >= 4*c.cfg.FailureTimeout
 }
 
+// lostTouch reports whether this host is out of touch and was not before.
+func (c *Core) lostTouch() bool { return c.standby.contact > 0 && c.outOfTouch() }
+
 // answered takes over if no host knows better. If the record is lost, it restores it if all members of the in-sync set have
 // answered that they hold its state.
 func (c *Core) answered(answers []Answer) {

@@ -305,6 +305,10 @@ func (c *Core) tickRecord() {
 	case p.kind == propCreate && p.expect == 0 && p.next.Loss > 0 && p.tries > 0 && !p.cleared:
 		c.ask() // the resolver may have lost another host's record since
 		p.retryAt = c.recovery.nextAsk
+	case p.kind == propPromote && p.tries > 0 && !beyond(p.next.Epoch, c.rec.Epoch) && c.lostTouch():
+		// This host may have been removed since, and the resolver may have lost that.
+		c.dropProp("host "+c.self.ID+" was out of touch", false)
+		c.get()
 	default:
 		p.inFlight, p.cleared = true, false
 		p.tries++
@@ -453,6 +457,7 @@ func (c *Core) learn(r resolver.Record) {
 	if forgot && t.Compare(c.term) < 0 {
 		return
 	}
+	was := c.rec
 	c.setRecord(r)
 	if v := c.recovery; v != nil {
 		v.lost, v.alone, v.better, v.beyond = nil, false, resolver.Host{}, known{}
@@ -469,6 +474,11 @@ func (c *Core) learn(r resolver.Record) {
 	}
 	mine := r.Active.Same(c.self)
 	switch d := t.Compare(c.term); {
+	case d > 0 && mine && c.hasState && was.Version > 0 && r.Loss == was.Loss && !member(was.ISR, c.self):
+		// A change that this host proposed before it was removed, to a resolver that has lost that since.
+		c.reportSuperseded(c.self, was.Active, c.committedTo(), true)
+		c.release()
+		c.follow(t, r.Active)
 	case d > 0 && mine && (t == c.tried && c.hasState || t == c.freshTerm):
 		if c.role.Active() {
 			c.stepDown() // this host reset itself

@@ -471,3 +471,66 @@ func TestReleaseOfEarlierTerm(t *testing.T) {
 		require.Equal(t, round, r.Msgs[0].Msg.Round)
 	}
 }
+
+// handedOver returns a standby that has proposed to be active next, on request of host a, without an answer of the resolver.
+func handedOver(t *testing.T) (*Core, CAS) {
+	c, rec := follower(t)
+	c.Step(c.now, Recv{Msg{Type: MsgTransfer, From: storedA, Term: c.Term(), Record: &rec}})
+	var cas CAS
+	for r := c.Ready(); ; r = c.Ready() {
+		if r.CAS != nil {
+			cas = *r.CAS
+		}
+		if r.Save == nil {
+			break
+		}
+		c.Step(c.now, Persisted{r.Save.Seq})
+	}
+	require.EqualValues(t, 2, cas.Next.Epoch)
+	c.Step(c.now, CASDone{Nonce: cas.Next.Nonce, Outcome: CASUnknown})
+	persist(c)
+	return c, cas
+}
+
+// A host that was removed does not serve by what it proposed before, which a resolver that has gone back may accept later.
+func TestRemovedHostDoesNotServe(t *testing.T) {
+	c, cas := handedOver(t)
+	removed := storedRecord(3, 1, storedA)
+	removed.ISR = removed.ISR[:1]
+	c.Step(c.now, Told{removed})
+	persist(c)
+	late := cas.Next
+	late.Generation, late.Version = 2, 3
+	c.Step(c.now, Told{late})
+	r := persist(c)
+	require.Equal(t, TermOf(late), c.Term())
+	require.False(t, c.Role().Active())
+	require.False(t, c.HasState())
+	require.NotNil(t, r.Save, "the store keeps the copy aside")
+	require.Equal(t, []error{&Superseded{Holder: storedB, Active: storedA, Last: 3, Maybe: true}}, r.Reports)
+
+	// Without the removal it serves, however late the answer.
+	c, cas = handedOver(t)
+	late = cas.Next
+	late.Generation, late.Version = 1, 3
+	c.Step(c.now, Told{late})
+	persist(c)
+	require.True(t, c.Role().Active())
+}
+
+// A host that has lost touch with the active one does not repeat a proposal to follow it: it reads the record first.
+func TestNoProposalOutOfTouch(t *testing.T) {
+	for late, repeats := range map[time.Duration]bool{time.Second: true, 3 * time.Second: false} {
+		c, _ := handedOver(t)
+		c.standby.contact = c.now
+		c.asked = nil
+		c.Step(c.now+late, Tick{})
+		r := c.Ready()
+		require.Equal(t, repeats, r.CAS != nil)
+		require.Equal(t, repeats, c.Pending())
+		require.Equal(t, !repeats, slices.ContainsFunc(r.Msgs, func(o Outgoing) bool { return o.Msg.Type == MsgFailed }))
+		if !repeats {
+			require.True(t, r.Get)
+		}
+	}
+}

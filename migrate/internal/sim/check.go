@@ -71,6 +71,7 @@ type checker struct {
 	ops       []operation                   // what clients did before any loss
 	calls     int                           // and answers
 	opOf      map[cmdKey]int
+	stale     map[core.Term]bool   // in which the active host had been removed before
 	elsewhere map[cmdKey]operation // what clients gave to a later beginning
 }
 
@@ -130,7 +131,7 @@ func newChecker(w *world) *checker {
 		w: w, logs: make(map[uint64]*history), active: make(map[core.Term]*proc), acks: make(map[ackKey]uint64),
 		spoken: make(map[uint64]core.Term), begun: make(map[core.Term]bool), lost: make(map[uint64]bool),
 		records: make(map[core.Term]resolver.Record), bodies: make(map[cmdKey][]byte), acked: make(map[cmdKey]mark),
-		opOf: make(map[cmdKey]int), elsewhere: make(map[cmdKey]operation),
+		opOf: make(map[cmdKey]int), stale: make(map[core.Term]bool), elsewhere: make(map[cmdKey]operation),
 	}
 }
 
@@ -267,6 +268,9 @@ func logBase(c *core.Core) uint64 {
 // activated: one active a term (I1), and its log holds all that was committed (I4).
 func (k *checker) activated(p *proc) {
 	t := p.core.Term()
+	if k.stale[t] {
+		k.failf("%s becomes active without being in the in-sync set (I6)", p)
+	}
 	k.isActive(p, t)
 	k.w.stats.Epochs++
 	h := k.logs[t.Loss]

@@ -63,7 +63,7 @@ func (k *checker) recordChanged(before, after resolver.Record) {
 		// No host may know yet that the record was changed to name fewer hosts, or another one as active.
 		if !contains(before.ISR, after.Active) && !contains(bound.ISR, after.Active) &&
 			(core.TermOf(k.acted) != b || !contains(k.acted.ISR, after.Active)) {
-			k.failf("%s becomes active without being in the in-sync set (I6)", label(after.Active))
+			k.stale[a] = true // it must not serve by this change, which an old proposal of it has made
 		}
 		if a.Compare(b) <= 0 {
 			k.failf("another host is active in %s", a)
