@@ -10,9 +10,8 @@ import (
 // guests are the hosts that may send messages about the service. They belong to the loop.
 type guests struct {
 	*site
-	core     *core.Core
-	known    []resolver.Host
-	stranger *core.Msg // an invitation from an unknown host
+	core  *core.Core
+	known []resolver.Host
 }
 
 // maxKnown limits the hosts that a service remembers.
@@ -41,17 +40,4 @@ func (g *guests) introduce(hosts ...resolver.Host) {
 func (g *guests) knows(h resolver.Host) bool {
 	i := slices.IndexFunc(g.known, h.Same)
 	return i >= 0 && g.known[i].Key == h.Key
-}
-
-// keep keeps a stranger's invitation until the record has arrived.
-func (g *guests) keep(invitation core.Msg) { g.stranger = &invitation }
-
-// invitation returns the invitation that keep has kept, once, if its sender is known by now, or nil.
-func (g *guests) invitation() *core.Msg {
-	m := g.stranger
-	g.stranger = nil
-	if m == nil || !g.knows(m.From) {
-		return nil
-	}
-	return m
 }

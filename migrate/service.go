@@ -202,8 +202,8 @@ func (s *Service) flush() {
 }
 
 // event passes an event to the core. A message from a stranger is ignored, but causes a read of the record, because the
-// stranger may be the active host of an epoch that this host does not know yet. Its invitation is kept until the record has
-// arrived.
+// stranger may be the active host of an epoch that this host does not know yet. The core keeps its invitation until the
+// record has arrived.
 func (s *Service) event(ev core.Event, from *inbound) {
 	switch ev := ev.(type) {
 	case core.Candidates:
@@ -211,14 +211,11 @@ func (s *Service) event(ev core.Event, from *inbound) {
 	case core.Got, core.Told:
 		s.replica.Step(ev)
 		s.guests.introduce(s.core.Record().ISR...)
-		if m := s.guests.invitation(); m != nil {
-			s.replica.Step(core.Recv{Msg: *m})
-		}
 		return
 	case core.Recv:
-		if !s.guests.knows(ev.Msg.From) {
-			if ev.Msg.Type == core.MsgInvite {
-				s.guests.keep(ev.Msg)
+		if m := &ev.Msg; !s.guests.knows(m.From) {
+			if m.Type == core.MsgInvite && m.Term.Compare(s.core.Term()) > 0 {
+				break
 			}
 			s.replica.Step(core.CheckRecord{})
 			return

@@ -364,6 +364,7 @@ func (c *Core) Step(now time.Duration, ev Event) {
 		c.got(ev)
 	case Told:
 		c.learn(ev.Record)
+		c.acceptInvitation()
 	case Answers:
 		c.answered(ev.Answers)
 	case Candidates:

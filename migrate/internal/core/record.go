@@ -404,12 +404,7 @@ func (c *Core) got(ev Got) {
 	if c.mayBeVoid() {
 		c.ask()
 	}
-	if m := c.invitation; m != nil {
-		c.invitation = nil
-		if m.Term == c.term && c.obeys(*m) {
-			c.recvActive(*m)
-		}
-	}
+	c.acceptInvitation()
 }
 
 // regenerated reports whether r is the record that this host knows, in another generation: the resolver was restored from a

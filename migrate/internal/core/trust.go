@@ -85,5 +85,14 @@ func (c *Core) obeys(m Msg) bool {
 	return true
 }
 
+// acceptInvitation handles the invitation that has waited for a record, which is here.
+func (c *Core) acceptInvitation() {
+	m := c.invitation
+	c.invitation = nil
+	if m != nil && m.Term == c.term && c.obeys(*m) {
+		c.recvActive(*m)
+	}
+}
+
 // sameKey reports whether two hosts are the same, with the same key.
 func sameKey(a, b resolver.Host) bool { return a.Same(b) && a.Key == b.Key }
