@@ -139,6 +139,7 @@ func (a *attacker) lowTerm(rec resolver.Record) hostMsg {
 
 func TestAttackMessages(t *testing.T) {
 	t.Parallel()
+	g := startTarget(t)
 	for name, c := range map[string]struct {
 		forge func(*attacker, resolver.Record) hostMsg
 		ends  string // what the host logs when the attack succeeds
@@ -146,19 +147,18 @@ func TestAttackMessages(t *testing.T) {
 		"last epoch": {(*attacker).lastEpoch, "role=latent epoch=9007199254740991 active=eve"},
 		"low term":   {(*attacker).lowTerm, `role=latent epoch=1 active=""`},
 	} {
-		t.Run(name, func(t *testing.T) {
-			g := startTarget(t)
-			err := stranger(g).joinAndSend(g.node1, c.forge)
-			for _, err := range err.(interface{ Unwrap() []error }).Unwrap() {
-				require.ErrorIs(t, err, transport.ErrNotMember)
-			}
-			g.works()
+		errs, ok := stranger(g).joinAndSend(g.node1, c.forge).(interface{ Unwrap() []error })
+		require.True(t, ok, name)
+		for _, err := range errs.Unwrap() {
+			require.ErrorIs(t, err, transport.ErrNotMember, name)
+		}
+		g.speaks()
 
-			open := startTarget(t, "-open")
-			require.NoError(t, stranger(open).joinAndSend(open.node1, c.forge))
-			open.node.awaitError(c.ends)
-		})
+		open := startTarget(t, "-open")
+		require.NoError(t, stranger(open).joinAndSend(open.node1, c.forge), name)
+		open.node.awaitError(c.ends)
 	}
+	g.works()
 }
 
 // thief is a room that keeps the state which it receives, and changes what others say once it is active.

@@ -52,7 +52,7 @@ func startTarget(t *testing.T, mode ...string) *target {
 	g.node.await("serving " + chatName)
 	g.alice = g.start("console", with(g.flags, "-name", "alice", "-client_only")...)
 	g.alice.await("alice joined")
-	g.works()
+	g.speaks()
 	return g
 }
 
@@ -63,12 +63,18 @@ func (g *target) start(name string, args ...string) *program {
 	return start(g.t, name, args...)
 }
 
-// works requires that the chat still serves its clients: those that have joined, and new ones.
-func (g *target) works() {
+// speaks requires that the chat still serves alice.
+func (g *target) speaks() {
 	g.t.Helper()
 	g.lines++
 	g.alice.say("line %d", g.lines)
 	g.alice.await(fmt.Sprintf("alice: line %d$", g.lines))
+}
+
+// works requires that the chat still serves alice, and clients that join.
+func (g *target) works() {
+	g.t.Helper()
+	g.speaks()
 	name := fmt.Sprintf("client-%d", g.lines)
 	p := g.start("console", with(g.flags, "-name", name, "-client_only")...)
 	p.say("hello from %s", name)
