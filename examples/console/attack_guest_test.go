@@ -182,13 +182,21 @@ func TestAttackHistory(t *testing.T) {
 }
 
 // participants joins the room n times with one key.
-func participants(a *attacker, addr string, n int) (joined int, err error) {
+func participants(a *attacker, addr string, n int) (joined int, failed error) {
 	a.t.Helper()
-	c, err := a.connect(addr)
-	require.NoError(a.t, err)
-	const first = 1000
-	c.open(first, n)
-	return c.join(first, n, func(i int) string { return fmt.Sprintf("crowd%d", i) })
+	const perConn = 1000
+	for i := 0; i < n; i += perConn {
+		c, err := a.connect(addr)
+		require.NoError(a.t, err)
+		from, here := uint64(1000+i), min(perConn, n-i)
+		c.open(from, here)
+		k, err := c.join(from, here, func(j int) string { return fmt.Sprintf("crowd%d", i+j) })
+		joined += k
+		if err != nil {
+			failed = err
+		}
+	}
+	return joined, failed
 }
 
 // A guest takes at most 64 places in the room with a key. Where nobody has a key there is no such limit.
