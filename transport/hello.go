@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"crypto/tls"
 	"io"
 	"time"
 
@@ -157,9 +158,19 @@ func (c *conn) greetError(err error) error {
 	case err == io.EOF, err == io.ErrUnexpectedEOF:
 		return Errorf(CodeClosed, "transport: %s refused the connection", c.peer.Addr)
 	case refusedPass(err):
-		return c.lim.refusedPass()
+		return c.lim.refusedPass(c.realmOfPeer())
 	}
 	return err
+}
+
+// realmOfPeer returns the realm that the peer's pass names, or "".
+func (c *conn) realmOfPeer() string {
+	if tc, ok := c.nc.(*tls.Conn); ok {
+		if certs := tc.ConnectionState().PeerCertificates; len(certs) > 0 {
+			return realmIn(certs[0])
+		}
+	}
+	return ""
 }
 
 // handshakeBy returns the deadline of a handshake that begins now.

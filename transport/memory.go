@@ -253,7 +253,7 @@ func (m *Memory) connect(ctx context.Context, t *MemoryTransport, to Peer) (*mem
 	if err = to.meets(l.t, t.members); err == nil {
 		if stranger := from.meets(t, l.t.members); stranger != nil {
 			l.t.lim.log.Warn("connection of a stranger refused", "peer", from.Addr, "error", stranger)
-			err = t.lim.refusedPass()
+			err = t.lim.refusedPass(l.t.lim.realm)
 		}
 	}
 	if err == nil && !l.take(far, from) {

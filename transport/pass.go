@@ -220,9 +220,18 @@ func (m *members) admit(cert *x509.Certificate) (admission, error) {
 
 // belongs describes whose certificate it is, as far as the certificate itself says.
 func belongs(cert *x509.Certificate) string {
-	if name, ok := strings.CutPrefix(cert.Issuer.CommonName, issuerPrefix); ok {
-		name, _, _ = strings.Cut(name, " ")
-		return fmt.Sprintf("its pass names realm %.20q", name)
+	if name := realmIn(cert); name != "" {
+		return fmt.Sprintf("its pass names realm %q", name)
 	}
 	return "it has no pass (is it configured without a realm?)"
+}
+
+// realmIn returns at most 20 characters of the realm that a certificate names, or "". It proves nothing.
+func realmIn(cert *x509.Certificate) string {
+	name, ok := strings.CutPrefix(cert.Issuer.CommonName, issuerPrefix)
+	if !ok {
+		return ""
+	}
+	name, _, _ = strings.Cut(name, " ")
+	return fmt.Sprintf("%.20s", name)
 }

@@ -181,7 +181,7 @@ func TestStrangersAreReported(t *testing.T) {
 	require.ErrorContains(t, err, other.String())
 	require.ErrorContains(t, err, realm.String())
 	for range 20 {
-		require.ErrorContains(t, dial(TCPConfig{Open: true}), "which has no realm")
+		require.ErrorContains(t, dial(TCPConfig{Open: true}), "which has no realm: the peer's pass names realm \""+realm.String())
 	}
 	server.Close()
 	lines := []string{}

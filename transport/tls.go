@@ -97,7 +97,7 @@ func handshakeError(err error, lim *limits) error {
 		return err
 	}
 	if refusedPass(err) {
-		return lim.refusedPass()
+		return lim.refusedPass("")
 	}
 	if foundMessage(err) {
 		return fmt.Errorf("TLS handshake: the other side does not speak TLS: %s (%w)", askPlaintext, err)
@@ -105,10 +105,13 @@ func handshakeError(err error, lim *limits) error {
 	return fmt.Errorf("TLS handshake: %w", err)
 }
 
-// refusedPass returns the error of a side that the peer did not admit.
-func (l *limits) refusedPass() error {
-	if l.realm == "" {
+// refusedPass returns the error of a side that the peer did not admit. theirs is the realm that the peer's pass names, or "".
+func (l *limits) refusedPass(theirs string) error {
+	switch {
+	case l.realm == "" && theirs == "":
 		return Errorf(CodeNotMember, "the peer refused this side, which has no realm: the peer has one")
+	case l.realm == "":
+		return Errorf(CodeNotMember, "the peer refused this side, which has no realm: the peer's pass names realm %q", theirs)
 	}
 	return Errorf(CodeNotMember, "the peer refused this side, a member of realm %s: the two are not members of the same realm",
 		l.realm)

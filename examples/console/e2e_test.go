@@ -70,17 +70,28 @@ type program struct {
 
 const patience = 15 * time.Second
 
-var configs = make(map[string]string) // by test
+var configs sync.Map // the configuration directory of each test, by its name
 
 // environ returns the environment of the programs of a test, which have a configuration directory of their own.
 func environ(t *testing.T) []string {
-	dir := configs[t.Name()]
-	if dir == "" {
-		dir = t.TempDir()
-		configs[t.Name()] = dir
-		t.Cleanup(func() { delete(configs, t.Name()) })
-	}
+	dir := configDir(t)
 	return append(os.Environ(), "XDG_CONFIG_HOME="+dir, "HOME="+dir, "AppData="+dir)
+}
+
+// configDir returns the configuration directory of a test, which setConfigDir can change.
+func configDir(t *testing.T) string {
+	if dir, ok := configs.Load(t.Name()); ok {
+		return dir.(string)
+	}
+	dir := t.TempDir()
+	setConfigDir(t, dir)
+	return dir
+}
+
+func setConfigDir(t *testing.T, dir string) {
+	if _, again := configs.Swap(t.Name(), dir); !again {
+		t.Cleanup(func() { configs.Delete(t.Name()) })
+	}
 }
 
 // start starts dns, chatnode or console. The program is killed at the end of the test.

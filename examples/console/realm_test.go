@@ -29,7 +29,7 @@ func TestCodesSuffice(t *testing.T) {
 		t.Helper()
 		file := filepath.Join(t.TempDir(), "code")
 		require.NoError(t, os.WriteFile(file, []byte(code+"\n"), 0o600))
-		configs[t.Name()] = t.TempDir() // as on another machine
+		setConfigDir(t, t.TempDir()) // as on another machine
 		return start(t, name, with(args, "-join", file)...)
 	}
 	node := other("chatnode", host, "-s", "-every", "0")
@@ -107,7 +107,7 @@ func TestStrangers(t *testing.T) {
 	}
 
 	// A code of this machine that another DNS has made stale.
-	dir := configs[t.Name()]
+	dir := configDir(t)
 	file := filepath.Join(dir, "roam", "dns-"+port+".join")
 	require.NoError(t, os.WriteFile(file, []byte(stranger), 0o600))
 	p := start(t, "console", "-dns_port", port, "-name", "eve")

@@ -37,6 +37,7 @@ type Flags struct {
 	realm     *transport.Realm // nil with Open or Insecure
 	serverKey transport.Key    // zero: not known
 	codeFile  string           // the file in which the code was found without Join
+	anywhere  bool             // Listen defaults to listenAll
 }
 
 // Register defines the flags with their defaults.

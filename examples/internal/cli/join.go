@@ -14,6 +14,12 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
+// The defaults of Listen.
+const (
+	listenAll   = ":0"
+	listenLocal = "127.0.0.1:0"
+)
+
 // FindDNS sets the realm, and the address and key of the DNS. They come from the code in Join. Without one, a DNS of the same
 // user on this machine has left it in a file. A flag that was given takes precedence over the code's address; given may be
 // nil. FindDNS dials nothing.
@@ -49,10 +55,11 @@ func (f *Flags) FindDNS(given func(flag string) bool) error {
 			"again", server.Key)
 	}
 	if f.Listen == "" {
-		f.Listen = ":0"
+		f.Listen = listenAll
 		if isLoopback(f.DNSIP) {
-			f.Listen = "127.0.0.1:0" // nobody else can reach the DNS, and learn this address
+			f.Listen = listenLocal // nobody else can reach the DNS, and learn this address
 		}
+		f.anywhere = f.Listen == listenAll
 	}
 	return nil
 }
@@ -139,7 +146,7 @@ func isLocal(host string) bool {
 
 func isLoopback(host string) bool {
 	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
+	return strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
 }
 
 // JoinFile returns the name of the file in which the DNS with a port leaves the code for hosts, for other programs of the same

@@ -53,6 +53,12 @@ func Start(ctx context.Context, f Flags, log *slog.Logger) (*Process, error) {
 		p.Transport.Close()
 		return nil, &noDNS{err}
 	}
+	// The address of the DNS may be a name of this machine.
+	if addr, err := transport.AdvertiseAddr(listenAll, f.DNS()); err == nil && f.anywhere {
+		if host, _, err := net.SplitHostPort(addr); err == nil && isLoopback(host) {
+			p.Flags.Listen = listenLocal
+		}
+	}
 	return p, nil
 }
 
