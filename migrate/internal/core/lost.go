@@ -268,6 +268,13 @@ func (c *Core) outOfTouch() bool {
 // lostTouch reports whether this host is out of touch and was not before.
 func (c *Core) lostTouch() bool { return c.standby.contact > 0 && c.outOfTouch() }
 
+// mayBeReplaced reports whether this active host has not heard h for so long that h may have taken over since, and the
+// resolver may have lost that: before it removes h, it asks.
+func (c *Core) mayBeReplaced(h resolver.Host) bool {
+	p := c.peer(h)
+	return p != nil && c.now-p.lastAck >= 4*c.cfg.FailureTimeout
+}
+
 // answered takes over if no host knows better. If the record is lost, it restores it if all members of the in-sync set have
 // answered that they hold its state.
 func (c *Core) answered(answers []Answer) {
@@ -310,6 +317,9 @@ func (c *Core) answered(answers []Answer) {
 		}
 	}
 	r.beyond = known{}
+	if p := c.prop; p != nil && p.kind == propRemove {
+		p.cleared, p.retryAt = true, c.now
+	}
 	if c.void(answers) {
 		c.forgetVoid()
 		return

@@ -112,6 +112,36 @@ func TestRestoreWaits(t *testing.T) {
 	}
 }
 
+// An active host that was paused for long asks before it removes a member that it has not heard: that one may have taken over,
+// and the resolver may have lost that.
+func TestPausedHostAsksBeforeItRemoves(t *testing.T) {
+	c, _ := activePair(t)
+	c.Step(600*time.Millisecond, Tick{})
+	r := c.Ready()
+	require.NotNil(t, r.CAS, "the member is silent, and this host was not")
+	require.Equal(t, []resolver.Host{storedA}, r.CAS.Next.ISR)
+
+	for name, taken := range map[string]bool{"gone": false, "active": true} {
+		t.Run(name, func(t *testing.T) {
+			c, rec := activePair(t)
+			c.Step(3*time.Second, Tick{})
+			r := c.Ready()
+			require.Nil(t, r.CAS)
+			require.Contains(t, r.Ask, storedB)
+			var answers []Answer
+			next := rec
+			next.Version, next.Epoch, next.Active, next.ISR = 3, 2, storedB, []resolver.Host{storedB}
+			if taken {
+				answers = []Answer{{From: storedB, Term: TermOf(next), Record: next, Copy: true, Active: true, Loss: next.Loss}}
+			}
+			c.Step(c.now, Answers{answers})
+			r = c.Ready()
+			require.Equal(t, !taken, r.CAS != nil)
+			require.Equal(t, !taken, c.Role().Active())
+		})
+	}
+}
+
 // A record is restored although another host knows of a later beginning, if the host that was to begin it did not.
 func TestRestoreBesideVoidBeginning(t *testing.T) {
 	c3, d := resolver.Host{ID: "c", Incarnation: 1, Addr: "c:1"}, resolver.Host{ID: "d", Incarnation: 1, Addr: "d:1"}

@@ -309,6 +309,9 @@ func (c *Core) tickRecord() {
 		// This host may have been removed since, and the resolver may have lost that.
 		c.dropProp("host "+c.self.ID+" was out of touch", false)
 		c.get()
+	case p.kind == propRemove && !p.cleared && c.mayBeReplaced(p.host):
+		c.ask()
+		p.retryAt = c.recovery.nextAsk
 	default:
 		p.inFlight, p.cleared = true, false
 		p.tries++

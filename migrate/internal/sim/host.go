@@ -71,9 +71,11 @@ type proc struct {
 	snapID     uint64
 	snaps      map[uint64]snapshot
 	fetch      *core.Fetch
-	fetchDone  func()   // ends fetch
-	fetched    snapshot // was restored last
-	compacting bool     // a copy for the disk is being captured
+	fetchDone  func()        // ends fetch
+	fetched    snapshot      // was restored last
+	askedAt    time.Duration // when it last asked other hosts
+	near       map[int]bool  // those that it reached then
+	compacting bool          // a copy for the disk is being captured
 
 	moving  bool // a handoff has no outcome yet
 	leaving bool
