@@ -137,15 +137,16 @@ func (a *attacker) lowTerm(rec resolver.Record) hostMsg {
 	return m
 }
 
+// Without a realm the messages arrive, and are ignored: the planted bugs believeanyone and anyage show what they did before.
 func TestAttackMessages(t *testing.T) {
 	t.Parallel()
 	g := startTarget(t)
 	for name, c := range map[string]struct {
 		forge func(*attacker, resolver.Record) hostMsg
-		ends  string // what the host logs when the attack succeeds
+		logs  string // what the host logs; "": nothing
 	}{
-		"last epoch": {(*attacker).lastEpoch, "role=latent epoch=9007199254740991 active=eve"},
-		"low term":   {(*attacker).lowTerm, `role=latent epoch=1 active=""`},
+		"last epoch": {(*attacker).lastEpoch, "host eve breaks the protocol"},
+		"low term":   {(*attacker).lowTerm, ""},
 	} {
 		errs, ok := stranger(g).joinAndSend(g.node1, c.forge).(interface{ Unwrap() []error })
 		require.True(t, ok, name)
@@ -156,7 +157,10 @@ func TestAttackMessages(t *testing.T) {
 
 		open := startTarget(t, "-open")
 		require.NoError(t, stranger(open).joinAndSend(open.node1, c.forge), name)
-		open.node.awaitError(c.ends)
+		if c.logs != "" {
+			open.node.awaitError(c.logs)
+		}
+		open.works()
 	}
 	g.works()
 }
