@@ -38,6 +38,9 @@ func (k *checker) recordChanged(before, after resolver.Record) {
 	}
 	if k.gone {
 		if a.Compare(newest) < 0 || a == newest && !after.Proposer.Same(leader) {
+			if len(after.ISR) < len(before.ISR) && !k.knownNear(after.Proposer, newest) {
+				panic(beyond("the resolver has gone back to an active host that was away, and does not reach those that know better"))
+			}
 			return // of what the resolver has left, which no host that knows better may take for true
 		}
 		if contains(before.ISR, after.Active) && a.Loss == newest.Loss && !k.knownNear(after.Active, newest) {
