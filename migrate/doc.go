@@ -76,7 +76,7 @@
 //	The same, and no member is       Host fails with ErrNoHost. Reset starts     the state                 a person, with
 //	left                             an empty service.                                                     Node.Reset
 //
-//	Record replaced by an old copy,  That host takes over with what it holds:    all that was acknowl-    the hosts; both
+//	Record replaced by an old copy,  That host serves with what it holds:        all that was acknowl-    the hosts; both
 //	which names a host that was      nothing shows it that the record is old.    edged since the host      sides report it
 //	away and comes back; all that    A cut-off active host may acknowledge       was away                  when they meet
 //	know better are down, or cut     commands until it reads the record, for
