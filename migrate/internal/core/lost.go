@@ -302,8 +302,8 @@ func (c *Core) answered(answers []Answer) {
 			continue
 		}
 		news, known := c.isNews(a.Record), a.known()
-		// Told again after a read, the resolver has lost it, or nobody would know of it.
-		again := known == r.beyond && a.Record.Loss == c.term.Loss
+		// Told again after a read, the resolver has lost it: a change of this host, before it restarted, of which it did not learn.
+		again := known == r.beyond && !c.role.Active() && TermOf(a.Record) == c.term && a.Record.Active.Same(c.self)
 		if c.Lost() || c.isMember(a.From) || again {
 			c.hear(a.Record, (a.Copy || a.Active) && a.Loss == a.Record.Loss)
 		}

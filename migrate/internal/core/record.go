@@ -456,6 +456,9 @@ func (c *Core) learn(r resolver.Record) {
 		return
 	}
 	was := c.rec
+	if rivals := t == TermOf(was) && was.Active.ID != "" && r.Active.ID != "" && !r.Active.Same(was.Active); rivals && c.hasState {
+		c.assert(false, "hosts %s and %s are active in one term", was.Active.ID, r.Active.ID)
+	}
 	c.setRecord(r)
 	if v := c.recovery; v != nil {
 		v.lost, v.alone, v.better, v.beyond = nil, false, resolver.Host{}, known{}

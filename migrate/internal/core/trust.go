@@ -27,8 +27,7 @@ func (c *Core) accuse(h resolver.Host, format string, args ...any) {
 // named could claim any term, and this host would follow it for ever. There are two exceptions. A member of the in-sync set
 // is believed: what it knows when it refuses a message or answers an inquiry and, if the resolver would have made that change
 // for it, that it is active or has changed the set, which saves each move a round trip to the resolver. And when the resolver
-// has lost its memory, the answers of all hosts to an inquiry count: only they know what it had. A host that has no proof of
-// that loss reads the record first, and gives up no copy.
+// has lost its memory, the answers of all hosts to an inquiry count: only they know what it had.
 
 // hearRecord handles a record that host from sends.
 func (c *Core) hearRecord(r resolver.Record, from resolver.Host) {

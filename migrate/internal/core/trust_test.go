@@ -169,3 +169,18 @@ func TestAnswerOfAnotherAge(t *testing.T) {
 		require.Equal(t, counts, len(r.Reports) == 0)
 	}
 }
+
+// A host that follows one active host does not acknowledge its entries to another one of the same term: the resolver has gone
+// back and let a second host win it. It stops, as acknowledgements may count that it cannot tell apart.
+func TestTwoActiveInOneTerm(t *testing.T) {
+	c, rec := follower(t)
+	other := rec
+	other.Version, other.Active = 3, storedB
+	c.Step(c.now, Told{other})
+	require.ErrorContains(t, c.Err(), "hosts a and b are active in one term")
+
+	c = New(storedB, Config{Name: "svc"})
+	c.Step(time.Second, Told{rec})
+	c.Step(time.Second, Told{other})
+	require.NoError(t, c.Err(), "without a copy there is nothing to acknowledge")
+}
