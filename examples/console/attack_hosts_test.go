@@ -137,7 +137,7 @@ func (a *attacker) lowTerm(rec resolver.Record) hostMsg {
 	return m
 }
 
-// Without a realm the messages arrive, and are ignored: the planted bugs believeanyone and anyage show what they did before.
+// Without a realm the messages arrive, and are ignored.
 func TestAttackMessages(t *testing.T) {
 	t.Parallel()
 	g := startTarget(t)
