@@ -104,6 +104,7 @@ func TestCollectAfterDrop(t *testing.T) {
 	}
 	start := core.Entry{Index: 1, Epoch: 1, Kind: core.EpochStart}
 
+	r.Step(core.Told{Record: rec})
 	recv(core.Msg{Type: core.MsgInvite, Record: &rec, Round: 1, Index: 1})
 	recv(core.Msg{Type: core.MsgSnapshot, Round: 7, Index: 1, PrevEpoch: 1, Prev: 1})
 	require.NoError(t, r.Settle())
