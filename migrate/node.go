@@ -84,8 +84,8 @@ type Hooks struct {
 	// code that does not return (an [ErrBusy]), states that differ between hosts, a service that has halted, a copy that is
 	// obsolete because the service was reset on another host, a record that the resolver has lost, which the hosts restore,
 	// or cannot restore because some do not answer (an [ErrNoHost]) or the resolver refuses it, a host with another [Policy],
-	// a joining host that has not restored its copy within a minute. service is "" if the resolver refuses to announce the
-	// host.
+	// a joining host that has not restored its copy within a minute, a host that breaks the protocol. service is "" if the
+	// resolver refuses to announce the host.
 	Failed func(service string, err error)
 }
 

@@ -122,7 +122,7 @@ type Ready struct {
 	Fetch     *Fetch          // fetch and restore a snapshot; answer with [Restored]
 	Reads     []uint64        // the reads to answer now
 	Resent    uint64          // number of entries sent again
-	Reports   []error         // conditions that users should know: [Difference], [JoinDelay], [Superseded], [RestoreRefused]
+	Reports   []error         // what users should know: [Difference], [JoinDelay], [Superseded], [RestoreRefused], [Misconduct]
 	Get       bool            // read the record; answer with [Got]
 	Seek      bool            // look for hosts that could join; answer with [Candidates]
 	ReadsFail bool            // all other pending reads fail here; their callers must ask another host

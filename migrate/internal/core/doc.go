@@ -18,9 +18,9 @@
 //
 // A message of another host is a reason to read the record, not the record. This host obeys only the host that the record
 // names active, and takes a term only from a record that the resolver returned or, to save a round trip in a move, that a
-// member of its in-sync set tells. After the resolver has lost its memory all hosts are heard: only they know what it had.
-// A message that no host would send has no effect and is reported as [Misconduct]. Members are trusted with the data: an
-// acknowledgement of a member counts.
+// member of its in-sync set tells. After the resolver has lost its memory the answers of all hosts to an inquiry are believed,
+// since only they know what it had: a host that lies can then do harm. A message that no host would send has no effect and is
+// reported as [Misconduct]. Members are trusted: their acknowledgements count, and their records.
 //
 // # Fewer hosts than wanted
 //
