@@ -456,9 +456,8 @@ func (c *Core) learn(r resolver.Record) {
 		return
 	}
 	was := c.rec
-	if rivals := t == TermOf(was) && was.Active.ID != "" && r.Active.ID != "" && !r.Active.Same(was.Active); rivals && c.hasState {
-		c.assert(false, "hosts %s and %s are active in one term", was.Active.ID, r.Active.ID)
-	}
+	rivals := t == TermOf(was) && was.Active.ID != "" && r.Active.ID != "" && !r.Active.Same(was.Active)
+	c.assert(!rivals || !c.hasState, "hosts %s and %s are active in one term", was.Active.ID, r.Active.ID)
 	c.setRecord(r)
 	if v := c.recovery; v != nil {
 		v.lost, v.alone, v.better, v.beyond = nil, false, resolver.Host{}, known{}
@@ -479,14 +478,14 @@ func (c *Core) learn(r resolver.Record) {
 		// A change that this host proposed before it was removed, to a resolver that has lost that since.
 		c.reportSuperseded(c.self, was.Active, c.committedTo(), true)
 		c.release()
-		c.follow(t, r.Active)
+		c.follow()
 	case d > 0 && mine && (t == c.tried && c.hasState || t == c.freshTerm):
 		if c.role.Active() {
 			c.stepDown() // this host reset itself
 		}
 		c.activate(done)
 	case d > 0:
-		c.follow(t, r.Active)
+		c.follow()
 		c.checkMember()
 	case d == 0 && c.role.Active() && mine:
 		c.adoptISR(done)
@@ -515,8 +514,9 @@ func (c *Core) hear(r resolver.Record, begun bool) {
 	c.learn(r)
 }
 
-// follow adopts a higher term. leader is its active host, zero if unknown.
-func (c *Core) follow(t Term, leader resolver.Host) {
+// follow adopts the term of the record, which is higher, and follows its active host.
+func (c *Core) follow() {
+	t, leader := TermOf(c.rec), c.rec.Active
 	c.assert(t.Compare(c.term) > 0, "term goes back to %s", t)
 	if c.role.Active() {
 		c.stepDown()

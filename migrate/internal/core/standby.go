@@ -48,7 +48,7 @@ func (c *Core) recv(m Msg) {
 			c.hearRecord(*m.Record, m.From)
 		}
 		switch {
-		case m.Term == c.term && c.obeys(m):
+		case c.obeys(m):
 			c.recvActive(m)
 		case TermOf(c.rec).Compare(m.Term) < 0:
 			c.get()

@@ -73,7 +73,7 @@ func (c *Core) ofAnotherAge(h resolver.Host, epoch uint64) bool {
 // obeys reports whether m, which only the active host sends, is from the host that the record of its term names.
 func (c *Core) obeys(m Msg) bool {
 	switch {
-	case TermOf(c.rec) != m.Term:
+	case m.Term != c.term || TermOf(c.rec) != m.Term:
 		return false
 	case !sameKey(c.rec.Active, m.From):
 		if c.rec.Active.ID != "" {
@@ -88,7 +88,7 @@ func (c *Core) obeys(m Msg) bool {
 func (c *Core) acceptInvitation() {
 	m := c.invitation
 	c.invitation = nil
-	if m != nil && m.Term == c.term && c.obeys(*m) {
+	if m != nil && c.obeys(*m) {
 		c.recvActive(*m)
 	}
 }
