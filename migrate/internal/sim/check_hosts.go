@@ -88,11 +88,8 @@ func (k *checker) knownNear(asks resolver.Host, t core.Term) bool {
 	p := k.w.hosts[i].proc
 	asked := p != nil && p.askedAt > 0 && k.w.now-p.askedAt < 3*time.Second
 	return slices.ContainsFunc(k.w.hosts, func(h *host) bool {
-		if h.proc == nil || h.proc.paused || k.w.links[i][h.index].cut || k.w.links[h.index][i].cut {
+		if !k.w.near(i, h) || asked && !p.near[h.index] { // or it was out of reach when it was asked
 			return false
-		}
-		if asked && !p.near[h.index] {
-			return false // it was out of reach when it was asked
 		}
 		rec := h.proc.core.Record()
 		switch known := core.TermOf(rec).Compare(t); {

@@ -104,7 +104,7 @@ func (p *proc) Ask(hosts []resolver.Host) {
 	w.tracef("%s asks %d hosts", p.name(), waiting)
 	p.askedAt, p.near = w.now, make(map[int]bool)
 	for _, h := range w.hosts {
-		p.near[h.index] = h.proc != nil && !h.proc.paused && !w.links[p.host.index][h.index].cut && !w.links[h.index][p.host.index].cut
+		p.near[h.index] = w.near(p.host.index, h)
 	}
 	for _, h := range hosts {
 		w.ask(p.self, h, hear)

@@ -81,6 +81,11 @@ func (w *world) carry(from *proc, to resolver.Host, m core.Msg) {
 	})
 }
 
+// near reports whether the process of host h can answer that of host i.
+func (w *world) near(i int, h *host) bool {
+	return h.proc != nil && !h.proc.paused && !w.links[i][h.index].cut && !w.links[h.index][i].cut
+}
+
 // cutLink stops or restores a link.
 func (w *world) cutLink(i, j int, cut, holding bool) {
 	l := w.links[i][j]
