@@ -213,14 +213,12 @@ func (s *Service) event(ev core.Event, from *inbound) {
 		s.guests.introduce(s.core.Record().ISR...)
 		return
 	case core.Recv:
-		if m := &ev.Msg; !s.guests.knows(m.From) {
-			if m.Type == core.MsgInvite && m.Term.Compare(s.core.Term()) > 0 {
-				break
-			}
+		m, known := &ev.Msg, s.guests.knows(ev.Msg.From)
+		if !known && (m.Type != core.MsgInvite || m.Term.Compare(s.core.Term()) <= 0) {
 			s.replica.Step(core.CheckRecord{})
 			return
 		}
-		if from != nil {
+		if known && from != nil {
 			from.conn.SetKnown()
 		}
 	}
