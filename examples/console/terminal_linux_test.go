@@ -84,12 +84,18 @@ func (p *pty) press(keys string) {
 // await waits until the console has shown a text.
 func (p *pty) await(want string) {
 	p.t.Helper()
+	p.awaitAfter("", want)
+}
+
+// awaitAfter waits until the console has shown a text after mark.
+func (p *pty) awaitAfter(mark, want string) {
+	p.t.Helper()
 	timeout := time.After(patience)
 	for {
 		p.mu.Lock()
 		shown := p.shown.String()
 		p.mu.Unlock()
-		if strings.Contains(shown, want) {
+		if _, after, ok := strings.Cut(shown, mark); ok && strings.Contains(after, want) {
 			return
 		}
 		select {
@@ -144,6 +150,7 @@ func TestTerminalRejoins(t *testing.T) {
 	start(t, "chatnode", with(flags, "-s", "-reset")...).await("serving backend.com")
 	alice.await(`not sent: "lost"`)
 	alice.await("backend.com was reset")
+	alice.awaitAfter("joining the chat that was reset", "* alice joined\r\n") // until then nothing can be sent
 	alice.press("again\r")
 	alice.await(" alice: again\r\n")
 	alice.press("/quit\r")
