@@ -38,6 +38,12 @@ type TCPConfig struct {
 	// [ErrSlowPeer]. It is at least 4 MiB, and defaults to that.
 	MaxPending int
 
+	// MaxBuffered limits the bytes of memory that all connections together take for messages that wait to be sent, and for
+	// parts of messages that have arrived. Beyond it the connection that takes most is closed with [ErrSlowPeer], and so on.
+	// Connections that need at most 4 KiB for either do not count. It is at least MaxPending, and defaults to 64 MiB, or 4
+	// times MaxPending if that is more.
+	MaxBuffered int
+
 	// MaxConns limits the open connections, outbound included; further inbound ones are closed before the handshake. It
 	// defaults to 65,536.
 	MaxConns int
@@ -57,6 +63,7 @@ type TCPConfig struct {
 const (
 	defaultMessage = 1 << 20
 	minPending     = 4 << 20
+	minBuffered    = 64 << 20 // the least default
 )
 
 func (cfg *TCPConfig) limits() (*limits, error) {
@@ -75,9 +82,13 @@ func (cfg *TCPConfig) limits() (*limits, error) {
 	if l.log == nil {
 		l.log = slog.New(slog.DiscardHandler)
 	}
+	buffered := cmp.Or(cfg.MaxBuffered, max(minBuffered, 4*l.maxPending))
+	l.budget = &budget{max: int64(buffered), log: l.log, conns: func(func(*conn)) {}}
 	switch {
 	case l.maxPending < minPending:
 		return nil, fmt.Errorf("transport: MaxPending is %d, less than %d", l.maxPending, minPending)
+	case buffered < l.maxPending:
+		return nil, fmt.Errorf("transport: MaxBuffered is %d, less than MaxPending, %d", buffered, l.maxPending)
 	case l.maxConns < 0:
 		return nil, fmt.Errorf("transport: MaxConns is %d, below 0", l.maxConns)
 	case l.pingEvery < time.Millisecond:

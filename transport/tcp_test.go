@@ -62,11 +62,12 @@ func listenEcho(t testing.TB, tr *TCP) string {
 
 func TestTCPConfig(t *testing.T) {
 	for want, cfg := range map[string]TCPConfig{
-		"MaxPending is 1000, less":    {MaxPending: 1000},
-		"MaxConns is -1":              {MaxConns: -1},
-		"PingEvery is 1ns":            {PingEvery: 1},
-		"Identity is set, but":        {Identity: NewIdentity(), InsecurePlaintext: true},
-		"MaxPending is 1, less than ": {MaxPending: 1},
+		"MaxPending is 1000, less":     {MaxPending: 1000},
+		"MaxBuffered is 1, less than ": {MaxBuffered: 1},
+		"MaxConns is -1":               {MaxConns: -1},
+		"PingEvery is 1ns":             {PingEvery: 1},
+		"Identity is set, but":         {Identity: NewIdentity(), InsecurePlaintext: true},
+		"MaxPending is 1, less than ":  {MaxPending: 1},
 	} {
 		_, err := NewTCP(cfg)
 		require.ErrorContains(t, err, want)

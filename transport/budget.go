@@ -1,0 +1,149 @@
+package transport
+
+import (
+	"log/slog"
+	"sync"
+	"sync/atomic"
+)
+
+// budget limits the memory that the buffers of all connections of a transport take together: chunks that wait to be written,
+// and read buffers. It counts whole buffers when they are taken and returned, not messages. Buffers of at most chunkSmall
+// are not counted, so a connection that sends and receives small messages one by one never touches the common counter.
+type budget struct {
+	max   int64
+	log   *slog.Logger
+	conns func(func(*conn)) // calls a function for each connection after its greeting
+
+	used atomic.Int64
+	mu   sync.Mutex // held while a connection is selected and cut; taken before conn.mu
+	rare rare
+}
+
+// holding is the part of the budget that one connection takes.
+type holding struct {
+	all     atomic.Int64 // bytes
+	reading atomic.Int64 // those of the read buffer
+	partial atomic.Bool  // the read buffer holds a part of a message
+}
+
+// weight is the number of bytes that a buffer counts.
+func weight(b []byte) int64 {
+	if cap(b) <= chunkSmall {
+		return 0
+	}
+	return int64(cap(b))
+}
+
+// hold counts n more bytes of c, or fewer if n is negative. It may be called with c.mu held; checkBudget must follow without.
+func (c *conn) hold(n int64) {
+	if n != 0 {
+		c.held.all.Add(n)
+		c.lim.budget.used.Add(n)
+	}
+}
+
+// holdRead counts the read buffer. The reading goroutine calls it when the buffer has changed.
+func (c *conn) holdRead() {
+	n := weight(c.rd.buf)
+	if was := c.held.reading.Swap(n); n != was {
+		c.hold(n - was)
+		if n > was {
+			c.checkBudget()
+		}
+	}
+}
+
+// checkBudget cuts connections if the budget is exceeded.
+func (c *conn) checkBudget() {
+	if b := c.lim.budget; b.used.Load() > b.max {
+		b.enforce()
+	}
+}
+
+// tight reports whether so much of the budget is used that no read buffer should be larger than its message requires. So
+// buffers that only save system calls take half of the budget at most.
+func (b *budget) tight() bool { return b.used.Load() > b.max/2 }
+
+// claim is what a connection holds of the budget, for the choice of the one to cut. A buffer that was enlarged only to save
+// system calls is not the peer's fault.
+func (h *holding) claim() int64 {
+	n, reading := h.all.Load(), h.reading.Load()
+	if reading <= readLarge && !h.partial.Load() {
+		n -= reading
+	}
+	return n
+}
+
+// enforce cuts the connections that take most until the rest is a sixteenth below the budget: each cut looks at all
+// connections, so it should not be needed for every chunk.
+func (b *budget) enforce() {
+	for goal := b.max; ; goal = b.max - b.max/16 {
+		c, claim, all := b.cut(goal)
+		if c == nil {
+			return
+		}
+		b.rare.warn(b.log, "connection cut: too many unread and unfinished messages", "peer", c.peer.Addr,
+			"held", claim, "all", all, "max", b.max)
+	}
+}
+
+// cut ends the connection that takes most if all take more than goal. The buffers of a connection that has ended are returned
+// a moment later, so they do not count here.
+func (b *budget) cut(goal int64) (most *conn, claim, all int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	all = b.used.Load()
+	b.conns(func(c *conn) {
+		if c.over.Load() {
+			all -= c.held.all.Load()
+		} else if n := c.held.claim(); n > claim {
+			most, claim = c, n
+		}
+	})
+	if all <= goal || most == nil {
+		return nil, 0, all
+	}
+	most.end(Errorf(CodeSlowPeer, "transport: %s was cut: it held %d bytes of unread and unfinished messages, the most of all "+
+		"connections, which may hold %d together", most.peer.Addr, claim, b.max))
+	return most, claim, all
+}
+
+// frame is a notification that several connections queue. It counts once.
+type frame struct {
+	bytes  []byte
+	refs   atomic.Int64
+	budget *budget // nil until a connection has queued it
+}
+
+// piece is a part of a queue: a chunk, or the bytes of a frame.
+type piece struct {
+	bytes []byte
+	frame *frame
+}
+
+// holdFrame counts a frame that c is about to queue. The sender of the frame has a reference of its own until it has given
+// the frame to all connections.
+func (c *conn) holdFrame(f *frame) {
+	if f.refs.Add(1); f.budget == nil {
+		f.budget = c.lim.budget
+		f.budget.used.Add(int64(cap(f.bytes)))
+	}
+	c.held.all.Add(int64(cap(f.bytes)))
+}
+
+// drop ends a reference.
+func (f *frame) drop() {
+	if f.refs.Add(-1) == 0 && f.budget != nil {
+		f.budget.used.Add(-int64(cap(f.bytes)))
+	}
+}
+
+// letGo ends the counting of a piece that c has written or dropped.
+func (c *conn) letGo(p piece) {
+	if p.frame != nil {
+		c.held.all.Add(-int64(cap(p.bytes)))
+		p.frame.drop()
+	} else {
+		c.hold(-weight(p.bytes))
+	}
+}
