@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // budget limits the memory that the buffers of all connections of a transport take together: chunks that wait to be written,
@@ -12,6 +13,7 @@ import (
 type budget struct {
 	max   int64
 	log   *slog.Logger
+	start time.Time
 	conns func(func(*conn)) // calls a function for each connection after its greeting
 
 	used atomic.Int64
@@ -21,10 +23,15 @@ type budget struct {
 
 // holding is the part of the budget that one connection takes.
 type holding struct {
-	all     atomic.Int64 // bytes
-	reading atomic.Int64 // those of the read buffer
-	partial atomic.Bool  // the read buffer holds a part of a message
+	queue, read share
+	partial     atomic.Bool // the read buffer holds a part of a message
 }
+
+// share is a number of bytes, and the time in nanoseconds since which they make no progress: for the queue, since a buffer
+// was last returned or the first one taken; for the read buffer, since the first bytes of an unfinished message arrived.
+type share struct{ bytes, since atomic.Int64 }
+
+func (h *holding) bytes() int64 { return h.queue.bytes.Load() + h.read.bytes.Load() }
 
 // weight is the number of bytes that a buffer counts.
 func weight(b []byte) int64 {
@@ -34,24 +41,40 @@ func weight(b []byte) int64 {
 	return int64(cap(b))
 }
 
-// hold counts n more bytes of c, or fewer if n is negative. It may be called with c.mu held; checkBudget must follow without.
+// hold counts n more bytes in the queue of c, or fewer if n is negative. It may be called with c.mu held; checkBudget must
+// follow without.
 func (c *conn) hold(n int64) {
 	if n != 0 {
-		c.held.all.Add(n)
+		c.queued(n)
 		c.lim.budget.used.Add(n)
+	}
+}
+
+func (c *conn) queued(n int64) {
+	if q := &c.held.queue; q.bytes.Add(n) == n || n < 0 {
+		q.since.Store(c.lim.budget.at(time.Now()))
 	}
 }
 
 // holdRead counts the read buffer. The reading goroutine calls it when the buffer has changed.
 func (c *conn) holdRead() {
 	n := weight(c.rd.buf)
-	if was := c.held.reading.Swap(n); n != was {
-		c.hold(n - was)
+	if was := c.held.read.bytes.Swap(n); n != was {
+		c.lim.budget.used.Add(n - was)
 		if n > was {
 			c.checkBudget()
 		}
 	}
 }
+
+// unfinished records that the read buffer holds a part of a message, since now.
+func (c *conn) unfinished(now time.Time) {
+	c.held.read.since.Store(c.lim.budget.at(now))
+	c.held.partial.Store(true)
+}
+
+// at returns t as nanoseconds since the budget was made.
+func (b *budget) at(t time.Time) int64 { return int64(t.Sub(b.start)) }
 
 // checkBudget cuts connections if the budget is exceeded.
 func (c *conn) checkBudget() {
@@ -64,48 +87,56 @@ func (c *conn) checkBudget() {
 // buffers that only save system calls take half of the budget at most.
 func (b *budget) tight() bool { return b.used.Load() > b.max/2 }
 
-// claim is what a connection holds of the budget, for the choice of the one to cut. A buffer that was enlarged only to save
-// system calls is not the peer's fault.
-func (h *holding) claim() int64 {
-	n, reading := h.all.Load(), h.reading.Load()
-	if reading <= readLarge && !h.partial.Load() {
-		n -= reading
+// leastAge is added to the ages of what connections hold, so that the bytes decide between new holdings.
+const leastAge = int64(time.Millisecond)
+
+// cost is the product of the bytes that a connection holds and the time for which it has held them without progress. So
+// somebody who sends and reads large messages is not cut for those who let small ones pile up. A buffer that was enlarged
+// only to save system calls does not count.
+func (h *holding) cost(now int64) float64 {
+	age := func(s *share) float64 { return float64(max(now-s.since.Load(), 0) + leastAge) }
+	cost := float64(h.queue.bytes.Load()) * age(&h.queue)
+	if n := h.read.bytes.Load(); n > readLarge || h.partial.Load() {
+		cost += float64(n) * age(&h.read)
 	}
-	return n
+	return cost
 }
 
 // enforce cuts the connections that take most until the rest is a sixteenth below the budget: each cut looks at all
 // connections, so it should not be needed for every chunk.
 func (b *budget) enforce() {
 	for goal := b.max; ; goal = b.max - b.max/16 {
-		c, claim, all := b.cut(goal)
+		c, held, all := b.cut(goal)
 		if c == nil {
 			return
 		}
 		b.rare.warn(b.log, "connection cut: too many unread and unfinished messages", "peer", c.peer.Addr,
-			"held", claim, "all", all, "max", b.max)
+			"held", held, "all", all, "max", b.max)
 	}
 }
 
 // cut ends the connection that takes most if all take more than goal. The buffers of a connection that has ended are returned
 // a moment later, so they do not count here.
-func (b *budget) cut(goal int64) (most *conn, claim, all int64) {
+func (b *budget) cut(goal int64) (most *conn, held, all int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	all = b.used.Load()
+	now := b.at(time.Now())
+	var cost float64
 	b.conns(func(c *conn) {
 		if c.over.Load() {
-			all -= c.held.all.Load()
-		} else if n := c.held.claim(); n > claim {
-			most, claim = c, n
+			all -= c.held.bytes()
+		} else if n := c.held.cost(now); n > cost {
+			most, cost = c, n
 		}
 	})
 	if all <= goal || most == nil {
 		return nil, 0, all
 	}
-	most.end(Errorf(CodeSlowPeer, "transport: %s was cut: it held %d bytes of unread and unfinished messages, the most of all "+
-		"connections, which may hold %d together", most.peer.Addr, claim, b.max))
-	return most, claim, all
+	held = most.held.bytes()
+	most.end(Errorf(CodeSlowPeer, "transport: %s was cut: it held %d bytes of unread and unfinished messages, more and longer "+
+		"than other connections, which may hold %d together", most.peer.Addr, held, b.max))
+	return most, held, all
 }
 
 // frame is a notification that several connections queue. It counts once.
@@ -128,7 +159,7 @@ func (c *conn) holdFrame(f *frame) {
 		f.budget = c.lim.budget
 		f.budget.used.Add(int64(cap(f.bytes)))
 	}
-	c.held.all.Add(int64(cap(f.bytes)))
+	c.queued(int64(cap(f.bytes)))
 }
 
 // drop ends a reference.
@@ -141,7 +172,7 @@ func (f *frame) drop() {
 // letGo ends the counting of a piece that c has written or dropped.
 func (c *conn) letGo(p piece) {
 	if p.frame != nil {
-		c.held.all.Add(-int64(cap(p.bytes)))
+		c.queued(-int64(cap(p.bytes)))
 		p.frame.drop()
 	} else {
 		c.hold(-weight(p.bytes))

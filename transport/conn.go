@@ -16,6 +16,7 @@ import (
 type limits struct {
 	maxMessage, maxPending      int
 	maxConns                    int
+	files                       func() uint64 // how many may be open
 	pingEvery                   time.Duration
 	handshake, message, writing time.Duration
 	minVersion, maxVersion      uint64

@@ -55,7 +55,7 @@ func (e *endpoint) each(f func(*conn)) {
 func (e *endpoint) full() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return len(e.conns) >= e.lim.maxConns
+	return len(e.conns) >= places(e.lim.maxConns, e.lim.files())
 }
 
 func (e *endpoint) drop(base net.Conn) {

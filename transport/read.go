@@ -161,7 +161,7 @@ func (c *conn) fill() error {
 	rd.waiting, rd.pinged, rd.burst = now, false, nil
 	if rd.w > rd.r && rd.started.IsZero() {
 		rd.started = now
-		c.held.partial.Store(true)
+		c.unfinished(now)
 	}
 	if c.owner != nil { // else the handshake is not over, and it limits the buffer
 		c.holdRead()
