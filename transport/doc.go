@@ -25,6 +25,17 @@
 //  3. Reply to each call exactly once.
 //  4. Close transports. Close closes their listeners and connections, and waits for their goroutines.
 //
+// # Memory
+//
+// [TCPConfig].MaxBuffered limits the memory that all connections of a transport take together for messages that wait to be
+// sent and for parts of messages that have arrived. Beyond it the connections that take most, for longest without progress,
+// are closed with [ErrSlowPeer], and the log names them. Not included are, for each connection, about 100 KiB at most for its
+// goroutines, small buffers and TLS; what handlers keep; garbage, for which the collector may need as much again; and the
+// buffers of the system. A Call or Go that the peer never answers takes memory on this side until the connection ends.
+//
+// An attacker with so many connections that the budget is used up by small parts can still get others cut: those that send or
+// receive messages of hundreds of KiB over a slow network. They see the end of the connection, and can dial again.
+//
 // The wire format is described in PROTOCOL.md in this directory
 // (https://github.com/roam-go/roam/blob/main/transport/PROTOCOL.md).
 package transport
