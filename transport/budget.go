@@ -90,16 +90,18 @@ func (b *budget) tight() bool { return b.used.Load() > b.max/2 }
 // leastAge is added to the ages of what connections hold, so that the bytes decide between new holdings.
 const leastAge = int64(time.Millisecond)
 
-// cost is the product of the bytes that a connection holds and the time for which it has held them without progress. So
-// somebody who sends and reads large messages is not cut for those who let small ones pile up. A buffer that was enlarged
-// only to save system calls does not count.
-func (h *holding) cost(now int64) float64 {
+// claim returns the bytes that a connection holds, and their cost: the product with the time for which it has held them
+// without progress. So somebody who sends and reads large messages is not cut for those who let small ones pile up. A buffer
+// that was enlarged only to save system calls does not count.
+func (h *holding) claim(now int64) (bytes int64, cost float64) {
 	age := func(s *share) float64 { return float64(max(now-s.since.Load(), 0) + leastAge) }
-	cost := float64(h.queue.bytes.Load()) * age(&h.queue)
+	bytes = h.queue.bytes.Load()
+	cost = float64(bytes) * age(&h.queue)
 	if n := h.read.bytes.Load(); n > readLarge || h.partial.Load() {
+		bytes += n
 		cost += float64(n) * age(&h.read)
 	}
-	return cost
+	return bytes, cost
 }
 
 // enforce cuts the connections that take most until the rest is a sixteenth below the budget: each cut looks at all
@@ -115,22 +117,32 @@ func (b *budget) enforce() {
 	}
 }
 
-// cut ends the connection that takes most if all take more than goal. The buffers of a connection that has ended are returned
-// a moment later, so they do not count here.
+// cut ends the connection that takes most if all take more than goal. It spares those that hold less than the average of all
+// that hold something. The buffers of a connection that has ended are returned a moment later, so they do not count here.
 func (b *budget) cut(goal int64) (most *conn, held, all int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	all = b.used.Load()
-	now := b.at(time.Now())
-	var cost float64
+	var claimed, holders int64
 	b.conns(func(c *conn) {
 		if c.over.Load() {
 			all -= c.held.bytes()
-		} else if n := c.held.cost(now); n > cost {
-			most, cost = c, n
+		} else if n, _ := c.held.claim(0); n > 0 {
+			claimed, holders = claimed+n, holders+1
 		}
 	})
-	if all <= goal || most == nil {
+	if all <= goal || holders == 0 {
+		return nil, 0, all
+	}
+	now := b.at(time.Now())
+	average := claimed / holders
+	var cost float64
+	b.conns(func(c *conn) {
+		if n, x := c.held.claim(now); n >= average && x > cost && !c.over.Load() {
+			most, cost = c, x
+		}
+	})
+	if most == nil { // it has just written
 		return nil, 0, all
 	}
 	held = most.held.bytes()

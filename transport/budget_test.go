@@ -96,8 +96,8 @@ func heap() int {
 func TestBudget(t *testing.T) {
 	const (
 		clients = 200
-		budget  = 16 << 20
-		each    = 96 << 10 // what a connection and its hostile client take besides
+		budget  = minBuffered // each client could have 320 KiB, more than a call of 50 KB takes
+		each    = 96 << 10    // what a connection and its hostile client take besides
 	)
 	for _, plain := range []bool{true, false} {
 		for kind, sent := range hostile {
@@ -194,6 +194,7 @@ func TestBudgetCutsTheLargest(t *testing.T) {
 		call := appendCall(nil, 2, "echo", bin(100_000))
 		_, honest := send(call[:90_000])
 		defer honest.Close()
+		time.Sleep(3 * time.Second) // it takes little, but for long
 		var most *conn
 		for i := 0; len(closed) == 0; i++ {
 			require.Less(t, i, 12)

@@ -29,12 +29,13 @@
 //
 // [TCPConfig].MaxBuffered limits the memory that all connections of a transport take together for messages that wait to be
 // sent and for parts of messages that have arrived. Beyond it the connections that take most, for longest without progress,
-// are closed with [ErrSlowPeer], and the log names them. Not included are, for each connection, about 100 KiB at most for its
-// goroutines, small buffers and TLS; what handlers keep; garbage, for which the collector may need as much again; and the
-// buffers of the system. A Call or Go that the peer never answers takes memory on this side until the connection ends.
+// are closed with [ErrSlowPeer], and the log names them. Not included are about 100 KiB for each connection, for its
+// goroutines, small buffers and TLS; what handlers keep; garbage, for which the collector may need as much again; the buffers
+// of the system; and calls that the peer never answers, until the connection ends.
 //
-// An attacker with so many connections that the budget is used up by small parts can still get others cut: those that send or
-// receive messages of hundreds of KiB over a slow network. They see the end of the connection, and can dial again.
+// A connection that takes less than the average of those that take something is not cut. An attacker with so many
+// connections that small parts use up the budget can still get others cut, whose messages are larger than these parts. They
+// see the end of the connection, and can dial again.
 //
 // The wire format is described in PROTOCOL.md in this directory
 // (https://github.com/roam-go/roam/blob/main/transport/PROTOCOL.md).

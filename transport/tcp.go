@@ -40,7 +40,7 @@ type TCPConfig struct {
 
 	// MaxBuffered limits the bytes of memory that all connections together take for messages that wait to be sent, and for
 	// parts of messages that have arrived. Beyond it the connections that take most, bytes times the time since they made
-	// progress, are closed with [ErrSlowPeer].
+	// progress, are closed with [ErrSlowPeer], but none that takes less than the average.
 	// Connections that need at most 4 KiB for either do not count. It is at least MaxPending, and defaults to 64 MiB, or 4
 	// times MaxPending if that is more.
 	MaxBuffered int
