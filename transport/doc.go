@@ -30,8 +30,8 @@
 // [TCPConfig].MaxBuffered limits the memory that all connections of a transport take together for messages that wait to be
 // sent and for parts of messages that have arrived. Beyond it the connections that take most, for longest without progress,
 // are closed with [ErrSlowPeer], and the log names them. Not included are about 100 KiB for each connection, for its
-// goroutines, small buffers and TLS; what handlers keep; garbage, for which the collector may need as much again; the buffers
-// of the system; and calls that the peer never answers, until the connection ends.
+// goroutines, small buffers and TLS; what handlers keep; garbage, for which the collector may need as much again; the
+// buffers of the system; and calls that the peer never answers, until the connection ends.
 //
 // A connection that takes less than the average of those that take something is not cut. An attacker with so many
 // connections that small parts use up the budget can still get others cut, whose messages are larger than these parts. They
