@@ -177,7 +177,10 @@
 //	reply, answer, error, event  1 MiB less 4 KiB
 //	message between processes    1 MiB (transport.TCPConfig)
 //	unsent bytes per connection  4 MiB, then the connection is closed (transport.TCPConfig)
-//	connections of a process     65,536, of which 2,048 in the handshake (transport.TCPConfig)
+//	unsent and unfinished bytes  64 MiB on all connections, then those that hold most, for longest, are closed
+//	of all connections           (transport.TCPConfig)
+//	connections of a process     65,536, of which 2,048 in the handshake; fewer where the system limits open files
+//	                             (transport.TCPConfig)
 //	in flight per connection     256 requests, 4 MiB; then the host stops reading until it has answered some
 //	unacknowledged per client    1,024 commands, 8 MiB (migrate.ClientConfig)
 //	sessions of a service        65,536; a new one then evicts the longest-disconnected one, or is rejected if all clients

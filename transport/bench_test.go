@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -108,6 +109,38 @@ func BenchmarkCall64(b *testing.B) {
 	for _, plain := range []bool{true, false} {
 		b.Run(limitName("limit", plain), func(b *testing.B) {
 			spread(b, newLimitClient(limitEcho(b, plain)).call)
+		})
+	}
+}
+
+// BenchmarkBesideHostile measures calls while 200 hostile clients hold what they can. MiB is what they hold of the budget.
+func BenchmarkBesideHostile(b *testing.B) {
+	for _, kind := range []string{"none", "idle", "partial", "unread", "flood"} {
+		b.Run(kind, func(b *testing.B) {
+			server := newTCP(b, TCPConfig{Open: true})
+			l, err := server.Listen("127.0.0.1:0", func(Conn) Handler { return large })
+			require.NoError(b, err)
+			c, err := newTCP(b, TCPConfig{Open: true}).Dial(b.Context(), Peer{Addr: l.Addr()}, nil)
+			require.NoError(b, err)
+			var conns []net.Conn
+			if kind != "none" {
+				conns = besiege(b, l.Addr(), false, 200, hostile[kind])
+			}
+			took := make([]time.Duration, 0, 1<<16)
+			for b.Loop() {
+				start := time.Now()
+				if _, err := c.Call(b.Context(), "echo", body64); err != nil {
+					b.Fatal(err)
+				}
+				took = append(took, time.Since(start))
+			}
+			b.StopTimer()
+			slices.Sort(took)
+			b.ReportMetric(float64(took[len(took)*99/100].Nanoseconds()), "p99-ns")
+			b.ReportMetric(float64(server.lim.budget.used.Load())/(1<<20), "MiB")
+			for _, c := range conns {
+				c.Close()
+			}
 		})
 	}
 }

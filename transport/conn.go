@@ -16,12 +16,14 @@ import (
 type limits struct {
 	maxMessage, maxPending      int
 	maxConns                    int
+	files                       func() uint64 // how many may be open
 	pingEvery                   time.Duration
 	handshake, message, writing time.Duration
 	minVersion, maxVersion      uint64
 	log                         *slog.Logger
 	realm                       string        // named in errors; "" without one
 	messages                    *atomic.Int64 // counts sent messages, if not nil
+	budget                      *budget       // never nil
 }
 
 // closeGrace is how long Close waits for the peer to read the messages sent before.
@@ -42,6 +44,7 @@ type conn struct {
 	rd      reader        // of the reading goroutine
 	owner   *endpoint     // set before that begins
 	turn    atomic.Uint64 // odd while Handle runs on the reading goroutine, see lend.go
+	held    holding       // of the budget
 
 	mu      sync.Mutex // guards the fields below; never held over I/O
 	err     error      // why the connection ended; the first reason wins
@@ -265,6 +268,7 @@ func (c *conn) linger() {
 	}
 	c.base.Close()
 	c.rd.release()
+	c.holdRead()
 }
 
 func isTimeout(err error) bool {

@@ -25,6 +25,18 @@
 //  3. Reply to each call exactly once.
 //  4. Close transports. Close closes their listeners and connections, and waits for their goroutines.
 //
+// # Memory
+//
+// [TCPConfig].MaxBuffered limits the memory that all connections of a transport take together for messages that wait to be
+// sent and for parts of messages that have arrived. Beyond it the connections that take most, for longest without progress,
+// are closed with [ErrSlowPeer], and the log names them. Not included are about 100 KiB for each connection, for its
+// goroutines, small buffers and TLS; what handlers keep; garbage, for which the collector may need as much again; the
+// buffers of the system; and calls that the peer never answers, until the connection ends.
+//
+// A connection that takes less than the average of those that take something is not cut. An attacker with so many
+// connections that small parts use up the budget can still get others cut, whose messages are larger than these parts. They
+// see the end of the connection, and can dial again.
+//
 // The wire format is described in PROTOCOL.md in this directory
 // (https://github.com/roam-go/roam/blob/main/transport/PROTOCOL.md).
 package transport

@@ -24,6 +24,7 @@ type endpoint struct {
 
 func (e *endpoint) init(lim *limits) {
 	e.lim = lim
+	lim.budget.conns = e.each
 	e.listeners = make(map[io.Closer]struct{})
 	e.conns = make(map[net.Conn]*conn)
 }
@@ -39,11 +40,22 @@ func (e *endpoint) add(base net.Conn) bool {
 	return true
 }
 
+// each calls f for each connection after its greeting. f must not call methods of e.
+func (e *endpoint) each(f func(*conn)) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, c := range e.conns {
+		if c != nil {
+			f(c)
+		}
+	}
+}
+
 // full reports whether the number of connections is at its limit.
 func (e *endpoint) full() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return len(e.conns) >= e.lim.maxConns
+	return len(e.conns) >= places(e.lim.maxConns, e.lim.files())
 }
 
 func (e *endpoint) drop(base net.Conn) {
@@ -188,7 +200,9 @@ func (e *endpoint) receive(c *conn, g *gate, greeted func()) (first []byte, err 
 		return nil, ErrClosed
 	}
 	if c.handler = g.accept(c); c.handler == nil {
-		return nil, errors.New("accept refused it")
+		err := errors.New("accept refused it")
+		c.end(err)
+		return nil, err
 	}
 	entered := e.enter(c)
 	if !entered {

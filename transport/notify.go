@@ -11,7 +11,7 @@ const manyConns = 8
 // NotifyAll implements [Broadcaster].
 func (*conn) NotifyAll(conns []Conn, method string, params []byte) {
 	var shared *conn // whose limits the frame satisfies
-	var frame []byte
+	var f *frame
 	for _, cc := range conns {
 		c, ok := cc.(*conn)
 		if !ok {
@@ -24,10 +24,12 @@ func (*conn) NotifyAll(conns []Conn, method string, params []byte) {
 			}
 			shared = c
 		}
-		if frame == nil {
-			frame = appendNotify(newShared(2+5+len(method)+max(len(params), 1)), method, params)
+		if f == nil {
+			f = &frame{bytes: appendNotify(newShared(2+5+len(method)+max(len(params), 1)), method, params)}
+			f.refs.Store(1)
+			defer f.drop()
 		}
-		_ = c.notifyFrame(frame, len(conns) >= manyConns)
+		_ = c.notifyFrame(f, len(conns) >= manyConns)
 	}
 }
 
@@ -36,7 +38,7 @@ func (*conn) NotifyAll(conns []Conn, method string, params []byte) {
 func newShared(n int) []byte { return make([]byte, 0, n&^3+6) }
 
 // notifyFrame sends a frame that other connections share.
-func (c *conn) notifyFrame(frame []byte, many bool) error {
+func (c *conn) notifyFrame(f *frame, many bool) error {
 	c.mu.Lock()
 	if c.err != nil {
 		c.mu.Unlock()
@@ -46,10 +48,10 @@ func (c *conn) notifyFrame(frame []byte, many bool) error {
 	if many && c.seal != nil {
 		h = patient
 	}
-	if len(frame) < shareFrom {
-		c.out = append(c.room(len(frame)), frame...)
+	if len(f.bytes) < shareFrom {
+		c.out = append(c.room(len(f.bytes)), f.bytes...)
 	} else {
-		c.enqueue(frame)
+		c.enqueue(f)
 	}
 	return c.kick(h)
 }

@@ -82,7 +82,11 @@ func (c *conn) next() ([]byte, error) {
 			return nil, err
 		}
 	}
-	rd.begun, rd.whole, rd.started = false, false, time.Time{}
+	if !rd.started.IsZero() {
+		rd.started = time.Time{}
+		c.held.partial.Store(false)
+	}
+	rd.begun, rd.whole = false, false
 	frame := rd.buf[rd.r : rd.r+rd.scan.Pos]
 	rd.r += rd.scan.Pos
 	return frame, nil
@@ -139,8 +143,10 @@ func (c *conn) fill() error {
 	switch size, have := len(rd.buf), rd.w-rd.r; {
 	case size == 0:
 		rd.resize(readSmall)
-	case rd.full && size < readLarge: // there may be much more to read
+	case rd.full && size < readLarge && !c.lim.budget.tight(): // there may be much more to read
 		rd.resize(min(4*size, readLarge))
+	case have == 0 && size > readSmall && c.lim.budget.tight():
+		rd.resize(readSmall)
 	case have == 0 && size > readSmall && rd.spare >= spareReads:
 		rd.spare = 0
 		rd.resize(max(min(size/4, readLarge), readSmall))
@@ -155,6 +161,10 @@ func (c *conn) fill() error {
 	rd.waiting, rd.pinged, rd.burst = now, false, nil
 	if rd.w > rd.r && rd.started.IsZero() {
 		rd.started = now
+		c.unfinished(now)
+	}
+	if c.owner != nil { // else the handshake is not over, and it limits the buffer
+		c.holdRead()
 	}
 	for {
 		n, err := c.nc.Read(rd.buf[rd.w:])
@@ -205,6 +215,7 @@ func (c *conn) tick(now time.Time) error {
 		if rd.r == rd.w && len(rd.buf) > readSmall {
 			rd.r, rd.w = 0, 0
 			rd.resize(readSmall)
+			c.holdRead()
 		}
 		c.Go(methodPing, nil, func([]byte, error) {})
 	}

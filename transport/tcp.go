@@ -38,8 +38,16 @@ type TCPConfig struct {
 	// [ErrSlowPeer]. It is at least 4 MiB, and defaults to that.
 	MaxPending int
 
+	// MaxBuffered limits the bytes of memory that all connections together take for messages that wait to be sent, and for
+	// parts of messages that have arrived. Beyond it the connections that take most, bytes times the time since they made
+	// progress, are closed with [ErrSlowPeer], but none that takes less than the average.
+	// Connections that need at most 4 KiB for either do not count. It is at least MaxPending, and defaults to 64 MiB, or 4
+	// times MaxPending if that is more.
+	MaxBuffered int
+
 	// MaxConns limits the open connections, outbound included; further inbound ones are closed before the handshake. It
-	// defaults to 65,536.
+	// defaults to 65,536. Where the system limits the open files of a process (RLIMIT_NOFILE), an eighth of them, and at least
+	// 32, are kept for other uses.
 	MaxConns int
 
 	// PingEvery is how long a peer may be silent before it is pinged. After three times as long the connection is closed
@@ -57,6 +65,7 @@ type TCPConfig struct {
 const (
 	defaultMessage = 1 << 20
 	minPending     = 4 << 20
+	minBuffered    = 64 << 20 // the least default
 )
 
 func (cfg *TCPConfig) limits() (*limits, error) {
@@ -66,6 +75,7 @@ func (cfg *TCPConfig) limits() (*limits, error) {
 		maxMessage: cmp.Or(cfg.maxMessage, defaultMessage),
 		maxPending: cmp.Or(cfg.MaxPending, minPending),
 		maxConns:   cmp.Or(cfg.MaxConns, 1<<16),
+		files:      openFiles,
 		pingEvery:  cmp.Or(cfg.PingEvery, 5*time.Second),
 		handshake:  cmp.Or(cfg.handshakeTimeout, 2*time.Second),
 		message:    cmp.Or(cfg.messageTimeout, 10*time.Second),
@@ -75,9 +85,13 @@ func (cfg *TCPConfig) limits() (*limits, error) {
 	if l.log == nil {
 		l.log = slog.New(slog.DiscardHandler)
 	}
+	buffered := cmp.Or(cfg.MaxBuffered, max(minBuffered, 4*l.maxPending))
+	l.budget = &budget{max: int64(buffered), log: l.log, start: time.Now(), conns: func(func(*conn)) {}}
 	switch {
 	case l.maxPending < minPending:
 		return nil, fmt.Errorf("transport: MaxPending is %d, less than %d", l.maxPending, minPending)
+	case buffered < l.maxPending:
+		return nil, fmt.Errorf("transport: MaxBuffered is %d, less than MaxPending, %d", buffered, l.maxPending)
 	case l.maxConns < 0:
 		return nil, fmt.Errorf("transport: MaxConns is %d, below 0", l.maxConns)
 	case l.pingEvery < time.Millisecond:
@@ -96,6 +110,7 @@ type TCP struct {
 	server  *tls.Config
 	door    *door
 	refused rare // logs strangers
+	crowded rare // logs connections beyond the limit
 }
 
 var _ Transport = (*TCP)(nil)
@@ -268,7 +283,7 @@ func (l *tcpListener) run() {
 		wait = 5 * time.Millisecond
 		if l.t.full() {
 			base.Close()
-			l.t.lim.log.Info("connection refused: too many connections", "peer", base.RemoteAddr().String())
+			l.t.crowded.warn(l.t.lim.log, "connection refused: too many connections", "peer", base.RemoteAddr().String())
 			continue
 		}
 		if !l.t.add(base) {

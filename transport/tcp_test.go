@@ -13,6 +13,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"math"
 	"math/big"
 	"net"
 	"os"
@@ -62,11 +63,12 @@ func listenEcho(t testing.TB, tr *TCP) string {
 
 func TestTCPConfig(t *testing.T) {
 	for want, cfg := range map[string]TCPConfig{
-		"MaxPending is 1000, less":    {MaxPending: 1000},
-		"MaxConns is -1":              {MaxConns: -1},
-		"PingEvery is 1ns":            {PingEvery: 1},
-		"Identity is set, but":        {Identity: NewIdentity(), InsecurePlaintext: true},
-		"MaxPending is 1, less than ": {MaxPending: 1},
+		"MaxPending is 1000, less":     {MaxPending: 1000},
+		"MaxBuffered is 1, less than ": {MaxBuffered: 1},
+		"MaxConns is -1":               {MaxConns: -1},
+		"PingEvery is 1ns":             {PingEvery: 1},
+		"Identity is set, but":         {Identity: NewIdentity(), InsecurePlaintext: true},
+		"MaxPending is 1, less than ":  {MaxPending: 1},
 	} {
 		_, err := NewTCP(cfg)
 		require.ErrorContains(t, err, want)
@@ -234,6 +236,36 @@ func TestTCPMaxConns(t *testing.T) {
 	again, err := client.Dial(t.Context(), to, nil)
 	require.NoError(t, err)
 	again.Close()
+}
+
+// Inbound connections leave files for other uses, whatever MaxConns is. Those beyond are refused such that a client tries
+// again.
+func TestTCPSparesFiles(t *testing.T) {
+	var files atomic.Uint64
+	files.Store(40)
+	server, client := newTCP(t, TCPConfig{Open: true}), newTCP(t, TCPConfig{Open: true})
+	server.lim.files = files.Load
+	to := Peer{Addr: listenEcho(t, server), Key: server.Key()}
+	for range 8 {
+		_, err := client.Dial(t.Context(), to, nil)
+		require.NoError(t, err)
+	}
+	_, err := client.Dial(t.Context(), to, nil)
+	require.Error(t, err)
+	require.False(t, IsFinal(err), "%v", err)
+	_, err = server.Dial(t.Context(), Peer{Addr: listenEcho(t, client)}, nil)
+	require.NoError(t, err, "it can dial")
+	files.Store(1000)
+	_, err = client.Dial(t.Context(), to, nil)
+	require.NoError(t, err)
+
+	for _, tt := range []struct {
+		most, want int
+		files      uint64
+	}{{100, 100, manyFiles}, {1 << 16, 3584, 4096}, {1 << 16, 224, 256}, {1 << 16, 1, 32}, {1 << 16, 1, 0},
+		{1 << 16, 1 << 16, math.MaxUint64}} {
+		require.Equal(t, tt.want, places(tt.most, tt.files))
+	}
 }
 
 func TestTCPClose(t *testing.T) {

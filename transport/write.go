@@ -23,7 +23,7 @@ const (
 // other senders join the next write, so many small messages cost few system calls and no goroutine switch.
 type writer struct {
 	raw       *rawWriter // writes to base without blocking; nil if the system cannot
-	queue     [][]byte   // full chunks, to be written before out
+	queue     []piece    // full chunks and frames, to be written before out
 	out       []byte     // the current chunk
 	waiting   int        // bytes in queue, and those being written
 	flushing  bool       // a flush is running or about to
@@ -50,27 +50,35 @@ func putChunk(b []byte) {
 }
 
 // enqueue queues a frame without copying it.
-func (w *writer) enqueue(frame []byte) {
-	if len(w.out) > 0 {
-		w.queue = append(w.queue, w.out)
-		w.waiting += len(w.out)
-		w.out = nil
+func (c *conn) enqueue(f *frame) {
+	if len(c.out) > 0 {
+		c.queue = append(c.queue, piece{bytes: c.out})
+		c.waiting += len(c.out)
+		c.out = nil
 	}
-	w.queue = append(w.queue, frame)
-	w.waiting += len(frame)
+	c.holdFrame(f)
+	c.queue = append(c.queue, piece{f.bytes, f})
+	c.waiting += len(f.bytes)
 }
 
 // room returns the buffer to which the next message of at most n bytes is appended.
-func (w *writer) room(n int) []byte {
-	if cap(w.out)-len(w.out) >= n {
-		return w.out
+func (c *conn) room(n int) []byte {
+	if cap(c.out)-len(c.out) >= n {
+		return c.out
 	}
 	size := chunkSmall
-	if len(w.out) > 0 {
-		w.queue = append(w.queue, w.out)
-		w.waiting += len(w.out)
+	if len(c.out) > 0 {
+		c.queue = append(c.queue, piece{bytes: c.out})
+		c.waiting += len(c.out)
 		size = chunkLarge
 	}
+	b := newChunk(n, size)
+	c.hold(weight(b))
+	return b
+}
+
+// newChunk returns a chunk of the given size, or a larger one if n bytes need it.
+func newChunk(n, size int) []byte {
 	switch {
 	case n > chunkHuge:
 		return make([]byte, 0, n)
@@ -82,8 +90,14 @@ func (w *writer) room(n int) []byte {
 	return smallChunks.Get().(*[chunkSmall]byte)[:0]
 }
 
-// forgetAll drops all unwritten bytes.
-func (w *writer) forgetAll() { w.queue, w.out = nil, nil }
+// forgetAll drops all unwritten bytes, but not those that a flush has taken.
+func (c *conn) forgetAll() {
+	for _, p := range c.queue {
+		c.letGo(p)
+	}
+	c.hold(-weight(c.out))
+	c.queue, c.out = nil, nil
+}
 
 // haste is how soon an appended message is written.
 type haste uint8
@@ -107,6 +121,7 @@ func (c *conn) kick(h haste) error {
 			c.end(err)
 			return err
 		}
+		c.checkBudget()
 		return nil
 	}
 	c.flushing = true
@@ -134,26 +149,27 @@ func (c *conn) quiet() bool {
 }
 
 // take returns the next chunk to write. It is empty if only TLS has records to write, and nil if there is nothing: then the
-// flush has ended. done is the chunk written before.
-func (c *conn) take(done []byte) []byte {
+// flush has ended. done is the piece written before.
+func (c *conn) take(done piece) piece {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.waiting -= len(done)
+	c.waiting -= len(done.bytes)
+	c.letGo(done)
 	if len(c.queue) > 0 {
-		b := c.queue[0]
-		c.queue[0] = nil
+		p := c.queue[0]
+		c.queue[0] = piece{}
 		if c.queue = c.queue[1:]; len(c.queue) == 0 {
 			c.queue = nil
 		}
-		return b
+		return p
 	}
 	if b := c.out; len(b) > 0 {
 		c.out = nil
 		c.waiting += len(b)
-		return b
+		return piece{bytes: b}
 	}
 	if c.seal != nil && c.seal.pending() > 0 {
-		return []byte{}
+		return piece{bytes: []byte{}}
 	}
 	c.flushing = false
 	if c.raw != nil {
@@ -162,12 +178,12 @@ func (c *conn) take(done []byte) []byte {
 	if c.err != nil {
 		c.idle.Broadcast()
 	}
-	return nil
+	return piece{}
 }
 
 // outgoing is the data that a flush has taken but not written.
 type outgoing struct {
-	chunk  []byte // goes to putChunk
+	chunk  piece  // goes to putChunk
 	plain  []byte // the part of chunk not encrypted yet
 	wire   []byte // the next bytes for the socket: part of chunk or of sealed
 	sealed []byte // encrypted records; goes to putChunk
@@ -176,23 +192,24 @@ type outgoing struct {
 // fetch fills o.wire. It returns false if there is nothing to write: then the flush has ended.
 func (c *conn) fetch(o *outgoing) bool {
 	for len(o.wire) == 0 {
+		c.hold(-weight(o.sealed))
 		putChunk(o.sealed)
 		o.sealed = nil
 		if len(o.plain) == 0 {
 			done := o.chunk
 			o.chunk = c.take(done)
-			putChunk(done)
-			if o.chunk == nil {
+			putChunk(done.bytes)
+			if o.chunk.bytes == nil {
 				return false
 			}
 			if c.seal == nil {
-				o.wire = o.chunk
+				o.wire = o.chunk.bytes
 				return true
 			}
-			o.plain = o.chunk
+			o.plain = o.chunk.bytes
 		}
 		n := sealPiece
-		if cap(o.chunk) > chunkLarge {
+		if cap(o.chunk.bytes) > chunkLarge {
 			n = sealLarge
 		}
 		n = min(n, len(o.plain))
@@ -204,6 +221,7 @@ func (c *conn) fetch(o *outgoing) bool {
 			o.plain = o.plain[n:]
 		}
 		o.sealed = c.seal.take()
+		c.hold(weight(o.sealed))
 		o.wire = o.sealed
 	}
 	return true
@@ -231,6 +249,7 @@ func (c *conn) flushInline() {
 // flush writes o and the messages sent after it.
 func (c *conn) flush(o outgoing) {
 	for c.fetch(&o) {
+		c.checkBudget()
 		c.armWrite()
 		if _, err := c.base.Write(o.wire); err != nil {
 			if isTimeout(err) {

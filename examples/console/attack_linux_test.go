@@ -76,8 +76,8 @@ func (a *attacker) change(name string) error {
 	return err
 }
 
-// Connections use up the file descriptors of dns. It makes the changes of members meanwhile, and admits others when it has
-// closed the silent connections. Without a realm it admits all that prove any key, until nobody else gets in.
+// Connections use up the file descriptors that dns has for them. It makes the changes of members meanwhile, and admits others
+// when it has closed the silent connections. Without a realm it admits all that prove any key, until nobody else gets in.
 func TestAttackDescriptors(t *testing.T) {
 	t.Parallel()
 	const limit, most = 256, 300
@@ -91,7 +91,7 @@ func TestAttackDescriptors(t *testing.T) {
 	open.dns.limitFiles(limit)
 
 	end := besiegeSilently(g, most)
-	g.dns.awaitError("accept failed")
+	g.dns.awaitError("connection refused: too many connections")
 	require.NoError(t, member.change("during.com"))
 	require.NoError(t, newAttacker(g, cfg).change("new.com"))
 	end()
