@@ -77,9 +77,6 @@ func (q *requests) addOpen(session uint64, r *Request) {
 // isOpening reports whether a session is about to be opened.
 func (q *requests) isOpening(session uint64) bool { return len(q.opening[session]) > 0 }
 
-// opens returns the number of sessions about to be opened.
-func (q *requests) opens() int { return len(q.opening) }
-
 func (q *requests) takeOpens(session uint64) []*Request {
 	rs := q.opening[session]
 	delete(q.opening, session)
