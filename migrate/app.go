@@ -54,6 +54,12 @@ func concurrentQueries(m *machine.Machine) bool {
 	return ok
 }
 
+// publicQueries reports whether the service of m is a PublicQuerier.
+func publicQueries(m *machine.Machine) bool {
+	_, ok := m.App().(adapter).Migratable.(PublicQuerier)
+	return ok
+}
+
 func command(c machine.Command) Command {
 	return Command{
 		Index: c.Index, Epoch: c.Epoch, Time: c.Time, Session: c.Session, Seq: c.Seq, Key: c.Key, Body: c.Body, emit: c.Emit,

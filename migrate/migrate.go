@@ -23,7 +23,7 @@ import (
 //
 // A [Client] must not be used inside Apply, because the service would wait for itself: Do and Query return [ErrForbidden].
 //
-// A service may also implement [Querier], [ConcurrentQuerier], [Validator], [SessionCloser] and [Hasher].
+// A service may also implement [Querier], [ConcurrentQuerier], [PublicQuerier], [Validator], [SessionCloser] and [Hasher].
 type Migratable interface {
 	// Apply executes a committed command and returns the reply for its client. An error is a reply, too: it is replicated,
 	// and the client receives it, as an [*transport.Error] with its code if it is one. Apply may keep cmd.Body but must not
@@ -52,7 +52,7 @@ type Snapshot interface {
 	Release()
 }
 
-// Querier answers queries without changing the state. Query sees every command acknowledged before the query was sent. It is
+// Querier answers queries of clients with an open session, without changing the state; see also [PublicQuerier]. Query sees every command acknowledged before the query was sent. It is
 // called by the applier and therefore waits for an Apply in progress; see [ConcurrentQuerier].
 type Querier interface {
 	Query(q []byte) ([]byte, error)
@@ -64,6 +64,14 @@ type ConcurrentQuerier interface {
 	Querier
 	// ConcurrentQueries is never called. It marks Query as safe for concurrent use.
 	ConcurrentQueries()
+}
+
+// PublicQuerier is a [Querier] with public data: it also answers queries without a session. A [Client] opens a session in any
+// case, so this is for other programs that speak the protocol.
+type PublicQuerier interface {
+	Querier
+	// PublicQueries is never called. It marks the answers of Query as public.
+	PublicQueries()
 }
 
 // Validator refuses commands before they are ordered, on the active host only. A refused command never reaches Apply, and

@@ -81,3 +81,58 @@ func TestEvictsOwnSessions(t *testing.T) {
 		}
 	})
 }
+
+// public is a tally that answers everybody.
+type public struct{ tally }
+
+func (*public) PublicQueries() {}
+
+// Queries and events need a session of the caller's own key, except that a PublicQuerier answers queries without one.
+func TestQueryNeedsSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "a")
+		defer w.close()
+		a := w.host("a", "svc", Policy{})
+		open, err := w.nodes["a"].Host(t.Context(), "open", func() Migratable { return new(public) }, Policy{})
+		require.NoError(t, err)
+		c := w.dial("ann", "svc", ClientConfig{})
+		require.NoError(t, w.do(t.Context(), c, "secret"))
+
+		ask := func(r *raw, service string) (string, error) {
+			var res wire.QueryResult
+			err := r.call(wire.MethodQuery, wire.QueryParams{Service: service, Session: r.session, Body: []byte("all")}, &res)
+			return string(res.Reply), err
+		}
+		listen := func(r *raw) error {
+			return r.call(wire.MethodListen, wire.ListenParams{Service: "svc", Session: r.session, From: 1}, nil)
+		}
+		for session, want := range map[uint64]error{0: ErrSessionExpired, 7: ErrSessionExpired, c.Session(): ErrForbidden} {
+			r := w.raw("eve", a, session)
+			answer, err := ask(r, "svc")
+			require.ErrorIs(t, err, want)
+			require.Empty(t, answer)
+			require.ErrorIs(t, listen(r), ErrSessionExpired, "it is not open on this connection")
+			synctest.Wait()
+			require.Empty(t, r.events)
+		}
+		r := w.raw("ann", a, c.Session())
+		answer, err := ask(r, "svc")
+		require.NoError(t, err)
+		require.Equal(t, `["secret"]`, answer)
+		require.ErrorIs(t, listen(r), ErrSessionExpired, "it is not open on this connection")
+
+		// A query may follow the request to open the session at once.
+		r = w.raw("eve", a, 7)
+		r.send(wire.MethodOpen, wire.OpenParams{Service: "svc", Session: 7}, func(err error) { require.NoError(t, err) })
+		answer, err = ask(r, "svc")
+		require.NoError(t, err)
+		require.Equal(t, `["secret"]`, answer)
+		require.NoError(t, listen(r))
+		require.NoError(t, r.call(wire.MethodLeave, wire.LeaveParams{Service: "svc", Session: 7}, nil))
+		_, err = ask(r, "svc")
+		require.ErrorIs(t, err, ErrSessionExpired)
+
+		_, err = ask(w.raw("eve", open, 0), "open")
+		require.NoError(t, err)
+	})
+}

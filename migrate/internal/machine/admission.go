@@ -116,6 +116,21 @@ func (m *Machine) AdmitOpen(session uint64, key transport.Key, resume bool) Admi
 	}
 }
 
+// AdmitQuery returns the session that a query belongs to: 0 if none is open and the service answers queries without one. It
+// returns an error if the query must not be answered.
+func (m *Machine) AdmitQuery(session uint64, key transport.Key, public bool) (uint64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, _, err := m.find(session, key)
+	switch {
+	case err == nil:
+		return session, nil
+	case public && errors.Is(err, wire.ErrSessionExpired):
+		return 0, nil
+	}
+	return 0, err
+}
+
 // AdmitClose decides about a client's request to end its session.
 func (m *Machine) AdmitClose(session uint64, key transport.Key) Admission {
 	m.mu.Lock()

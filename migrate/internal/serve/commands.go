@@ -105,8 +105,12 @@ func (c *Clients) reply(r *Request, a *machine.Result) {
 	r.Reply(nil, &transport.Error{Code: a.Err.Code, Message: a.Err.Message, Data: data})
 }
 
-// query asks the core when the query may be answered.
+// query asks the core when the query may be answered. It needs an open session, unless the service answers everybody.
 func (c *Clients) query(r *Request, p *wire.QueryParams) {
+	if _, err := c.host.Machine().AdmitQuery(p.Session, r.conn.Peer().Key, c.host.PublicQueries()); err != nil {
+		r.Reply(nil, err)
+		return
+	}
 	c.host.Step(core.Read{ID: c.requests.addQuery(r, p.Body)})
 }
 
