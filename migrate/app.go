@@ -15,9 +15,9 @@ func (a adapter) Snapshot() (machine.Snapshot, error) { return a.Migratable.Snap
 
 func (a adapter) Restore(r io.Reader) error { return a.Migratable.Restore(r) }
 
-func (a adapter) Query(q []byte) ([]byte, error) {
+func (a adapter) Query(q machine.Query) ([]byte, error) {
 	if s, ok := a.Migratable.(Querier); ok {
-		return s.Query(q)
+		return s.Query(Query(q))
 	}
 	return nil, machine.ErrNoQuery
 }

@@ -55,7 +55,23 @@ type Snapshot interface {
 // Querier answers queries of clients with an open session, without changing the state; see also [PublicQuerier]. Query sees every command acknowledged before the query was sent. It is
 // called by the applier and therefore waits for an Apply in progress; see [ConcurrentQuerier].
 type Querier interface {
-	Query(q []byte) ([]byte, error)
+	// Query returns the answer for the client that asks. The answer may depend on q.Key, for example to show a card to its
+	// owner only. An error reaches the client as that of Apply does. Query may keep q.Body but must not change it. The answer
+	// then belongs to the library.
+	Query(q Query) ([]byte, error)
+}
+
+// Query is a query as a service sees it.
+type Query struct {
+	// Session identifies the client's session. It is 0 for a query without one; see [PublicQuerier].
+	Session uint64
+	// Key is the key that the client has proved, or zero if the transport proves none.
+	Key transport.Key
+	// Time is the log time of the state that answers: that of the latest entry applied. It does not advance while no entry is
+	// ordered.
+	Time time.Time
+	// Body holds the bytes that the client sent.
+	Body []byte
 }
 
 // ConcurrentQuerier is a [Querier] whose Query may run concurrently with all other methods and with itself. It does not wait

@@ -11,7 +11,7 @@ import (
 	"github.com/roam-go/roam/migrate/internal/wire"
 )
 
-// One key has a limited number of sessions. The client that wants one more gets an error, at once, and no other client notices.
+// One key has a limited number of sessions. A client that wants one more gets an error at once. Other clients are not affected.
 func TestSessionsPerKey(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "a", "b")
@@ -48,8 +48,8 @@ func TestSessionsPerKey(t *testing.T) {
 	})
 }
 
-// A client that fills all places, and one that opens sessions and leaves before they are open, evict nobody else, connected or
-// not.
+// A client that fills all places, and opens sessions and leaves before they are open, evicts only its own, not those of
+// others, connected or not.
 func TestEvictsOwnSessions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const places = 20
@@ -135,4 +135,51 @@ func TestQueryNeedsSession(t *testing.T) {
 		_, err = ask(w.raw("eve", open, 0), "open")
 		require.NoError(t, err)
 	})
+}
+
+// asked is a tally that answers a query with its circumstances.
+type asked struct{ tally }
+
+func (*asked) Query(q Query) ([]byte, error) {
+	return fmt.Appendf(nil, "%d %v %d %s", q.Session, q.Key, q.Time.UnixMilli(), q.Body), nil
+}
+
+func (*asked) PublicQueries() {}
+
+// askedBeside also answers during Apply.
+type askedBeside struct{ asked }
+
+func (*askedBeside) ConcurrentQueries() {}
+
+// A service sees the session and the key of the client that asks, and the log time, whether it answers during Apply or not. A
+// session that is not open is none.
+func TestQueryTellsWhoAsks(t *testing.T) {
+	for what, fresh := range map[string]func() Migratable{
+		"applier": func() Migratable { return new(asked) },
+		"beside":  func() Migratable { return new(askedBeside) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, "a")
+				defer w.close()
+				a, err := w.nodes["a"].Host(t.Context(), "svc", fresh, Policy{})
+				require.NoError(t, err)
+				ann, bob := w.dial("ann", "svc", ClientConfig{}), w.dial("bob", "svc", ClientConfig{})
+				time.Sleep(time.Second)
+				_, err = ann.Do(t.Context(), []byte("x"))
+				require.NoError(t, err)
+				now := a.machine().LogTime()
+				time.Sleep(time.Second)
+				for name, c := range map[string]*Client{"ann": ann, "bob": bob} {
+					got, err := c.Query(t.Context(), []byte("?"))
+					require.NoError(t, err)
+					require.Equal(t, fmt.Sprintf("%d %v %d ?", c.Session(), w.transport(name).Key(), now), string(got))
+				}
+				var res wire.QueryResult
+				params := wire.QueryParams{Service: "svc", Session: 99}
+				require.NoError(t, w.raw("eve", a, 99).call(wire.MethodQuery, params, &res))
+				require.Equal(t, fmt.Sprintf("0 %v %d ", w.transport("eve").Key(), now), string(res.Reply))
+			})
+		})
+	}
 }

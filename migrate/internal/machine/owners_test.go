@@ -207,12 +207,12 @@ func (u *unlocked) Apply(cmd Command) ([]byte, error) {
 	return cmd.Body, nil
 }
 
-func (u *unlocked) SessionClosed(cmd Command)      { u.check("SessionClosed"); cmd.Emit(nil) }
-func (u *unlocked) Query(q []byte) ([]byte, error) { u.check("Query"); return q, nil }
-func (u *unlocked) Validate(Command) error         { u.check("Validate"); return nil }
-func (u *unlocked) Hash() (uint64, bool)           { u.check("Hash"); return 1, true }
-func (u *unlocked) Snapshot() (Snapshot, error)    { u.check("Snapshot"); return u, nil }
-func (u *unlocked) Release()                       { u.check("Release") }
+func (u *unlocked) SessionClosed(cmd Command)     { u.check("SessionClosed"); cmd.Emit(nil) }
+func (u *unlocked) Query(q Query) ([]byte, error) { u.check("Query"); return q.Body, nil }
+func (u *unlocked) Validate(Command) error        { u.check("Validate"); return nil }
+func (u *unlocked) Hash() (uint64, bool)          { u.check("Hash"); return 1, true }
+func (u *unlocked) Snapshot() (Snapshot, error)   { u.check("Snapshot"); return u, nil }
+func (u *unlocked) Release()                      { u.check("Release") }
 func (u *unlocked) WriteTo(io.Writer) (int64, error) {
 	u.check("WriteTo")
 	return 0, nil
@@ -233,7 +233,7 @@ func TestServiceRunsUnlocked(t *testing.T) {
 	l.command(2, 2, 1, "panic")
 	l.close(3)
 	l.apply(core.Entry{Kind: core.HashCheck})
-	_, err := m.Query(nil)
+	_, err := m.Query(Query{})
 	require.NoError(t, err)
 	require.NoError(t, m.Validate(core.Entry{Session: 2}))
 	s, err := m.Snapshot()

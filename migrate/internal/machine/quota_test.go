@@ -10,8 +10,8 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// A key opens no more sessions than the limit, those in flight included. Other keys, clients without a key, and sessions that
-// are open are not affected.
+// A key opens no more sessions than the limit, those in flight included. Other keys, clients without a key, and open sessions
+// are not affected.
 func TestSessionsOfOneKey(t *testing.T) {
 	l, _ := newTestMachine(Limits{SessionsPerKey: 3})
 	m, log := l.m, &appended{l: l}

@@ -107,11 +107,13 @@ func (c *Clients) reply(r *Request, a *machine.Result) {
 
 // query asks the core when the query may be answered. It needs an open session, unless the service answers everybody.
 func (c *Clients) query(r *Request, p *wire.QueryParams) {
-	if _, err := c.host.Machine().AdmitQuery(p.Session, r.conn.Peer().Key, c.host.PublicQueries()); err != nil {
+	key := r.conn.Peer().Key
+	session, err := c.host.Machine().AdmitQuery(p.Session, key, c.host.PublicQueries())
+	if err != nil {
 		r.Reply(nil, err)
 		return
 	}
-	c.host.Step(core.Read{ID: c.requests.addQuery(r, p.Body)})
+	c.host.Step(core.Read{ID: c.requests.addQuery(r, machine.Query{Session: session, Key: key, Body: p.Body})})
 }
 
 // Read answers a query. Everything that was acknowledged before the query is committed.
@@ -123,7 +125,7 @@ func (c *Clients) Read(id uint64) {
 	c.stats.queries++
 	answer := func(m *machine.Machine) {
 		index, epoch := m.Applied()
-		reply, err := m.Query(q.body)
+		reply, err := m.Query(q.Query)
 		c.host.Post(func() {
 			if !c.requests.takeQuery(id) {
 				return // it was refused meanwhile
