@@ -183,8 +183,9 @@
 //	                             (transport.TCPConfig)
 //	in flight per connection     256 requests, 4 MiB; then the host stops reading until it has answered some
 //	unacknowledged per client    1,024 commands, 8 MiB (migrate.ClientConfig)
-//	sessions of a service        65,536; a new one then evicts the longest-disconnected one, or is rejected if all clients
-//	                             are connected; 1,024 per connection
+//	sessions of a service        65,536; a new one then evicts one of a disconnected client, first of the same key, then of
+//	                             the key with the most, or is rejected if all clients are connected; 1,024 per connection
+//	sessions of one key          16,384 per service (migrate.Policy.SessionsPerKey)
 //	replies kept                 1,024 and 8 MiB per session, 64 MiB per service
 //	events kept                  16 MiB per service (migrate.Policy)
 //	copies of a service          1 to 16 (migrate.Policy)

@@ -31,7 +31,7 @@ func TestRoomIsMigratable(t *testing.T) {
 				do(3, command{Op: opSay, Text: fmt.Sprint("line ", i)})
 			}
 			for _, q := range []query{{Op: queryHistory, After: 1 << 40}, {Op: queryWho}, {Op: queryFind, Name: "name3"}} {
-				s.Queries = append(s.Queries, mustMarshal(&q))
+				s.Queries = append(s.Queries, migrate.Query{Body: mustMarshal(&q)})
 			}
 			migratetest.Run(t, s)
 		})

@@ -100,7 +100,9 @@ func (s *hubSession) Go(body []byte) (*migrate.Call, error) {
 }
 
 func (s *hubSession) Query(ctx context.Context, q []byte) (answer []byte, err error) {
-	if e := s.hub.do(ctx, s, nil, func(migrate.Command) { answer, err = s.hub.room.(migrate.Querier).Query(q) }); e != nil {
+	if e := s.hub.do(ctx, s, nil, func(migrate.Command) {
+		answer, err = s.hub.room.(migrate.Querier).Query(migrate.Query{Session: s.number, Key: s.key, Body: q})
+	}); e != nil {
 		return nil, e
 	}
 	return answer, err

@@ -281,9 +281,9 @@ func (r *room) search(number uint64) int {
 }
 
 // Query answers a query of a client.
-func (r *room) Query(q []byte) ([]byte, error) {
+func (r *room) Query(q migrate.Query) ([]byte, error) {
 	var ask query
-	if err := transport.Unmarshal(q, &ask); err != nil {
+	if err := transport.Unmarshal(q.Body, &ask); err != nil {
 		return nil, transport.Errorf(CodeBadCommand, "chat: not a query: want [operation, name, after, limit]")
 	}
 	switch ask.Op {

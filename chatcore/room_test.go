@@ -73,7 +73,7 @@ func (r *replica) published(t testing.TB) string {
 
 func (r *replica) ask(t testing.TB, q query, answer any) {
 	t.Helper()
-	b, err := r.Migratable.(migrate.Querier).Query(mustMarshal(&q))
+	b, err := r.Migratable.(migrate.Querier).Query(migrate.Query{Body: mustMarshal(&q)})
 	require.NoError(t, err)
 	require.NoError(t, transport.Unmarshal(b, answer))
 }
@@ -364,11 +364,11 @@ func TestWho(t *testing.T) {
 	require.Empty(t, page.List)
 
 	q := r.Migratable.(migrate.Querier)
-	_, err := q.Query(mustMarshal(&query{Op: queryFind, Name: "pl"})) // confusable with p1, but not equal
+	_, err := q.Query(migrate.Query{Body: mustMarshal(&query{Op: queryFind, Name: "pl"})}) // confusable with p1, but not equal
 	require.ErrorIs(t, err, ErrNoSuchName)
-	_, err = q.Query(mustMarshal(&query{Op: 9}))
+	_, err = q.Query(migrate.Query{Body: mustMarshal(&query{Op: 9})})
 	require.ErrorIs(t, err, ErrBadCommand)
-	_, err = q.Query([]byte{0xc1})
+	_, err = q.Query(migrate.Query{Body: []byte{0xc1}})
 	require.ErrorIs(t, err, ErrBadCommand)
 }
 
@@ -606,7 +606,7 @@ func FuzzApply(f *testing.F) {
 		r := newReplica(t, Config{MinParticipants: 1})
 		for session, body := range [][]byte{first, second, first, second} {
 			_, _ = r.Apply(r.command(uint64(session), keyOf(uint64(session)), body))
-			_, _ = r.Migratable.(migrate.Querier).Query(body)
+			_, _ = r.Migratable.(migrate.Querier).Query(migrate.Query{Body: body})
 			_ = r.Migratable.(migrate.Validator).Validate(r.command(1, keyOf(1), body))
 		}
 		require.NoError(t, newReplica(t, Config{}).Restore(bytes.NewReader(r.snapshot(t))))

@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/roam-go/roam/migrate"
 	"github.com/roam-go/roam/transport"
 )
 
@@ -75,7 +76,7 @@ func TestLargestAnswersFit(t *testing.T) {
 		_, err := r.do(s, keyOf(s+1), c)
 		require.NoError(t, err)
 	}
-	answer, err := r.Migratable.(*room).Query(mustMarshal(&query{Op: queryWho}))
+	answer, err := r.Migratable.(*room).Query(migrate.Query{Body: mustMarshal(&query{Op: queryWho})})
 	require.NoError(t, err)
 	require.Less(t, len(answer), 512<<10)
 	require.NoError(t, transport.Unmarshal(answer, new(roster)))
@@ -86,7 +87,7 @@ func TestLargestAnswersFit(t *testing.T) {
 		_, err = r.do(9999, keyOf(9999), command{Op: opSay, Text: "x"})
 		require.NoError(t, err)
 	}
-	answer, err = r.Migratable.(*room).Query(mustMarshal(&query{Op: queryHistory, After: 1 << 40}))
+	answer, err = r.Migratable.(*room).Query(migrate.Query{Body: mustMarshal(&query{Op: queryHistory, After: 1 << 40})})
 	require.NoError(t, err)
 	require.Less(t, len(answer), 700<<10)
 	var list []storedMessage

@@ -15,9 +15,9 @@ func (a adapter) Snapshot() (machine.Snapshot, error) { return a.Migratable.Snap
 
 func (a adapter) Restore(r io.Reader) error { return a.Migratable.Restore(r) }
 
-func (a adapter) Query(q []byte) ([]byte, error) {
+func (a adapter) Query(q machine.Query) ([]byte, error) {
 	if s, ok := a.Migratable.(Querier); ok {
-		return s.Query(q)
+		return s.Query(Query(q))
 	}
 	return nil, machine.ErrNoQuery
 }
@@ -51,6 +51,12 @@ func validates(m *machine.Machine) bool {
 // concurrentQueries reports whether the service of m is a ConcurrentQuerier.
 func concurrentQueries(m *machine.Machine) bool {
 	_, ok := m.App().(adapter).Migratable.(ConcurrentQuerier)
+	return ok
+}
+
+// publicQueries reports whether the service of m is a PublicQuerier.
+func publicQueries(m *machine.Machine) bool {
+	_, ok := m.App().(adapter).Migratable.(PublicQuerier)
 	return ok
 }
 

@@ -17,9 +17,9 @@ type fullService struct {
 	closed []Command
 }
 
-func (s *fullService) Query(q []byte) ([]byte, error) { return q, nil }
-func (s *fullService) SessionClosed(cmd Command)      { s.closed = append(s.closed, cmd) }
-func (s *fullService) Hash() uint64                   { return 7 }
+func (s *fullService) Query(q Query) ([]byte, error) { return q.Body, nil }
+func (s *fullService) SessionClosed(cmd Command)     { s.closed = append(s.closed, cmd) }
+func (s *fullService) Hash() uint64                  { return 7 }
 func (s *fullService) Validate(cmd Command) error {
 	cmd.Emit(nil) // does nothing here
 	return transport.Errorf(1001, "%d %s", cmd.Session, cmd.Body)
@@ -28,9 +28,9 @@ func (s *fullService) Validate(cmd Command) error {
 // The adapter shows the machine the optional interfaces that a service implements, and only those.
 func TestAdapter(t *testing.T) {
 	plain := adapter{struct{ Migratable }{}}
-	_, err := plain.Query(nil)
+	_, err := plain.Query(machine.Query{})
 	require.Equal(t, machine.ErrNoQuery, err)
-	_, err = machine.New("plain", plain, machine.Limits{}).Query(nil)
+	_, err = machine.New("plain", plain, machine.Limits{}).Query(machine.Query{})
 	require.ErrorIs(t, err, ErrNoQuery)
 	require.NoError(t, plain.Validate(machine.Command{}))
 	_, ok := plain.Hash()
@@ -39,7 +39,7 @@ func TestAdapter(t *testing.T) {
 
 	s := &fullService{}
 	full := adapter{s}
-	b, err := full.Query([]byte("q"))
+	b, err := full.Query(machine.Query{Body: []byte("q")})
 	require.NoError(t, err)
 	require.Equal(t, "q", string(b))
 	sum, ok := full.Hash()

@@ -86,7 +86,8 @@ type Client client.Client
 
 // Dial opens a session with a service, and waits until the service is found and the session is open. If ctx ends first, the
 // error wraps both ctx's error and the reason: [ErrNoService] if the resolver has no such name or the service was retired,
-// otherwise the last error of the resolver or of a host.
+// otherwise the last error of the resolver or of a host. Dial returns [ErrQuota] at once if the client's key has as many
+// sessions as the service allows ([Policy.SessionsPerKey]).
 //
 // ctx limits Dial alone: the client lives until Close or Shutdown.
 func Dial(ctx context.Context, service string, cfg ClientConfig) (*Client, error) {

@@ -33,4 +33,5 @@ func (h *clientHost) Spawn(f func()) { h.node.appliers.Spawn(f) }
 func (h *clientHost) NotActive(rec resolver.Record) error { return (*Service)(h).notActive(rec) }
 func (h *clientHost) Validates() bool                     { return validates(h.replica.Machine()) }
 func (h *clientHost) ConcurrentQueries() bool             { return concurrentQueries(h.replica.Machine()) }
+func (h *clientHost) PublicQueries() bool                 { return publicQueries(h.replica.Machine()) }
 func (h *clientHost) Ready(gone bool)                     { h.mover.ready(gone) }

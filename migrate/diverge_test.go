@@ -25,7 +25,7 @@ func (m *moody) Apply(cmd Command) ([]byte, error) {
 	return reply, err
 }
 
-func (m *moody) Query(q []byte) ([]byte, error) { return []byte("0"), nil }
+func (m *moody) Query(Query) ([]byte, error) { return []byte("0"), nil }
 
 // A host whose Apply gives another result is found out within the interval of the checks, and takes a fresh copy.
 func TestDivergence(t *testing.T) {

@@ -25,6 +25,7 @@ const (
 	CodeStore          = wire.CodeStore          // the node's directory cannot be used
 	CodeReplyGone      = wire.CodeReplyGone      // the command was executed, but its reply is too large or no longer kept
 	CodeBusy           = wire.CodeBusy           // a call of the service's own code has not returned for a long time
+	CodeQuota          = wire.CodeQuota          // the client's key has as many sessions as it may have
 )
 
 // Sentinels for [errors.Is].
@@ -49,4 +50,5 @@ var (
 	ErrStore          = wire.ErrStore
 	ErrReplyGone      = wire.ErrReplyGone
 	ErrBusy           = wire.ErrBusy
+	ErrQuota          = wire.ErrQuota
 )

@@ -29,7 +29,9 @@ func (v *visits) Restore(r io.Reader) error {
 }
 
 // Query reads an atomic, so that it may run beside Apply.
-func (v *visits) Query([]byte) ([]byte, error) { return strconv.AppendInt(nil, v.n.Load(), 10), nil }
+func (v *visits) Query(migrate.Query) ([]byte, error) {
+	return strconv.AppendInt(nil, v.n.Load(), 10), nil
+}
 
 // ConcurrentQueries says so.
 func (v *visits) ConcurrentQueries() {}
@@ -48,7 +50,7 @@ func ExampleConcurrentQuerier() {
 	var service migrate.Migratable = new(visits)
 	service.Apply(migrate.Command{})
 	if q, ok := service.(migrate.ConcurrentQuerier); ok {
-		n, err := q.Query(nil)
+		n, err := q.Query(migrate.Query{})
 		fmt.Printf("%s %v\n", n, err)
 	}
 	// Output: 1 <nil>

@@ -50,7 +50,7 @@ func (g *guestbook) Restore(r io.Reader) error {
 }
 
 // Query answers the question of how many lines there are.
-func (g *guestbook) Query([]byte) ([]byte, error) {
+func (g *guestbook) Query(migrate.Query) ([]byte, error) {
 	return strconv.AppendInt(nil, int64(len(g.lines)), 10), nil
 }
 

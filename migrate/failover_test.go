@@ -89,7 +89,7 @@ func TestPartitionedActive(t *testing.T) {
 		time.Sleep(100 * time.Millisecond)
 		commit := a.Status().Commit
 		asked := make(chan error, 1)
-		go func() { _, err := w.raw("near", a, 1).query(); asked <- err }()
+		go func() { _, err := w.raw("near", a, near.Session()).query(); asked <- err }()
 		time.Sleep(10 * time.Second)
 		require.Equal(t, commit, a.Status().Commit, "commands that a cut off host has committed")
 		require.True(t, a.Status().Suspended)

@@ -52,5 +52,8 @@ func (k *maker) instance() (Migratable, error) {
 func (k *maker) limits() machine.Limits {
 	lim := k.node.limits
 	lim.EventBytes = k.policy.EventBytes
+	if k.policy.SessionsPerKey > 0 {
+		lim.SessionsPerKey = k.policy.SessionsPerKey
+	}
 	return lim
 }

@@ -23,7 +23,7 @@ import (
 //
 // A [Client] must not be used inside Apply, because the service would wait for itself: Do and Query return [ErrForbidden].
 //
-// A service may also implement [Querier], [ConcurrentQuerier], [Validator], [SessionCloser] and [Hasher].
+// A service may also implement [Querier], [ConcurrentQuerier], [PublicQuerier], [Validator], [SessionCloser] and [Hasher].
 type Migratable interface {
 	// Apply executes a committed command and returns the reply for its client. An error is a reply, too: it is replicated,
 	// and the client receives it, as an [*transport.Error] with its code if it is one. Apply may keep cmd.Body but must not
@@ -52,10 +52,26 @@ type Snapshot interface {
 	Release()
 }
 
-// Querier answers queries without changing the state. Query sees every command acknowledged before the query was sent. It is
+// Querier answers queries of clients with an open session, without changing the state; see also [PublicQuerier]. Query sees every command acknowledged before the query was sent. It is
 // called by the applier and therefore waits for an Apply in progress; see [ConcurrentQuerier].
 type Querier interface {
-	Query(q []byte) ([]byte, error)
+	// Query returns the answer for the client that asks. The answer may depend on q.Key, for example to show a card to its
+	// owner only. An error reaches the client as that of Apply does. Query may keep q.Body but must not change it. The answer
+	// then belongs to the library.
+	Query(q Query) ([]byte, error)
+}
+
+// Query is a query as a service sees it.
+type Query struct {
+	// Session identifies the client's session. It is 0 for a query without one; see [PublicQuerier].
+	Session uint64
+	// Key is the key that the client has proved, or zero if the transport proves none.
+	Key transport.Key
+	// Time is the log time of the state that answers: that of the latest entry applied. It does not advance while no entry is
+	// ordered.
+	Time time.Time
+	// Body holds the bytes that the client sent.
+	Body []byte
 }
 
 // ConcurrentQuerier is a [Querier] whose Query may run concurrently with all other methods and with itself. It does not wait
@@ -64,6 +80,14 @@ type ConcurrentQuerier interface {
 	Querier
 	// ConcurrentQueries is never called. It marks Query as safe for concurrent use.
 	ConcurrentQueries()
+}
+
+// PublicQuerier is a [Querier] with public data: it also answers queries without a session. A [Client] opens a session in any
+// case, so this is for other programs that speak the protocol.
+type PublicQuerier interface {
+	Querier
+	// PublicQueries is never called. It marks the answers of Query as public.
+	PublicQueries()
 }
 
 // Validator refuses commands before they are ordered, on the active host only. A refused command never reaches Apply, and

@@ -43,6 +43,11 @@ type Policy struct {
 	// SessionTimeout is how long a client may be disconnected before its session expires. It defaults to 1 h.
 	SessionTimeout time.Duration
 
+	// SessionsPerKey limits the open sessions of one client key, so that one client cannot take the places of all others: a
+	// service has at most 65,536 sessions. Beyond it, Dial returns [ErrQuota]. Sessions of clients without a key are not
+	// limited. Only the active host's limit counts, and only for new sessions. It defaults to 16,384.
+	SessionsPerKey int
+
 	// EventBytes limits the total size of the events kept for clients that resume. It defaults to 16 MiB.
 	EventBytes int
 
@@ -69,6 +74,8 @@ func (p *Policy) validate() error {
 		return bad("Copies", fmt.Sprintf("is %d, not 1 to 16", p.Copies))
 	case p.SessionTimeout < 0:
 		return bad("SessionTimeout", fmt.Sprintf("is %v, below 0", p.SessionTimeout))
+	case p.SessionsPerKey < 0:
+		return bad("SessionsPerKey", fmt.Sprintf("is %d, below 0", p.SessionsPerKey))
 	case p.EventBytes < 0:
 		return bad("EventBytes", fmt.Sprintf("is %d, below 0", p.EventBytes))
 	case p.Spread < 0:

@@ -27,9 +27,9 @@ func (h *held) Apply(cmd Command) ([]byte, error) {
 	return h.tally.Apply(cmd)
 }
 
-func (h *held) Query(q []byte) ([]byte, error) {
+func (h *held) Query(q Query) ([]byte, error) {
 	if h.query != nil {
-		h.query(string(q))
+		h.query(string(q.Body))
 	}
 	return h.tally.Query(q)
 }
@@ -292,7 +292,7 @@ type concurrent struct{ *held }
 
 func (c concurrent) ConcurrentQueries() {}
 
-func (c concurrent) Query(q []byte) ([]byte, error) { return []byte("beside"), nil }
+func (c concurrent) Query(Query) ([]byte, error) { return []byte("beside"), nil }
 
 // A snapshot that takes 2 s to capture, or to restore, is taken once, and the service goes on meanwhile with its protocol.
 func TestSlowSnapshot(t *testing.T) {

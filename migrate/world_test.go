@@ -33,8 +33,8 @@ func (t *tally) Apply(cmd Command) ([]byte, error) {
 
 func (t *tally) all() []string { return t.Seen }
 
-func (t *tally) Query(q []byte) ([]byte, error) {
-	if string(q) == "all" {
+func (t *tally) Query(q Query) ([]byte, error) {
+	if string(q.Body) == "all" {
 		return json.Marshal(t.Seen)
 	}
 	return strconv.AppendInt(nil, int64(len(t.Seen)), 10), nil

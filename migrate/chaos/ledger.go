@@ -166,7 +166,7 @@ func (l *ledger) Apply(cmd migrate.Command) ([]byte, error) {
 	return answer{l.Place, cmd.Index, cmd.Epoch}.marshal(), nil
 }
 
-func (l *ledger) Query([]byte) ([]byte, error) { return answer{Place: l.Place}.marshal(), nil }
+func (l *ledger) Query(migrate.Query) ([]byte, error) { return answer{Place: l.Place}.marshal(), nil }
 
 func (l *ledger) Hash() uint64 { return l.Link }
 

@@ -36,7 +36,7 @@ type Subject struct {
 	// commands differ and depend on earlier ones.
 	Commands []migrate.Command
 	// Queries are requests to a [migrate.Querier] between commands. Copies must give equal answers.
-	Queries [][]byte
+	Queries []migrate.Query
 }
 
 // Run tests a service. Each failure names the broken rule. A panic of the service is a failure, reported with its stack.

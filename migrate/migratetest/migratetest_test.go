@@ -86,7 +86,7 @@ func (l *list) Validate(cmd migrate.Command) error {
 	return nil
 }
 
-func (l *list) Query([]byte) ([]byte, error) {
+func (l *list) Query(migrate.Query) ([]byte, error) {
 	l.panicsIn("Query")
 	switch l.flaw {
 	case "a query changes the state":
@@ -204,7 +204,7 @@ func (l *list) Restore(r io.Reader) error {
 func subject(flaw string) Subject {
 	made := uint64(0)
 	one := new(list)
-	s := Subject{Queries: [][]byte{[]byte("how many")}}
+	s := Subject{Queries: []migrate.Query{{Body: []byte("how many")}}}
 	s.New = func() migrate.Migratable {
 		made++
 		switch flaw {

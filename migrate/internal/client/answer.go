@@ -61,7 +61,7 @@ func classify(result []byte, err error) answer {
 // classifyCode returns what a host's refusal of any call means.
 func classifyCode(code transport.Code) outcome {
 	switch code {
-	case wire.CodeSessionExpired, wire.CodeForbidden, wire.CodeStateLost, transport.CodeNotMember:
+	case wire.CodeSessionExpired, wire.CodeForbidden, wire.CodeStateLost, wire.CodeQuota, transport.CodeNotMember:
 		return outcomeEnded
 	case wire.CodeRetry, wire.CodeOutOfOrder, wire.CodeQueueFull:
 		return outcomeRetry

@@ -71,7 +71,7 @@ func (c *Client) ask(ctx context.Context, method string, params []byte, accept f
 		if remote {
 			switch o := classifyCode(e.Code); {
 			case method == wire.MethodQuery && e.Code == wire.CodeForbidden:
-				return err // the service's own error: a query needs no session
+				return err // the service's own error: no other client knows the session
 			case o == outcomeEnded, o == outcomeNotActive && aboutHost(e.Code):
 				c.refused(l, round, false, o, err, e.Data)
 				if o == outcomeEnded && c.Err() != nil {

@@ -99,6 +99,10 @@ func (m *Machine) AdmitOpen(session uint64, key transport.Key, resume bool) Admi
 	defer m.mu.Unlock()
 	switch s, _, err := m.find(session, key); {
 	case errors.Is(err, wire.ErrSessionExpired) && !resume:
+		if m.sessions.keys[key]+m.openKeys[key] >= m.lim.SessionsPerKey {
+			return refused(m.errorf(wire.CodeQuota, "the client's key has %d sessions, which is the limit (Policy.SessionsPerKey): "+
+				"end one with Client.Shutdown, or use fewer clients", m.lim.SessionsPerKey))
+		}
 		return Admission{Verdict: Append}
 	case err != nil:
 		return refused(err)
@@ -110,6 +114,21 @@ func (m *Machine) AdmitOpen(session uint64, key transport.Key, resume bool) Admi
 			First: m.events.next, Next: m.events.next,
 		}}
 	}
+}
+
+// AdmitQuery returns the session that a query belongs to: 0 if none is open and the service answers queries without one. It
+// returns an error if the query must not be answered.
+func (m *Machine) AdmitQuery(session uint64, key transport.Key, public bool) (uint64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, _, err := m.find(session, key)
+	switch {
+	case err == nil:
+		return session, nil
+	case public && errors.Is(err, wire.ErrSessionExpired):
+		return 0, nil
+	}
+	return 0, err
 }
 
 // AdmitClose decides about a client's request to end its session.
@@ -169,10 +188,24 @@ func (m *Machine) ordered(e core.Entry) {
 		return
 	}
 	f.index = e.Index
+	m.setInflight(e.Session, f)
+}
+
+// setInflight replaces the description of a session with entries in flight, and counts the sessions that are being opened.
+func (m *Machine) setInflight(session uint64, f inflightSession) {
 	if m.inflight == nil {
 		m.inflight = make(map[uint64]inflightSession)
 	}
-	m.inflight[e.Session] = f
+	m.countOpening(m.inflight[session], -1)
+	m.countOpening(f, 1)
+	m.inflight[session] = f
+}
+
+func (m *Machine) countOpening(f inflightSession, n int) {
+	if f.opening {
+		m.opening += n
+		addTo(&m.openKeys, f.key, n)
+	}
 }
 
 // ResetOrdered replaces the entries in flight by those of tail that are not applied yet. When the host becomes active, tail
@@ -182,6 +215,8 @@ func (m *Machine) ResetOrdered(tail []core.Entry) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	clear(m.inflight)
+	clear(m.openKeys)
+	m.opening = 0
 	for _, e := range tail {
 		m.ordered(e)
 	}
@@ -195,9 +230,10 @@ func (m *Machine) settle(e core.Entry) {
 	}
 	switch {
 	case e.Index >= f.index:
+		m.countOpening(f, -1)
 		delete(m.inflight, e.Session)
 	case e.Index == f.turn:
 		f.opening, f.closing = false, false
-		m.inflight[e.Session] = f
+		m.setInflight(e.Session, f)
 	}
 }

@@ -19,7 +19,7 @@ type App interface {
 	Restore(r io.Reader) error
 
 	// Query answers a question without changing the state. It returns [ErrNoQuery] if the service answers none.
-	Query(q []byte) ([]byte, error)
+	Query(q Query) ([]byte, error)
 	// Validate returns an error for a command that must not be ordered.
 	Validate(cmd Command) error
 	// SessionClosed reports the end of session cmd.Session, in the order of the log.
@@ -49,6 +49,14 @@ type Command struct {
 	// Emit publishes an event. It may be called only during Apply and SessionClosed; it panics elsewhere, except that it
 	// does nothing during Validate.
 	Emit func(body []byte)
+}
+
+// Query is a question as the service sees it.
+type Query struct {
+	Session uint64        // the client's session; 0: none
+	Key     transport.Key // the key of the client
+	Time    time.Time     // log time of the state that answers, in UTC
+	Body    []byte        // as sent by the client
 }
 
 func discard([]byte) {}

@@ -120,7 +120,7 @@ func (m *Machine) runOpen(e core.Entry, a *Result) *sessionSlot {
 	switch {
 	case s == nil:
 		if m.sessions.full() {
-			m.end(m.sessions.oldest(), e, a)
+			m.end(m.sessions.victim(transport.Key(e.Body), func(*sessionSlot) bool { return true }), e, a)
 		}
 	case s.key != transport.Key(e.Body):
 		a.Err = m.forbidden(e.Session)

@@ -17,8 +17,8 @@ import (
 //
 //   - The applier calls Apply, Query, Validate, Snapshot and Hash, one at a time. These run the service's code, except for
 //     Hash, and may take arbitrarily long.
-//   - The loop calls Admit, AdmitOpen, AdmitClose, Ordered, ResetOrdered, Idle, Room and HashCheck, one at a time. These
-//     return at once.
+//   - The loop calls Admit, AdmitOpen, AdmitQuery, AdmitClose, Ordered, ResetOrdered, Idle, Room, Victim and HashCheck, one
+//     at a time. These return at once.
 //
 // Any goroutine may call Applied, LogTime, NextEvent, Events and Usage. Only the applier's methods exclude one another; all
 // others may overlap them, and see an entry either in flight or applied with all its effects. A [Capture] is independent of
@@ -46,6 +46,8 @@ type Machine struct {
 	// inflight describes, on the active host, the sessions with entries that are appended but not applied yet; it is nil
 	// before the first.
 	inflight map[uint64]inflightSession
+	opening  int                   // the sessions in flight that are not in the table yet
+	openKeys map[transport.Key]int // and of each key
 
 	// The applier's own.
 	sum      uint64 // the running hash; during Apply, of a part of the entry
@@ -60,11 +62,14 @@ type emitter struct {
 	tooLarge int // the size of an event that exceeds the limit
 }
 
-// Limits bounds the memory of a [Machine]; zero fields take their defaults. All except EventBytes affect the replicated
-// state and must be the same on all hosts of a service.
+// Limits bounds the memory of a [Machine]; zero fields take their defaults. All except EventBytes and SessionsPerKey affect
+// the replicated state and must be the same on all hosts of a service.
 type Limits struct {
-	// Sessions is the maximum number of sessions; opening another ends the least recently used. It defaults to 65,536.
+	// Sessions is the maximum number of sessions; opening another ends one of them. It defaults to 65,536.
 	Sessions int
+	// SessionsPerKey is the maximum number of sessions that AdmitOpen allows a key. Sessions without a key are not limited.
+	// It defaults to a quarter of Sessions, but at least 64.
+	SessionsPerKey int
 	// RepliesPerSession and ReplyBytesPerSession bound the cached replies of a session, ReplyBytes those of all sessions.
 	// They default to 1,024, 8 MiB and 64 MiB.
 	//
@@ -87,6 +92,7 @@ func (l Limits) withDefaults() Limits {
 		}
 	}
 	set(&l.Sessions, 1<<16)
+	set(&l.SessionsPerKey, max(l.Sessions/4, 64))
 	set(&l.RepliesPerSession, 1024)
 	set(&l.ReplyBytesPerSession, 8<<20)
 	set(&l.ReplyBytes, 64<<20)
@@ -158,11 +164,27 @@ func (m *Machine) Usage() Usage {
 	return Usage{Sessions: m.sessions.len(), ReplyBytes: m.sessions.bytes, EventBytes: m.events.bytes}
 }
 
-// Room returns how many sessions can be opened before one has to be evicted.
-func (m *Machine) Room() int {
+// Room reports whether another session can be opened before one has to be evicted. Sessions count from when their entry is
+// in the log.
+func (m *Machine) Room() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.lim.Sessions - m.sessions.len()
+	return m.sessions.len()+m.opening < m.lim.Sessions
+}
+
+// Victim returns the session to end so that key can open another one, among those without entries in flight that mayEnd
+// accepts; 0 if there is none. mayEnd must not call the machine, which is locked.
+func (m *Machine) Victim(key transport.Key, mayEnd func(session uint64) bool) uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.sessions.victim(key, func(s *sessionSlot) bool {
+		_, busy := m.inflight[s.id]
+		return !busy && s.id != m.ending && mayEnd(s.id)
+	})
+	if s == nil {
+		return 0
+	}
+	return s.id
 }
 
 func (m *Machine) errorf(code transport.Code, format string, args ...any) *transport.Error {

@@ -24,6 +24,7 @@ type journal struct {
 	text    []byte
 	last    Command
 	closed  []uint64
+	asked   Query
 	skew    string // makes it differ from other hosts
 	restore func(io.Reader) error
 }
@@ -82,8 +83,9 @@ func (j *journal) Validate(cmd Command) error {
 	return nil
 }
 
-func (j *journal) Query(q []byte) ([]byte, error) {
-	switch string(q) {
+func (j *journal) Query(q Query) ([]byte, error) {
+	j.asked = q
+	switch string(q.Body) {
 	case "panic":
 		panic("query")
 	case "emit":
@@ -119,9 +121,9 @@ func (s journalSnapshot) WriteTo(w io.Writer) (int64, error) {
 // plainApp is a service without the optional methods.
 type plainApp struct{ journal }
 
-func (*plainApp) Query([]byte) ([]byte, error) { return nil, ErrNoQuery }
-func (*plainApp) Validate(Command) error       { return nil }
-func (*plainApp) Hash() (uint64, bool)         { return 0, false }
+func (*plainApp) Query(Query) ([]byte, error) { return nil, ErrNoQuery }
+func (*plainApp) Validate(Command) error      { return nil }
+func (*plainApp) Hash() (uint64, bool)        { return 0, false }
 
 // logFor appends entries for a machine in a test.
 type logFor struct {
@@ -324,23 +326,24 @@ func TestMachineRefusal(t *testing.T) {
 }
 
 func TestMachineQuery(t *testing.T) {
-	l, _ := newTestMachine(Limits{})
+	l, j := newTestMachine(Limits{})
 	l.open(9, transport.Key{})
 	l.command(9, 1, 1, "hello")
-	b, err := l.m.Query(nil)
+	b, err := l.m.Query(Query{Session: 9, Key: transport.Key{3}})
 	require.NoError(t, err)
 	require.Contains(t, string(b), "hello")
-	_, err = l.m.Query([]byte("panic"))
+	require.Equal(t, Query{Session: 9, Key: transport.Key{3}, Time: time.UnixMilli(l.m.LogTime()).UTC()}, j.asked)
+	_, err = l.m.Query(Query{Body: []byte("panic")})
 	require.ErrorIs(t, err, wire.ErrPanic)
-	_, err = l.m.Query([]byte("emit"))
+	_, err = l.m.Query(Query{Body: []byte("emit")})
 	require.ErrorIs(t, err, wire.ErrPanic)
-	_, err = l.m.Query([]byte("big"))
+	_, err = l.m.Query(Query{Body: []byte("big")})
 	require.ErrorIs(t, err, wire.ErrTooLarge)
-	_, err = l.m.Query([]byte("err"))
+	_, err = l.m.Query(Query{Body: []byte("err")})
 	require.Equal(t, wire.CodeApplication, transport.CodeOf(err), "a client would ask again for ever")
 
 	plain := New("plain", &plainApp{}, Limits{})
-	_, err = plain.Query(nil)
+	_, err = plain.Query(Query{})
 	require.ErrorIs(t, err, wire.ErrNoQuery)
 	require.NoError(t, plain.Validate(core.Entry{}))
 }

@@ -40,8 +40,10 @@ func (m *Machine) Validate(e core.Entry) error {
 	return nil
 }
 
-// Query calls the service's Query. It belongs to the applier, unless the service allows queries beside Apply.
-func (m *Machine) Query(q []byte) ([]byte, error) {
+// Query calls the service's Query with the log time. It belongs to the applier, unless the service allows queries beside
+// Apply.
+func (m *Machine) Query(q Query) ([]byte, error) {
+	q.Time = time.UnixMilli(m.LogTime()).UTC()
 	var reply []byte
 	var none bool
 	err := m.protect("Query", func() (err error) {

@@ -17,7 +17,8 @@ type sessionTable struct {
 	slots []sessionSlot
 	byID  map[uint64]int32
 	free  []int32
-	bytes int // of the replies of all sessions
+	keys  map[transport.Key]int // sessions of each key, without the zero key
+	bytes int                   // of the replies of all sessions
 }
 
 // sessionSlot is one session. It keeps the replies of the commands from first to the last one applied; lower ones were
@@ -83,6 +84,7 @@ func (t *sessionTable) open(id uint64, key transport.Key, now int64) *sessionSlo
 		t.byID = make(map[uint64]int32)
 	}
 	t.byID[id] = i
+	addTo(&t.keys, key, 1)
 	t.link(listUsed, i)
 	return &t.slots[i]
 }
@@ -92,6 +94,7 @@ func (t *sessionTable) remove(id uint64) {
 	i := t.byID[id]
 	t.forget(&t.slots[i], t.slots[i].last()+1)
 	t.unlink(listUsed, i)
+	addTo(&t.keys, t.slots[i].key, -1)
 	t.slots[i] = sessionSlot{}
 	delete(t.byID, id)
 	t.free = append(t.free, i)
@@ -99,8 +102,50 @@ func (t *sessionTable) remove(id uint64) {
 
 func (t *sessionTable) full() bool { return len(t.byID) >= t.lim.Sessions }
 
-// oldest returns the least recently used session; there must be one.
-func (t *sessionTable) oldest() *sessionSlot { return &t.slots[t.slots[0].links[listUsed].next] }
+// victim returns the session to end so that key can have another one, among those that may end; nil if there is none. It is
+// the least recently used session of key itself, otherwise that of the key with the most sessions, so that a client with
+// many sessions does not evict those of others. Sessions without a key count as one key each.
+func (t *sessionTable) victim(key transport.Key, mayEnd func(*sessionSlot) bool) *sessionSlot {
+	own := t.keys[key]
+	most := 1
+	if own == 0 {
+		for _, n := range t.keys {
+			most = max(most, n)
+		}
+	}
+	var best *sessionSlot
+	found := 0
+	for s := range t.byUse() {
+		n := max(t.keys[s.key], 1)
+		switch {
+		case own > 0 && s.key == key:
+			n = len(t.byID) + 1
+		case n <= found:
+			continue
+		}
+		if !mayEnd(s) {
+			continue
+		}
+		best, found = s, n
+		if found > len(t.byID) || own == 0 && found == most {
+			break
+		}
+	}
+	return best
+}
+
+// addTo adds n to the count of a key. The zero key is not counted: it belongs to all clients without a key.
+func addTo(counts *map[transport.Key]int, key transport.Key, n int) {
+	if key.IsZero() {
+		return
+	}
+	if *counts == nil {
+		*counts = make(map[transport.Key]int)
+	}
+	if (*counts)[key] += n; (*counts)[key] == 0 {
+		delete(*counts, key)
+	}
+}
 
 // touch makes s the most recently used session.
 func (t *sessionTable) touch(s *sessionSlot, now int64) {

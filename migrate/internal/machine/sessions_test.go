@@ -105,7 +105,7 @@ func TestSessionTableModel(t *testing.T) {
 			tab.open(id, transport.Key{byte(id)}, 0)
 			order = append(order, id)
 		case at < 0:
-			require.Equal(t, order[0], tab.oldest().id)
+			require.Equal(t, order[0], tab.victim(transport.Key{byte(id)}, func(*sessionSlot) bool { return true }).id)
 		case r.IntN(3) == 0:
 			tab.remove(id)
 			order = slices.Delete(order, at, at+1)

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/migrate/internal/machine"
 	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/transport"
 )
@@ -85,7 +86,7 @@ func fill(q *requests, a *asked, conn *Conn, suffix string) {
 	q.addValidation(a.request(conn, "validation"+suffix))
 	q.addOpen(1, a.request(conn, "open"+suffix))
 	q.addClose(1, a.request(conn, "close"+suffix))
-	q.addQuery(a.request(conn, "query"+suffix), nil)
+	q.addQuery(a.request(conn, "query"+suffix), machine.Query{})
 }
 
 // The requests of a closed connection are removed; those of others stay.
@@ -129,7 +130,7 @@ func TestRequestsRefuse(t *testing.T) {
 		require.Equal(t, err, got, name)
 	}
 	require.False(t, q.takeQuery(id))
-	require.Greater(t, q.addQuery(a.request(conn, "next"), nil), id, "an old answer of the core is not mistaken for a new one")
+	require.Greater(t, q.addQuery(a.request(conn, "next"), machine.Query{}), id, "an old answer of the core is not mistaken for a new one")
 }
 
 // Parked clients are notified in portions, without those that have come or gone.

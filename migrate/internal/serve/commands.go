@@ -105,9 +105,15 @@ func (c *Clients) reply(r *Request, a *machine.Result) {
 	r.Reply(nil, &transport.Error{Code: a.Err.Code, Message: a.Err.Message, Data: data})
 }
 
-// query asks the core when the query may be answered.
+// query asks the core when the query may be answered. It needs an open session, unless the service answers everybody.
 func (c *Clients) query(r *Request, p *wire.QueryParams) {
-	c.host.Step(core.Read{ID: c.requests.addQuery(r, p.Body)})
+	key := r.conn.Peer().Key
+	session, err := c.host.Machine().AdmitQuery(p.Session, key, c.host.PublicQueries())
+	if err != nil {
+		r.Reply(nil, err)
+		return
+	}
+	c.host.Step(core.Read{ID: c.requests.addQuery(r, machine.Query{Session: session, Key: key, Body: p.Body})})
 }
 
 // Read answers a query. Everything that was acknowledged before the query is committed.
@@ -119,7 +125,7 @@ func (c *Clients) Read(id uint64) {
 	c.stats.queries++
 	answer := func(m *machine.Machine) {
 		index, epoch := m.Applied()
-		reply, err := m.Query(q.body)
+		reply, err := m.Query(q.Query)
 		c.host.Post(func() {
 			if !c.requests.takeQuery(id) {
 				return // it was refused meanwhile

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
+	"github.com/roam-go/roam/transport"
 )
 
 // expiry is when sessions expire.
@@ -53,19 +54,13 @@ func (c *Clients) expire() {
 	}
 }
 
-// makeRoom makes room for another session. At the limit it ends the session that was unused for longest among those whose
-// clients are disconnected, so that new clients never evict connected ones.
-func (c *Clients) makeRoom() bool {
+// makeRoom makes room for another session of a key. At the limit it ends a session whose client is disconnected, so that new
+// clients never evict connected ones; see [machine.Machine.Victim].
+func (c *Clients) makeRoom(key transport.Key) bool {
 	m := c.host.Machine()
-	if c.requests.opens() < m.Room() {
+	if m.Room() {
 		return true
 	}
-	var evicted uint64
-	for id := range m.Idle(math.MaxInt64) {
-		if c.registry.session(id) == nil {
-			evicted = id
-			break
-		}
-	}
+	evicted := m.Victim(key, func(id uint64) bool { return c.registry.session(id) == nil })
 	return evicted != 0 && c.host.Propose(core.Entry{Kind: core.CloseSession, Session: evicted, Seq: 1})
 }

@@ -40,6 +40,8 @@ type Host interface {
 	Validates() bool
 	// ConcurrentQueries reports whether the service allows queries during Apply.
 	ConcurrentQueries() bool
+	// PublicQueries reports whether the service answers queries without a session.
+	PublicQueries() bool
 	// Ready is called during a move, once for each client that [Clients.Prepare] counted: when it is connected to the next
 	// host, or with gone set when it has disconnected from this one instead.
 	Ready(gone bool)

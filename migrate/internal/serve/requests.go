@@ -4,6 +4,8 @@ import (
 	"errors"
 	"maps"
 	"slices"
+
+	"github.com/roam-go/roam/migrate/internal/machine"
 )
 
 // requests holds the requests without an answer.
@@ -41,8 +43,8 @@ func (w *sameCommand) each(f func(*Request)) {
 }
 
 type query struct {
-	req  *Request
-	body []byte
+	req *Request
+	machine.Query
 }
 
 // addCommand keeps a request until its command is applied.
@@ -77,9 +79,6 @@ func (q *requests) addOpen(session uint64, r *Request) {
 // isOpening reports whether a session is about to be opened.
 func (q *requests) isOpening(session uint64) bool { return len(q.opening[session]) > 0 }
 
-// opens returns the number of sessions about to be opened.
-func (q *requests) opens() int { return len(q.opening) }
-
 func (q *requests) takeOpens(session uint64) []*Request {
 	rs := q.opening[session]
 	delete(q.opening, session)
@@ -97,9 +96,9 @@ func (q *requests) takeCloses(session uint64) []*Request {
 }
 
 // addQuery keeps a query and returns its number.
-func (q *requests) addQuery(r *Request, body []byte) uint64 {
+func (q *requests) addQuery(r *Request, ask machine.Query) uint64 {
 	q.lastQuery++
-	put(&q.queries, q.lastQuery, query{r, body})
+	put(&q.queries, q.lastQuery, query{r, ask})
 	return q.lastQuery
 }
 

@@ -18,7 +18,7 @@ func (c *Clients) open(r *Request, p *wire.OpenParams) {
 	}
 	switch a := c.host.Machine().AdmitOpen(p.Session, key, p.Resume); a.Verdict {
 	case machine.Append:
-		if !c.makeRoom() {
+		if !c.makeRoom(key) {
 			r.Reply(nil, transport.Errorf(wire.CodeRetry, "migrate: service %s: as many clients are connected as it may have",
 				c.host.Config().Service))
 			return

@@ -52,7 +52,7 @@ func (s *counter) Restore(r io.Reader) error {
 }
 
 // Query implements [machine.App].
-func (s *counter) Query([]byte) ([]byte, error) { return nil, machine.ErrNoQuery }
+func (s *counter) Query(machine.Query) ([]byte, error) { return nil, machine.ErrNoQuery }
 
 // Validate implements [machine.App].
 func (s *counter) Validate(machine.Command) error { return nil }

@@ -26,6 +26,7 @@ const (
 	CodeStore          transport.Code = 218 // the node's directory cannot be used
 	CodeReplyGone      transport.Code = 219 // the command was executed, but its reply is too large or no longer kept
 	CodeBusy           transport.Code = 220 // a call of the service's own code has not returned for a long time
+	CodeQuota          transport.Code = 221 // the client's key has as many sessions as it may have
 )
 
 // Sentinels for [errors.Is].
@@ -49,5 +50,6 @@ var (
 	ErrNoService      error = &transport.Error{Code: CodeNoService, Message: "migrate: no such service"}
 	ErrStore          error = &transport.Error{Code: CodeStore, Message: "migrate: the node's directory can't be used"}
 	ErrBusy           error = &transport.Error{Code: CodeBusy, Message: "migrate: the service does not return"}
+	ErrQuota          error = &transport.Error{Code: CodeQuota, Message: "migrate: too many sessions of one key"}
 	ErrReplyGone      error = &transport.Error{Code: CodeReplyGone, Message: "migrate: executed, the reply is gone"}
 )
