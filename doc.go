@@ -194,10 +194,11 @@
 //	log of a service in memory   256 MiB; a standby that lags by more than 32 MiB is removed
 //	log of a service on disk     64 MiB, or the size of a snapshot if larger, plus what arrives while the next snapshot is
 //	                             written (migrate.NodeConfig.Dir)
+//	copy fetched by a host       1 GiB of state, sessions and events (migrate.Policy.MaxState); it is transferred as a stream
 //	records, hosts present       65,536 and 1,024 per resolver (resolver.ServerConfig), 64 hosts of one key
 //	connections of one key       256 per resolver, with 65,536 watches
 //
-// The size of the state is limited only by memory. It is transferred as a stream.
+// Apart from that, the size of the state is limited only by memory.
 //
 // # Non-goals
 //

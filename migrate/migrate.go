@@ -52,8 +52,9 @@ type Snapshot interface {
 	Release()
 }
 
-// Querier answers queries of clients with an open session, without changing the state; see also [PublicQuerier]. Query sees every command acknowledged before the query was sent. It is
-// called by the applier and therefore waits for an Apply in progress; see [ConcurrentQuerier].
+// Querier answers queries of clients with an open session, without changing the state; see also [PublicQuerier]. Query sees
+// every command acknowledged before the query was sent. It is called by the applier and therefore waits for an Apply in
+// progress; see [ConcurrentQuerier].
 type Querier interface {
 	// Query returns the answer for the client that asks. The answer may depend on q.Key, for example to show a card to its
 	// owner only. An error reaches the client as that of Apply does. Query may keep q.Body but must not change it. The answer

@@ -51,6 +51,12 @@ type Policy struct {
 	// EventBytes limits the total size of the events kept for clients that resume. It defaults to 16 MiB.
 	EventBytes int
 
+	// MaxState limits the bytes of a copy that this host fetches from another one: the state as Snapshot writes it, with the
+	// sessions and events. It protects the host's memory and disk from an active host that sends a snapshot without end. A host
+	// does not join with a larger copy: [Hooks].Failed reports it. It defaults to 1 GiB; raise it on all hosts before the state
+	// grows beyond it, because otherwise no host can join.
+	MaxState int64
+
 	// Spread limits the time over which clients connect to the next host ahead of a move: one millisecond per client, up to
 	// Spread. The service continues meanwhile. It defaults to 10 s.
 	Spread time.Duration
@@ -78,6 +84,8 @@ func (p *Policy) validate() error {
 		return bad("SessionsPerKey", fmt.Sprintf("is %d, below 0", p.SessionsPerKey))
 	case p.EventBytes < 0:
 		return bad("EventBytes", fmt.Sprintf("is %d, below 0", p.EventBytes))
+	case p.MaxState < 0:
+		return bad("MaxState", fmt.Sprintf("is %d, below 0", p.MaxState))
 	case p.Spread < 0:
 		return bad("Spread", fmt.Sprintf("is %v, below 0", p.Spread))
 	}
@@ -89,6 +97,9 @@ func (p *Policy) validate() error {
 	}
 	if p.SessionTimeout == 0 {
 		p.SessionTimeout = time.Hour
+	}
+	if p.MaxState == 0 {
+		p.MaxState = 1 << 30
 	}
 	if p.Spread == 0 {
 		p.Spread = 10 * time.Second

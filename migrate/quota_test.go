@@ -151,8 +151,8 @@ type askedBeside struct{ asked }
 
 func (*askedBeside) ConcurrentQueries() {}
 
-// A service sees the session and the key of the client that asks, and the log time, whether it answers during Apply or not. A
-// session that is not open is none.
+// A service sees the session and the key of the client that asks, and the log time, whether it answers during Apply or not.
+// A session that is not open is none.
 func TestQueryTellsWhoAsks(t *testing.T) {
 	for what, fresh := range map[string]func() Migratable{
 		"applier": func() Migratable { return new(asked) },

@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"errors"
 	"fmt"
 	"sync/atomic"
 
@@ -52,7 +53,10 @@ func (s *Service) startFetch(f core.Fetch) {
 
 // receiver returns the service's side of a fetch.
 func (s *Service) receiver() transfer.Receiver {
-	return transfer.Receiver{Keep: s.disk.keep, Restore: s.maker.restore, Fetched: func(r transfer.Result) {
+	return transfer.Receiver{MaxBytes: s.policy.MaxState, Keep: s.disk.keep, Restore: s.maker.restore, Fetched: func(r transfer.Result) {
+		if errors.Is(r.Err, transfer.ErrTooLarge) {
+			r.Err = fmt.Errorf("%w: this host accepts no larger copy (Policy.MaxState)", r.Err)
+		}
 		if r.Err != nil {
 			r.Err = fmt.Errorf("migrate: service %s: no copy from host %s: %w", s.name, r.From.ID, r.Err)
 		} else {

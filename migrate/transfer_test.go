@@ -1,6 +1,8 @@
 package migrate
 
 import (
+	"io"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -47,5 +49,52 @@ func TestReleaseCallsNode(t *testing.T) {
 		require.Equal(t, 2, released, "the node was closed")
 		require.Zero(t, offer())
 		require.Equal(t, 3, released, "the node is closed")
+	})
+}
+
+// liar is a tally whose snapshot ends far beyond every limit.
+type liar struct{ tally }
+
+func (*liar) Snapshot() (Snapshot, error) { return endless{}, nil }
+
+type endless struct{}
+
+func (endless) WriteTo(w io.Writer) (n int64, err error) {
+	for piece := []byte(strings.Repeat(" ", 64<<10)); err == nil && n < 16<<20; {
+		var k int
+		k, err = w.Write(piece)
+		n += int64(k)
+	}
+	return n, err
+}
+func (endless) Release() {}
+
+// A host that is to join fetches no more than MaxState from the active host, does not join, and reports it.
+func TestMaxState(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.close()
+		var f failureTexts
+		f.node(w, "a")
+		f.node(w, "b")
+		a, err := w.nodes["a"].Host(t.Context(), "svc", func() Migratable { return new(liar) }, Policy{})
+		require.NoError(t, err)
+		b := w.standby("b", "svc", Policy{MaxState: 3 << 20})
+		w.eventually(func() bool { return len(f.of("b")) > 0 }, "host b reports it")
+		got := f.of("b")[0]
+		require.Contains(t, got, "migrate: service svc: no copy from host a: ")
+		require.Contains(t, got, "more than the 3145728 bytes allowed")
+		require.Contains(t, got, "Policy.MaxState")
+		require.Equal(t, Latent, b.Status().Role)
+		require.Len(t, a.Status().Record.ISR, 1)
+		require.NoError(t, w.do(t.Context(), w.dial("c", "svc", ClientConfig{}), "still here"))
+
+		// A copy within the limit joins.
+		f.node(w, "c")
+		c, err := w.nodes["c"].Host(t.Context(), "svc2", newTally, Policy{})
+		require.NoError(t, err)
+		_, err = w.nodes["b"].Standby(t.Context(), "svc2", newTally, Policy{MaxState: 10_000})
+		require.NoError(t, err)
+		w.inSync(c, 2)
 	})
 }

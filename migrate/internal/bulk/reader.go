@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 
@@ -38,10 +39,13 @@ type answer struct {
 	err    error
 }
 
+// ErrTooLarge is wrapped by the error of a transfer of more bytes than its limit.
+var ErrTooLarge = errors.New("too large")
+
 // Receive begins to receive from the [Source] with the given id at the other end of c. The reader keeps up to 2 MiB in
-// flight. A transfer of more than limit bytes fails. Read returns io.EOF only if every chunk's checksum, the total length
-// and the sum over all chunks were right; after any other error, discard the bytes returned before. Cancelling ctx ends the
-// transfer, not the connection.
+// flight. A transfer of more than limit bytes fails with [ErrTooLarge], and the reader does not return more. Read returns
+// io.EOF only if every chunk's checksum, the total length and the sum over all chunks were right; after any other error,
+// discard the bytes returned before. Cancelling ctx ends the transfer, not the connection.
 func Receive(ctx context.Context, c transport.Conn, id uint64, limit int64) *Reader {
 	r := &Reader{ctx: ctx, conn: c, id: id, limit: uint64(max(limit, 0)), sum: newTotal(), answers: make(chan answer, window)}
 	r.pull(window)
@@ -161,7 +165,7 @@ func (r *Reader) advance() {
 			r.fail(transport.Errorf(transport.CodeBadMessage, "wrong sum of %d bytes", r.offset))
 		}
 	case uint64(len(a.data)) > r.limit-r.offset:
-		r.fail(transport.Errorf(transport.CodeBadMessage, "more than the %d bytes allowed", r.limit))
+		r.fail(fmt.Errorf("%w: more than the %d bytes allowed", ErrTooLarge, r.limit))
 	default:
 		r.current, r.data, r.taken = a, a.data, true
 		r.sum.add(r.offset, uint32(a.crc), len(a.data))

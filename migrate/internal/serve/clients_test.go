@@ -130,7 +130,8 @@ func TestRequestsRefuse(t *testing.T) {
 		require.Equal(t, err, got, name)
 	}
 	require.False(t, q.takeQuery(id))
-	require.Greater(t, q.addQuery(a.request(conn, "next"), machine.Query{}), id, "an old answer of the core is not mistaken for a new one")
+	next := q.addQuery(a.request(conn, "next"), machine.Query{})
+	require.Greater(t, next, id, "an old answer of the core is not mistaken for a new one")
 }
 
 // Parked clients are notified in portions, without those that have come or gone.

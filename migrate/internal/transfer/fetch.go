@@ -2,6 +2,7 @@ package transfer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -26,6 +27,8 @@ func NewFetcher(ctx context.Context, links *peer.Links, run func(func()) bool) *
 
 // Receiver is the service that a snapshot is fetched for. Its functions are called on the goroutine of the fetch.
 type Receiver struct {
+	// MaxBytes limits the bytes of a snapshot, whatever the other host sends: a fetch of more fails with [ErrTooLarge].
+	MaxBytes int64
 	// Keep returns a reader of snapshot that also stores what is read, if the host has a disk for it. done ends that: the store
 	// keeps the snapshot if ok, and discards it else.
 	Keep func(ctx context.Context, snapshot io.Reader) (r io.Reader, done func(ok bool) error, err error)
@@ -76,7 +79,7 @@ func (f *Fetcher) Fetch(ctx context.Context, what core.Fetch, to Receiver) (m *m
 		return nil, 0, err
 	}
 	defer conn.Close()
-	data := receive(ctx, conn, what.ID)
+	data := receive(ctx, conn, what.ID, to.MaxBytes)
 	defer data.Close()
 	count := &countingReader{r: data}
 	r, done, err := to.Keep(ctx, count)
@@ -86,6 +89,9 @@ func (f *Fetcher) Fetch(ctx context.Context, what core.Fetch, to Receiver) (m *m
 	m, err = to.Restore(r)
 	if err != nil {
 		done(false)
+		if errors.Is(count.err, ErrTooLarge) {
+			err = count.err // the service's Restore need not have returned it
+		}
 		return nil, count.n, err
 	}
 	if index, epoch := m.Applied(); index != what.Index || epoch != what.Epoch {
@@ -99,12 +105,14 @@ func (f *Fetcher) Fetch(ctx context.Context, what core.Fetch, to Receiver) (m *m
 }
 
 type countingReader struct {
-	r io.Reader
-	n int64
+	r   io.Reader
+	n   int64
+	err error // the last one
 }
 
 func (c *countingReader) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
 	c.n += int64(n)
+	c.err = err
 	return n, err
 }

@@ -123,6 +123,7 @@ func (b *bench) offer(to resolver.Host, state string) (uint64, *counted) {
 
 func (b *bench) receiver(fetched func(Result)) Receiver {
 	return Receiver{
+		MaxBytes: 1 << 20,
 		Keep: func(_ context.Context, r io.Reader) (io.Reader, func(bool) error, error) {
 			return r, func(ok bool) error { b.kept = append(b.kept, ok); return nil }, nil
 		},
@@ -179,6 +180,57 @@ func TestFetch(t *testing.T) {
 		require.ErrorIs(t, err, wire.ErrForbidden)
 	})
 }
+
+// endless is a snapshot that ends far beyond every limit, or when nobody reads it any more.
+type endless struct{ wrote int64 }
+
+func (s *endless) WriteTo(w io.Writer) (n int64, err error) {
+	for piece := make([]byte, 100_000); err == nil && s.wrote < 16<<20; s.wrote += int64(len(piece)) {
+		var k int
+		k, err = w.Write(piece)
+		n += int64(k)
+	}
+	return n, err
+}
+func (*endless) Release() {}
+
+// A fetch takes no more bytes than it may, to its disk and into the service, whatever the other host sends.
+func TestFetchEndless(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		const limit = 1 << 20
+		for what, restored := range map[string]error{"the service returns the error": nil, "it returns another": io.ErrNoProgress} {
+			id := b.offers.Add(b.b, new(endless), func(_ int64, err error) { b.sent <- err })
+			stored, read := 0, int64(0)
+			to := b.receiver(nil)
+			to.Keep = func(_ context.Context, r io.Reader) (io.Reader, func(bool) error, error) {
+				disk := writerFunc(func(p []byte) (int, error) { stored += len(p); return len(p), nil })
+				return io.TeeReader(r, disk), func(ok bool) error { b.kept = append(b.kept, ok); return nil }, nil
+			}
+			to.Restore = func(r io.Reader) (m *machine.Machine, err error) {
+				read, err = io.Copy(io.Discard, r)
+				require.Error(b.t, err)
+				if restored != nil {
+					err = restored
+				}
+				return nil, err
+			}
+			b.kept = nil
+			_, n, err := b.fetcher.Fetch(b.t.Context(), core.Fetch{From: b.a, ID: id}, to)
+			require.ErrorIs(b.t, err, ErrTooLarge, what)
+			require.ErrorContains(b.t, err, "more than the 1048576 bytes allowed")
+			require.LessOrEqual(b.t, n, int64(limit))
+			require.LessOrEqual(b.t, stored, limit)
+			require.LessOrEqual(b.t, read, int64(limit))
+			require.Greater(b.t, n, int64(limit/2))
+			require.Equal(b.t, []bool{false}, b.kept)
+			require.Error(b.t, <-b.sent, "the other host stops")
+		}
+	})
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 // A snapshot of another entry than the one announced is neither used nor kept.
 func TestFetchOtherEntry(t *testing.T) {
