@@ -139,7 +139,9 @@ func (m *mover) prepare() {
 	mv := m.current
 	mv.prepared = m.node.now()
 	mv.preparing = true
+	last := m.replica.Core().Last()
 	n, spread := m.clients.Prepare(mv.report.To, m.policy.Spread)
+	mv.last += m.replica.Core().Last() - last // what it appends is not a command
 	mv.report.Clients, mv.waiting = n, n
 	if mv.report.Clients == 0 {
 		m.transfer()

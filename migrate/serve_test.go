@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -272,6 +273,82 @@ func TestSessionsExpire(t *testing.T) {
 		_, err = back.do(3, "silent, but connected")
 		require.NoError(t, err)
 	})
+}
+
+// A session also expires while the service moves more often than SessionTimeout, by timer or by crashes. A client that comes
+// back in time starts anew.
+func TestSessionsExpireAcrossMoves(t *testing.T) {
+	const timeout, every = 2 * time.Minute, 30 * time.Second
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "a", "b")
+		defer w.close()
+		w.pair(Policy{SessionTimeout: timeout})
+		away, back := w.raw("x", w.active("svc"), 1), w.raw("y", w.active("svc"), 2)
+		for _, r := range []*raw{away, back} {
+			require.NoError(t, r.open(false))
+		}
+		away.conn.Close()
+		back.conn.Close()
+		left := time.Now()
+		gone := func(session uint64) bool {
+			a, expired := w.active("svc"), false
+			w.look(a, func() { expired = !slices.Contains(idleSessions(a), session) })
+			return expired
+		}
+		for moves := 1; !gone(1); moves++ {
+			require.Less(t, time.Since(left), timeout*5/4, "its client has been away for so long")
+			if moves == 3 {
+				r := w.raw("y", w.active("svc"), 2)
+				require.NoError(t, r.open(true))
+				time.Sleep(time.Second)
+				r.conn.Close()
+			}
+			for range every / time.Second {
+				if time.Sleep(time.Second); gone(1) {
+					break
+				}
+			}
+			to := "b"
+			if w.active("svc").node.self.ID == "b" {
+				to = "a"
+			}
+			_, err := w.active("svc").Handoff(t.Context(), to)
+			require.NoError(t, err)
+		}
+		require.GreaterOrEqual(t, time.Since(left), timeout)
+		time.Sleep(time.Minute)
+		require.False(t, gone(2), "its client was back for a moment")
+		time.Sleep(time.Minute)
+		require.True(t, gone(2))
+	})
+}
+
+// A client that was away for almost SessionTimeout, and is back for a moment before a crash, has all of it again.
+func TestSessionBackBeforeCrash(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "a", "b")
+		defer w.close()
+		a, b := w.pair(Policy{SessionTimeout: time.Minute})
+		r := w.raw("x", a, 1)
+		require.NoError(t, r.open(false))
+		r.conn.Close()
+		time.Sleep(55 * time.Second)
+		r = w.raw("x", a, 1)
+		require.NoError(t, r.open(true))
+		time.Sleep(100 * time.Millisecond)
+		w.crash("a")
+		w.role(b, Active)
+		time.Sleep(40 * time.Second)
+		require.NoError(t, w.raw("x", b, 1).open(true))
+	})
+}
+
+// idleSessions returns the sessions of s without entries in flight.
+func idleSessions(s *Service) (ids []uint64) {
+	for id := range s.machine().Idle() {
+		ids = append(ids, id)
+	}
+	return ids
 }
 
 // A question sees all that was acknowledged before, whoever asks.

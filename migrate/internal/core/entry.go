@@ -25,6 +25,9 @@ const (
 	// Refusal replaces a command that the service's Validate refused; Body is the error. It keeps the session's sequence
 	// numbers without a gap and gives every retry the same answer.
 	Refusal Kind = 6
+	// Away records for how long the clients of sessions have been disconnected, so that a session expires although the
+	// service moves. Body holds pairs of uvarints: a session and milliseconds.
+	Away Kind = 7
 )
 
 // Entry is one entry of a service's log. If two entries have the same Loss, Index and Epoch, they are equal, and so are all

@@ -3,6 +3,7 @@ package machine
 import (
 	"errors"
 	"iter"
+	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
 	"github.com/roam-go/roam/migrate/internal/wire"
@@ -40,17 +41,14 @@ type inflightSession struct {
 	closing bool // nor is it known yet how it will be then
 }
 
-// Idle yields the sessions without entries in flight that were last used before the given log time, least recently used
-// first. The body of the loop must not call the machine, which is locked.
-func (m *Machine) Idle(before int64) iter.Seq[uint64] {
-	return func(yield func(uint64) bool) {
+// Idle yields the sessions without entries in flight, least recently used first, and for how long their clients have been
+// disconnected, as last recorded. The body of the loop must not call the machine, which is locked.
+func (m *Machine) Idle() iter.Seq2[uint64, time.Duration] {
+	return func(yield func(uint64, time.Duration) bool) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		for s := range m.sessions.byUse() {
-			if s.used >= before {
-				return
-			}
-			if _, busy := m.inflight[s.id]; !busy && s.id != m.ending && !yield(s.id) {
+			if _, busy := m.inflight[s.id]; !busy && s.id != m.ending && !yield(s.id, time.Duration(s.away)*time.Millisecond) {
 				return
 			}
 		}

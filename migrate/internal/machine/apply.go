@@ -47,7 +47,7 @@ func (m *Machine) Apply(e core.Entry) Result {
 		At: e.Index, Index: e.Index, Epoch: e.Epoch, Kind: e.Kind, Session: e.Session, Seq: e.Seq,
 		First: m.events.next, Next: m.events.next,
 	}
-	if e.Kind < core.EpochStart || e.Kind > core.Refusal {
+	if e.Kind < core.EpochStart || e.Kind > core.Away {
 		a.Halt = m.errorf(wire.CodeHalted, "entry %d is of the unknown kind %d", e.Index, e.Kind)
 		return a
 	}
@@ -101,6 +101,12 @@ func (m *Machine) commit(e core.Entry, s *sessionSlot, a *Result) {
 			m.sessions.forget(s, e.Low)
 			m.sessions.add(s, cachedReply{index: e.Index, epoch: e.Epoch, body: a.Reply, err: a.Err})
 			m.mix(uint64(m.sessions.bytes))
+		}
+	case core.Away:
+		for id, away := range awayTimes(e.Body) {
+			if s := m.sessions.get(id); s != nil {
+				s.away = away
+			}
 		}
 	}
 	a.Next = m.events.next

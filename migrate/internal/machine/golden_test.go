@@ -12,10 +12,10 @@ import (
 // TestMachineGolden pins the running hash and the outcomes of random logs: hosts of different versions compare hashes.
 func TestMachineGolden(t *testing.T) {
 	for seed, want := range []string{
-		"635eabff0b76aa6d aa32aaceeac75ccf",
-		"9a33af92b33ee4a3 c3667e103ba91b5b",
-		"77a83ab191102fad 7b0919658aa2f9bf",
-		"ef5c3f9164a7a3cb 24c1a413c80d9f62",
+		"635eabff0b76aa6d b23830f544a9a05e",
+		"9a33af92b33ee4a3 abfeb92763d36f78",
+		"77a83ab191102fad 798ac7b930807d18",
+		"ef5c3f9164a7a3cb a1b4d3cb7b64edcf",
 	} {
 		r := rand.New(rand.NewPCG(uint64(seed), 5))
 		m := New("journal.example", &journal{}, tightLimits)

@@ -17,8 +17,8 @@ import (
 //
 //   - The applier calls Apply, Query, Validate, Snapshot and Hash, one at a time. These run the service's code, except for
 //     Hash, and may take arbitrarily long.
-//   - The loop calls Admit, AdmitOpen, AdmitQuery, AdmitClose, Ordered, ResetOrdered, Idle, Room, Victim and HashCheck, one
-//     at a time. These return at once.
+//   - The loop calls Admit, AdmitOpen, AdmitQuery, AdmitClose, Ordered, ResetOrdered, Idle, Away, Room, Victim and HashCheck,
+//     one at a time. These return at once.
 //
 // Any goroutine may call Applied, LogTime, NextEvent, Events and Usage. Only the applier's methods exclude one another; all
 // others may overlap them, and see an entry either in flight or applied with all its effects. A [Capture] is independent of

@@ -354,7 +354,7 @@ func TestMachineMalformedEntries(t *testing.T) {
 	require.Equal(t, transport.CodeBadMessage, l.open(0, transport.Key{}).Err.Code)
 	require.Zero(t, l.m.sessions.len())
 
-	for _, kind := range []core.Kind{0, core.Refusal + 1, 255} {
+	for _, kind := range []core.Kind{0, core.Away + 1, 255} {
 		before := l.m.Hash()
 		a := l.apply(core.Entry{Kind: kind})
 		require.ErrorIs(t, a.Halt, wire.ErrHalted)

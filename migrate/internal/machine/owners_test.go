@@ -2,7 +2,6 @@ package machine
 
 import (
 	"io"
-	"slices"
 	"sync"
 	"testing"
 
@@ -91,7 +90,7 @@ func TestLoopDuringApply(t *testing.T) {
 		first, _, bodies, next := m.Events(1, 10, 1000)
 		require.Equal(t, []any{uint64(1), 2, uint64(3)}, []any{first, len(bodies), next})
 		require.Equal(t, Usage{Sessions: 2, ReplyBytes: len(one.Reply) + replyOverhead, EventBytes: m.events.bytes}, m.Usage())
-		require.Equal(t, []uint64{8}, slices.Collect(m.Idle(1<<62)))
+		require.Equal(t, []uint64{8}, idle(m))
 		_, _, ok := m.HashCheck()
 		require.False(t, ok)
 	}
@@ -143,7 +142,7 @@ func TestLoopDuringSessionClosed(t *testing.T) {
 		requireRefused(t, wire.ErrRetry, m.AdmitOpen(id, key, false))
 		requireRefused(t, wire.ErrForbidden, m.AdmitOpen(id, transport.Key{2}, false))
 		require.Equal(t, Pending, m.AdmitClose(id, key).Verdict)
-		require.NotContains(t, slices.Collect(m.Idle(1<<62)), id)
+		require.NotContains(t, idle(m), id)
 		require.Equal(t, 2, m.Usage().Sessions)
 		require.False(t, m.Room())
 		require.Equal(t, event, m.NextEvent())
@@ -193,7 +192,8 @@ func (u *unlocked) check(method string) {
 	u.m.Events(1, 10, 1000)
 	u.m.HashCheck()
 	u.m.Usage()
-	for range u.m.Idle(1 << 62) {
+	u.m.Away(1)
+	for range u.m.Idle() {
 	}
 }
 
@@ -317,7 +317,7 @@ func TestOwnersOverlap(t *testing.T) {
 		require.EqualValues(t, len(bodies), end-first)
 		m.HashCheck()
 		m.Usage()
-		_ = slices.Collect(m.Idle(1 << 62))
+		_ = idle(m)
 	}
 	close(entries)
 	wg.Wait()

@@ -27,6 +27,7 @@ type sessionSlot struct {
 	id    uint64
 	key   transport.Key
 	used  int64 // log time of its latest entry
+	away  int64 // for how long its client has been disconnected, in ms, as last recorded
 	first uint64
 	bytes int // of its replies
 	ring  []cachedReply

@@ -17,17 +17,17 @@ import (
 // The stream of a snapshot is a header, the tables of the machine, then the output of the service's Snapshot to the end.
 // Numbers are uvarints; bytes are a length followed by the data:
 //
-//	"roam", format (1), service (bytes)
+//	"roam", format (2), service (bytes)
 //	index, epoch, log time, hash
 //	number of sessions, and for each, the least recently used first:
-//		id, key (32 bytes), log time of last use, number of the first cached reply, number of replies, and for each:
+//		id, key (32 bytes), log time of last use, for how long the client is away (ms; not in format 1), number of the first cached reply, number of replies, and for each:
 //			index, epoch, 0 and the reply (bytes), or the error's code, message and data (bytes)
 //	number of the first event kept, number of events, and for each: log time, body (bytes)
 //
 // It has no checksum; the carrier adds one.
 const (
 	snapshotMagic  = "roam"
-	snapshotFormat = 1
+	snapshotFormat = 2
 	// maxSeq bounds the numbers of commands in a snapshot, so that the next ones do not overflow.
 	maxSeq = 1 << 62
 )
@@ -100,6 +100,7 @@ func (s *Capture) write(w io.Writer) error {
 		e.uint(v.id)
 		e.w.Write(v.key[:])
 		e.uint(uint64(v.used))
+		e.uint(uint64(v.away))
 		e.uint(v.first)
 		e.uint(uint64(len(v.ring)))
 		for _, r := range v.ring {
@@ -153,7 +154,8 @@ func (m *Machine) restoreTables(d *snapshotReader) error {
 	if d.err == nil && string(magic[:]) != snapshotMagic {
 		return errors.New("magic: not a snapshot")
 	}
-	if format := d.uint("format"); d.err == nil && format != snapshotFormat {
+	format := d.uint("format")
+	if d.err == nil && (format == 0 || format > snapshotFormat) {
 		return fmt.Errorf("format: %d is unknown", format)
 	}
 	if name := d.bytes("service", max(len(m.service), 256)); d.err == nil && string(name) != m.service {
@@ -163,7 +165,7 @@ func (m *Machine) restoreTables(d *snapshotReader) error {
 	m.sum = d.uint("hash")
 	m.keepSum()
 	for range d.count("number of sessions", uint64(m.lim.Sessions)) {
-		if m.restoreSession(d); d.err != nil {
+		if m.restoreSession(d, format); d.err != nil {
 			return d.err
 		}
 	}
@@ -183,11 +185,15 @@ func (m *Machine) restoreTables(d *snapshotReader) error {
 	return d.err
 }
 
-func (m *Machine) restoreSession(d *snapshotReader) {
+func (m *Machine) restoreSession(d *snapshotReader, format uint64) {
 	var key transport.Key
 	id := d.uint("session")
 	d.full("session key", key[:])
 	used := d.uint("session's last use")
+	var away uint64
+	if format > 1 {
+		away = d.count("session's time away", maxAway)
+	}
 	first := d.uint("first reply of session")
 	n := d.count("number of replies", uint64(m.lim.RepliesPerSession))
 	switch {
@@ -201,7 +207,7 @@ func (m *Machine) restoreSession(d *snapshotReader) {
 		return
 	}
 	s := m.sessions.open(id, key, int64(used))
-	s.first = first
+	s.first, s.away = first, int64(away)
 	for range n {
 		r := cachedReply{index: d.uint("index of reply"), epoch: d.uint("epoch of reply")}
 		if code := d.count("code of reply", 1<<32-1); code == 0 {

@@ -66,14 +66,23 @@ func TestSnapshotGolden(t *testing.T) {
 	m := New("a", &journal{text: []byte("state")}, Limits{})
 	m.index, m.epoch, m.time, m.sum = 300, 2, 1, 3
 	s := m.sessions.open(5, transport.Key{}, 7)
+	s.away = 9
 	m.sessions.add(s, cachedReply{index: 299, epoch: 2, body: []byte("ok")})
 	m.sessions.add(s, cachedReply{index: 300, epoch: 2, err: &transport.Error{Code: 214, Message: "no", Data: []byte{1}}})
 	m.events.push(1, []byte("ev"))
-	want := "roam\x01\x01a" + "\xac\x02\x02\x01\x03" +
-		"\x01" + "\x05" + strings.Repeat("\x00", 32) + "\x07\x01\x02" +
+	want := "roam\x02\x01a" + "\xac\x02\x02\x01\x03" +
+		"\x01" + "\x05" + strings.Repeat("\x00", 32) + "\x07\x09\x01\x02" +
 		"\xab\x02\x02\x00\x02ok" + "\xac\x02\x02\xd6\x01\x02no\x01\x01" +
 		"\x01\x01" + "\x01\x02ev" + "state"
 	require.Equal(t, want, string(stream(t, m)))
+
+	// Format 1 had no time away.
+	old := "roam\x01" + strings.Replace(want[5:], "\x07\x09\x01", "\x07\x01", 1)
+	got, err := Restore("a", new(journal), Limits{}, strings.NewReader(old))
+	require.NoError(t, err)
+	require.Zero(t, got.Away(5))
+	got.sessions.get(5).away = 9
+	require.Equal(t, want, string(stream(t, got)))
 }
 
 // TestSnapshotWhileApplying: a snapshot is of one point in time, whatever is applied while it is written.
@@ -123,28 +132,30 @@ func TestRestoreMalformed(t *testing.T) {
 		return string(b)
 	}
 	const huge = 1 << 62
-	head := "roam\x01\x0fjournal.example" + uint(3, 1, 1, 1)
+	head := "roam\x02\x0fjournal.example" + uint(3, 1, 1, 1)
 	key := strings.Repeat("k", 32)
 	for _, tt := range []struct{ stream, want string }{
 		{"ROAM", "magic: not a snapshot"},
-		{"roam\x02", "format: 2 is unknown"},
-		{"roam\x01\x05other", `service: the snapshot is of "other"`},
+		{"roam\x03", "format: 3 is unknown"},
+		{"roam\x00", "format: 0 is unknown"},
+		{"roam\x02\x05other", `service: the snapshot is of "other"`},
 		{"roam\x01" + uint(huge), "service: 4611686018427387904 is over the limit of 256"},
 		{"roam\x01\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "service: "},
 		{head + uint(9), "number of sessions: 9 is over the limit of 8"},
-		{head + uint(1, 0) + key + uint(0, 1, 0), "session: 0 occurs twice or is 0"},
-		{head + uint(2, 7) + key + uint(0, 1, 0, 7) + key + uint(0, 1, 0), "session: 7 occurs twice or is 0"},
-		{head + uint(1, 7) + key + uint(0, 0, 0), "first reply of session 7: 0"},
-		{head + uint(1, 7) + key + uint(0, 1<<64-1, 2), "first reply of session 7: 18446744073709551615"},
-		{head + uint(1, 7) + key + uint(0, 1<<64-1, 0), "first reply of session 7: 18446744073709551615"},
-		{head + uint(1, 7) + key + uint(0, 1<<62+1, 0), "first reply of session 7: "},
-		{head + uint(1, 7) + key + uint(0, 1, 6), "number of replies: 6 is over the limit of 5"},
-		{head + uint(1, 7) + key + uint(0, 1, 1, 1, 1, 1<<32), "code of reply: 4294967296 is over the limit"},
-		{head + uint(1, 7) + key + uint(0, 1, 1, 1, 1, 0, 111), "reply: 111 is over the limit of 110"},
-		{head + uint(1, 7) + key + uint(0, 1, 1, 1, 1, 5, huge), "message of error: "},
-		{head + uint(1, 7) + key + uint(0, 1, 1, 1, 1, 5, 0, huge), "data of error: "},
-		{head + uint(1, 7) + key + uint(0, 1, 3) + strings.Repeat(uint(1, 1, 0, 100)+strings.Repeat("r", 100), 3),
+		{head + uint(1, 0) + key + uint(0, 0, 1, 0), "session: 0 occurs twice or is 0"},
+		{head + uint(2, 7) + key + uint(0, 0, 1, 0, 7) + key + uint(0, 0, 1, 0), "session: 7 occurs twice or is 0"},
+		{head + uint(1, 7) + key + uint(0, 0, 0, 0), "first reply of session 7: 0"},
+		{head + uint(1, 7) + key + uint(0, 0, 1<<64-1, 2), "first reply of session 7: 18446744073709551615"},
+		{head + uint(1, 7) + key + uint(0, 0, 1<<64-1, 0), "first reply of session 7: 18446744073709551615"},
+		{head + uint(1, 7) + key + uint(0, 0, 1<<62+1, 0), "first reply of session 7: "},
+		{head + uint(1, 7) + key + uint(0, 0, 1, 6), "number of replies: 6 is over the limit of 5"},
+		{head + uint(1, 7) + key + uint(0, 0, 1, 1, 1, 1, 1<<32), "code of reply: 4294967296 is over the limit"},
+		{head + uint(1, 7) + key + uint(0, 0, 1, 1, 1, 1, 0, 111), "reply: 111 is over the limit of 110"},
+		{head + uint(1, 7) + key + uint(0, 0, 1, 1, 1, 1, 5, huge), "message of error: "},
+		{head + uint(1, 7) + key + uint(0, 0, 1, 1, 1, 1, 5, 0, huge), "data of error: "},
+		{head + uint(1, 7) + key + uint(0, 0, 1, 3) + strings.Repeat(uint(1, 1, 0, 100)+strings.Repeat("r", 100), 3),
 			"replies of session 7: over the limit"},
+		{head + uint(1, 7) + key + uint(0, maxAway+1, 1, 0), "session's time away: "},
 		{head + uint(0, 0, 0), "first event: 0"},
 		{head + uint(0, 1<<63, 1<<63), "first event: "},
 		{head + uint(0, 1, huge, 1, 0), "event time: unexpected EOF"},

@@ -16,7 +16,7 @@ type registry struct {
 	bySession map[uint64]*attachment
 	byConn    map[*Conn]*attachment // the first of a list linked by sibling
 
-	detachedAt map[uint64]time.Duration // by session, since this host is active
+	detachedAt map[uint64]time.Duration // by session that is not attached; may be before this host was active
 	terms      map[*Conn]core.Term      // the highest term that a client has seen, if it is above this host's
 }
 
@@ -114,9 +114,6 @@ func (r *registry) end(session uint64) *attachment {
 	return a
 }
 
-// lastAttached returns when a session was detached; 0 if this host has not seen it attached since it is active.
-func (r *registry) lastAttached(session uint64) time.Duration { return r.detachedAt[session] }
-
 // forgetDetached forgets when a session was detached that is about to end.
 func (r *registry) forgetDetached(session uint64) { delete(r.detachedAt, session) }
 
@@ -154,6 +151,7 @@ func (c *Clients) attach(conn *Conn, session uint64) {
 		}
 	}
 	c.registry.add(conn, session)
+	c.back(session)
 	c.announceSpread()
 }
 

@@ -27,15 +27,15 @@ func TestRegistry(t *testing.T) {
 	require.True(t, r.remove(r.find(a, 2), 7*time.Second), "in the middle of the list")
 	require.Equal(t, 2, r.onConn(a))
 	require.Nil(t, r.session(2))
-	require.Equal(t, 7*time.Second, r.lastAttached(2))
+	require.Equal(t, 7*time.Second, r.detachedAt[2])
 	r.add(b, 2)
 	require.Same(t, r.find(b, 2), r.session(2))
-	require.Zero(t, r.lastAttached(2), "it is attached again")
+	require.Zero(t, r.detachedAt[2], "it is attached again")
 
 	last := r.end(4)
 	require.Same(t, r.find(b, 4), last)
 	require.False(t, r.remove(last, time.Second), "it has ended")
-	require.Zero(t, r.lastAttached(4))
+	require.Zero(t, r.detachedAt[4])
 	require.Nil(t, r.end(4))
 
 	for _, conn := range []*Conn{a, b} {

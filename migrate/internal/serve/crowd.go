@@ -172,8 +172,10 @@ func (c *Clients) announceSpread() {
 }
 
 // Prepare asks all clients to connect to the next host ahead of a move, at random moments of a spread of at most limit. It
-// returns their number and the spread. [Host].Ready reports each of them.
+// returns their number and the spread. [Host].Ready reports each of them. The next host learns from the log for how long other
+// clients have been away.
 func (c *Clients) Prepare(next resolver.Host, limit time.Duration) (n int, spread time.Duration) {
+	c.recordAway(minAway)
 	n = c.registry.len()
 	spread = min(time.Duration(max(n-1, 0))*SpreadPerClient, limit)
 	for a := range c.registry.each {

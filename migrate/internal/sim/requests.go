@@ -1,8 +1,6 @@
 package sim
 
 import (
-	"math"
-
 	"github.com/roam-go/roam/migrate/internal/core"
 	"github.com/roam-go/roam/migrate/internal/machine"
 	"github.com/roam-go/roam/transport"
@@ -82,7 +80,7 @@ func (p *proc) expire() {
 		return
 	}
 	var idle []uint64
-	for id := range p.replica.Machine().Idle(math.MaxInt64) {
+	for id := range p.replica.Machine().Idle() {
 		if p.local()-max(p.since, p.seen[id]) >= limit {
 			idle = append(idle, id)
 		}
