@@ -153,6 +153,8 @@
 //	partition             none       none         kept    as in a crash, on the side that wins the record; the other side
 //	                                                      commits nothing and answers no query
 //	resolver unreachable  none       none         kept    none, but moves, failovers and new standbys wait
+//	host that others      none       none         kept    none: it can hold a copy, and its owner is told; the service does
+//	cannot connect to                                     not move there while another host can be reached, and leaves it
 //	client disconnected   none       none         kept    none; a session expires after Policy.SessionTimeout (1 h), and the
 //	                                                      client then receives ErrSessionExpired, never a new session
 //	                                                      silently

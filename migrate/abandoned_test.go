@@ -92,7 +92,9 @@ func TestListenerOfDeposedHost(t *testing.T) {
 			}
 			return rec, err
 		}
-		_, _ = a.Handoff(t.Context(), "b") // a may not hear how it ended
+		done := make(chan moveResult, 1)
+		to := b.node.self
+		a.call(func() { a.mover.begin(Report{To: to}, true, done) }) // although the client can't follow
 		w.role(b, Active)
 		w.role(a, Standby)
 		w.say("hello")

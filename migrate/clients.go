@@ -34,4 +34,5 @@ func (h *clientHost) NotActive(rec resolver.Record) error { return (*Service)(h)
 func (h *clientHost) Validates() bool                     { return validates(h.replica.Machine()) }
 func (h *clientHost) ConcurrentQueries() bool             { return concurrentQueries(h.replica.Machine()) }
 func (h *clientHost) PublicQueries() bool                 { return publicQueries(h.replica.Machine()) }
-func (h *clientHost) Ready(gone bool)                     { h.mover.ready(gone) }
+
+func (h *clientHost) Ready(r serve.Readiness, reason string) { h.mover.ready(r, reason) }

@@ -22,6 +22,16 @@ func (n *Node) accept(c transport.Conn) transport.Handler {
 	return s
 }
 
+// acceptMessages returns the handler of messages that a host sends on this node's own connection to it, or nil if the node is
+// closed.
+func (n *Node) acceptMessages(from resolver.Host, c transport.Conn) transport.Handler {
+	if h, ok := n.accept(c).(*inbound); ok {
+		h.host = from
+		return h
+	}
+	return nil
+}
+
 // inbound is a connection that another host or a client has opened. Only the reading goroutine uses its fields, except conn.
 type inbound struct {
 	node *Node
@@ -44,10 +54,14 @@ func (c *inbound) Handle(conn transport.Conn, r *transport.Request) {
 		c.handleMsg(r)
 	case wire.MethodHello:
 		r.Reply(c.handleHello(r))
+	case wire.MethodLink:
+		if c.host.ID != "" {
+			c.node.links.Arrived(c.host, conn)
+		}
 	case wire.MethodAsk:
 		c.handleAsk(r)
 	case wire.MethodOpen, wire.MethodDo, wire.MethodQuery, wire.MethodListen, wire.MethodLeave, wire.MethodReady,
-		wire.MethodPark:
+		wire.MethodUnready, wire.MethodPark:
 		c.handleClient(r)
 	default:
 		if !c.node.offers.Handle(&c.upload, c.host, r) && r.IsCall() {
@@ -86,7 +100,7 @@ func (c *inbound) lend(conn transport.Conn) {
 }
 
 // Closed implements [transport.Handler].
-func (c *inbound) Closed(_ transport.Conn, err error) {
+func (c *inbound) Closed(conn transport.Conn, err error) {
 	c.conn.Ended()
 	c.upload.Closed(err)
 	c.work()
@@ -99,6 +113,7 @@ func (c *inbound) Closed(_ transport.Conn, err error) {
 	}
 	if c.host.ID != "" {
 		// This node's own connection to that host shows whether it has died.
+		n.links.Left(c.host, conn)
 		n.links.Probe(c.host)
 	}
 }
@@ -184,6 +199,9 @@ func (c *inbound) handleClient(r *transport.Request) {
 		p, name = v, &v.Service
 	case wire.MethodReady:
 		v := new(wire.ReadyParams)
+		p, name = v, &v.Service
+	case wire.MethodUnready:
+		v := new(wire.UnreadyParams)
 		p, name = v, &v.Service
 	case wire.MethodPark:
 		v := new(wire.ParkParams)

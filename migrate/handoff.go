@@ -11,9 +11,10 @@ import (
 
 // Handoff moves the service from this host, which must be active, to another host, and returns when that host serves. host is
 // an ID, regardless of the policy, or "" for a host that the policy selects. A host without a copy fetches one first,
-// while this host continues to serve.
+// while this host continues to serve. The clients connect to the target ahead; if one that is connected cannot, the handoff is given
+// up, and the target avoided by later handoffs for 30 s, then twice as long each time, up to 10 min.
 //
-// The error is [ErrNoTarget] if host is not present or is this one, and [ErrTransferFailed] if the handoff failed; in general, this
+// The error is [ErrNoTarget] if host is not present or is this one, or if host is "" and others cannot be reached, and [ErrTransferFailed] if the handoff failed; in general, this
 // host then continues to serve, and the error says if the target has taken over but does not serve yet. If ctx ends, the handoff is
 // given up, unless the target has already been asked to take over.
 func (s *Service) Handoff(ctx context.Context, host string) (Report, error) {
@@ -32,7 +33,7 @@ func (s *Service) handoff(ctx context.Context, host string, cause Cause) (Report
 	case st.Role != Active:
 		return rep, s.notActive(st.Record)
 	}
-	target, err := s.target(ctx, host, cause)
+	target, insist, err := s.target(ctx, host, cause)
 	if err != nil {
 		return rep, err
 	}
@@ -40,11 +41,16 @@ func (s *Service) handoff(ctx context.Context, host string, cause Cause) (Report
 	done := make(chan moveResult, 1)
 	s.call(func() {
 		s.guests.introduce(target)
-		s.mover.begin(rep, done)
+		s.mover.begin(rep, insist, done)
 	})
 	res := s.awaitMove(ctx, done)
 	if res.report.Service == "" {
 		res.report = rep
+	}
+	if res.err == nil {
+		s.avoided.clear(target.ID)
+	} else if res.report.Unreachable > 0 || s.node.links.Unreachable(target) {
+		s.avoided.add(target.ID)
 	}
 	if s.node.cfg.Hooks.Moved != nil {
 		s.node.hooks.Call(func() { s.node.cfg.Hooks.Moved(res.report, res.err) })
@@ -82,10 +88,11 @@ func (s *Service) awaitMove(ctx context.Context, done chan moveResult) moveResul
 	}
 }
 
-// target selects the host to move to. At shutdown, it prefers one that is already in sync.
-func (s *Service) target(ctx context.Context, host string, cause Cause) (resolver.Host, error) {
+// target selects the host to move to. At shutdown, it prefers one that is already in sync, and insists on one that others may
+// not reach if there is no other.
+func (s *Service) target(ctx context.Context, host string, cause Cause) (to resolver.Host, insist bool, err error) {
 	if host == s.node.self.ID {
-		return resolver.Host{}, transport.Errorf(CodeNoTarget, "migrate: service %s is on host %s already", s.name, host)
+		return to, false, transport.Errorf(CodeNoTarget, "migrate: service %s is on host %s already", s.name, host)
 	}
 	find := s.registrar.candidates
 	if host != "" {
@@ -94,33 +101,42 @@ func (s *Service) target(ctx context.Context, host string, cause Cause) (resolve
 	hosts, err := find(ctx)
 	if err != nil {
 		// Without the resolver no move can succeed.
-		return resolver.Host{}, transport.Errorf(CodeTransferFailed, "migrate: service %s cannot move from host %s: %v",
+		return to, false, transport.Errorf(CodeTransferFailed, "migrate: service %s cannot move from host %s: %v",
 			s.name, s.node.self.ID, err)
 	}
 	if host != "" {
 		for _, h := range hosts {
 			if h.ID == host {
-				return h, nil
+				return h, false, nil
 			}
 		}
-		return resolver.Host{}, transport.Errorf(CodeNoTarget, "migrate: no host %s is present for service %s", host, s.name)
+		return to, false, transport.Errorf(CodeNoTarget, "migrate: no host %s is present for service %s", host, s.name)
 	}
+	present := hosts
+	var heirs []resolver.Host
 	if cause == CauseShutdown {
-		heirs := s.heirs(ctx)
-		for _, h := range s.aheadFirst(ctx, hosts) {
-			if slices.ContainsFunc(heirs, h.Same) {
-				return h, nil
-			}
-		}
+		heirs = s.heirs(ctx)
 		// A host that is not present may still hold the state: the resolver may have restarted, or not hear from it.
 		hosts = append(hosts[:len(hosts):len(hosts)], heirs...)
 	}
-	hosts = s.aheadFirst(ctx, hosts)
 	if len(hosts) == 0 {
-		return resolver.Host{}, transport.Errorf(CodeNoTarget,
+		return to, false, transport.Errorf(CodeNoTarget,
 			"migrate: no other host is present for service %s, or Policy.Rank excludes all", s.name)
 	}
-	return hosts[0], nil
+	good, err := s.reachable(hosts)
+	if err != nil {
+		if cause != CauseShutdown {
+			return to, false, err
+		}
+		good, insist = hosts, true
+	}
+	good = s.aheadFirst(ctx, good)
+	for _, h := range good {
+		if slices.ContainsFunc(heirs, h.Same) && slices.ContainsFunc(present, h.Same) {
+			return h, insist, nil
+		}
+	}
+	return good[0], insist, nil
 }
 
 // aheadFirst moves the hosts whose copies are far behind in applying to the end: on these, the service would be unavailable until
@@ -157,6 +173,9 @@ func (s *Service) startEvery() {
 	}
 }
 
+// turnTries is the number of hosts that are tried when the timer fires, if clients cannot reach the first.
+const turnTries = 3
+
 // turn is called when the timer of Policy.Every fires.
 func (s *Service) turn() {
 	if s.board.ended() {
@@ -165,9 +184,15 @@ func (s *Service) turn() {
 	s.node.spawn(func() {
 		ctx, cancel := context.WithTimeout(s.node.ctx, max(s.policy.Every, time.Minute))
 		defer cancel()
-		_, err := s.handoff(ctx, "", CauseTimer)
-		if err == nil {
-			return
+		var err error
+		for range turnTries {
+			var rep Report
+			if rep, err = s.handoff(ctx, "", CauseTimer); err == nil {
+				return
+			}
+			if !s.avoided.has(rep.To.ID) {
+				break
+			}
 		}
 		s.log.Debug("no move this time", "err", err)
 		s.call(func() {

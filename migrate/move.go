@@ -1,12 +1,14 @@
 package migrate
 
 import (
+	"fmt"
 	"sync/atomic"
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
 	"github.com/roam-go/roam/migrate/internal/replica"
 	"github.com/roam-go/roam/migrate/internal/serve"
+	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
 )
@@ -31,6 +33,8 @@ type moveState struct {
 	asked     time.Duration // when the target was asked to take over
 	taken     bool
 	abandoned string // why the caller no longer waits for the end
+	insist    bool   // continue even if clients cannot reach the target
+	missed    string // why the last such client cannot
 	last      uint64 // the last index of the log at the start
 	preparing bool
 	waiting   int         // connected clients that have not connected to the target yet
@@ -51,14 +55,15 @@ func (m *mover) failure(to, reason string) error {
 	return transport.Errorf(CodeTransferFailed, "migrate: service %s did not move from host %s%s: %s", m.name, m.node.self.ID, to, reason)
 }
 
-// begin starts a handoff. It runs on the loop, like all functions below.
-func (m *mover) begin(rep Report, done chan moveResult) {
+// begin starts a handoff. With insist, it does not matter whether clients can reach the target. It runs on the loop, like all
+// functions below.
+func (m *mover) begin(rep Report, insist bool, done chan moveResult) {
 	now := m.node.now()
 	if m.current != nil {
 		done <- moveResult{rep, m.failure(rep.To.ID, "another handoff is under way")}
 		return
 	}
-	m.current = &moveState{report: rep, began: now, last: m.replica.Core().Last(), done: done}
+	m.current = &moveState{report: rep, insist: insist, began: now, last: m.replica.Core().Last(), done: done}
 	m.replica.Step(core.Handoff{Target: rep.To})
 }
 
@@ -137,6 +142,10 @@ func (m *mover) awaitServing(mv *moveState) {
 // continues when all have connected, or when the spread has passed and no more clients connect.
 func (m *mover) prepare() {
 	mv := m.current
+	if to := mv.report.To; !mv.insist && m.node.links.Unreachable(to) {
+		m.replica.Step(core.Abandon{Reason: fmt.Sprintf("this host cannot connect to it at %s", to.Addr)})
+		return
+	}
 	mv.prepared = m.node.now()
 	mv.preparing = true
 	last := m.replica.Core().Last()
@@ -147,7 +156,9 @@ func (m *mover) prepare() {
 		m.transfer()
 		return
 	}
-	mv.timer = time.AfterFunc(spread+m.node.cfg.FailureTimeout, func() { m.call(func() { m.prepared(mv, 0) }) })
+	mv.timer = time.AfterFunc(spread+max(wire.ReadyTimeout, m.node.cfg.FailureTimeout), func() {
+		m.call(func() { m.prepared(mv, 0) })
+	})
 }
 
 // maxPrepare limits the time that a move waits for clients that are still connecting ahead.
@@ -165,26 +176,35 @@ func (m *mover) prepared(mv *moveState, ready int) {
 	m.transfer()
 }
 
-// ready counts a client that has connected to the target, or has disconnected instead.
-func (m *mover) ready(gone bool) {
+// ready counts a client that has answered the request to connect to the target, or has disconnected.
+func (m *mover) ready(r serve.Readiness, reason string) {
 	mv := m.current
 	if mv == nil || !mv.preparing {
 		return
 	}
-	if !gone {
+	switch r {
+	case serve.Connected:
 		mv.report.Ready++
+	case serve.Unreachable:
+		mv.report.Unreachable++
+		mv.missed = reason
 	}
 	if mv.waiting--; mv.waiting <= 0 {
 		m.transfer()
 	}
 }
 
-// transfer asks the target to take over.
+// transfer asks the target to take over, unless clients cannot reach it.
 func (m *mover) transfer() {
 	mv := m.current
 	mv.preparing = false
 	if mv.timer != nil {
 		mv.timer.Stop()
+	}
+	if n := mv.report.Unreachable; n > 0 && !mv.insist {
+		m.replica.Step(core.Abandon{Reason: fmt.Sprintf("%d of %d clients cannot connect to it at %s (%q)", n, mv.report.Clients,
+			mv.report.To.Addr, mv.missed)})
+		return
 	}
 	mv.asked = m.node.now()
 	mv.report.Prepare = mv.asked - mv.prepared

@@ -85,7 +85,7 @@ type Hooks struct {
 	// obsolete because the service was reset on another host, a record that the resolver has lost, which the hosts restore,
 	// or cannot restore because some do not answer (an [ErrNoHost]) or the resolver refuses it, a host with another [Policy],
 	// a joining host that has not restored its copy within a minute, a host that breaks the protocol. service is "" if the
-	// resolver refuses to announce the host.
+	// resolver refuses to announce the host, or if another host cannot connect to it.
 	Failed func(service string, err error)
 }
 
@@ -156,6 +156,7 @@ type Node struct {
 
 	appliers   apply.Executor // runs the services' own code
 	misconduct misconduct     // of other hosts
+	reach      reach          // of this host by others
 
 	mu       sync.Mutex // guards the fields below
 	closed   bool
@@ -192,8 +193,9 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.links = peer.New(peer.Config{
 		Context: n.ctx, Self: n.Self, Transport: cfg.Transport, FailureTimeout: cfg.FailureTimeout, Log: n.log, Go: n.spawn,
-		Down:  func(h resolver.Host) { n.eachService(core.PeerDown{Host: h}) },
-		Reset: func(h resolver.Host) { n.eachService(core.PeerReset{Host: h}) },
+		Down:   func(h resolver.Host) { n.eachService(core.PeerDown{Host: h}) },
+		Reset:  func(h resolver.Host) { n.eachService(core.PeerReset{Host: h}) },
+		Accept: n.acceptMessages, Unreached: n.unreached,
 	})
 	n.offers = transfer.NewOffers(n.ctx, n.self.ID, n.spawn)
 	n.fetcher = transfer.NewFetcher(n.ctx, n.links, n.spawn)
@@ -508,13 +510,20 @@ func (n *Node) announceSoon() {
 	}
 }
 
-// checkSome has some of the services that are active here check that the resolver still has their records, in turn: those
-// without standbys do not check it themselves.
+// checkSome has some of the services check the resolver's record, in turn. Active hosts without standbys do not check it
+// themselves, and a host without a copy may be needed.
 func (n *Node) checkSome(names []string) {
 	for range min(len(names), checkAtOnce) {
 		n.checked++
-		if s := n.service(names[n.checked%len(names)]); s != nil && s.Status().Role == Active {
+		s := n.service(names[n.checked%len(names)])
+		if s == nil {
+			continue
+		}
+		switch s.Status().Role {
+		case Active:
 			s.post(item{kind: itemEvent, ev: core.CheckRecord{}})
+		case Latent:
+			n.wg.Go(s.offer)
 		}
 	}
 }

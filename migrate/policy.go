@@ -41,8 +41,8 @@ type Policy struct {
 	Rank func(candidates []resolver.Host) []resolver.Host
 
 	// SessionTimeout is how long a client may be disconnected before its session expires. Moves of the service do not extend
-	// that; time without an active host does not count. A session expires at most a quarter of SessionTimeout late, and
-	// another quarter for each crash of an active host meanwhile. It defaults to 1 h.
+	// that; time without an active host does not count. A session expires at most a quarter of SessionTimeout late, and up to
+	// half of it later for each crash of an active host meanwhile. It defaults to 1 h.
 	SessionTimeout time.Duration
 
 	// SessionsPerKey limits the open sessions of one client key, so that one client cannot take the places of all others: a

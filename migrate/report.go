@@ -13,9 +13,10 @@ type Cause string
 
 // The causes of a handoff.
 const (
-	CauseTimer    Cause = "timer"    // Policy.Every has passed
-	CauseDemand   Cause = "demand"   // Service.Handoff
-	CauseShutdown Cause = "shutdown" // Service.Leave or Node.Shutdown
+	CauseTimer       Cause = "timer"       // Policy.Every has passed
+	CauseDemand      Cause = "demand"      // Service.Handoff
+	CauseShutdown    Cause = "shutdown"    // Service.Leave or Node.Shutdown
+	CauseUnreachable Cause = "unreachable" // another host that holds a copy cannot connect to this one
 )
 
 // Report describes a handoff. The durations of steps that were not reached are 0.
@@ -50,8 +51,8 @@ type Report struct {
 	// Commands is the number of entries that the old host ordered during the handoff.
 	Commands uint64
 	// Clients is the number of clients connected to the old host. Ready is the number of them that connected to the target
-	// ahead.
-	Clients, Ready int
+	// ahead, and Unreachable the number of those that reported that they could not.
+	Clients, Ready, Unreachable int
 }
 
 // LogValue implements [slog.LogValuer].
@@ -61,7 +62,7 @@ func (r Report) LogValue() slog.Value {
 		slog.String("cause", string(r.Cause)), slog.Uint64("epoch", r.Epoch),
 		slog.Duration("join", r.Join), slog.Duration("prepare", r.Prepare), slog.Duration("transfer", r.Transfer),
 		slog.Duration("pause", r.Pause), slog.Int64("bytes", r.Bytes), slog.Uint64("commands", r.Commands),
-		slog.Int("clients", r.Clients), slog.Int("ready", r.Ready),
+		slog.Int("clients", r.Clients), slog.Int("ready", r.Ready), slog.Int("unreachable", r.Unreachable),
 	)
 }
 

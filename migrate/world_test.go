@@ -73,6 +73,7 @@ type world struct {
 	hooks Hooks         // of the nodes made from now on
 	beat  time.Duration // their heartbeat
 	trs   map[string]*transport.MemoryTransport
+	walls *walls // nil: none
 	nodes map[string]*Node
 	cls   []*Client
 
@@ -140,7 +141,7 @@ func (w *world) remoteResolver() {
 
 func (w *world) node(name string) *Node {
 	n, err := NewNode(NodeConfig{
-		Resolver: w.resolver(name), Transport: w.transport(name), ID: name, Listen: name + ":1", Logger: w.log, Hooks: w.hooks,
+		Resolver: w.resolver(name), Transport: w.walled(name), ID: name, Listen: name + ":1", Logger: w.log, Hooks: w.hooks,
 		Heartbeat: w.beat,
 	})
 	require.NoError(w.t, err)
@@ -168,7 +169,7 @@ func (w *world) pair(p Policy) (a, b *Service) {
 }
 
 func (w *world) dial(name, service string, cfg ClientConfig) *Client {
-	cfg.Resolver, cfg.Transport, cfg.Logger = w.resolver(name), w.transport(name), w.log
+	cfg.Resolver, cfg.Transport, cfg.Logger = w.resolver(name), w.walled(name), w.log
 	c, err := Dial(w.t.Context(), service, cfg)
 	require.NoError(w.t, err)
 	w.cls = append(w.cls, c)

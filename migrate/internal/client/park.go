@@ -117,12 +117,15 @@ func (c *Client) park(ctx context.Context, s *spare, from *link, spread time.Dur
 }
 
 func (c *Client) connectSpare(ctx context.Context, s *spare, from *link) *link {
-	dialCtx, cancel := context.WithTimeout(ctx, parkLimit)
+	dialCtx, cancel := context.WithTimeout(ctx, wire.ReadyTimeout*5/6)
 	defer cancel()
 	l := &link{c: c, host: s.host}
 	conn, err := c.transport.Dial(dialCtx, transport.Peer{Addr: s.host.Addr, Key: s.host.Key, Role: transport.RoleHost}, l)
 	if err != nil {
 		c.log.Debug("no connection to the next host", "host", s.host.ID, "addr", s.host.Addr, "err", err)
+		if ctx.Err() == nil {
+			c.sendUnready(from, s.host, err)
+		}
 		return nil
 	}
 	l.conn = conn
@@ -160,5 +163,13 @@ func (c *Client) connectSpare(ctx context.Context, s *spare, from *link) *link {
 func (c *Client) sendReady(l *link) {
 	if params, err := transport.Marshal(&wire.ReadyParams{Service: c.service, Session: c.session.id}); err == nil {
 		l.conn.Notify(wire.MethodReady, params) // if it is lost, the host waits a little longer
+	}
+}
+
+// sendUnready tells the active host that this client cannot connect to the next one.
+func (c *Client) sendUnready(l *link, next resolver.Host, err error) {
+	p := &wire.UnreadyParams{Service: c.service, Session: c.session.id, Next: next.ID, Reason: err.Error()}
+	if params, err := transport.Marshal(p); err == nil {
+		l.conn.Notify(wire.MethodUnready, params)
 	}
 }

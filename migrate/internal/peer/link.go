@@ -10,6 +10,7 @@ import (
 	"github.com/roam-go/roam/migrate/internal/wire"
 	"github.com/roam-go/roam/resolver"
 	"github.com/roam-go/roam/transport"
+	"github.com/roam-go/roam/transport/msgpack"
 )
 
 const (
@@ -25,6 +26,7 @@ const (
 type link struct {
 	links *Links
 	to    resolver.Host
+	wake  chan struct{} // the host's own connection has ended
 
 	mu         sync.Mutex // guards the fields below
 	state      linkState
@@ -32,6 +34,7 @@ type link struct {
 	queue      [][]byte       // params of messages that wait for the connection
 	queueBytes int
 	used       time.Time // when a message was last sent, or the connection was made
+	failing    bool      // while dialing: the last attempt has failed, and the host takes messages on its own connection
 }
 
 // linkState is what a link does:
@@ -66,6 +69,10 @@ func (l *link) send(params []byte) {
 			return
 		}
 		// The connection has ended: Closed is about to be called, and dials again.
+	case dialing:
+		if l.sendBack(params) {
+			return
+		}
 	}
 	if len(l.queue) < maxQueue && l.queueBytes+len(params) <= maxQueueBytes {
 		l.queue = append(l.queue, bytes.Clone(params))
@@ -92,9 +99,11 @@ func (l *link) openLocked() {
 }
 
 // dial makes the connection, in several attempts, or gives the link up. If the address refuses them, Config.Down reports
-// that the process there has died, well before its silence would show that.
+// that the process there has died, well before its silence would show that. As long as the host takes messages on a
+// connection of its own, it is alive, and attempts go on.
 func (l *link) dial() {
 	cfg := &l.links.cfg
+	redial := firstRedial
 	for r := newRetry(cfg.FailureTimeout); ; {
 		err := l.connect(r.timeout)
 		if err == nil {
@@ -102,9 +111,17 @@ func (l *link) dial() {
 		}
 		cfg.Log.Debug("no connection to host", "to", l.to.ID, "addr", l.to.Addr, "err", err)
 		wait, again := r.failed(err)
-		if !again || cfg.Context.Err() != nil {
+		back := l.goBack(err)
+		var wake chan struct{}
+		switch {
+		case cfg.Context.Err() == nil && again:
+		case cfg.Context.Err() == nil && back && !l.isIdle():
+			wait, redial = redial, min(2*redial, maxRedial)
+			wake = l.wake
+			r = newRetry(cfg.FailureTimeout)
+		default:
 			l.giveUp()
-			if r.died() {
+			if r.died() && !back {
 				cfg.Down(l.to)
 			}
 			return
@@ -113,9 +130,17 @@ func (l *link) dial() {
 			select {
 			case <-cfg.Context.Done():
 			case <-time.After(wait):
+			case <-wake:
 			}
 		}
 	}
+}
+
+// isIdle reports whether the link has not been used for long.
+func (l *link) isIdle() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return time.Since(l.used) >= idleTimeout
 }
 
 func (l *link) connect(timeout time.Duration) error {
@@ -141,9 +166,10 @@ func (l *link) connected(conn transport.Conn, h *linkConn) error {
 		l.mu.Unlock()
 		return errEndedAtOnce
 	}
-	l.state, l.conn, l.used = connected, conn, time.Now()
+	l.state, l.conn, l.used, l.failing = connected, conn, time.Now(), false
 	queue := l.queue
 	l.queue, l.queueBytes = nil, 0
+	conn.Notify(wire.MethodLink, nil)
 	for _, params := range queue {
 		conn.Notify(wire.MethodMsg, params)
 	}
@@ -170,26 +196,44 @@ func (l *link) close() {
 }
 
 func (l *link) closeLocked() {
-	l.state, l.conn = closed, nil
+	l.state, l.conn, l.failing = closed, nil, false
 	l.queue, l.queueBytes = nil, 0
 }
 
-// linkConn handles a link's connection. The host at the other end sends nothing on it but replies.
+// linkConn handles a link's connection. The host at the other end sends messages on it if it does not reach this host.
 type linkConn struct {
-	link  *link
-	ended bool // Closed was called; guarded by link.mu
+	link     *link
+	ended    bool              // Closed was called; guarded by link.mu
+	messages transport.Handler // of the host's messages; nil until the first one
 }
 
 // Handle implements [transport.Handler].
-func (h *linkConn) Handle(_ transport.Conn, r *transport.Request) {
-	if r.IsCall() {
+func (h *linkConn) Handle(c transport.Conn, r *transport.Request) {
+	cfg := &h.link.links.cfg
+	switch {
+	case r.IsCall():
 		r.Reply(nil, transport.Errorf(transport.CodeNoMethod, "migrate: method %s is not served here", r.Method))
+	case r.Method == wire.MethodMsg:
+		if h.messages == nil {
+			h.messages = cfg.Accept(h.link.to, c)
+		}
+		if h.messages != nil {
+			h.messages.Handle(c, r)
+		}
+	case r.Method == wire.MethodUnreached:
+		var p wire.UnreachedParams
+		if msgpack.UnmarshalSmall(r.Params, &p) == nil {
+			cfg.Unreached(h.link.to, p.Reason[:min(len(p.Reason), maxReason)])
+		}
 	}
 }
 
 // Closed implements [transport.Handler]. A connection in use is dialled again at once, which shows whether the host has
 // died.
 func (h *linkConn) Closed(c transport.Conn, err error) {
+	if h.messages != nil {
+		h.messages.Closed(c, err)
+	}
 	l := h.link
 	l.mu.Lock()
 	h.ended = true

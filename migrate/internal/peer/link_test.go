@@ -41,7 +41,8 @@ type bench struct {
 	wg     sync.WaitGroup
 	self   resolver.Host // b
 	other  chan transport.Conn
-	got    chan string // services of messages that b received
+	got    chan string // services of messages that were received
+	linked chan struct{}
 	events chan string
 
 	mu     sync.Mutex // guards the fields below
@@ -66,7 +67,7 @@ func (c *countedDials) Dial(ctx context.Context, to transport.Peer, h transport.
 }
 
 func newBench(t *testing.T, fail func(dial int) error) *bench {
-	b := &bench{t: t, net: transport.NewMemory(), got: make(chan string, 1000), events: make(chan string, 1000),
+	b := &bench{t: t, net: transport.NewMemory(), got: make(chan string, 1000), linked: make(chan struct{}, 1000), events: make(chan string, 1000),
 		other: make(chan transport.Conn, 100)}
 	tr := b.net.Host("b")
 	_, err := tr.Listen("b:1", func(c transport.Conn) transport.Handler {
@@ -83,6 +84,11 @@ func newBench(t *testing.T, fail func(dial int) error) *bench {
 		Transport: &countedDials{from, b, fail}, FailureTimeout: time.Second, Log: slog.New(slog.DiscardHandler), Go: b.spawn,
 		Down:  func(h resolver.Host) { b.events <- "down " + h.ID },
 		Reset: func(h resolver.Host) { b.events <- "reset " + h.ID },
+		Accept: func(h resolver.Host, c transport.Conn) transport.Handler {
+			b.events <- "accept " + h.ID
+			return b
+		},
+		Unreached: func(h resolver.Host, reason string) { b.events <- "unreached " + h.ID + ": " + reason },
 	})
 	return b
 }
@@ -111,6 +117,8 @@ func (b *bench) Handle(_ transport.Conn, r *transport.Request) {
 	switch r.Method {
 	case wire.MethodHello:
 		r.Reply(transport.Marshal(wire.HostHello{Host: b.self}))
+	case wire.MethodLink:
+		b.linked <- struct{}{}
 	case wire.MethodMsg:
 		service, _, err := wire.UnmarshalMsgParams(r.Params)
 		if err == nil {

@@ -35,6 +35,10 @@ type Config struct {
 	// reported. Reset is called when a new connection to a host is in use: messages sent before it may be lost. Both are called
 	// without a lock held.
 	Down, Reset func(resolver.Host)
+	// Accept returns the handler of the messages that a host sends on a link's own connection, because it does not reach this
+	// host: that is reported to Unreached, with the host's reason.
+	Accept    func(resolver.Host, transport.Conn) transport.Handler
+	Unreached func(from resolver.Host, reason string)
 }
 
 // Links holds a host's links to other hosts. It is safe for concurrent use.
@@ -43,6 +47,7 @@ type Links struct {
 
 	mu     sync.Mutex // guards the fields below
 	links  map[linkKey]*link
+	back   map[backKey]transport.Conn // connections that other hosts have made, and on which they take messages
 	closed bool
 }
 
@@ -58,7 +63,7 @@ func keyOf(h resolver.Host) linkKey { return linkKey{h.ID, h.Incarnation, h.Addr
 
 // New returns Links without a connection.
 func New(cfg Config) *Links {
-	return &Links{cfg: cfg, links: make(map[linkKey]*link)}
+	return &Links{cfg: cfg, links: make(map[linkKey]*link), back: make(map[backKey]transport.Conn)}
 }
 
 // messageBuffers holds buffers for encoded messages.
@@ -112,7 +117,7 @@ func (ls *Links) link(to resolver.Host) *link {
 	}
 	l := ls.links[keyOf(to)]
 	if l == nil {
-		l = &link{links: ls, to: to}
+		l = &link{links: ls, to: to, wake: make(chan struct{}, 1)}
 		ls.links[keyOf(to)] = l
 	}
 	return l
@@ -132,7 +137,7 @@ func (ls *Links) Close() {
 	ls.mu.Lock()
 	ls.closed = true
 	links := slices.Collect(maps.Values(ls.links))
-	ls.links = nil
+	ls.links, ls.back = nil, nil
 	ls.mu.Unlock()
 	for _, l := range links {
 		l.close()

@@ -36,8 +36,10 @@ type attachment struct {
 	next      uint64 // the next event to send
 
 	// Of a move from this host.
-	prepared bool // the client was asked to connect to the next host
-	ready    bool // it has done so
+	prepared bool   // the client was asked to connect to the next host
+	answered bool   // it has answered, or disconnected
+	ready    bool   // it has connected
+	missed   string // the ID of the last host that it could not reach
 }
 
 // put writes to a map, which it makes first if it is nil: an idle service has none.
@@ -158,9 +160,7 @@ func (c *Clients) attach(conn *Conn, session uint64) {
 func (c *Clients) detach(a *attachment) {
 	resumable := c.registry.remove(a, c.host.Now())
 	c.pusher.remove(a)
-	if a.prepared && !a.ready {
-		c.host.Ready(true)
-	}
+	c.ready(a, Gone, "")
 	if resumable {
 		c.expireSoon()
 	}

@@ -85,9 +85,13 @@ func (c *Clients) Handle(r *Request, params any) {
 	case *wire.LeaveParams:
 		c.leave(r, p)
 	case *wire.ReadyParams:
-		if a := c.registry.find(r.conn, p.Session); a != nil && a.prepared && !a.ready {
-			a.ready = true
-			c.host.Ready(false)
+		if a := c.registry.find(r.conn, p.Session); a != nil {
+			c.ready(a, Connected, "")
+		}
+		r.Reply(nil, nil)
+	case *wire.UnreadyParams:
+		if a := c.registry.find(r.conn, p.Session); a != nil {
+			c.unready(a, p)
 		}
 		r.Reply(nil, nil)
 	case *wire.ParkParams:

@@ -179,10 +179,39 @@ func (c *Clients) Prepare(next resolver.Host, limit time.Duration) (n int, sprea
 	n = c.registry.len()
 	spread = min(time.Duration(max(n-1, 0))*SpreadPerClient, limit)
 	for a := range c.registry.each {
-		a.prepared, a.ready = true, false
+		a.prepared, a.answered, a.ready = true, false, false
 	}
 	c.crowd.next = &next
 	c.notifyAll(wire.MethodPrepare, wire.PrepareParams{Service: c.host.Config().Service, Next: next,
 		SpreadMS: spread.Milliseconds()})
 	return n, spread
 }
+
+// ready records what became of a client's connection to the next host.
+func (c *Clients) ready(a *attachment, r Readiness, reason string) {
+	if a.ready = a.ready || a.prepared && r == Connected; a.ready {
+		a.missed = ""
+	}
+	if a.prepared && !a.answered {
+		a.answered = true
+		c.host.Ready(r, reason)
+	}
+}
+
+// unready records that a client cannot reach the next host. One that reaches neither of two does not count: the cause is on
+// its side, or it wants to keep the service here.
+func (c *Clients) unready(a *attachment, p *wire.UnreadyParams) {
+	next := c.crowd.next
+	if next == nil || next.ID != p.Next || a.ready {
+		return
+	}
+	r := Unreachable
+	if a.missed != "" && a.missed != p.Next {
+		r = Gone
+	}
+	a.missed = p.Next
+	c.ready(a, r, p.Reason[:min(len(p.Reason), maxUnreadyReason)])
+}
+
+// maxUnreadyReason limits a client's reason in a report.
+const maxUnreadyReason = 200

@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"math"
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
@@ -14,8 +15,8 @@ import (
 // expiryStep, and the next one continues from there.
 
 const (
-	// expirySteps is the number of checks in a SessionTimeout. After a crash, the time away since the last one is lost.
-	expirySteps = 8
+	// expirySteps is the least number of checks in a SessionTimeout. After a crash, the time away since the last one is lost.
+	expirySteps = 4
 	// minAway is the time away that is recorded before a move.
 	minAway = 100 * time.Millisecond
 	// awayBody is the size from which on another entry is used.
@@ -50,25 +51,27 @@ func (c *Clients) expire() {
 	if c.host.Core().Role() != core.Serving {
 		return
 	}
-	timeout, left := c.host.Config().SessionTimeout, false
+	timeout := c.host.Config().SessionTimeout
+	next := time.Duration(math.MaxInt64) // when the next session expires
 	var expired []uint64
 	for id, recorded := range c.host.Machine().Idle() {
 		if c.registry.session(id) != nil {
 			continue
 		}
-		if now-c.awaySince(id, recorded) >= timeout {
+		if at := c.awaySince(id, recorded) + timeout; now >= at {
 			expired = append(expired, id)
 		} else {
-			left = true
+			next = min(next, at)
 		}
 	}
 	for _, id := range expired {
 		c.host.Propose(core.Entry{Kind: core.CloseSession, Session: id, Seq: 1})
 		c.registry.forgetDetached(id)
 	}
-	if left {
+	if next < math.MaxInt64 {
 		c.recordAway(c.expiryStep())
 		c.expireSoon()
+		c.expiry.at = min(c.expiry.at, max(next, now+10*time.Millisecond))
 	}
 }
 

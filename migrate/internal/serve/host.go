@@ -42,10 +42,20 @@ type Host interface {
 	ConcurrentQueries() bool
 	// PublicQueries reports whether the service answers queries without a session.
 	PublicQueries() bool
-	// Ready is called during a move, once for each client that [Clients.Prepare] counted: when it is connected to the next
-	// host, or with gone set when it has disconnected from this one instead.
-	Ready(gone bool)
+	// Ready is called during a move, at most once for each client that [Clients.Prepare] counted. reason is that of a client
+	// that cannot reach the next host.
+	Ready(r Readiness, reason string)
 }
+
+// Readiness is what became of a client's connection to the next host.
+type Readiness uint8
+
+// The outcomes.
+const (
+	Connected   Readiness = iota // it is up
+	Gone                         // the client has disconnected from this host
+	Unreachable                  // the client could not connect
+)
 
 // Config describes the service and its host.
 type Config struct {

@@ -1,19 +1,22 @@
 package wire
 
 import (
+	"time"
+
 	"github.com/roam-go/roam/resolver"
 )
 
 // The messages between clients and hosts, as MessagePack arrays. Clients call the first group; hosts notify clients with the
 // second. A host that does not serve the name answers [CodeNotActive] with its newest record as Data.
 const (
-	MethodOpen   = "roam.open"   // OpenParams -> OpenResult
-	MethodDo     = "roam.do"     // DoParams -> DoResult; calls of one session arrive in the order of Seq
-	MethodQuery  = "roam.query"  // QueryParams -> QueryResult
-	MethodListen = "roam.listen" // ListenParams -> ListenResult, then MethodEvents
-	MethodLeave  = "roam.leave"  // LeaveParams -> nil: ends the session
-	MethodReady  = "roam.ready"  // ReadyParams, a notification to the present host: the connection to the next one is up
-	MethodPark   = "roam.park"   // ParkParams -> nil, to the next host: this connection may soon carry the session
+	MethodOpen    = "roam.open"    // OpenParams -> OpenResult
+	MethodDo      = "roam.do"      // DoParams -> DoResult; calls of one session arrive in the order of Seq
+	MethodQuery   = "roam.query"   // QueryParams -> QueryResult
+	MethodListen  = "roam.listen"  // ListenParams -> ListenResult, then MethodEvents
+	MethodLeave   = "roam.leave"   // LeaveParams -> nil: ends the session
+	MethodReady   = "roam.ready"   // ReadyParams, a notification to the present host: the connection to the next one is up
+	MethodUnready = "roam.unready" // UnreadyParams, a notification to the present host: the next one cannot be reached
+	MethodPark    = "roam.park"    // ParkParams -> nil, to the next host: this connection may soon carry the session
 
 	MethodEvents  = "roam.events"  // EventsParams
 	MethodPrepare = "roam.prepare" // PrepareParams: connect to the next host, at a random moment of the spread
@@ -21,6 +24,10 @@ const (
 	MethodSpread  = "roam.spread"  // SpreadParams: how to reconnect if the host is lost
 	MethodHeld    = "roam.held"    // the host is alive, and reads again when it has answered some requests
 )
+
+// ReadyTimeout is the least time that a host gives its clients to connect to the next one. A client reports that it could not
+// a little earlier.
+const ReadyTimeout = 3 * time.Second
 
 // OpenParams opens a session, or takes it up again on this connection (after a move, after a broken connection): opening
 // twice is harmless. Session is a random number below 2^53 that the client draws.
@@ -129,6 +136,15 @@ type ReadyParams struct {
 	Session uint64
 }
 
+type UnreadyParams struct {
+	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
+
+	Service string
+	Session uint64
+	Next    string // the next host's ID
+	Reason  string
+}
+
 type ParkParams struct {
 	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
@@ -175,17 +191,25 @@ type MovedParams struct {
 }
 
 // The messages between hosts. A host dials one connection to each other host that it sends messages to, for all services.
-// Messages are notifications; the other host answers on its own connection. An inquiry has a connection of its own.
+// Messages are notifications; the other host answers on its own connection, or on this one if it cannot connect. An inquiry has a connection of its own.
 const (
-	MethodHello = "roam.host" // HostHello -> HostHello: the calling host, and the answering one
-	MethodMsg   = "roam.msg"  // MsgParams: a message of the protocol, see core.AppendMsg
-	MethodAsk   = "roam.ask"  // AskParams -> AskResult: an inquiry, after a hello
+	MethodHello     = "roam.host"      // HostHello -> HostHello: the calling host, and the answering one
+	MethodLink      = "roam.link"      // the connection is for messages: the answering host may send them on it as well
+	MethodMsg       = "roam.msg"       // MsgParams: a message of the protocol, see core.AppendMsg
+	MethodUnreached = "roam.unreached" // UnreachedParams: the answering host could not connect to the calling one
+	MethodAsk       = "roam.ask"       // AskParams -> AskResult: an inquiry, after a hello
 )
 
 type HostHello struct {
 	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
 
 	Host resolver.Host
+}
+
+type UnreachedParams struct {
+	_struct struct{} `codec:",toarray"` //lint:ignore U1000 read by the codec
+
+	Reason string
 }
 
 type MsgParams struct {
