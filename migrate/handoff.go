@@ -11,12 +11,13 @@ import (
 
 // Handoff moves the service from this host, which must be active, to another host, and returns when that host serves. host is
 // an ID, regardless of the policy, or "" for a host that the policy selects. A host without a copy fetches one first,
-// while this host continues to serve. The clients connect to the target ahead; if one that is connected cannot, the handoff is given
-// up, and the target avoided by later handoffs for 30 s, then twice as long each time, up to 10 min.
+// while this host continues to serve. The clients connect to the target ahead. If one that is connected cannot, the handoff is
+// given up, and later ones avoid the target for 30 s, then for twice as long each time, up to 10 min.
 //
-// The error is [ErrNoTarget] if host is not present or is this one, or if host is "" and others cannot be reached, and [ErrTransferFailed] if the handoff failed; in general, this
-// host then continues to serve, and the error says if the target has taken over but does not serve yet. If ctx ends, the handoff is
-// given up, unless the target has already been asked to take over.
+// The error is [ErrNoTarget] if host is not present or is this one, or if host is "" and no other host can be reached, and
+// [ErrTransferFailed] if the handoff failed. In general, this host then continues to serve, and the error says if the target has
+// taken over but does not serve yet. If ctx ends, the handoff is given up, unless the target has already been asked to take
+// over.
 func (s *Service) Handoff(ctx context.Context, host string) (Report, error) {
 	return s.handoff(ctx, host, CauseDemand)
 }
@@ -48,9 +49,9 @@ func (s *Service) handoff(ctx context.Context, host string, cause Cause) (Report
 		res.report = rep
 	}
 	if res.err == nil {
-		s.avoided.clear(target.ID)
+		s.node.reach.reached(s.name, target.ID)
 	} else if res.report.Unreachable > 0 || s.node.links.Unreachable(target) {
-		s.avoided.add(target.ID)
+		s.node.reach.avoid(s.name, target.ID)
 	}
 	if s.node.cfg.Hooks.Moved != nil {
 		s.node.hooks.Call(func() { s.node.cfg.Hooks.Moved(res.report, res.err) })
@@ -190,7 +191,7 @@ func (s *Service) turn() {
 			if rep, err = s.handoff(ctx, "", CauseTimer); err == nil {
 				return
 			}
-			if !s.avoided.has(rep.To.ID) {
+			if !s.node.reach.avoids(s.name, rep.To.ID) {
 				break
 			}
 		}

@@ -156,7 +156,7 @@ type Node struct {
 
 	appliers   apply.Executor // runs the services' own code
 	misconduct misconduct     // of other hosts
-	reach      reach          // of this host by others
+	reach      reach          // of this host and others
 
 	mu       sync.Mutex // guards the fields below
 	closed   bool

@@ -18,11 +18,28 @@ import (
 // unreachedEvery limits how often a host reports that others do not reach it.
 const unreachedEvery = time.Minute
 
-// reach remembers what other hosts say about connections to this one.
+// reach remembers what other hosts and clients say about connections. It is safe for concurrent use.
 type reach struct {
 	mu       sync.Mutex // guards what follows
-	reported time.Time
+	reported time.Time  // when another host last could not connect to this one
+	avoided  map[serviceHost]avoidance
 }
+
+// serviceHost is a host, by its ID, as the target of moves of a service.
+type serviceHost struct{ service, host string }
+
+// avoidance is how long a host is avoided to which clients could not connect.
+type avoidance struct {
+	until time.Time
+	pause time.Duration // the latest; it doubles
+}
+
+const (
+	firstAvoided = 30 * time.Second
+	maxAvoided   = 10 * time.Minute
+	// manyAvoided limits the hosts that are remembered.
+	manyAvoided = 4096
+)
 
 // unreached is called when another host cannot connect to this one. It reports that, and moves the services that are active
 // here to that host if it holds a copy: it can be reached.
@@ -50,59 +67,44 @@ func (n *Node) unreached(from resolver.Host, reason string) {
 // evade moves the service to a member that cannot connect to this host.
 func (s *Service) evade(to resolver.Host) {
 	st := s.Status()
-	if st.Role != Active || !slices.ContainsFunc(st.Record.ISR, to.Same) || s.node.links.Unreachable(to) || s.avoided.has(to.ID) {
+	if st.Role != Active || !slices.ContainsFunc(st.Record.ISR, to.Same) || s.node.links.Unreachable(to) || s.node.reach.avoids(s.name, to.ID) {
 		return
 	}
 	s.node.spawn(func() {
 		ctx, cancel := context.WithTimeout(s.node.ctx, time.Minute)
 		defer cancel()
 		if _, err := s.handoff(ctx, to.ID, CauseUnreachable); err != nil {
-			s.avoided.add(to.ID)
+			s.node.reach.avoid(s.name, to.ID)
 		}
 	})
 }
 
-// avoided holds the hosts to which moves have been given up, because clients could not connect to them. It is safe for
-// concurrent use.
-type avoided struct {
-	mu    sync.Mutex // guards hosts
-	hosts map[string]avoidedHost
+// avoids reports whether moves of a service avoid a host.
+func (r *reach) avoids(service, host string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return time.Now().Before(r.avoided[serviceHost{service, host}].until)
 }
 
-type avoidedHost struct {
-	until time.Time
-	pause time.Duration // the latest; it doubles
-}
-
-const (
-	firstAvoided = 30 * time.Second
-	maxAvoided   = 10 * time.Minute
-	// manyAvoided limits the hosts that are remembered.
-	manyAvoided = 1024
-)
-
-func (a *avoided) has(id string) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return time.Now().Before(a.hosts[id].until)
-}
-
-func (a *avoided) add(id string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.hosts == nil || len(a.hosts) >= manyAvoided {
-		a.hosts = make(map[string]avoidedHost)
+// avoid has moves of a service avoid a host for a while.
+func (r *reach) avoid(service, host string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.avoided == nil || len(r.avoided) >= manyAvoided {
+		r.avoided = make(map[serviceHost]avoidance)
 	}
-	h := a.hosts[id]
-	h.pause = min(max(2*h.pause, firstAvoided), maxAvoided)
-	h.until = time.Now().Add(h.pause)
-	a.hosts[id] = h
+	k := serviceHost{service, host}
+	a := r.avoided[k]
+	a.pause = min(max(2*a.pause, firstAvoided), maxAvoided)
+	a.until = time.Now().Add(a.pause)
+	r.avoided[k] = a
 }
 
-func (a *avoided) clear(id string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	delete(a.hosts, id)
+// reached ends the avoidance of a host.
+func (r *reach) reached(service, host string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.avoided, serviceHost{service, host})
 }
 
 // reachable returns the hosts that others can connect to, as far as this host knows. The error says why there are none.
@@ -113,7 +115,7 @@ func (s *Service) reachable(hosts []resolver.Host) ([]resolver.Host, error) {
 		switch {
 		case s.node.links.Unreachable(h):
 			why = fmt.Sprintf("this host cannot connect to host %s at %s", h.ID, h.Addr)
-		case s.avoided.has(h.ID):
+		case s.node.reach.avoids(s.name, h.ID):
 			why = fmt.Sprintf("clients could not connect to host %s at %s", h.ID, h.Addr)
 		default:
 			good = append(good, h)

@@ -27,7 +27,6 @@ type Service struct {
 	disk      disk
 	fetching  fetching
 	mover     mover
-	avoided   avoided // hosts that clients could not connect to
 
 	// The fields below belong to the loop.
 	core       *core.Core // of replica, read only
