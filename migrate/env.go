@@ -13,7 +13,7 @@ import (
 type env Service
 
 func (e *env) Now() time.Duration { return e.node.now() }
-func (e *env) Wall() int64        { return time.Now().UnixMilli() }
+func (e *env) Wall() int64        { return e.node.wall().UnixMilli() }
 
 func (e *env) Send(m core.Outgoing)      { e.node.links.Send(m.To, e.name, m.Msg) }
 func (e *env) Save(v core.Save)          { e.disk.store.Load().Save(v) }

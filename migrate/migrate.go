@@ -120,8 +120,11 @@ type Command struct {
 	Index uint64
 	// Epoch is the epoch in which the command was ordered: a fencing token for external systems.
 	Epoch uint64
-	// Time is the log time, with a precision of milliseconds: the active host's clock when it ordered the command, but never
-	// before the time of an earlier command.
+	// Time is the log time, with a precision of milliseconds, never before the time of an earlier command. It is the
+	// wall clock that most hosts of the in-sync set agree on, within 2 s; a host alone has only its own. Across a move
+	// it continues by the new active host's monotonic clock, so that a wrong wall clock does not change it, and
+	// [Hooks].Failed reports that clock. If log time is ahead of most clocks, it passes at half speed until they have
+	// caught up.
 	Time time.Time
 	// Session identifies the client's session. Seq numbers the session's commands from 1.
 	Session, Seq uint64

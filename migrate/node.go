@@ -136,6 +136,7 @@ type Node struct {
 	cfg   NodeConfig
 	self  resolver.Host
 	start time.Time
+	wall  func() time.Time // the wall clock; tests set it off
 	log   *slog.Logger
 
 	ctx      context.Context // ends with Close
@@ -176,6 +177,7 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 	n := &Node{
 		cfg:      cfg,
 		start:    time.Now(),
+		wall:     time.Now,
 		renew:    make(chan struct{}, 1),
 		silent:   make(chan struct{}),
 		gone:     make(chan struct{}),

@@ -211,11 +211,17 @@ func New(self resolver.Host, cfg Config) *Core {
 // Role is the present role of this host.
 func (c *Core) Role() Role { return c.role }
 
+// Self is this host.
+func (c *Core) Self() resolver.Host { return c.self }
+
 // Term is the highest term that this host has seen.
 func (c *Core) Term() Term { return c.term }
 
 // Record is the newest record that this host has seen; its Version is 0 if there is none.
 func (c *Core) Record() resolver.Record { return c.rec }
+
+// LastTime is the time of the last entry of the log.
+func (c *Core) LastTime() int64 { return c.lastTime }
 
 // Commit is the index of the last committed entry.
 func (c *Core) Commit() uint64 { return c.commit }

@@ -39,11 +39,11 @@ type Type uint8
 // invitation that the receiver, or the sender, accepted.
 const (
 	// MsgAppend goes from the active host to all others: Prev, PrevEpoch, Entries, Commit, Round, Index (invitation),
-	// Won (of the last acknowledgement). Without Entries it is a heartbeat.
+	// Won (of the last acknowledgement), Served (log time, in Unix ms; 0: unknown). Without Entries it is a heartbeat.
 	MsgAppend Type = 1
 	// MsgAck goes to the active host: Index (the log equals the active host's up to here), Commit, Round, Prev (invitation),
 	// PrevEpoch (1 + the index of the last entry applied; 0: holds no copy), Flag (resend from Commit), Won (a time
-	// of the sender, in ms, to be echoed).
+	// of the sender, in ms, to be echoed), Served (the sender's wall clock, in Unix ms; 0: not told).
 	MsgAck Type = 2
 	// MsgReject goes to the sender of a lower term: Record, Flag (holds a copy of that Loss).
 	MsgReject Type = 3

@@ -64,7 +64,9 @@ type Replica struct {
 	changed   bool   // role, term or record changed since Changed was last called
 	lastCheck uint64 // the entry up to which hosts have compared hashes
 
-	captures []*capture // that have no outcome
+	captures []*capture    // that have no outcome
+	clock    *clock        // nil: this host has always been alone, and has its own clock to go by
+	now      time.Duration // as last read
 }
 
 // capture is what is to be called with the captured copy.
@@ -100,7 +102,16 @@ func (r *Replica) Changed() bool {
 // Step gives the core an event.
 func (r *Replica) Step(ev core.Event) {
 	r.dirty = true
-	r.core.Step(r.env.Now(), ev)
+	r.core.Step(r.read(), ev)
+	if m, ok := ev.(core.Recv); ok {
+		r.heed(&m.Msg)
+	}
+}
+
+// read reads the monotonic clock.
+func (r *Replica) read() time.Duration {
+	r.now = r.env.Now()
+	return r.now
 }
 
 // Align carries out a change of role that the core has decided, or drops the copy, if either is due: what comes next must
@@ -137,6 +148,7 @@ func (r *Replica) do(d core.Ready) error {
 		r.env.Save(*d.Save)
 	}
 	for _, m := range d.Msgs {
+		r.stamp(&m.Msg)
 		r.env.Send(m) // before clients hear of anything: a new active host waits for it
 	}
 	if d.Deposed {
@@ -255,7 +267,7 @@ func (r *Replica) Collect(a *apply.Applier) error {
 		if res.Halt != nil {
 			return res.Halt
 		}
-		if r.core.Applied(r.env.Now(), res.At) {
+		if r.core.Applied(r.read(), res.At) {
 			r.dirty = true
 		}
 		if res.Mismatch {
@@ -268,10 +280,14 @@ func (r *Replica) Collect(a *apply.Applier) error {
 
 // Propose orders an entry, if there is room.
 func (r *Replica) Propose(e core.Entry) bool {
-	e.Time = r.env.Wall()
+	now := r.read()
+	e.Time = r.logTime()
 	r.dirty = true
-	e, ok := r.core.Propose(r.env.Now(), e)
+	e, ok := r.core.Propose(now, e)
 	if ok {
+		if r.clock != nil {
+			r.clock.ordered(now, e.Time)
+		}
 		r.machine.Ordered(e)
 	}
 	return ok
