@@ -81,15 +81,37 @@ func (c *Client) ask(ctx context.Context, method string, params []byte, accept f
 				return err
 			}
 		}
-		pause := time.NewTimer(retry.next())
+		moved, err := c.pauseAsk(ctx, l, round, retry.next())
+		if err != nil {
+			return err
+		}
+		if moved {
+			retry.reset()
+		}
+	}
+}
+
+// pauseAsk waits for d before a request that failed on l in the given round is made again. It returns at once, with moved set,
+// when another host, or the same one anew, takes the requests: the reason to wait has gone.
+func (c *Client) pauseAsk(ctx context.Context, l *link, round uint32, d time.Duration) (moved bool, err error) {
+	pause := time.NewTimer(d)
+	defer pause.Stop()
+	for {
+		c.mu.Lock()
+		now, changed := c.conns.current, c.conns.changed
+		moved = now != nil && now.started && now.opened && (now != l || now.round != round)
+		c.mu.Unlock()
+		if moved {
+			return true, nil
+		}
 		select {
+		case <-changed:
 		case <-pause.C:
+			return false, nil
 		case <-c.done:
-			pause.Stop()
-			return c.Err()
+			return false, c.Err()
 		case <-ctx.Done():
-			pause.Stop()
-			return ctx.Err()
+			return false, ctx.Err()
 		}
 	}
 }

@@ -44,7 +44,7 @@ type connections struct {
 	current *link // carries the session; nil while there is none
 	spare   *spare
 	former  *link         // carried the session before a planned move; formerTimer closes it
-	changed chan struct{} // closed and replaced when another current link takes commands, and when the client ends
+	changed chan struct{} // closed and replaced when another current link takes requests or serves, and when the client ends
 
 	formerTimer *time.Timer // nil before the first planned move
 }
@@ -270,5 +270,6 @@ func (c *Client) confirm(l *link, term fence) {
 	default:
 		c.stats.Reconnects++
 	}
+	c.conns.announce()
 	c.search.wake()
 }
