@@ -293,6 +293,7 @@ func (c *Core) maybeCommit() {
 			a.takeover.servingAt = c.now
 		}
 		c.announceServing()
+		c.finishReads()
 	}
 }
 
@@ -501,8 +502,10 @@ func (c *Core) tickActive() {
 	}
 }
 
+// read keeps a read until it can be answered. On a host that recovers, that is when it serves: its caller learns of that with
+// the answer, and would not if it had to ask again.
 func (c *Core) read(id uint64) {
-	if c.role != Serving {
+	if !c.role.Active() {
 		c.out.ReadsFail = true
 		return
 	}
@@ -513,7 +516,7 @@ func (c *Core) read(id uint64) {
 
 func (c *Core) finishReads() {
 	a := &c.active
-	if len(a.reads) == 0 {
+	if len(a.reads) == 0 || c.role != Serving {
 		return
 	}
 	done := ^uint64(0)
