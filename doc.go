@@ -140,8 +140,8 @@
 //	planned move          none       none         kept    one round trip between the hosts, plus the client's latency to the
 //	                                                      new one
 //	crash of the active,  none       none         kept    detection (immediate if its address refuses connections, otherwise
-//	a standby in sync                                     500 ms without a message), two calls to the resolver, and then as
-//	                                                      in a planned move
+//	a standby in sync                                     500 ms without a message, or 200 ms and four round trips if that is
+//	                                                      more), two calls to the resolver, and then as in a planned move
 //	crash of a standby    none       none         kept    detection, and one call to the resolver
 //	crash of the active,  the state  -            -       until an operator resets the service (Node.Reset); all clients
 //	none in sync                                          receive ErrStateLost

@@ -100,15 +100,14 @@ func union(a, b []resolver.Host) []resolver.Host {
 	return all
 }
 
-// inquire asks all hosts except this one side by side. Each has FailureTimeout to answer; silent are those that have not.
+// inquire asks all hosts except this one side by side. Each has FailureTimeout to answer, or longer if it is far; silent are
+// those that have not.
 func (r *registrar) inquire(ctx context.Context, hosts []resolver.Host) (answers []core.Answer, silent []resolver.Host) {
 	type reply struct {
 		core.Answer
 		err error
 	}
 	n := r.node
-	ctx, cancel := context.WithTimeout(ctx, n.cfg.FailureTimeout)
-	defer cancel()
 	replies := make(chan reply, len(hosts))
 	asked := 0
 	for _, h := range hosts {
@@ -139,6 +138,8 @@ func (r *registrar) inquire(ctx context.Context, hosts []resolver.Host) (answers
 // askHost asks a host, which must prove its key, and returns its answer. From is set also if there is none.
 func (r *registrar) askHost(ctx context.Context, h resolver.Host) (core.Answer, error) {
 	a := core.Answer{From: h}
+	ctx, cancel := context.WithTimeout(ctx, r.node.links.Patience(h.ID, r.node.cfg.FailureTimeout))
+	defer cancel()
 	conn, err := r.node.links.Connect(ctx, h, nil)
 	if err != nil {
 		return a, err
@@ -176,6 +177,8 @@ var errNoCopy = errors.New("it holds no copy of the service")
 
 // alive returns nil if a host answers, unless it holds no copy of the service.
 func (r *registrar) alive(ctx context.Context, h resolver.Host) error {
+	ctx, cancel := context.WithTimeout(ctx, r.node.links.Patience(h.ID, 2*r.node.cfg.FailureTimeout))
+	defer cancel()
 	conn, err := r.node.links.Connect(ctx, h, nil)
 	if err != nil {
 		return err

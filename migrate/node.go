@@ -55,7 +55,9 @@ type NodeConfig struct {
 
 	// Heartbeat is the longest interval between two messages of an active host. It defaults to 100 ms. FailureTimeout is how
 	// long a host may be silent before it is replaced or removed, at least 3 heartbeats. It defaults to 500 ms, or to 5
-	// heartbeats if that is more. A host whose process has died is detected sooner.
+	// heartbeats if that is more. A host whose process has died is detected sooner. Hosts measure the round trips between
+	// them; one that is far away may be silent for 2 heartbeats and 4 round trips if that is more, so that lost packets do
+	// not matter. A host that could not reach the resolver meanwhile does not hold the silence against the others.
 	Heartbeat, FailureTimeout time.Duration
 	// PresenceTTL is the presence lease's duration: how long the resolver lists this host after its last announcement. It
 	// defaults to 3 s.

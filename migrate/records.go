@@ -153,11 +153,9 @@ func (r *registrar) anyAlive(ctx context.Context, rec resolver.Record) error {
 
 // anyAnswers returns nil when one of the hosts answers and holds a copy, or an error, and how many hosts it has asked: all
 // except this one, whose own copy the caller has checked. Because a host may be slow, each has twice FailureTimeout to
-// answer.
+// answer, or longer if it is far.
 func (r *registrar) anyAnswers(ctx context.Context, hosts []resolver.Host) (asked int, err error) {
 	n := r.node
-	ctx, cancel := context.WithTimeout(ctx, 2*n.cfg.FailureTimeout)
-	defer cancel()
 	answers := make(chan error, len(hosts))
 	for _, h := range hosts {
 		if h.Same(n.self) {

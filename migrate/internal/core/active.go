@@ -62,6 +62,8 @@ type peer struct {
 	applied           uint64        // its service has applied everything up to here, as far as known
 	next              uint64        // next entry to send
 	lastAck           time.Duration // when it was last heard
+	back              time.Duration // this host may have been cut off until then: earlier silence does not count
+	checked           time.Duration // when the resolver last answered without delay
 	stamp             time.Duration // of its last acknowledgement
 	round             uint64        // last heartbeat round that it has acknowledged
 	inFlight          int           // bytes of the entries between match and next
@@ -72,8 +74,9 @@ type peer struct {
 	invitedAt         time.Duration
 	fetchSince        time.Duration // in stage fetching: since when
 	delayed           bool          // its delay in fetching was reported
-	down              bool          // its process seems to be gone
-	sendDue           bool          // send a message now, even without entries
+	probe             probe
+	down              bool // its process seems to be gone
+	sendDue           bool // send a message now, even without entries
 }
 
 type stage uint8
@@ -170,6 +173,7 @@ func (c *Core) activate(won *proposal) {
 			p.member, p.stage = true, streaming
 			// Every member's log holds all committed entries.
 			p.base, p.next = c.commit, c.commit+1
+			p.probe.trip = c.leader // they are about as far as the former active host
 		}
 	}
 	c.setRole(Recovering)
@@ -308,6 +312,7 @@ func (c *Core) recvAck(m Msg) {
 		return
 	case capturing, fetching:
 		p.lastAck = c.now
+		c.probed(p, m.Round)
 		if p.stage == capturing {
 			return
 		}
@@ -325,6 +330,7 @@ func (c *Core) recvAck(m Msg) {
 	}
 	p.lastAck, p.down, p.stamp = c.now, false, m.Won
 	p.round = max(p.round, m.Round)
+	c.probed(p, m.Round)
 	if m.PrevEpoch > 0 {
 		p.applied = max(p.applied, m.PrevEpoch-1)
 	}
@@ -438,12 +444,13 @@ func (c *Core) tickActive() {
 	a.blocked = a.suspended && !c.mayShrink()
 	var buf [resolver.MaxMembers]*peer
 	for _, p := range append(buf[:0], a.peers...) { // the loop changes a.peers
+		suspect := p.member && c.suspect(p)
 		switch {
 		case p.member && c.lagging(p):
 			if m := a.move; m != nil && m.target.Same(p.host) {
 				c.failMove("host " + p.host.ID + " does not keep up")
 			}
-			if c.mayPropose() && c.mayShrink() && member(c.rec.ISR, p.host) {
+			if suspect && c.mayPropose() && c.mayShrink() && member(c.rec.ISR, p.host) {
 				c.removeLagging(p)
 			}
 		case p.member:
@@ -484,7 +491,7 @@ func (c *Core) tickActive() {
 			c.failMove("host " + m.target.ID + " did not take over in time")
 		}
 	}
-	if m := a.move; m != nil && m.stage == 0 && c.prop != nil && c.now >= c.prop.began+c.cfg.TransferTimeout {
+	if m := a.move; m != nil && m.stage == 0 && c.prop != nil && c.now >= c.prop.began+c.transferTimeout() {
 		c.failMove("the resolver does not answer")
 	}
 	if c.role == Serving && c.mayPropose() && a.move == nil {
@@ -502,8 +509,8 @@ func (c *Core) tickActive() {
 	}
 }
 
-// read keeps a read until it can be answered. On a host that recovers, that is when it serves: its caller learns of that with
-// the answer, and would not if it had to ask again.
+// read keeps a read until it can be answered. On a host that recovers, that is when it serves: its caller learns of that
+// with the answer, and would not if it had to ask again.
 func (c *Core) read(id uint64) {
 	if !c.role.Active() {
 		c.out.ReadsFail = true
@@ -543,6 +550,7 @@ func (c *Core) sendAppends() {
 	if c.storeStalled() {
 		return
 	}
+	c.probe()
 	if a.roundDue {
 		a.round++
 		a.roundDue = false
@@ -630,21 +638,22 @@ func (c *Core) deadlineActive(at func(time.Duration)) {
 	}
 	for _, p := range a.peers {
 		if p.member {
-			at(p.lastAck + c.cfg.FailureTimeout)
+			at(c.suspectAt(p))
+			at(max(p.lastAck, p.back) + c.failureTimeout(p.probe.trip))
 			if p.lagMark > p.match {
-				at(p.lagMarkAt + c.cfg.FailureTimeout)
+				at(max(p.lagMarkAt, p.back) + c.failureTimeout(p.probe.trip))
 			}
 		} else {
 			at(p.lastAck + c.joinTimeout(p))
 		}
 		if p.commitWaitSince > 0 {
-			at(p.commitWaitSince + c.commitWaitLimit())
+			at(p.commitWaitSince + c.commitWaitLimit(p))
 		}
 	}
 	if m := a.move; m != nil {
 		at(m.deadline)
 		if m.stage == 0 && c.prop != nil {
-			at(c.prop.began + c.cfg.TransferTimeout)
+			at(c.prop.began + c.transferTimeout())
 		}
 	}
 	if c.mayJoin() && !a.seeking && c.missing() > 0 {

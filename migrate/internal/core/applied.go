@@ -77,5 +77,5 @@ func (c *Core) Behind(h resolver.Host) bool {
 // Hears reports whether h is the active host that this one follows, and has been heard within FailureTimeout.
 func (c *Core) Hears(h resolver.Host) bool {
 	s := &c.standby
-	return !c.role.Active() && s.leader.Same(h) && c.now-s.heard < c.cfg.FailureTimeout
+	return !c.role.Active() && s.leader.Same(h) && c.now-s.heard < c.failureTimeout(c.leader)
 }

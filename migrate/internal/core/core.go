@@ -12,6 +12,8 @@ type Config struct {
 	Name string
 	// Durable: the host has a store, so that what Ready.Save holds survives a restart with the same incarnation.
 	Durable bool
+	// NoProbes: the active host measures no round trips, for tests that count rounds.
+	NoProbes bool
 	// Nonce precedes the nonces of proposals. Starts with the same incarnation need different ones.
 	Nonce uint64
 	// Start is the host's wall-clock time at the start of the time that Step takes, in Unix milliseconds. It distinguishes far
@@ -19,7 +21,7 @@ type Config struct {
 	Start int64
 
 	Heartbeat       time.Duration // interval of the active host's heartbeats: 100 ms
-	FailureTimeout  time.Duration // after this silence a member is removed and an active host is replaced: 500 ms
+	FailureTimeout  time.Duration // after this silence a near member is removed, a near active host replaced: 500 ms
 	RankDelay       time.Duration // each standby waits this much longer than the one before it in rank: 50 ms
 	TransferTimeout time.Duration // a transfer fails after this time: 900 ms
 	RetryDelay      time.Duration // pause before the second request to the resolver: 50 ms; it doubles up to 16 times that
@@ -168,6 +170,8 @@ type Core struct {
 
 	role      Role
 	hasState  bool // the host holds a copy; log and commit mean nothing without one
+	names     names
+	leader    trip // that to the active host, or to the last one that was another host; an estimate from below
 	term      Term
 	rec       resolver.Record // the newest known
 	proposed  []resolver.Host // may be in its in-sync set, too: this host has proposed them
@@ -184,7 +188,7 @@ type Core struct {
 	proposeAfter time.Duration // no proposal before this time, after one that failed
 	getAt        time.Duration // when to read the record; 0: not wanted
 	getAfter     time.Duration // no read of the record before this time
-	asked        *known        // what this host knew when it asked for the record; nil: no read is in flight
+	asked        *reading      // the read of the record that is in flight; nil: none
 	firstStamp   time.Duration // see stamp
 	invitation   *Msg          // which waits for the record that names its sender
 	recovery     *recovery     // nil: there was no reason to recover a record
@@ -392,6 +396,10 @@ func (c *Core) Step(now time.Duration, ev Event) {
 	case PeerReset:
 		if p := c.peer(ev.Host); p != nil {
 			c.out.Resent += p.rewind()
+			p.probe.round, p.probe.next = 0, 0 // its message may be lost
+			if p.stage == invited {
+				p.lastAck = c.now // it is there: from now on it has the time to answer
+			}
 			if p.member {
 				c.sendRecord(p.host, MsgRecord) // it may have missed the last one, with this host's policy
 			}

@@ -77,7 +77,7 @@ func (c *Core) transfer() {
 		return
 	}
 	if !m.transferDue {
-		m.deadline = c.now + c.cfg.TransferTimeout
+		m.deadline = c.now + c.transferTimeout()
 	}
 	if m.transferDue = c.prop != nil || c.Behind(m.target); m.transferDue {
 		return

@@ -14,12 +14,14 @@ func (c *Core) lagging(p *peer) bool {
 }
 
 // unreachable reports whether p seems to be gone or has been silent for FailureTimeout.
-func (c *Core) unreachable(p *peer) bool { return p.down || c.now-p.lastAck >= c.cfg.FailureTimeout }
+func (c *Core) unreachable(p *peer) bool {
+	return p.down || c.now-max(p.lastAck, p.back) >= c.failureTimeout(p.probe.trip)
+}
 
 // ackOverdue reports whether the oldest entry that p has not acknowledged is older than FailureTimeout. It detects this
 // when the entry is twice as old at the latest.
 func (c *Core) ackOverdue(p *peer) bool {
-	return p.lagMark > p.match && c.now-p.lagMarkAt >= c.cfg.FailureTimeout
+	return p.lagMark > p.match && c.now-max(p.lagMarkAt, p.back) >= c.failureTimeout(p.probe.trip)
 }
 
 // markLag records since when p lacks entries.
@@ -37,6 +39,25 @@ type slowHost struct {
 	id    string
 	pause time.Duration
 	until time.Duration // it gets no invitation before this time
+}
+
+// suspectAt is when this host reads the record because p does not answer, to find out whether it is itself cut off: half of
+// FailureTimeout before it removes p.
+func (c *Core) suspectAt(p *peer) time.Duration {
+	since := p.lastAck
+	if p.lagMark > p.match {
+		since = min(since, p.lagMarkAt)
+	}
+	return max(since, p.back) + c.failureTimeout(p.probe.trip)/2
+}
+
+// suspect reports whether p may be removed for its silence: the resolver has answered meanwhile, without delay.
+func (c *Core) suspect(p *peer) bool {
+	at := c.suspectAt(p)
+	if c.now >= at && p.checked < at && c.asked == nil {
+		c.get()
+	}
+	return p.checked >= at || p.down || !c.unreachable(p) && !c.ackOverdue(p)
 }
 
 // removeLagging proposes the removal of a member that does not keep up. A host that is merely slow would catch up and fall
@@ -82,7 +103,7 @@ func (c *Core) replaceable(p *peer, h resolver.Host) bool {
 
 // leaving reports whether p wants to leave the in-sync set, which it repeats until it is removed.
 func (c *Core) leaving(p *peer) bool {
-	return p.leaveAskedAt > 0 && c.now-p.leaveAskedAt < c.cfg.FailureTimeout
+	return p.leaveAskedAt > 0 && c.now-p.leaveAskedAt < c.failureTimeout(p.probe.trip)
 }
 
 // overLagBytes reports whether a member lacks more than LagBytes.

@@ -89,9 +89,9 @@ func (c *Core) dispensable(p *peer) bool {
 // joinTimeout is how long a host that is not yet a member may be silent.
 func (c *Core) joinTimeout(p *peer) time.Duration {
 	if p.stage == invited {
-		return c.cfg.TransferTimeout
+		return max(c.cfg.TransferTimeout, inviteTrips*c.distance())
 	}
-	return c.cfg.JoinTimeout
+	return max(c.cfg.JoinTimeout, c.failureTimeout(p.probe.trip))
 }
 
 // mayPropose reports whether this host may propose a change of the in-sync set now. It must not while its own store hangs:
@@ -120,7 +120,7 @@ func (c *Core) awaitJoiner(p *peer) {
 		p.delayed = true
 		c.out.Reports = append(c.out.Reports, &JoinDelay{Host: p.host, After: c.restoreTimeout()})
 	case p.commitWaitSince > 0:
-		if c.now-p.commitWaitSince >= c.commitWaitLimit() {
+		if c.now-p.commitWaitSince >= c.commitWaitLimit(p) {
 			p.commitWaitSince, p.nextCommitWait = 0, c.now+c.cfg.JoinTimeout<<min(p.failedCommitWaits, 3)
 			p.failedCommitWaits++
 		}
@@ -130,4 +130,4 @@ func (c *Core) awaitJoiner(p *peer) {
 }
 
 // commitWaitLimit is how long commits wait for a joining host.
-func (c *Core) commitWaitLimit() time.Duration { return c.cfg.FailureTimeout / 2 }
+func (c *Core) commitWaitLimit(p *peer) time.Duration { return c.failureTimeout(p.probe.trip) / 2 }

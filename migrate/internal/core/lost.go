@@ -84,6 +84,12 @@ type known struct {
 	term                Term
 }
 
+// reading is a read of the record: what this host knew when it asked, and when that was.
+type reading struct {
+	known
+	began time.Duration
+}
+
 func (a *Answer) known() known { return known{a.Record.Generation, a.Record.Version, a.Term} }
 
 func (c *Core) known() known { return known{c.rec.Generation, c.rec.Version, TermOf(c.rec)} }
@@ -262,7 +268,7 @@ func (c *Core) ask() bool {
 // that this host knows, only other hosts know better.
 func (c *Core) outOfTouch() bool {
 	s := &c.standby
-	return s.contact == 0 || c.now-s.contact >= 4*c.cfg.FailureTimeout
+	return s.contact == 0 || c.now-s.contact >= 4*c.failureTimeout(c.leader)
 }
 
 // lostTouch reports whether this host is out of touch and was not before.
@@ -272,7 +278,7 @@ func (c *Core) lostTouch() bool { return c.standby.contact > 0 && c.outOfTouch()
 // resolver may have lost that: before it removes h, it asks.
 func (c *Core) mayBeReplaced(h resolver.Host) bool {
 	p := c.peer(h)
-	return p != nil && c.now-p.lastAck >= 4*c.cfg.FailureTimeout
+	return p != nil && c.now-p.lastAck >= 4*c.failureTimeout(p.probe.trip)
 }
 
 // answered takes over if no host knows better. If the record is lost, it restores it if all members of the in-sync set have

@@ -112,20 +112,26 @@ func TestRestoreWaits(t *testing.T) {
 	}
 }
 
+// readAt lets c read the record, which the resolver answers at once.
+func readAt(c *Core, now time.Duration, rec resolver.Record) Ready {
+	c.Step(now, Tick{})
+	c.Ready()
+	c.Step(now, Got{Record: rec})
+	return c.Ready()
+}
+
 // An active host that was paused for long asks before it removes a member that it has not heard: that one may have taken over,
 // and the resolver may have lost that.
 func TestPausedHostAsksBeforeItRemoves(t *testing.T) {
-	c, _ := activePair(t)
-	c.Step(600*time.Millisecond, Tick{})
-	r := c.Ready()
+	c, rec := activePair(t)
+	r := readAt(c, 600*time.Millisecond, rec)
 	require.NotNil(t, r.CAS, "the member is silent, and this host was not")
 	require.Equal(t, []resolver.Host{storedA}, r.CAS.Next.ISR)
 
 	for name, taken := range map[string]bool{"gone": false, "active": true} {
 		t.Run(name, func(t *testing.T) {
 			c, rec := activePair(t)
-			c.Step(3*time.Second, Tick{})
-			r := c.Ready()
+			r := readAt(c, 3*time.Second, rec)
 			require.Nil(t, r.CAS)
 			require.Contains(t, r.Ask, storedB)
 			var answers []Answer

@@ -318,8 +318,7 @@ func (c *Core) tickRecord() {
 		c.out.CAS = &CAS{Expect: p.expect, Next: p.next}
 	}
 	if c.getAt > 0 && c.now >= c.getAt && c.asked == nil {
-		asked := c.known()
-		c.getAt, c.asked = 0, &asked
+		c.getAt, c.asked = 0, &reading{c.known(), c.now}
 		c.out.Get = true
 	}
 }
@@ -385,9 +384,10 @@ func (c *Core) dropProp(reason string, sure bool) {
 func (c *Core) Pending() bool { return c.prop != nil }
 
 func (c *Core) got(ev Got) {
-	var asked known
+	var asked reading
 	if c.asked != nil {
 		asked, c.asked = *c.asked, nil
+		c.readDone(asked.began, !ev.Err)
 	}
 	c.getAfter = c.now + c.cfg.RetryDelay
 	if ev.Err {
@@ -401,7 +401,7 @@ func (c *Core) got(ev Got) {
 		c.recovery.found()
 	}
 	c.learn(ev.Record)
-	c.noticeLoss(ev.Record, asked)
+	c.noticeLoss(ev.Record, asked.known)
 	c.dropIfRemoved(ev.Record)
 	c.takeOverIfSilent(before)
 	if c.mayBeVoid() {
@@ -558,6 +558,7 @@ func (c *Core) stepDown() {
 		c.out.ReadsFail = true
 	}
 	c.out.Reads, c.out.Snapshots, c.out.Seek = nil, nil, false
+	c.leader = a.trip()
 	*a = activeState{takenMove: keep}
 	if c.prop != nil && c.prop.kind != propPromote {
 		c.prop = nil // the record has moved on, or will: a change of a lower epoch can only conflict

@@ -159,6 +159,7 @@ func (s *scenario) exec(args []string) {
 	case "hosts":
 		s.dieOn = make(map[string]string)
 		s.quiet = true
+		s.cfg.NoProbes = true // the numbers of rounds are those of reads
 		for _, a := range args[1:] {
 			if k, v, ok := strings.Cut(a, "="); ok {
 				n, err := strconv.Atoi(v)

@@ -164,7 +164,7 @@ func searchHost(i int, inc uint64) resolver.Host {
 }
 
 func (x *search) fresh(i int, inc uint64) *Core {
-	cfg := Config{Name: "svc", Standbys: *searchStandbys, MinInSync: *searchMin, Durable: x.stores}
+	cfg := Config{Name: "svc", Standbys: *searchStandbys, MinInSync: *searchMin, Durable: x.stores, NoProbes: true}
 	if x.slow > 0 {
 		cfg.KeepBytes = 1
 	}

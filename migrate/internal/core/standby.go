@@ -10,7 +10,7 @@ import (
 // standbyState is the state of a host that is not active.
 type standbyState struct {
 	leader         resolver.Host // the active host of this term; zero: not known
-	heard          time.Duration // when the leader was last heard
+	heard          time.Duration // when the leader was last heard, or could be again
 	contact        time.Duration // when this host sent the last acknowledgement that the leader has echoed; 0: never
 	removedAt      time.Duration // when this host was removed from the in-sync set; 0: it was not
 	nextLeave      time.Duration // when to ask again to be removed
@@ -136,6 +136,7 @@ func (c *Core) recvAppend(m Msg) {
 		return // of an earlier invitation
 	}
 	if sent := m.Won - c.stamp(0); m.Won > 0 && sent >= 0 && sent <= c.now/time.Millisecond {
+		c.echoed(sent * time.Millisecond)
 		s.contact = max(s.contact, sent*time.Millisecond, 1)
 	}
 	s.ackDue, s.ackNow = true, s.ackNow || len(m.Entries) == 0 || m.Round > s.round
@@ -333,7 +334,7 @@ func (c *Core) leaderSilent() bool {
 	if !c.standby.down {
 		// A host that could not commit while it was active may be the one that is cut off.
 		_, own := c.failedTakeovers()
-		wait += c.cfg.FailureTimeout << min(own, 5)
+		wait += c.failureTimeout(c.leader) << min(own, 5)
 	}
 	if len(c.rec.ISR) > 2 && c.lags(c.applied, c.commit) {
 		wait += time.Duration(len(c.rec.ISR)) * c.cfg.RankDelay // another host may be able to serve sooner
@@ -423,12 +424,13 @@ func (c *Core) deadlineStandby(at func(time.Duration)) {
 		at(c.proposeAfter)
 	case (c.role == Standby || c.role == Joining) && c.prop == nil && !s.checkingActive && !c.recovery.read().asking:
 		// Check again at each step of the ranks.
-		for d := c.cfg.FailureTimeout; ; d += c.cfg.RankDelay {
+		first := c.failureTimeout(c.leader)
+		for d := first; ; d += c.cfg.RankDelay {
 			if s.heard+d > c.now {
 				at(s.heard + d)
 				break
 			}
-			if d > c.cfg.FailureTimeout+32*c.cfg.RankDelay {
+			if d > first+32*c.cfg.RankDelay {
 				at(c.now + c.cfg.Heartbeat)
 				break
 			}

@@ -69,8 +69,9 @@ func (l *link) send(params []byte) {
 			return
 		}
 		// The connection has ended: Closed is about to be called, and dials again.
-	case dialing:
+	case unconnected, dialing:
 		if l.sendBack(params) {
+			l.openLocked()
 			return
 		}
 	}
@@ -103,8 +104,11 @@ func (l *link) openLocked() {
 // connection of its own, it is alive, and attempts go on.
 func (l *link) dial() {
 	cfg := &l.links.cfg
+	attempts := func() retry {
+		return newRetry(l.links.Patience(l.to.ID, cfg.FailureTimeout), maxTimeoutFactor*cfg.FailureTimeout)
+	}
 	redial := firstRedial
-	for r := newRetry(cfg.FailureTimeout); ; {
+	for r := attempts(); ; {
 		err := l.connect(r.timeout)
 		if err == nil {
 			return
@@ -118,7 +122,7 @@ func (l *link) dial() {
 		case cfg.Context.Err() == nil && back && !l.isIdle():
 			wait, redial = redial, min(2*redial, maxRedial)
 			wake = l.wake
-			r = newRetry(cfg.FailureTimeout)
+			r = attempts()
 		default:
 			l.giveUp()
 			if r.died() && !back {

@@ -21,7 +21,7 @@ import (
 // What waits for a connection is bounded in bytes as well as in number.
 func TestLinkQueue(t *testing.T) {
 	for size, want := range map[int]int{1: maxQueue, 1 << 20: 4} {
-		l := &link{state: dialing}
+		l := &link{links: New(Config{}), state: dialing}
 		for range 2 * maxQueue {
 			l.send(make([]byte, size))
 		}
@@ -212,6 +212,10 @@ func TestDown(t *testing.T) {
 	})
 	t.Run("silent", func(t *testing.T) {
 		inBubble(t, nil, func(b *bench) {
+			c, err := b.links.Connect(b.t.Context(), b.self, nil)
+			require.NoError(t, err)
+			c.Close()
+			b.dials.Store(0)
 			b.net.Partition("a", "b")
 			began := time.Now()
 			b.send("one")
@@ -222,6 +226,44 @@ func TestDown(t *testing.T) {
 			require.EqualValues(t, 3, b.dials.Load(), "after 1, 2 and 4 times the timeout")
 			require.InDelta(t, 7, time.Since(began).Seconds(), 0.2)
 		})
+	})
+	t.Run("silent, perhaps far", func(t *testing.T) {
+		inBubble(t, nil, func(b *bench) {
+			b.net.Partition("a", "b")
+			began := time.Now()
+			b.send("one")
+			for b.count() > 0 && time.Since(began) < time.Minute {
+				time.Sleep(time.Second / 10)
+			}
+			require.Empty(t, b.events)
+			require.EqualValues(t, 2, b.dials.Load())
+			require.InDelta(t, 9, time.Since(began).Seconds(), 0.2)
+		})
+	})
+}
+
+// A host that is so far away that a connection takes longer than FailureTimeout is reached by the first attempt; by the
+// second, if it was near when it was last connected.
+func TestFar(t *testing.T) {
+	inBubble(t, nil, func(b *bench) {
+		reach := func(trip time.Duration) time.Duration {
+			b.net.SetDelay(trip / 2)
+			began := time.Now()
+			b.send("one")
+			require.Equal(t, "one", <-b.got)
+			<-b.events
+			b.links.mu.Lock()
+			l := b.links.links[keyOf(b.self)]
+			b.links.mu.Unlock()
+			l.giveUp()
+			return time.Since(began)
+		}
+		require.LessOrEqual(t, reach(400*time.Millisecond), 4*400*time.Millisecond)
+		require.Equal(t, 6*400*time.Millisecond, b.links.Patience("b", time.Second))
+		reach(20 * time.Millisecond)
+		require.Equal(t, time.Second, b.links.Patience("b", time.Second))
+		require.LessOrEqual(t, reach(450*time.Millisecond), time.Second+4*450*time.Millisecond)
+		require.EqualValues(t, 4, b.dials.Load())
 	})
 }
 

@@ -24,7 +24,8 @@ type Config struct {
 	Self func() resolver.Host
 
 	Transport transport.Transport
-	// FailureTimeout bounds the first attempt to connect to a host; later ones may take up to four times as long.
+	// FailureTimeout bounds the first attempt to connect to a host; later ones may take up to four times as long. For a host
+	// that is far, or was never connected, all have at least the time that takes.
 	FailureTimeout time.Duration
 	Log            *slog.Logger
 
@@ -43,7 +44,8 @@ type Config struct {
 
 // Links holds a host's links to other hosts. It is safe for concurrent use.
 type Links struct {
-	cfg Config
+	cfg   Config
+	trips trips
 
 	mu     sync.Mutex // guards the fields below
 	links  map[linkKey]*link
@@ -164,10 +166,12 @@ func (ls *Links) greet(ctx context.Context, conn transport.Conn, to resolver.Hos
 	if err != nil {
 		return err
 	}
+	began := time.Now()
 	reply, err := conn.Call(ctx, wire.MethodHello, params)
 	if err != nil {
 		return err
 	}
+	ls.trips.measured(to.ID, time.Since(began))
 	var hello wire.HostHello
 	if err := msgpack.UnmarshalSmall(reply, &hello); err != nil {
 		return err

@@ -12,8 +12,7 @@ const (
 	// Redials is how often a refused or broken connection is dialled again at once. If all are refused, the process has died.
 	Redials    = 2
 	redialWait = 20 * time.Millisecond
-	// maxTimeoutFactor bounds the time of an attempt, in multiples of Config.FailureTimeout. TCP, TLS and the hellos take four
-	// round trips.
+	// maxTimeoutFactor bounds the time of an attempt to a host that is not far, in multiples of Config.FailureTimeout.
 	maxTimeoutFactor = 4
 )
 
@@ -31,8 +30,9 @@ type retry struct {
 	broken  int // attempts that failed in another way, except for timeouts
 }
 
-func newRetry(failureTimeout time.Duration) retry {
-	return retry{timeout: failureTimeout, maxTimeout: maxTimeoutFactor * failureTimeout}
+// newRetry allows for attempts of at least timeout each, which doubles up to maxTimeout. There are two at least.
+func newRetry(timeout, maxTimeout time.Duration) retry {
+	return retry{timeout: timeout, maxTimeout: max(maxTimeout, 2*timeout)}
 }
 
 // failed counts a failed attempt. It reports whether another one follows, and after what time.
