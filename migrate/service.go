@@ -258,14 +258,20 @@ func (s *Service) publish() {
 			s.report(transport.Errorf(CodeHalted, "migrate: service %s halted on host %s: several hosts took over and died "+
 				"before they had applied entry %d; Node.Reset continues without it", s.name, s.node.self.ID, st.Commit+1))
 		}
-		s.connect(st)
+		s.connect(&old.Record, &st)
 	}
 }
 
-// connect opens the connections to the other members before they are needed: a host that takes over must hear from all of
-// them.
-func (s *Service) connect(st Status) {
-	if st.Role != Standby && st.Role != Recovering && st.Role != Active {
+// connect opens connections before they are needed: to the other members, since a host that takes over must hear from all of
+// them, and to the active host, from one that has just begun and is likely to be invited.
+func (s *Service) connect(was *resolver.Record, st *Status) {
+	switch active := st.Record.Active; {
+	case st.Role == Standby || st.Role == Recovering || st.Role == Active:
+	case was.Version == 0 && active.ID != "" && !active.Same(s.node.self) && len(st.Record.ISR) < s.policy.Copies:
+		s.node.links.Open(active)
+		s.node.fetcher.Prepare(active)
+		return
+	default:
 		return
 	}
 	for _, h := range st.Record.ISR {

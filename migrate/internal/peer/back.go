@@ -8,8 +8,9 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// Firewalls often refuse connections to a host that can itself connect to others. Such a host gets its messages on the
-// connection that it has made: so it can hold a copy of a service, and learns that others do not reach it.
+// A host to which there is no connection yet gets its messages on the connection that it has made. So an answer does not
+// wait for the four round trips of a connection. Besides, firewalls often refuse connections to a host that can itself
+// connect to others: it can hold a copy of a service nevertheless, and learns that others do not reach it.
 
 const (
 	// firstRedial and maxRedial are the pauses between attempts to connect to a host that is sent messages on its own
@@ -110,11 +111,8 @@ func (l *link) goBack(reason error) bool {
 	return true
 }
 
-// sendBack sends a message on the connection that the host has made, if it cannot be reached. l.mu is held.
+// sendBack sends a message on the connection that the host has made, if there is one. l.mu is held.
 func (l *link) sendBack(params []byte) bool {
-	if !l.failing {
-		return false
-	}
 	back := l.links.backTo(l.to)
 	if back == nil || back.Notify(wire.MethodMsg, params) != nil {
 		return false

@@ -163,3 +163,21 @@ func TestMessagesOnOwnConnection(t *testing.T) {
 		require.Equal(t, "unreached b: "+strings.Repeat("x", maxReason), <-b.events)
 	})
 }
+
+// The first message for a host that has connected does not wait for a connection to it.
+func TestBackAtOnce(t *testing.T) {
+	withBack(t, func(int) error {
+		time.Sleep(time.Second)
+		return nil
+	}, func(b *back) {
+		_, err := b.net.Host("c").Listen("c:1", func(transport.Conn) transport.Handler { return &answerer{b} })
+		require.NoError(t, err)
+		b.send("one")
+		time.Sleep(10 * time.Millisecond)
+		require.Len(t, b.got, 1)
+		require.Empty(t, b.events, "it is not connected yet")
+		require.Equal(t, "reset c", <-b.events)
+		require.False(t, b.links.Unreachable(b.self))
+		require.Empty(t, b.told)
+	})
+}

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"github.com/roam-go/roam/migrate/internal/core"
 	"github.com/roam-go/roam/migrate/internal/machine"
 	"github.com/roam-go/roam/migrate/internal/peer"
+	"github.com/roam-go/roam/resolver"
 )
 
 // Fetcher fetches snapshots from other hosts.
@@ -17,6 +19,9 @@ type Fetcher struct {
 	ctx   context.Context
 	links *peer.Links
 	run   func(func()) bool
+
+	mu    sync.Mutex // guards ahead
+	ahead map[resolver.Host]*ahead
 }
 
 // NewFetcher returns a Fetcher. Fetches end with ctx, and have goroutines that run starts; it reports false if the host is
@@ -74,7 +79,7 @@ func (f *Fetcher) Start(what core.Fetch, to Receiver) *Download {
 // Fetch fetches and restores a snapshot, and returns how many bytes it received. The snapshot must be of the entry that what
 // names.
 func (f *Fetcher) Fetch(ctx context.Context, what core.Fetch, to Receiver) (m *machine.Machine, bytes int64, err error) {
-	conn, err := f.links.Connect(ctx, what.From, nil)
+	conn, err := f.connect(ctx, what.From)
 	if err != nil {
 		return nil, 0, err
 	}

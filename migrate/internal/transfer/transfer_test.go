@@ -307,3 +307,45 @@ func TestOfferDuringClose(t *testing.T) {
 		})
 	}
 }
+
+// A connection made ahead is used by the next fetch, unless it has ended, and closed if no fetch comes.
+func TestPrepare(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		const trip = 100 * time.Millisecond
+		b.net.SetDelay(trip / 2)
+		fetch := func() time.Duration {
+			id, _ := b.offer(b.b, "state")
+			began := time.Now()
+			_, _, err := b.fetch(core.Fetch{From: b.a, ID: id})
+			require.NoError(t, err)
+			return time.Since(began)
+		}
+		waiting := func() int {
+			b.fetcher.mu.Lock()
+			defer b.fetcher.mu.Unlock()
+			return len(b.fetcher.ahead)
+		}
+		fresh := fetch()
+		b.fetcher.Prepare(b.a)
+		b.fetcher.Prepare(b.a)
+		time.Sleep(time.Second)
+		require.Equal(t, 1, waiting())
+		require.LessOrEqual(t, fetch(), fresh-3*trip)
+		require.Zero(t, waiting())
+		b.fetcher.Prepare(b.a)
+		require.LessOrEqual(t, fetch(), fresh, "it waits for a connection that is being made")
+		b.fetcher.Prepare(b.a)
+		time.Sleep(aheadFor + time.Second)
+		require.Zero(t, waiting())
+		require.Equal(t, fresh, fetch())
+		b.fetcher.Prepare(b.a)
+		b.fetcher.mu.Lock()
+		a := b.fetcher.ahead[b.a]
+		b.fetcher.mu.Unlock()
+		<-a.made
+		a.conn.Close()
+		time.Sleep(time.Second)
+		require.Zero(t, waiting())
+		require.Equal(t, fresh, fetch())
+	})
+}
