@@ -91,8 +91,8 @@ func (c *Client) ask(ctx context.Context, method string, params []byte, accept f
 	}
 }
 
-// pauseAsk waits for d before a request that failed on l in the given round is made again. It returns at once, with moved set,
-// when another host, or the same one anew, takes the requests: the reason to wait has gone.
+// pauseAsk waits for d before a request that failed on l in the given round is made again. It returns at once, with moved
+// set, when another host, or the same one anew, takes the requests: the reason to wait has gone.
 func (c *Client) pauseAsk(ctx context.Context, l *link, round uint32, d time.Duration) (moved bool, err error) {
 	pause := time.NewTimer(d)
 	defer pause.Stop()

@@ -59,11 +59,18 @@ func (c *Client) followResolver(ctx context.Context) {
 		if err != nil {
 			c.noteResolver(ctx, err)
 		}
+		if waited(err) {
+			continue
+		}
 		if !sleep(ctx, retry.next()) {
 			return
 		}
 	}
 }
+
+// waited reports whether a question to the resolver has had no answer within resolveTimeout, which is pause enough: the next
+// one is answered as soon as the resolver can be reached again.
+func waited(err error) bool { return errors.Is(err, context.DeadlineExceeded) }
 
 // noteResolver remembers the resolver's last error. It ends a client that has not begun if a further attempt would fail, too.
 func (c *Client) noteResolver(ctx context.Context, err error) {

@@ -67,39 +67,54 @@ func (c *Client) checkSilence() {
 		return
 	}
 	next := silenceLimit
-	if l := c.conns.current; l != nil && l.started && l.opened {
-		since := w.queriesSince
-		if call != nil {
-			since = call.queuedAt
-		}
-		if since.Before(l.lastHeard) {
-			since = l.lastHeard
-		}
-		switch silent := time.Since(since); {
-		case silent < silenceLimit:
-			w.retry.reset()
-			next = silenceLimit - silent
-		case !w.checking:
-			w.checking = true
-			c.spawn(c.checkHost)
-			next = silenceLimit + w.retry.next()
-		}
+	switch silent, served := c.silence(); {
+	case !served:
+	case silent < silenceLimit:
+		w.retry.reset()
+		next = silenceLimit - silent
+	case !w.checking:
+		w.checking = true
+		c.spawn(c.checkHost)
+		next = silenceLimit + w.retry.next()
 	}
 	w.timer.Reset(next)
 }
 
-// checkHost asks the resolver for the active host, and then waits for a while until it names another host.
-func (c *Client) checkHost() {
-	rec, err := c.getRecord(c.ctx)
-	if err == nil {
-		c.learn(rec, nil)
-		ctx, cancel := context.WithTimeout(c.ctx, maxBackoff)
-		if rec, err = c.resolver.Watch(ctx, c.service, rec.Version); err == nil {
-			c.learn(rec, nil)
-		}
-		cancel()
+// silence is how long the host has been silent that a request waits for; false if there is none. c.mu is held.
+func (c *Client) silence() (d time.Duration, ok bool) {
+	l, call := c.conns.current, c.queue.oldest()
+	if c.err != nil || l == nil || !l.started || !l.opened || call == nil && c.watch.queries == 0 {
+		return 0, false
 	}
-	c.mu.Lock()
-	c.watch.checking = false
-	c.mu.Unlock()
+	since := c.watch.queriesSince
+	if call != nil {
+		since = call.queuedAt
+	}
+	if since.Before(l.lastHeard) {
+		since = l.lastHeard
+	}
+	return time.Since(since), true
+}
+
+// checkHost asks the resolver for the active host, and then waits for a while until it names another host. It repeats that
+// without a pause while the resolver, like the host, gives no answer.
+func (c *Client) checkHost() {
+	for {
+		rec, err := c.getRecord(c.ctx)
+		if err == nil {
+			c.learn(rec, nil)
+			ctx, cancel := context.WithTimeout(c.ctx, maxBackoff)
+			if rec, err = c.resolver.Watch(ctx, c.service, rec.Version); err == nil {
+				c.learn(rec, nil)
+			}
+			cancel()
+		}
+		c.mu.Lock()
+		if silent, ok := c.silence(); !ok || silent < silenceLimit || !waited(err) {
+			c.watch.checking = false
+			c.mu.Unlock()
+			return
+		}
+		c.mu.Unlock()
+	}
 }
