@@ -164,6 +164,13 @@ func TestDurablePowerCut(t *testing.T) {
 	require.NoError(t, err)
 	for round := range 4 {
 		more()
+		for both := false; !both; { // else the host that starts first may have missed acknowledged commands
+			rec, err := d.res.Get(ctx, "svc")
+			require.NoError(t, err)
+			if both = len(rec.ISR) == 2; !both {
+				time.Sleep(5 * time.Millisecond)
+			}
+		}
 		inc := a.Self().Incarnation
 		var closing sync.WaitGroup
 		closing.Go(func() { a.Close() })

@@ -190,7 +190,7 @@ type Core struct {
 	getAfter     time.Duration // no read of the record before this time
 	asked        *reading      // the read of the record that is in flight; nil: none
 	firstStamp   time.Duration // see stamp
-	invitation   *Msg          // which waits for the record that names its sender
+	waiting      *Msg          // an invitation or a transfer that waits for a record
 	recovery     *recovery     // nil: there was no reason to recover a record
 	differences  []Difference  // the known policies of other hosts that differ from this host's
 
@@ -374,7 +374,7 @@ func (c *Core) Step(now time.Duration, ev Event) {
 		c.got(ev)
 	case Told:
 		c.learn(ev.Record)
-		c.acceptInvitation()
+		c.recvWaiting()
 	case Answers:
 		c.answered(ev.Answers)
 	case Candidates:

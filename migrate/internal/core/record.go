@@ -407,7 +407,7 @@ func (c *Core) got(ev Got) {
 	if c.mayBeVoid() {
 		c.ask()
 	}
-	c.acceptInvitation()
+	c.recvWaiting()
 }
 
 // regenerated reports whether r is the record that this host knows, in another generation: the resolver was restored from a

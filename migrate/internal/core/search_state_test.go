@@ -196,8 +196,8 @@ func appendCore(b []byte, c *Core) []byte {
 	}
 	r := c.recovery.read() // none is as good as a zero one
 	host(c.self)
-	if flags(c.invitation != nil); c.invitation != nil {
-		b = appendSearchMsg(b, *c.invitation)
+	if flags(c.waiting != nil); c.waiting != nil {
+		b = appendSearchMsg(b, *c.waiting)
 	}
 	num(uint64(c.role), c.term.Loss, c.term.Epoch, c.freshTerm.Loss, c.freshTerm.Epoch, c.loss)
 	num(c.tried.Loss, c.tried.Epoch)

@@ -48,12 +48,14 @@ func (c *Core) recv(m Msg) {
 			c.hearRecord(*m.Record, m.From)
 		}
 		switch {
+		case c.obeys(m) && m.Type == MsgTransfer && m.Record != nil && m.Record.Version > c.rec.Version:
+			c.waiting = &m // another connection was slower; hearRecord has asked for the record
 		case c.obeys(m):
 			c.recvActive(m)
 		case TermOf(c.rec).Compare(m.Term) < 0:
 			c.get()
 			if m.Type == MsgInvite {
-				c.invitation = &m
+				c.waiting = &m
 			}
 		}
 	case MsgReject:

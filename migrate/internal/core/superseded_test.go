@@ -472,20 +472,40 @@ func TestReleaseOfEarlierTerm(t *testing.T) {
 	}
 }
 
-// handedOver returns a standby that has proposed to be active next, on request of host a, without an answer of the resolver.
-func handedOver(t *testing.T) (*Core, CAS) {
+// A request to take over may overtake records that the active host sent before it: it waits until the record is read.
+func TestTransferWaitsForRecord(t *testing.T) {
 	c, rec := follower(t)
+	c.Step(c.now, Got{Record: rec}) // which it has asked for at its start
+	persist(c)
+	rec.Version += 2
 	c.Step(c.now, Recv{Msg{Type: MsgTransfer, From: storedA, Term: c.Term(), Record: &rec}})
-	var cas CAS
+	require.Empty(t, persist(c).Msgs)
+	c.Step(c.now+100*time.Millisecond, Tick{})
+	require.True(t, persist(c).Get)
+	c.Step(c.now, Got{Record: rec})
+	cas := proposed(c)
+	require.EqualValues(t, 2, cas.Next.Epoch)
+	require.Equal(t, rec.Version, cas.Expect)
+}
+
+// proposed returns what the host proposes once its store holds what it must.
+func proposed(c *Core) (cas CAS) {
 	for r := c.Ready(); ; r = c.Ready() {
 		if r.CAS != nil {
 			cas = *r.CAS
 		}
 		if r.Save == nil {
-			break
+			return cas
 		}
 		c.Step(c.now, Persisted{r.Save.Seq})
 	}
+}
+
+// handedOver returns a standby that has proposed to be active next, on request of host a, without an answer of the resolver.
+func handedOver(t *testing.T) (*Core, CAS) {
+	c, rec := follower(t)
+	c.Step(c.now, Recv{Msg{Type: MsgTransfer, From: storedA, Term: c.Term(), Record: &rec}})
+	cas := proposed(c)
 	require.EqualValues(t, 2, cas.Next.Epoch)
 	c.Step(c.now, CASDone{Nonce: cas.Next.Nonce, Outcome: CASUnknown})
 	persist(c)

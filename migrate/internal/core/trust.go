@@ -84,10 +84,10 @@ func (c *Core) obeys(m Msg) bool {
 	return true
 }
 
-// acceptInvitation handles the invitation that has waited for a record, which is here.
-func (c *Core) acceptInvitation() {
-	m := c.invitation
-	c.invitation = nil
+// recvWaiting handles the message of the active host that has waited for a record, which is here.
+func (c *Core) recvWaiting() {
+	m := c.waiting
+	c.waiting = nil
 	if m != nil && c.obeys(*m) {
 		c.recvActive(*m)
 	}
