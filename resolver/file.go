@@ -78,6 +78,8 @@ func openFile(fsys filesystem, path string) (*stateFile, map[string]Record, erro
 	case errors.Is(err, fs.ErrNotExist): // Lock creates the file, not the directory.
 		return nil, nil, transport.Errorf(CodeStore, "resolver: cannot create %s: the directory %s does not exist: %v",
 			path, filepath.Dir(path), err)
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
+		return nil, nil, transport.Errorf(CodeStore, "resolver: %s can't be written by this process: %v", path, err)
 	case err != nil:
 		return nil, nil, transport.Errorf(CodeStore, "resolver: cannot lock %s: %v", path, err)
 	}

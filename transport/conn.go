@@ -284,5 +284,5 @@ func (c *conn) readError(err error, midMessage bool) error {
 	case errors.Is(err, io.EOF):
 		return io.EOF
 	}
-	return err
+	return portable(err)
 }

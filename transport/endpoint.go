@@ -166,7 +166,7 @@ func dialError(ctx context.Context, to Peer, err error) error {
 	} else if _, ok := ctx.Deadline(); ok && errors.Is(err, os.ErrDeadlineExceeded) {
 		err = context.DeadlineExceeded // the socket's deadline passed a moment earlier
 	}
-	return fmt.Errorf("transport: dial %s: %w", to.Addr, err)
+	return fmt.Errorf("transport: dial %s: %w", to.Addr, portable(err))
 }
 
 // gate holds a listener's accept, which is not called after Close.

@@ -241,7 +241,7 @@ func (t *TCP) Listen(addr string, accept func(Conn) Handler) (Listener, error) {
 	lc := net.ListenConfig{KeepAlive: -1}
 	nl, err := lc.Listen(context.Background(), "tcp", addr)
 	if err != nil {
-		return nil, fmt.Errorf("transport: listen at %s: %w", addr, err)
+		return nil, fmt.Errorf("transport: listen at %s: %w", addr, portable(err))
 	}
 	l := &tcpListener{t: t, nl: nl, gate: gate{accept: accept}}
 	if err := t.serve(l, l.run); err != nil {

@@ -295,7 +295,7 @@ func (c *conn) armWrite() {
 
 // giveUp ends the connection after a failed write. If it is already closing, the remaining bytes are dropped.
 func (c *conn) giveUp(err error) {
-	c.end(err)
+	c.end(portable(err))
 	c.mu.Lock()
 	c.forgetAll()
 	c.closeBy = time.Time{}

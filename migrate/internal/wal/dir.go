@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/roam-go/roam/migrate/internal/binenc"
 	"github.com/roam-go/roam/resolver"
@@ -49,11 +50,14 @@ func OpenDir(fsys FS, path string, fresh Owner, wantID string) (*Dir, error) {
 		return nil, fmt.Errorf("host ID has %d bytes, over the limit of %d", n, resolver.MaxHostID)
 	}
 	if err := fsys.MkdirAll(path); err != nil {
-		return nil, err
+		return nil, cannot("create", path, err)
 	}
 	lock, err := fsys.Lock(filepath.Join(path, "lock"))
-	if err != nil {
-		return nil, fmt.Errorf("%s is in use by another node or cannot be locked: %w", path, err)
+	switch {
+	case errors.Is(err, errLocked):
+		return nil, fmt.Errorf("%s is in use by another node: %w", path, err)
+	case err != nil:
+		return nil, cannot("lock", path, err)
 	}
 	d := &Dir{fs: fsys, path: path, lock: lock, stores: make(map[string]*Store)}
 	if err := d.identify(fresh, wantID); err != nil {
@@ -61,6 +65,15 @@ func OpenDir(fsys FS, path string, fresh Owner, wantID string) (*Dir, error) {
 		return nil, err
 	}
 	return d, nil
+}
+
+// cannot returns the error for a directory that err keeps from being used. Mostly that is a directory that only others may
+// write, or a file system mounted read-only.
+func cannot(what, path string, err error) error {
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) {
+		return fmt.Errorf("%s can't be written by this process: %w", path, err)
+	}
+	return fmt.Errorf("cannot %s %s: %w", what, path, err)
 }
 
 func (d *Dir) identify(fresh Owner, wantID string) error {

@@ -1,9 +1,13 @@
 package wal
 
 import (
+	"errors"
 	"io"
 	"os"
 )
+
+// errLocked is wrapped by the error of FS.Lock if another process, or another Dir in this one, has the lock.
+var errLocked = errors.New("it is locked")
 
 // FS is the interface to the file system. Tests implement it with failures and crashes.
 type FS interface {

@@ -26,6 +26,9 @@ func lockFile(name string) (io.Closer, error) {
 	}
 	if err != nil {
 		f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			err = errLocked
+		}
 		return nil, &os.PathError{Op: "lock", Path: name, Err: err}
 	}
 	return f, nil

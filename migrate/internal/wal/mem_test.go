@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -163,7 +164,7 @@ func (m *memFS) Lock(name string) (io.Closer, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.locked[name] {
-		return nil, errors.New("locked")
+		return nil, &os.PathError{Op: "lock", Path: name, Err: errLocked}
 	}
 	m.locked[name] = true
 	return memLock{m, name}, nil

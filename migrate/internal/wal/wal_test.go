@@ -448,6 +448,32 @@ func TestGroupCommit(t *testing.T) {
 	})
 }
 
+// refusingFS is a file system that refuses locks.
+type refusingFS struct {
+	FS
+	err error
+}
+
+func (f refusingFS) Lock(name string) (io.Closer, error) {
+	return nil, &os.PathError{Op: "open", Path: name, Err: f.err}
+}
+
+// A lock keeps others out until it is closed, also within a process, and the file stays.
+func TestLockFile(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "lock")
+	first, err := lockFile(name)
+	require.NoError(t, err)
+	_, err = lockFile(name)
+	require.ErrorIs(t, err, errLocked)
+	require.NoError(t, first.Close())
+	again, err := lockFile(name)
+	require.NoError(t, err)
+	require.NoError(t, again.Close())
+	_, err = lockFile(filepath.Join(name, "x"))
+	require.Error(t, err)
+	require.NotErrorIs(t, err, errLocked)
+}
+
 func TestDirBelongsToOne(t *testing.T) {
 	fsys := newMemFS()
 	d, err := OpenDir(fsys, "dir", owner, "host-a")
@@ -465,6 +491,16 @@ func TestDirBelongsToOne(t *testing.T) {
 	other.Key[0] = 1
 	_, err = OpenDir(fsys, "dir", other, "")
 	require.ErrorContains(t, err, "not with key")
+
+	// A directory that cannot be written is not in use.
+	for _, cause := range []error{syscall.EACCES, syscall.EROFS} {
+		_, err = OpenDir(refusingFS{fsys, cause}, "dir", owner, "host-a")
+		require.ErrorContains(t, err, "dir can't be written by this process")
+		require.ErrorIs(t, err, cause)
+		require.NotContains(t, err.Error(), "in use")
+	}
+	_, err = OpenDir(refusingFS{fsys, syscall.ENOLCK}, "dir", owner, "host-a")
+	require.ErrorContains(t, err, "cannot lock dir: ")
 
 	// The store of another host is refused.
 	fsys, _, _, _ = build(t)
