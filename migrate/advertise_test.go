@@ -46,6 +46,36 @@ func TestNodeAdvertisesThePortItListensAt(t *testing.T) {
 	}
 }
 
+// The zone of a link-local address is the name of an interface of this machine, which others do not know.
+func TestNodeAdvertisesNoZone(t *testing.T) {
+	n, err := NewNode(NodeConfig{
+		Resolver: resolver.NewMemory(), Transport: zoned{transport.NewMemory().Host("a")}, Listen: "a:1",
+	})
+	require.NoError(t, err)
+	require.Equal(t, "[fe80::a]:7000", n.Self().Addr)
+	require.NoError(t, n.Close())
+	for _, advertise := range []string{"fe80::1%eth0", "[fe80::1%eth0]", "[fe80::1%eth0]:0", "[fe80::1%eth0]:7000"} {
+		n, err := NewNode(NodeConfig{
+			Resolver: resolver.NewMemory(), Transport: zoned{transport.NewMemory().Host("a")}, Listen: "a:1", Advertise: advertise,
+		})
+		require.NoError(t, err)
+		require.Equal(t, "[fe80::1]:7000", n.Self().Addr)
+		require.NoError(t, n.Close())
+	}
+}
+
+// zoned is a transport whose listeners have a link-local address.
+type zoned struct{ transport.Transport }
+
+func (z zoned) Listen(addr string, accept func(transport.Conn) transport.Handler) (transport.Listener, error) {
+	l, err := z.Transport.Listen(addr, accept)
+	return zonedListener{l}, err
+}
+
+type zonedListener struct{ transport.Listener }
+
+func (zonedListener) Addr() string { return "[fe80::a%eth0]:7000" }
+
 // eager is a transport with a listener that has a caller before Listen returns.
 type eager struct {
 	transport.Transport

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -39,7 +40,8 @@ type NodeConfig struct {
 	// Listen is the listener's address in the form that [transport.Transport] accepts. It defaults to ":0".
 	Listen string
 	// Advertise is the address at which others reach the listener. If it has no port, or port 0, the listener's port is added.
-	// It defaults to the listener's address, which must then name a host; [transport.AdvertiseAddr] finds one.
+	// It defaults to the listener's address, which must then name a host; [transport.AdvertiseAddr] finds one. The zone of a
+	// link-local IPv6 address is left out, because it means nothing to other machines.
 	Advertise string
 
 	// Dir is a directory in which this node stores the state of each service that it hosts. The node acknowledges an entry only
@@ -225,7 +227,7 @@ func (n *Node) listen() error {
 		return fmt.Errorf("migrate: host %s cannot listen at %s: %w", n.self.ID, at, err)
 	}
 	n.listener = l
-	n.self.Addr = withPort(n.cfg.Advertise, l.Addr())
+	n.self.Addr = withoutZone(withPort(n.cfg.Advertise, l.Addr()))
 	host, _, err := net.SplitHostPort(n.self.Addr)
 	ip := net.ParseIP(host)
 	n.closed = err == nil && (host == "" || ip != nil && ip.IsUnspecified())
@@ -256,6 +258,19 @@ func withPort(addr, listener string) string {
 		host = strings.Trim(addr, "[]")
 	}
 	return net.JoinHostPort(host, port)
+}
+
+// withoutZone returns addr without its zone, if it has one: the name of an interface of this machine means nothing to others.
+func withoutZone(addr string) string {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return addr
+	}
+	ip, err := netip.ParseAddr(host)
+	if err != nil || ip.Zone() == "" {
+		return addr
+	}
+	return net.JoinHostPort(ip.WithZone("").String(), port)
 }
 
 func randomName(k transport.Key) string {

@@ -9,7 +9,9 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"runtime"
+	"sync/atomic"
 	"time"
 )
 
@@ -180,7 +182,8 @@ func (cfg *TCPConfig) check() error {
 func (t *TCP) Key() Key { return t.key }
 
 // Dial implements [Transport]. If ctx has no deadline, the handshake may take 2 s after the connection is made. With
-// InsecurePlaintext, Dial of a Peer with a key fails, since the peer cannot prove it.
+// InsecurePlaintext, Dial of a Peer with a key fails, since the peer cannot prove it. A link-local IPv6 address needs no zone:
+// Dial tries the interfaces over which this process has connections to such addresses, and soon after that all others.
 func (t *TCP) Dial(ctx context.Context, to Peer, h Handler) (Conn, error) {
 	c, err := t.dial(ctx, to, h)
 	if err != nil {
@@ -193,12 +196,35 @@ func (t *TCP) dial(ctx context.Context, to Peer, h Handler) (*conn, error) {
 	if t.client == nil && !to.Key.IsZero() {
 		return nil, Errorf(CodeWrongKey, "expected key %v, but with InsecurePlaintext no peer proves a key", to.Key)
 	}
+	at, ok := linkLocal(to.Addr)
+	if !ok {
+		return t.dialAt(ctx, to.Addr, to, h, new(atomic.Bool))
+	}
+	first, rest := seen.split(at.Addr(), links())
+	var won atomic.Bool
+	return tryLinks(ctx, first, rest, func(ctx context.Context, zone string) (*conn, error) {
+		return t.dialAt(ctx, inZone(at, zone), to, h, &won)
+	})
+}
+
+// dialAt dials a peer at an address. It fails if won is set when the peer has greeted, and sets it otherwise: of several calls
+// for one peer only one succeeds, and only that connection uses h.
+func (t *TCP) dialAt(ctx context.Context, addr string, to Peer, h Handler, won *atomic.Bool) (*conn, error) {
 	d := net.Dialer{KeepAlive: -1} // the engine sends pings
-	base, err := d.DialContext(ctx, "tcp", to.Addr)
+	base, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
 	}
-	return t.dialled(ctx, base, func() (*conn, error) { return t.greet(ctx, base, to, h) })
+	return t.dialled(ctx, base, func() (*conn, error) {
+		c, err := t.greet(ctx, base, to, h)
+		if err == nil && won.Swap(true) {
+			return nil, ErrClosed
+		}
+		if err == nil {
+			seen.note(base.RemoteAddr())
+		}
+		return c, err
+	})
 }
 
 // greet performs the handshake with a peer that this side has dialled.
@@ -314,6 +340,7 @@ func (l *tcpListener) serve(base net.Conn, v *visit) {
 		t.wg.Done()
 		return
 	}
+	seen.note(base.RemoteAddr())
 	t.wg.Done() // the connection counts on its own; the goroutine that reads ends that
 	t.read(c, first)
 }
@@ -361,16 +388,17 @@ const (
 
 // AdvertiseAddr returns the address at which the process at remote, a host:port, reaches a listener of this machine.
 // listenAddr is the address from [Listener].Addr. If its host is unspecified, as after listening at ":0", AdvertiseAddr
-// replaces it with the address that the system would use to reach remote. It sends no packet.
+// replaces it with the address that the system would use to reach remote. It sends no packet. The result has no zone: the name
+// of an interface of this machine means nothing to others. [TCP.Dial] finds theirs.
 func AdvertiseAddr(listenAddr, remote string) (string, error) {
 	host, port, err := net.SplitHostPort(listenAddr)
 	if err != nil {
 		return "", fmt.Errorf("transport: advertise %s: %w", listenAddr, err)
 	}
-	if ip := net.ParseIP(host); host != "" && (ip == nil || !ip.IsUnspecified()) {
-		return listenAddr, nil
+	if ip, err := netip.ParseAddr(host); host != "" && (err != nil || !ip.IsUnspecified()) {
+		return withoutZone(listenAddr), nil
 	}
-	c, err := net.Dial("udp", remote)
+	c, err := net.Dial("udp", inSomeZone(remote))
 	if err != nil {
 		return "", fmt.Errorf("transport: advertise %s towards %s: %w", listenAddr, remote, err)
 	}
@@ -379,5 +407,5 @@ func AdvertiseAddr(listenAddr, remote string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("transport: advertise %s towards %s: %w", listenAddr, remote, err)
 	}
-	return net.JoinHostPort(local, port), nil
+	return withoutZone(net.JoinHostPort(local, port)), nil
 }
