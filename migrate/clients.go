@@ -31,6 +31,7 @@ func (h *clientHost) Go(f func())    { h.node.wg.Go(f) }
 func (h *clientHost) Spawn(f func()) { h.node.appliers.Spawn(f) }
 
 func (h *clientHost) NotActive(rec resolver.Record) error { return (*Service)(h).notActive(rec) }
+func (h *clientHost) Suspended() error                    { return (*Service)(h).suspended() }
 func (h *clientHost) Validates() bool                     { return validates(h.replica.Machine()) }
 func (h *clientHost) ConcurrentQueries() bool             { return concurrentQueries(h.replica.Machine()) }
 func (h *clientHost) PublicQueries() bool                 { return publicQueries(h.replica.Machine()) }

@@ -342,7 +342,10 @@ func (s *Service) leave(ctx context.Context, keep bool) error {
 				s.leaving = true
 				s.replica.Step(core.Leave{})
 			})
-			if err := s.wait(ctx, func(st Status) bool { return st.Role == Latent || st.Role == Active || st.Role == Halted }); err != nil {
+			late := time.AfterFunc(s.node.cfg.FailureTimeout, s.waitsForSuccessor)
+			err := s.wait(ctx, func(st Status) bool { return st.Role == Latent || st.Role == Active || st.Role == Halted })
+			late.Stop()
+			if err != nil {
 				s.call(func() {
 					s.leaving = false
 					s.replica.Step(core.CancelLeave{})
@@ -358,7 +361,28 @@ func (s *Service) leave(ctx context.Context, keep bool) error {
 	}
 }
 
+// waitsForSuccessor reports that a standby that is to leave cannot: without it, too few hosts would be in sync.
+func (s *Service) waitsForSuccessor() {
+	if err := s.missingSuccessor(); err != nil {
+		s.log.Warn("waits for another host before it leaves", "err", err)
+		s.report(err)
+	}
+}
+
+// missingSuccessor returns an error if no other host may take the place of this standby in the in-sync set.
+func (s *Service) missingSuccessor() error {
+	st := s.Status()
+	if st.Role != Standby || len(st.Record.ISR) > s.policy.MinInSync {
+		return nil
+	}
+	return transport.Errorf(CodeNoTarget, "migrate: host %s waits to leave service %s until another host is in sync: "+
+		"Policy.MinInSync is %d, and %d are", s.node.self.ID, s.name, s.policy.MinInSync, len(st.Record.ISR))
+}
+
 func (s *Service) notLeft(err error) error {
+	if why := s.missingSuccessor(); why != nil {
+		err = fmt.Errorf("%w: %w", err, why)
+	}
 	if a := s.board.applierNow(); a != nil {
 		if _, d := a.Busy(); d >= busyLong {
 			err = fmt.Errorf("%w, while the service has not returned from %s", err, busyWith(a))

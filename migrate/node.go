@@ -88,7 +88,9 @@ type Hooks struct {
 	// code that does not return (an [ErrBusy]), states that differ between hosts, a service that has halted, a copy that is
 	// obsolete because the service was reset on another host, a record that the resolver has lost, which the hosts restore,
 	// or cannot restore because some do not answer (an [ErrNoHost]) or the resolver refuses it, a host with another [Policy],
-	// a joining host that has not restored its copy within a minute, a host that breaks the protocol. service is "" if the
+	// a joining host that has not restored its copy within a minute, a host that breaks the protocol. It also reports what a
+	// service waits for: an active host that acknowledges nothing because too few hosts are in sync (an [ErrRetry]), and a
+	// standby that cannot leave without another host (an [ErrNoTarget]), both because of [Policy].MinInSync. service is "" if the
 	// resolver refuses to announce the host, or if another host cannot connect to it.
 	Failed func(service string, err error)
 }

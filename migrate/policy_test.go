@@ -75,8 +75,9 @@ func TestPolicyDiffers(t *testing.T) {
 		w.role(a, Recovering) // it waits for another host
 		time.Sleep(time.Minute)
 		got = f.of("a")
-		require.Len(t, got, 2, "%q", got)
+		require.Len(t, got, 3, "%q", got)
 		require.Contains(t, got[1], "migrate: service svc: host a, now active after host b, has another policy: ")
+		require.Contains(t, got[2], "host a acknowledges no commands: 1 of 2 hosts in sync")
 	})
 }
 

@@ -38,6 +38,7 @@ type Service struct {
 	divergence divergence
 	losses     lossWatch
 	leaving    bool           // Leave was called
+	stalled    bool           // the current suspension was reported
 	lent       bool           // the goroutine that works for the loop was lent and can continue with an applier
 	here       *apply.Applier // to be run by that goroutine; nil: none
 }
@@ -285,6 +286,7 @@ func (s *Service) connect(was *resolver.Record, st *Status) {
 func (s *Service) schedule() {
 	s.counts.watch(s.core, s.node.now)
 	s.watchLoss()
+	s.watchSuspension()
 	s.board.use(s.replica.Applier())
 	s.board.update(s.show)
 	at := s.core.Deadline()

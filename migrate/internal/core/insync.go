@@ -85,6 +85,18 @@ func (c *Core) recentlySlow(h resolver.Host) bool {
 	return slices.ContainsFunc(c.active.slowHosts, func(s slowHost) bool { return s.id == h.ID && c.now < s.until })
 }
 
+// InSync returns how many hosts hold what this active host has ordered, or will soon, itself included, and how many must before
+// it is committed.
+func (c *Core) InSync() (have, need int) {
+	have = 1
+	for _, p := range c.active.peers {
+		if p.member && !c.lagging(p) {
+			have++
+		}
+	}
+	return have, max(len(c.rec.ISR), c.cfg.MinInSync)
+}
+
 // belowMinInSync reports whether the in-sync set is smaller than MinInSync.
 func (c *Core) belowMinInSync() bool { return len(c.rec.ISR) < c.cfg.MinInSync }
 

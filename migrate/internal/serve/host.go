@@ -36,6 +36,8 @@ type Host interface {
 
 	// NotActive returns the error for a request to a host that is not active. rec is the newest record known.
 	NotActive(rec resolver.Record) error
+	// Suspended returns an error if the active host has acknowledged nothing for a while because it lacks others.
+	Suspended() error
 	// Validates reports whether the service validates commands before they are ordered.
 	Validates() bool
 	// ConcurrentQueries reports whether the service allows queries during Apply.

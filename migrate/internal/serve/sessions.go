@@ -16,7 +16,14 @@ func (c *Clients) open(r *Request, p *wire.OpenParams) {
 			c.host.Config().Service, MaxSessionsPerConn))
 		return
 	}
-	switch a := c.host.Machine().AdmitOpen(p.Session, key, p.Resume); a.Verdict {
+	a := c.host.Machine().AdmitOpen(p.Session, key, p.Resume)
+	if a.Verdict == machine.Append || a.Verdict == machine.Pending {
+		if err := c.host.Suspended(); err != nil { // otherwise the client would wait without knowing why
+			r.Reply(nil, err)
+			return
+		}
+	}
+	switch a.Verdict {
 	case machine.Append:
 		if !c.makeRoom(key) {
 			r.Reply(nil, transport.Errorf(wire.CodeRetry, "migrate: service %s: as many clients are connected as it may have",
