@@ -21,7 +21,9 @@ const (
 )
 
 // errNoLink means that an address is link-local, but this machine has no link.
-var errNoLink = errors.New("no interface that is up has a link-local IPv6 address")
+var errNoLink error = &net.OpError{
+	Op: "dial", Net: "tcp", Err: errors.New("no interface that is up has a link-local IPv6 address"),
+}
 
 // linkLocal returns the address of addr if it is link-local and has no zone, or one that is not an interface of this machine.
 func linkLocal(addr string) (at netip.AddrPort, ok bool) {

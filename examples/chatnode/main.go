@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/signal"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/roam-go/roam/examples/internal/cli"
@@ -18,7 +20,7 @@ import (
 const about = `chatnode hosts a chat without a user interface. With -s it creates the chat; otherwise it stands by to take it
 over.
 Without -join it uses the DNS that you have started on this machine; -join takes the code for hosts that a DNS prints.
-Ctrl-C hands the chat over to another host and exits; a second Ctrl-C exits at once.
+Ctrl-C, SIGTERM or SIGHUP hands the chat over to another host and exits; a second Ctrl-C exits at once.
 If the hosts of the chat are lost except for this one, a message says so; then on Unix, SIGUSR1 continues the chat with the
 copy in this process.`
 
@@ -38,14 +40,23 @@ func run() int {
 			"dns prints")
 		return 2
 	}
-	ctx, stop := cli.Interrupted(context.Background())
+	ctx, stop := cli.Interrupted(context.Background(), nil)
 	defer stop()
-	p, err := cli.Start(ctx, f, f.Logger(os.Stderr))
+	log := slog.New(slog.DiscardHandler) // without -v the events below are enough
+	if f.Verbose {
+		log = cli.NewLogger(os.Stderr, "chatnode", true)
+	}
+	f.Warnings = cli.NewLogger(os.Stderr, "chatnode", false)
+	p, err := cli.Start(ctx, f, log)
+	if err != nil && ctx.Err() != nil {
+		return 0
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "chatnode:", f.Explain(err))
 		return 1
 	}
-	n := &eventPrinter{service: f.Service}
+	n := &eventPrinter{service: f.Service, stop: stop}
+	p.Say = func(s string) { n.printf("%s", s) }
 	resets := make(chan os.Signal, 1)
 	if resetSignal != nil {
 		signal.Notify(resets, resetSignal)
@@ -99,6 +110,7 @@ func leave(p *cli.Process) error {
 // eventPrinter prints the events of the host, one line each.
 type eventPrinter struct {
 	service string
+	stop    func() // called when nobody reads the events any more
 
 	mu   sync.Mutex // guards the fields below
 	role migrate.Role
@@ -106,7 +118,10 @@ type eventPrinter struct {
 }
 
 func (n *eventPrinter) printf(format string, args ...any) {
-	fmt.Printf(time.Now().Format("15:04:05 ")+format+"\n", args...)
+	_, err := fmt.Printf(time.Now().Format("15:04:05 ")+format+"\n", args...)
+	if errors.Is(err, syscall.EPIPE) {
+		n.stop()
+	}
 }
 
 func (n *eventPrinter) changed(st migrate.Status) {

@@ -169,12 +169,17 @@ func TestListensOnLoopbackOnly(t *testing.T) {
 	onLoopback(t, g.alice, 1) // for private messages
 	bob := g.start("console", with(g.flags, "-name", "bob")...)
 	bob.await("bob joined")
-	onLoopback(t, bob, 2) // and as a host
+	onLoopback(t, bob, 1) // for these and as a host
 
 	// Not every name of the loopback interface looks like one.
 	dns := g.start("dns", "-ip", "::1", "-port", "0")
 	_, code, _ := strings.Cut(dns.await("-join roam-host"), "-join ")
 	carol := g.start("console", "-join", code, "-dns_ip", "::1%lo", "-s", "-name", "carol")
 	carol.await("carol joined")
-	onLoopback(t, carol, 2)
+	onLoopback(t, carol, 1)
+
+	// A port alone does not change that.
+	dora := g.start("console", with(g.flags, "-name", "dora", "-listen", ":0")...)
+	dora.await("dora joined")
+	onLoopback(t, dora, 1)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"strings"
 	"sync"
 	"time"
@@ -133,8 +132,26 @@ func (ch *chat) readInput(ctx context.Context, lines <-chan string) error {
 		case err := <-ch.ended:
 			return err
 		case <-ctx.Done():
+			ch.dropInput(lines)
 			return nil
 		}
+	}
+}
+
+// dropInput reports the lines that were typed before an interrupt and are not sent any more.
+func (ch *chat) dropInput(lines <-chan string) {
+	for n := 0; ; n++ {
+		select {
+		case _, ok := <-lines:
+			if ok {
+				continue
+			}
+		default:
+		}
+		if n > 0 && !ch.piped {
+			ch.fail(cli.Plural(n, "line was", "lines were") + " not sent, because you left")
+		}
+		return
 	}
 }
 
@@ -392,10 +409,6 @@ func (ch *chat) where() {
 func join(ctx context.Context, p *cli.Process, name string, s screen, quit <-chan struct{}) (*chatcore.Client, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	host, _, err := net.SplitHostPort(p.Flags.Listen)
-	if err != nil {
-		return nil, err
-	}
 	type joined struct {
 		client *chatcore.Client
 		err    error
@@ -403,8 +416,8 @@ func join(ctx context.Context, p *cli.Process, name string, s screen, quit <-cha
 	done := make(chan joined, 1)
 	go func() {
 		c, err := chatcore.Join(ctx, p.Flags.Service, chatcore.ClientConfig{
-			Name: name, Resolver: p.Resolver, Transport: p.Transport, Listen: net.JoinHostPort(host, "0"),
-			InsecurePrivate: p.Flags.Insecure, Logger: p.Log,
+			Name: name, Resolver: p.Resolver, Transport: p.ClientTransport(), Listen: p.Flags.Listen,
+			InsecurePrivate: p.Flags.Insecure, Logger: p.Warnings,
 		})
 		done <- joined{c, err}
 	}()

@@ -27,11 +27,11 @@ func (h *localHost) id() string {
 // maxFailures limits the texts that failures remembers.
 const maxFailures = 100
 
-// failures shows the reports of migrate.Hooks.Failed, each text once.
+// failures shows what is wrong: the reports of migrate.Hooks.Failed, each text once, and other sentences about the host.
 type failures struct {
 	mu     sync.Mutex // guards the fields below
 	screen screen     // nil at first
-	early  []string   // reported before there was a screen
+	early  []string   // to be shown once there is a screen
 	known  map[string]bool
 }
 
@@ -47,6 +47,18 @@ func (f *failures) report(_ string, err error) {
 		f.known = make(map[string]bool)
 	}
 	f.known[text] = true
+	f.show(text)
+}
+
+// say shows a sentence, or keeps it until there is a screen.
+func (f *failures) say(text string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.show(text)
+}
+
+// show implements report and say; f.mu is held.
+func (f *failures) show(text string) {
 	switch {
 	case f.screen != nil:
 		f.screen.note(text)

@@ -80,28 +80,33 @@ func run() int {
 	if err != nil {
 		return cli.ExitStatus(err)
 	}
-	ctx, stop := cli.Interrupted(context.Background())
+	c := &console{config: cfg}
+	ctx, stop := cli.Interrupted(context.Background(), c.resetTerminal)
 	defer stop()
 
 	logTo := &output{}
 	logTo.Store(os.Stderr)
 	log := slog.New(slog.DiscardHandler)
 	if cfg.Verbose {
-		log = slog.New(slog.NewTextHandler(logTo, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		log = cli.NewLogger(logTo, "console", true)
 	}
+	cfg.Warnings = cli.NewLogger(logTo, "console", false)
 	p, err := cli.Start(ctx, cfg.Flags, log)
+	if err != nil && ctx.Err() != nil {
+		return 1
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "console:", cfg.Explain(err))
 		return 1
 	}
-	c := &console{config: cfg, process: p, local: &localHost{process: p}, stop: stop}
+	c.process, c.local, c.stop = p, &localHost{process: p}, stop
 	status := 1
-	if err := c.host(ctx); err != nil {
+	if err := c.host(ctx); err != nil && ctx.Err() == nil {
 		fmt.Fprintln(os.Stderr, "console:", cfg.Explain(err))
-	} else {
+	} else if err == nil {
 		status = c.chat(ctx, logTo)
 	}
-	stop() // from now on Ctrl-C terminates the process
+	stop() // from now on Ctrl-C exits at once
 	leaving, cancel := context.WithTimeout(context.Background(), leaveTimeout)
 	defer cancel()
 	if err := p.Leave(leaving); err != nil {
@@ -128,6 +133,15 @@ type console struct {
 	local   *localHost
 	stop    func()
 	notes   []string // shown once there is a screen
+
+	terminal atomic.Pointer[terminal] // nil without a terminal
+}
+
+// resetTerminal restores the terminal at once.
+func (c *console) resetTerminal() {
+	if t := c.terminal.Load(); t != nil {
+		t.reset()
+	}
 }
 
 // host makes this process a host of the chat, unless -client_only is set or the user is a guest.
@@ -138,6 +152,7 @@ func (c *console) host(ctx context.Context) error {
 	if c.clientOnly {
 		return nil
 	}
+	c.process.Say = c.local.failures.say
 	if err := c.process.Listen(migrate.Hooks{Failed: c.local.failures.report}); err != nil {
 		return err
 	}
@@ -176,16 +191,17 @@ func (c *console) chat(ctx context.Context, logTo *output) int {
 			fmt.Fprintln(os.Stderr, "console: cannot use the terminal:", err)
 			return 1
 		}
+		c.terminal.Store(t)
 		defer t.close()
 		logTo.Store(t)
 		s = t
 		inputEnded = func() { t.close(); c.stop() }
 		go func() {
-			t.read(lines, done)
+			t.read(lines, done, c.stop)
 			close(quit)
 		}()
 	} else {
-		s = &plain{service: c.Service, json: c.json, out: os.Stdout, err: os.Stderr}
+		s = &plain{service: c.Service, json: c.json, out: os.Stdout, err: os.Stderr, unread: c.stop}
 		inputEnded = func() {}
 		go func() {
 			defer close(lines)

@@ -4,11 +4,13 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 	"unicode/utf16"
 
@@ -20,6 +22,7 @@ import (
 type plain struct {
 	service string
 	json    bool
+	unread  func() // called when nobody reads the output any more; may be nil
 
 	mu      sync.Mutex // guards the fields below; held during writes
 	out     io.Writer
@@ -143,7 +146,9 @@ func (p *plain) fail(text string) {
 func (p *plain) write(w io.Writer, s string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	io.WriteString(w, s+"\n")
+	if _, err := io.WriteString(w, s+"\n"); errors.Is(err, syscall.EPIPE) && p.unread != nil {
+		p.unread()
+	}
 }
 
 // maxPiped bounds a line of piped input; it is at least the room's limit.

@@ -23,6 +23,8 @@ type terminal struct {
 	mu      sync.Mutex // guards the fields below; held during writes, so that they do not interleave
 	edit    editor
 	restore *term.State // nil when the terminal is not in raw mode
+
+	before *term.State // the state at the start; never changes
 }
 
 // isTerminal reports whether input and output are a terminal that supports line editing.
@@ -37,6 +39,7 @@ func newTerminal(service, name string, in, out *os.File) (*terminal, error) {
 	if t.restore, err = term.MakeRaw(int(in.Fd())); err != nil {
 		return nil, err
 	}
+	t.before = t.restore
 	t.print("")
 	return t, nil
 }
@@ -52,9 +55,15 @@ func (t *terminal) close() {
 	}
 }
 
-// read sends the entered lines until the user quits, also with Ctrl-C or Ctrl-D.
-func (t *terminal) read(lines chan<- string, done <-chan struct{}) {
-	defer close(lines)
+// reset restores the terminal at once, without waiting for a write that may block.
+func (t *terminal) reset() { term.Restore(int(t.in.Fd()), t.before) }
+
+// read sends the entered lines until the user quits, also with Ctrl-C or Ctrl-D. It reads keys also while nobody takes the lines. On
+// Ctrl-C it calls interrupt. At the end it restores the terminal, so that a later Ctrl-C is a signal.
+func (t *terminal) read(lines chan<- string, done <-chan struct{}, interrupt func()) {
+	entries := make(chan string)
+	go deliver(entries, lines, done)
+	defer close(entries)
 	b := make([]byte, 4096)
 	for quitting := false; ; {
 		n, err := t.in.Read(b)
@@ -69,7 +78,10 @@ func (t *terminal) read(lines chan<- string, done <-chan struct{}) {
 			switch ev.kind {
 			case cleared:
 				t.clear()
-			case interrupted, ended:
+			case interrupted:
+				interrupt()
+				quitting = true
+			case ended:
 				quitting = true
 			case entered:
 				if word, _ := split(ev.line); word == "/quit" {
@@ -77,14 +89,40 @@ func (t *terminal) read(lines chan<- string, done <-chan struct{}) {
 					break
 				}
 				select {
-				case lines <- ev.line:
+				case entries <- ev.line:
 				case <-done:
 					return
 				}
 			}
 			if quitting {
+				t.close()
 				return
 			}
+		}
+	}
+}
+
+// deliver passes lines on, and keeps those that nobody has taken yet. It closes to after the last one.
+func deliver(from <-chan string, to chan<- string, done <-chan struct{}) {
+	defer close(to)
+	for queue := []string(nil); from != nil || len(queue) > 0; {
+		next, out := "", to
+		if len(queue) == 0 {
+			out = nil
+		} else {
+			next = queue[0]
+		}
+		select {
+		case line, ok := <-from:
+			if !ok {
+				from = nil
+				continue
+			}
+			queue = append(queue, line)
+		case out <- next:
+			queue = queue[1:]
+		case <-done:
+			return
 		}
 	}
 }

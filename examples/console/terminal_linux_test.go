@@ -14,21 +14,27 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// pty is a console on a pseudo-terminal.
+// pty is a console on a pseudo-terminal, which is its controlling terminal.
 type pty struct {
-	t    *testing.T
-	keys *os.File
-	cmd  *exec.Cmd
-	gone chan struct{}
+	t      *testing.T
+	keys   *os.File // the side of the window
+	side   *os.File // the console's side
+	cmd    *exec.Cmd
+	exited chan struct{}
+	unread chan struct{} // closed when nothing more is shown
 
 	mu    sync.Mutex
 	shown strings.Builder
 	news  chan struct{}
 }
 
-func ioctl(t *testing.T, f *os.File, request uintptr, arg *int32) {
+// ioctl leaves f in non-blocking mode, so that Close ends a Read.
+func ioctl(t *testing.T, f *os.File, request uintptr, arg unsafe.Pointer) {
 	t.Helper()
-	_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, f.Fd(), request, uintptr(unsafe.Pointer(arg)))
+	raw, err := f.SyscallConn()
+	require.NoError(t, err)
+	var errno syscall.Errno
+	require.NoError(t, raw.Control(func(fd uintptr) { _, _, errno = syscall.Syscall(syscall.SYS_IOCTL, fd, request, uintptr(arg)) }))
 	require.Zero(t, errno)
 }
 
@@ -39,40 +45,71 @@ func startOnTerminal(t *testing.T, args ...string) *pty {
 		t.Skip("no pseudo-terminals: ", err)
 	}
 	var unlocked, number int32
-	ioctl(t, keys, syscall.TIOCSPTLCK, &unlocked)
-	ioctl(t, keys, syscall.TIOCGPTN, &number)
+	ioctl(t, keys, syscall.TIOCSPTLCK, unsafe.Pointer(&unlocked))
+	ioctl(t, keys, syscall.TIOCGPTN, unsafe.Pointer(&number))
 	side, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|syscall.O_NOCTTY, 0)
 	require.NoError(t, err)
-	p := &pty{t: t, keys: keys, gone: make(chan struct{}), news: make(chan struct{}, 1)}
+	p := &pty{
+		t: t, keys: keys, side: side, exited: make(chan struct{}), unread: make(chan struct{}), news: make(chan struct{}, 1),
+	}
 	p.cmd = exec.Command(os.Args[0], args...)
 	p.cmd.Env = append(environ(t), consoleEnv+"=1", "TERM=xterm", "NO_COLOR=1")
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = side, side, side
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	require.NoError(t, p.cmd.Start())
-	require.NoError(t, side.Close())
 	go func() {
-		defer close(p.gone)
-		b := make([]byte, 4096)
-		for {
-			n, err := keys.Read(b)
-			if err != nil { // the console has exited
-				p.cmd.Wait()
-				return
-			}
-			p.mu.Lock()
-			p.shown.Write(b[:n])
-			p.mu.Unlock()
-			select {
-			case p.news <- struct{}{}:
-			default:
-			}
-		}
+		p.cmd.Wait()
+		close(p.exited)
 	}()
+	go p.read()
 	t.Cleanup(func() {
 		p.cmd.Process.Kill()
-		<-p.gone
+		<-p.exited
+		side.Close()
 		keys.Close()
+		<-p.unread
 	})
 	return p
+}
+
+// read keeps what the console shows.
+func (p *pty) read() {
+	defer close(p.unread)
+	b := make([]byte, 4096)
+	for {
+		n, err := p.keys.Read(b)
+		if err != nil {
+			return
+		}
+		p.mu.Lock()
+		p.shown.Write(b[:n])
+		p.mu.Unlock()
+		select {
+		case p.news <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// text returns what the console has shown.
+func (p *pty) text() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.shown.String()
+}
+
+// hangUp closes the window.
+func (p *pty) hangUp() { p.keys.Close() }
+
+// status waits until the console has exited, and returns its exit status.
+func (p *pty) status() int {
+	p.t.Helper()
+	select {
+	case <-p.exited:
+	case <-time.After(patience):
+		require.FailNow(p.t, "the console does not exit", "%q", p.text())
+	}
+	return p.cmd.ProcessState.ExitCode()
 }
 
 func (p *pty) press(keys string) {
@@ -92,9 +129,7 @@ func (p *pty) awaitAfter(mark, want string) {
 	p.t.Helper()
 	timeout := time.After(patience)
 	for {
-		p.mu.Lock()
-		shown := p.shown.String()
-		p.mu.Unlock()
+		shown := p.text()
 		if _, after, ok := strings.Cut(shown, mark); ok && strings.Contains(after, want) {
 			return
 		}
@@ -133,8 +168,7 @@ func TestTerminal(t *testing.T) {
 	alice.await("/quit             leave (also Ctrl-D, Ctrl-C)\r\n")
 	alice.press("\x03")
 	bob.await("alice left")
-	<-alice.gone
-	require.Zero(t, alice.cmd.ProcessState.ExitCode())
+	require.Zero(t, alice.status())
 }
 
 func TestTerminalRejoins(t *testing.T) {
@@ -154,6 +188,5 @@ func TestTerminalRejoins(t *testing.T) {
 	alice.press("again\r")
 	alice.await(" alice: again\r\n")
 	alice.press("/quit\r")
-	<-alice.gone
-	require.Zero(t, alice.cmd.ProcessState.ExitCode())
+	require.Zero(t, alice.status())
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -29,7 +30,7 @@ func main() { os.Exit(run()) }
 
 func run() int {
 	fs := cli.NewFlagSet("dns", about, os.Stderr)
-	ip := fs.String("ip", "127.0.0.1", "`address` to listen on")
+	ip := fs.String("ip", "127.0.0.1", "`address` to listen on, also as HOST:PORT")
 	port := fs.Int("port", 8000, "`port` to listen on; 0 chooses a free port")
 	state := fs.String("state", "", "`file` that keeps the names across restarts; \"\" keeps them in memory; defaults to "+
 		"roam/dns-PORT.records in the user's configuration directory, with -port 0 to none")
@@ -40,7 +41,7 @@ func run() int {
 	open := fs.Bool("open", false, "make no realm: everybody who can connect can host the chat; all processes must use the same "+
 		"setting")
 	insecure := fs.Bool("insecure", false, "like -open, and disable encryption and keys; all processes must use the same setting")
-	verbose := fs.Bool("v", false, "log to standard error")
+	verbose := fs.Bool("v", false, "log everything to standard error, not only warnings")
 	if err := fs.Parse(os.Args[1:]); err != nil {
 		return cli.ExitStatus(err)
 	}
@@ -54,6 +55,9 @@ func run() int {
 	case *insecure && *identity != "":
 		return fail(2, "-identity and -insecure are mutually exclusive: without encryption there are no keys")
 	}
+	if err := cli.SplitAddress("ip", ip, "port", port, cli.Given(fs, "port"), 0); err != nil {
+		return fail(2, "%s", err)
+	}
 	if !cli.Given(fs, "state") {
 		file, err := defaultState(*port)
 		if err != nil {
@@ -64,7 +68,7 @@ func run() int {
 	if *identity == "" && *state != "" && !*insecure {
 		*identity = *state + ".key"
 	}
-	log := (&cli.Flags{Verbose: *verbose}).Logger(os.Stderr)
+	log := cli.NewLogger(os.Stderr, "dns", *verbose)
 	cfg := transport.TCPConfig{Open: *open, InsecurePlaintext: *insecure, Logger: log}
 	if *open || *insecure {
 		cli.WarnOpen(os.Stderr, "dns", *insecure)
@@ -93,7 +97,7 @@ func run() int {
 		return fail(1, "%s", cli.Reason(err))
 	}
 	defer server.Close()
-	ctx, stop := cli.Interrupted(context.Background())
+	ctx, stop := cli.Interrupted(context.Background(), nil)
 	defer stop()
 	addr := net.JoinHostPort(*ip, strconv.Itoa(*port))
 	at, err := server.Listen(addr)
@@ -147,19 +151,43 @@ func defaultState(port int) (string, error) {
 	return filepath.Join(dir, fmt.Sprintf("dns-%d.records", port)), nil
 }
 
-// reachable returns the address at which others reach a listener: its own, or the first network address of this machine if it
-// listens on all of them.
+// reachable returns the address at which others reach a listener: its own, or the best address of this machine if it listens on
+// all of them. It has no zone, which only this machine knows.
 func reachable(host string) string {
-	if !net.ParseIP(host).IsUnspecified() {
+	ip, err := netip.ParseAddr(host)
+	if err != nil {
 		return host
 	}
+	if !ip.IsUnspecified() {
+		return ip.WithZone("").String()
+	}
 	all, _ := net.InterfaceAddrs()
+	return best(all, ip.Is4())
+}
+
+// best returns the best of the addresses of a machine: an IPv4 address, then an IPv6 address, then a link-local one, which
+// only reaches machines on the same link.
+func best(all []net.Addr, only4 bool) string {
+	found, rank := "127.0.0.1", 0
 	for _, a := range all {
-		if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil && n.IP.IsGlobalUnicast() {
-			return n.IP.String()
+		n, ok := a.(*net.IPNet)
+		if !ok || only4 && n.IP.To4() == nil {
+			continue
+		}
+		r := 0
+		switch {
+		case n.IP.IsGlobalUnicast() && n.IP.To4() != nil:
+			r = 3
+		case n.IP.IsGlobalUnicast():
+			r = 2
+		case n.IP.IsLinkLocalUnicast():
+			r = 1
+		}
+		if r > rank {
+			found, rank = n.IP.String(), r
 		}
 	}
-	return "127.0.0.1"
+	return found
 }
 
 func fail(status int, format string, args ...any) int {

@@ -70,7 +70,8 @@ type moveReport struct {
 
 // runChild runs a child process until the end of its standard input.
 func runChild(config string) int {
-	signal.Ignore(os.Interrupt, syscall.SIGTERM) // Ctrl-C reaches all processes; the tour stops its children
+	// Ctrl-C and a closed window reach all processes; the tour stops its children.
+	signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	out := &reporter{out: json.NewEncoder(os.Stdout)}
 	var p childConfig
 	err := json.Unmarshal([]byte(config), &p)

@@ -95,7 +95,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 
 // run executes the plan and returns the exit status.
 func (p plan) run(stdout, stderr io.Writer) int {
-	ctx, stop := cli.Interrupted(context.Background())
+	running, end := context.WithCancel(context.Background())
+	defer end()
+	ctx, stop := cli.Interrupted(running, nil)
 	defer stop()
 	c, err := newSupervisor()
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"strings"
 	"syscall"
@@ -56,8 +57,12 @@ func (f *Flags) explainDNS(err error) string {
 	at := f.DNS()
 	remedy := fmt.Sprintf("Start it with \"go run ./examples/dns -port %d\", or set its address with -dns_ip and -dns_port.",
 		f.DNSPort)
-	if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
-		return fmt.Sprintf("unknown host %s. Set the address of the DNS with -dns_ip.", f.DNSIP)
+	if dns, ok := errors.AsType[*net.DNSError](err); ok {
+		if dns.IsNotFound {
+			return fmt.Sprintf("unknown host %s. Set the address of the DNS with -dns_ip.", f.DNSIP)
+		}
+		return fmt.Sprintf("the address of %s cannot be looked up now (%s). Try again, or set the IP address of the DNS with "+
+			"-dns_ip.", f.DNSIP, Printable(dns.Err))
 	}
 	switch {
 	case errors.Is(err, transport.ErrNotMember) && f.realm == nil:
@@ -74,13 +79,25 @@ func (f *Flags) explainDNS(err error) string {
 	case errors.Is(err, transport.ErrWrongKey):
 		return fmt.Sprintf("the process at %s does not have the key given with -dns_key: it is another DNS, or it was restarted "+
 			"without its -identity. Compare with the key that it printed at the start.", at)
+	case errors.Is(err, transport.ErrVersion):
+		return fmt.Sprintf("the DNS at %s has another version of this program (%s). Use the same one on all machines.", at,
+			Reason(err))
 	case errors.Is(err, syscall.ECONNREFUSED) && f.Join != "" && isLoopback(f.DNSIP):
 		return fmt.Sprintf("no DNS at %s. The DNS with this code can be reached from its own machine only: there, restart it with "+
 			"-ip set to its network address, and copy the new line.", at)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Sprintf("no DNS at %s. %s", at, remedy)
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, transport.ErrTimeout):
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, transport.ErrTimeout), errors.Is(err, syscall.ETIMEDOUT):
 		return fmt.Sprintf("no DNS answers at %s: the machine is off, or a firewall blocks the connection. %s", at, remedy)
+	case errors.Is(err, syscall.EHOSTUNREACH):
+		return fmt.Sprintf("no machine answers at %s: it is off, or -dns_ip is wrong. %s", at, remedy)
+	case errors.Is(err, syscall.ENETUNREACH):
+		return fmt.Sprintf("this machine has no network that leads to %s. Check its network connection, and -dns_ip.", at)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Sprintf("this machine does not permit a connection to %s: a firewall on it may block it, or -dns_ip is not the "+
+			"address of one machine.", at)
+	case !reached(err):
+		return fmt.Sprintf("cannot connect to a DNS at %s (%s). %s", at, cause(err), remedy)
 	}
 	other := "with"
 	if f.Insecure {
@@ -88,6 +105,20 @@ func (f *Flags) explainDNS(err error) string {
 	}
 	return fmt.Sprintf("cannot communicate with the process at %s: it may be a DNS started %s -insecure (all processes must "+
 		"use the same setting), or another program (%s)", at, other, Printable(err.Error()))
+}
+
+// reached reports whether an error arose on a connection, and not while it was made.
+func reached(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return !ok || op.Op != "dial"
+}
+
+// cause returns the text of an error of dialling without the addresses in front.
+func cause(err error) string {
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Err != nil {
+		err = op.Err
+	}
+	return Reason(err)
 }
 
 // difference describes how a process differs from the DNS of the code.
@@ -100,6 +131,10 @@ func difference(err error) string {
 
 // explainListen describes an error of listening on addr, which the flag sets; it returns "" for other errors.
 func explainListen(err error, addr, flag string) string {
+	if dns, ok := errors.AsType[*net.DNSError](err); ok {
+		return fmt.Sprintf("the address of %s cannot be looked up (%s). Choose an address of this machine with %s.", addr,
+			Printable(dns.Err), flag)
+	}
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return fmt.Sprintf("the port of %s is in use by another program or by a second instance of this one. Choose another "+

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"strconv"
 	"time"
@@ -33,18 +34,24 @@ type Flags struct {
 	Insecure bool
 	Verbose  bool
 
+	// Warnings logs the warnings of the transport and the resolver without Verbose, such as those about refused strangers; nil:
+	// they are discarded.
+	Warnings *slog.Logger
+
 	// Set by FindDNS.
 	realm     *transport.Realm // nil with Open or Insecure
 	serverKey transport.Key    // zero: not known
 	codeFile  string           // the file in which the code was found without Join
-	anywhere  bool             // Listen defaults to listenAll
+	anywhere  bool             // Listen is a port of all addresses
+
+	portGiven bool // DNSIP had a port
 }
 
 // Register defines the flags with their defaults.
 func (f *Flags) Register(fs *flag.FlagSet) {
 	fs.StringVar(&f.Join, "join", "", "`code` that dns prints, or the name of a file with it, because other users of this "+
 		"machine can see arguments; not needed where you have started the DNS yourself")
-	fs.StringVar(&f.DNSIP, "dns_ip", "127.0.0.1", "`address` of the DNS; overrides the code's")
+	fs.StringVar(&f.DNSIP, "dns_ip", "127.0.0.1", "`address` of the DNS, also as HOST:PORT; overrides the code's")
 	fs.IntVar(&f.DNSPort, "dns_port", 8000, "`port` of the DNS; overrides the code's")
 	fs.StringVar(&f.DNSKey, "dns_key", "", "required `key` of the DNS; contained in the code, and for -open printed by dns")
 	fs.StringVar(&f.Service, "server_uri", "backend.com", "the `name` of the chat")
@@ -59,14 +66,15 @@ func (f *Flags) Register(fs *flag.FlagSet) {
 		"`time` between moves of the chat to another host; 0: it moves only when its host leaves")
 	fs.IntVar(&f.Standbys, "standbys", 1, "number of standby `hosts` that hold a copy of the chat; with 0, a crash of the "+
 		"host loses the chat")
-	fs.StringVar(&f.Listen, "listen", "", "`address` to listen on for other hosts and clients; port 0 chooses a free port; "+
-		"defaults to :0, or to 127.0.0.1:0 if the DNS has a loopback address")
+	fs.StringVar(&f.Listen, "listen", "", "`address` to listen on for other hosts, clients and private messages: one port for "+
+		"all of them, as in :7000; port 0 chooses a free one. Defaults to :0. If the DNS has a loopback address, :PORT means "+
+		"127.0.0.1:PORT")
 	fs.StringVar(&f.Identity, "identity", "", "`file` with the key of this process, created if it does not exist; empty: a "+
 		"new key at each start")
 	fs.BoolVar(&f.Open, "open", false, "use a DNS that was started with -open: everybody who can connect can host the chat")
 	fs.BoolVar(&f.Insecure, "insecure", false, "like -open, and disable encryption and keys; all processes, including the "+
 		"DNS, must use the same setting")
-	fs.BoolVar(&f.Verbose, "v", false, "log to standard error")
+	fs.BoolVar(&f.Verbose, "v", false, "log everything to standard error, not only warnings")
 }
 
 // Parse parses and validates the arguments, and calls [Flags.FindDNS]. It prints any error before returning it; [ExitStatus]
@@ -75,12 +83,12 @@ func (f *Flags) Parse(fs *flag.FlagSet, args []string) error {
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
-	err := f.check()
+	err := f.check(Given(fs, "dns_port"))
 	if err == nil && fs.NArg() > 0 {
 		err = fmt.Errorf("unexpected argument %q: flags begin with -", fs.Arg(0))
 	}
 	if err == nil {
-		err = f.FindDNS(func(name string) bool { return Given(fs, name) })
+		err = f.FindDNS(func(name string) bool { return Given(fs, name) || name == "dns_port" && f.portGiven })
 	}
 	switch {
 	case err != nil:
@@ -91,7 +99,8 @@ func (f *Flags) Parse(fs *flag.FlagSet, args []string) error {
 	return err
 }
 
-func (f *Flags) check() error {
+// check validates the flags, and splits the address of the DNS. portGiven reports whether its port was given on its own.
+func (f *Flags) check(portGiven bool) error {
 	switch {
 	case f.Service == "" || len(f.Service) > 253:
 		return errors.New("-server_uri must have 1 to 253 bytes")
@@ -117,10 +126,19 @@ func (f *Flags) check() error {
 	if _, err := transport.ParseKey(f.DNSKey); err != nil {
 		return fmt.Errorf("-dns_key %q is not a key: it has 43 characters, and the DNS prints its key at the start", f.DNSKey)
 	}
-	if _, port, err := net.SplitHostPort(f.Listen); f.Listen != "" && (err != nil || port == "") {
-		return fmt.Errorf("-listen %q is not an address such as :0, :7000 or 192.168.1.5:7000", f.Listen)
+	typed := f.DNSIP
+	if err := SplitAddress("dns_ip", &f.DNSIP, "dns_port", &f.DNSPort, portGiven, 1); err != nil {
+		return err
 	}
-	return nil
+	if _, port, _ := splitHost(typed); port != "" {
+		f.portGiven = true
+	}
+	if f.Listen == "" {
+		return nil
+	}
+	var err error
+	f.Listen, err = listenAddress(f.Listen)
+	return err
 }
 
 // DNS returns the address of the DNS.

@@ -45,7 +45,7 @@ func TestFlags(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, Flags{
 			DNSIP: "10.0.0.1", DNSPort: 9000, DNSKey: key, Service: "x.org", MinN: 3, Serve: true, Every: 5 * time.Second,
-			Listen: ":7000", Open: true, serverKey: id,
+			Listen: ":7000", Open: true, serverKey: id, anywhere: true,
 		}, f)
 		require.Equal(t, 1, f.policy().Copies)
 	}

@@ -14,11 +14,8 @@ import (
 	"github.com/roam-go/roam/transport"
 )
 
-// The defaults of Listen.
-const (
-	listenAll   = ":0"
-	listenLocal = "127.0.0.1:0"
-)
+// listenAll is the default of Listen.
+const listenAll = ":0"
 
 // FindDNS sets the realm, and the address and key of the DNS. They come from the code in Join. Without one, a DNS of the same
 // user on this machine has left it in a file. A flag that was given takes precedence over the code's address; given may be
@@ -56,12 +53,20 @@ func (f *Flags) FindDNS(given func(flag string) bool) error {
 	}
 	if f.Listen == "" {
 		f.Listen = listenAll
-		if isLoopback(f.DNSIP) {
-			f.Listen = listenLocal // nobody else can reach the DNS, and learn this address
-		}
-		f.anywhere = f.Listen == listenAll
+	}
+	f.anywhere = strings.HasPrefix(f.Listen, ":")
+	if isLoopback(f.DNSIP) {
+		f.listenLocally()
 	}
 	return nil
+}
+
+// listenLocally is called if the DNS has a loopback address: nobody else can reach it, and learn the address of this process.
+// An address that was given stays.
+func (f *Flags) listenLocally() {
+	if f.anywhere {
+		f.Listen, f.anywhere = "127.0.0.1"+f.Listen, false
+	}
 }
 
 // useAddr sets the address of the DNS, except for the parts that flags have set.
@@ -127,26 +132,6 @@ func (f *Flags) findCode() (server transport.Peer, err error) {
 			"-port %d\". For the DNS of somebody else, %s", f.DNSPort, f.DNSPort, remedy)
 	}
 	return server, trimRealm("the code of the DNS", err)
-}
-
-// isLocal reports whether host is this machine, without a lookup of names.
-func isLocal(host string) bool {
-	if isLoopback(host) {
-		return true
-	}
-	ip := net.ParseIP(host)
-	own, _ := net.InterfaceAddrs()
-	for _, a := range own {
-		if n, ok := a.(*net.IPNet); ok && n.IP.Equal(ip) {
-			return true
-		}
-	}
-	return false
-}
-
-func isLoopback(host string) bool {
-	ip := net.ParseIP(host)
-	return strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
 }
 
 // JoinFile returns the name of the file in which the DNS with a port leaves the code for hosts, for other programs of the same

@@ -6,10 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
-	"os/signal"
 	"slices"
-	"syscall"
 	"time"
 
 	"github.com/roam-go/roam/chatcore"
@@ -26,6 +23,13 @@ type Process struct {
 	ID        string        // of the host; defaults to one derived from the key
 	Node      *migrate.Node // nil before Listen
 	Log       *slog.Logger
+	Warnings  *slog.Logger // Log with Verbose
+
+	// Say shows a sentence to the user, from any goroutine; nil: nobody reads it. It is set before Listen.
+	Say func(string)
+
+	port   onePort // of Node and the chat's client
+	copies *copies // nil: not watched
 }
 
 const (
@@ -36,18 +40,22 @@ const (
 
 // Start creates the transport and connects to the DNS that [Flags.FindDNS] has found. [Flags.Explain] describes its errors.
 func Start(ctx context.Context, f Flags, log *slog.Logger) (*Process, error) {
-	p := &Process{Flags: f, Log: log}
+	p := &Process{Flags: f, Log: log, Warnings: f.Warnings}
+	if f.Verbose || f.Warnings == nil {
+		p.Warnings = log
+	}
 	var err error
 	p.Transport, err = NewTransport(f.Identity, transport.TCPConfig{
-		Realm: f.realm, Open: f.Open, InsecurePlaintext: f.Insecure, Logger: log,
+		Realm: f.realm, Open: f.Open, InsecurePlaintext: f.Insecure, Logger: p.Warnings,
 	})
 	if err != nil {
 		return nil, err
 	}
+	p.port.Transport = p.Transport
 	ctx, cancel := context.WithTimeout(ctx, dnsTimeout)
 	defer cancel()
 	p.Resolver, err = resolver.Dial(ctx, resolver.ClientConfig{
-		Transport: p.Transport, Server: transport.Peer{Addr: f.DNS(), Key: f.serverKey}, Logger: log,
+		Transport: p.Transport, Server: transport.Peer{Addr: f.DNS(), Key: f.serverKey}, Logger: p.Warnings,
 	})
 	if err != nil {
 		p.Transport.Close()
@@ -56,7 +64,7 @@ func Start(ctx context.Context, f Flags, log *slog.Logger) (*Process, error) {
 	// The address of the DNS may be a name of this machine.
 	if addr, err := transport.AdvertiseAddr(listenAll, f.DNS()); err == nil && f.anywhere {
 		if host, _, err := net.SplitHostPort(addr); err == nil && isLoopback(host) {
-			p.Flags.Listen = listenLocal
+			p.Flags.listenLocally()
 		}
 	}
 	return p, nil
@@ -76,16 +84,38 @@ func NewTransport(identity string, cfg transport.TCPConfig) (*transport.TCP, err
 
 // Listen creates the process's node. Host starts hosting.
 func (p *Process) Listen(hooks migrate.Hooks) error {
-	// Advertise the local address used to reach the DNS.
-	addr, err := transport.AdvertiseAddr(p.Flags.Listen, p.Flags.DNS())
+	addr, err := advertise(p.Flags.Listen, p.Flags.DNS())
 	if err != nil {
 		return err
 	}
+	if p.Say != nil && p.Flags.Standbys > 0 {
+		p.copies = &copies{service: p.Flags.Service, others: p.otherHosts, say: p.Say}
+		then := hooks.Changed
+		hooks.Changed = func(st migrate.Status) {
+			p.copies.changed(st)
+			if then != nil {
+				then(st)
+			}
+		}
+	}
 	p.Node, err = migrate.NewNode(migrate.NodeConfig{
-		Resolver: p.Resolver, Transport: p.Transport, ID: p.ID, Listen: p.Flags.Listen, Advertise: addr, Hooks: hooks,
+		Resolver: p.Resolver, Transport: p.port.as(asHost), ID: p.ID, Listen: p.Flags.Listen, Advertise: addr, Hooks: hooks,
 		Logger: p.Log,
 	})
 	return err
+}
+
+// ClientTransport is the transport of the chat's client. It listens on the port of the node, if there is one.
+func (p *Process) ClientTransport() transport.Transport { return p.port.as(asClient) }
+
+// advertise returns the address to advertise for a listener at listen: the local address used to reach the DNS if it listens on
+// all, and otherwise "" for its own. That is an IP address, while listen may be a name that means another machine elsewhere.
+func advertise(listen, dns string) (string, error) {
+	host, _, err := net.SplitHostPort(listen)
+	if err == nil && host != "" && !parseIP(host).IsUnspecified() {
+		return "", nil
+	}
+	return transport.AdvertiseAddr(listen, dns)
 }
 
 // Host makes the node a host of the chat. With -s it creates the chat if no host serves it. Host returns the chat's record,
@@ -138,6 +168,9 @@ func (p *Process) Diagnose(ctx context.Context) string {
 	switch {
 	case err != nil:
 		return ""
+	case m.ID != "" && linkLocal(m.Addr):
+		return fmt.Sprintf("%s is served by %s at %s, which does not answer yet; only machines on the same link can reach that "+
+			"address, and a firewall may block the connection", name, Printable(m.ID), Printable(m.Addr))
 	case m.ID != "":
 		return fmt.Sprintf("%s is served by %s at %s, which does not answer yet; a firewall may block the connection, or the "+
 			"host is on another machine and listens on a loopback address", name, Printable(m.ID), Printable(m.Addr))
@@ -191,7 +224,7 @@ func unreachable(hosts []resolver.Host) string {
 		if err != nil {
 			continue
 		}
-		if ip := net.ParseIP(host); ip != nil && ip.IsLoopback() {
+		if parseIP(host).IsLoopback() {
 			local = &hosts[i]
 		} else {
 			others = true
@@ -204,28 +237,21 @@ func unreachable(hosts []resolver.Host) string {
 		"address of the DNS", Printable(local.ID), Printable(local.Addr))
 }
 
+func linkLocal(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	return err == nil && parseIP(host).IsLinkLocalUnicast()
+}
+
 // Leave hands over the chat if this process serves it, and closes the process's connections. ctx bounds the handover.
 func (p *Process) Leave(ctx context.Context) error {
 	var err error
+	if p.copies != nil {
+		p.copies.close()
+	}
 	if p.Node != nil {
 		err = p.Node.Shutdown(ctx)
 	}
 	p.Resolver.Close()
 	p.Transport.Close()
 	return err
-}
-
-// Interrupted returns a context that ends on the first Ctrl-C or SIGTERM. A second signal terminates the process.
-func Interrupted(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop)
-	return ctx, stop
-}
-
-// Logger returns a logger that writes to w if Verbose is set, and discards otherwise.
-func (f *Flags) Logger(w *os.File) *slog.Logger {
-	if !f.Verbose {
-		return slog.New(slog.DiscardHandler)
-	}
-	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }

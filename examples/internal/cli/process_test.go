@@ -180,7 +180,7 @@ func TestUnreachable(t *testing.T) {
 }
 
 func TestInterrupted(t *testing.T) {
-	ctx, stop := Interrupted(t.Context())
+	ctx, stop := Interrupted(t.Context(), nil)
 	require.NoError(t, ctx.Err())
 	stop()
 	select {
