@@ -55,3 +55,18 @@ func ExampleConcurrentQuerier() {
 	}
 	// Output: 1 <nil>
 }
+
+// publicVisits tells anyone how many visits there were, even programs that have opened no session.
+type publicVisits struct{ visits }
+
+func (*publicVisits) PublicQueries() {}
+
+func ExamplePublicQuerier() {
+	var service migrate.Migratable = new(publicVisits)
+	service.Apply(migrate.Command{Session: 1})
+	if q, ok := service.(migrate.PublicQuerier); ok {
+		n, err := q.Query(migrate.Query{Session: 0}) // no session
+		fmt.Printf("%s %v\n", n, err)
+	}
+	// Output: 1 <nil>
+}
