@@ -426,10 +426,13 @@ func (c *Core) peerDown(h resolver.Host) {
 func (c *Core) tickActive() {
 	a := &c.active
 	if c.now >= a.nextBeat && len(a.peers) > 0 {
-		a.nextBeat = c.now + c.cfg.Heartbeat
 		for _, p := range a.peers {
 			p.sendDue = true
+			if p.member && p.round == 0 && a.nextBeat > 0 && !c.unreachable(p) {
+				c.sendRecord(p.host, MsgRecord) // it may not have believed the first one
+			}
 		}
+		a.nextBeat = c.now + c.cfg.Heartbeat
 	}
 	if c.storeStalled() {
 		for _, p := range a.peers {

@@ -17,10 +17,12 @@
 // # Trust
 //
 // A message of another host is a reason to read the record, not the record. This host obeys only the host that the record
-// names active, and takes a term only from a record that the resolver returned or, to save a round trip in a move, that a
-// member of its in-sync set tells. After the resolver has lost its memory the answers of all hosts to an inquiry are believed,
-// since only they know what it had: a host that lies can then do harm. A message that no host would send has no effect and is
-// reported as [Misconduct]. Members are trusted: their acknowledgements count, and their records.
+// names active. It takes a term only from a record that the resolver returned or that a member of its in-sync set tells: in a
+// move that saves a round trip, and after a loss the resolver does not have it. About its own proposals, and so about the terms
+// in which it is active, it believes only the resolver. In an inquiry, a host that the in-sync set does not name is never
+// believed: it can keep this host from taking over, from removing a member and, with the claim that the service began anew,
+// from restoring a lost record. This host then reports it as [Core.Better]. A message that no host would send has no effect and
+// is reported as [Misconduct]. Members are trusted: their acknowledgements count, and their records.
 //
 // # Fewer hosts than wanted
 //

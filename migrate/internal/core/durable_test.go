@@ -43,6 +43,7 @@ var (
 func storedRecord(ver, epoch uint64, active resolver.Host) resolver.Record {
 	return resolver.Record{
 		Name: "svc", Generation: 1, Version: ver, Epoch: epoch, Active: active, ISR: []resolver.Host{storedA, storedB},
+		Proposer: active, Nonce: 1,
 	}
 }
 

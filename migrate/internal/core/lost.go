@@ -16,7 +16,8 @@ import (
 // no acknowledged command is lost. This needs proof that no other host became active by a record that is now lost:
 //
 //   - the active host does it after every other host in M has answered an inquiry that began after the loss was noticed: it has
-//     seen no higher term, and waits for no answer of the resolver that could make it active;
+//     seen no higher term, and waits for no answer of the resolver that could make it active. Hosts outside M cannot have made
+//     a later record, unless they began the service anew, so nothing else that they answer counts;
 //   - without an active host, a member of the in-sync set does it after all other members have answered in the same way.
 //
 // Where neither is possible, only a person can decide: see [Reset].
@@ -31,7 +32,7 @@ type recovery struct {
 	gaveWay   bool          // its answers do not count: another host may act on an answer of this one
 	alone     bool          // some members did not answer the last one, or a host knows better
 	better    resolver.Host // that host
-	beyond    known         // a later record, or a higher term, that was the answer to the last one
+	doubted   bool          // in the last one, another host claimed to know of a later record, or of a higher term
 }
 
 // read returns the state for reading; it is zero if there is none.
@@ -44,8 +45,8 @@ func (r *recovery) read() recovery {
 
 // found notes that the resolver has the record.
 func (r *recovery) found() {
-	if r != nil {
-		r.lost = nil
+	if r != nil && r.lost != nil {
+		r.lost, r.alone, r.better = nil, false, resolver.Host{}
 	}
 }
 
@@ -90,8 +91,6 @@ type reading struct {
 	began time.Duration
 }
 
-func (a *Answer) known() known { return known{a.Record.Generation, a.Record.Version, a.Term} }
-
 func (c *Core) known() known { return known{c.rec.Generation, c.rec.Version, TermOf(c.rec)} }
 
 // noticeLoss compares r, the resolver's answer to a read, with the record that this host knew when it asked: the resolver
@@ -129,7 +128,7 @@ func (c *Core) restorable(members []resolver.Host, answers []Answer) (isr []reso
 		if h.Same(c.self) {
 			continue
 		}
-		i := slices.IndexFunc(answers, func(a Answer) bool { return a.From.Same(h) && !a.Pending })
+		i := slices.IndexFunc(answers, func(a Answer) bool { return sameKey(a.From, h) && !a.Pending })
 		if i < 0 {
 			return nil, false
 		}
@@ -144,11 +143,18 @@ func (c *Core) restorable(members []resolver.Host, answers []Answer) (isr []reso
 // proposed.
 func (c *Core) members() []resolver.Host { return append(c.nextRec().ISR, c.proposed...) }
 
-// proposeRestore proposes the record of an in-sync set that the resolver has lost.
-func (c *Core) proposeRestore(isr []resolver.Host) {
+// proposeRestore proposes the record of an in-sync set that the resolver has lost. The term is above those of all hosts that
+// have answered: a host without a copy may know a term that a member has proposed, without learning that it won, and would
+// never follow a lower one.
+func (c *Core) proposeRestore(isr []resolver.Host, answers []Answer) {
 	r := c.recovery
 	has := r.lost.rec
 	r.restoring = c.farTerm(TermOf(c.rec), TermOf(has), r.restoring)
+	for _, a := range answers {
+		if a.Term.Loss == c.term.Loss && a.Term.Epoch/hostNumbers <= c.latestEpoch(year) {
+			r.restoring = c.farTerm(r.restoring, a.Term)
+		}
+	}
 	next := resolver.Record{
 		Generation: has.Generation, Loss: r.restoring.Loss, Epoch: r.restoring.Epoch, Active: c.self, ISR: isr,
 	}
@@ -296,33 +302,22 @@ func (c *Core) answered(answers []Answer) {
 	if r.gaveWay {
 		return
 	}
-	for _, a := range answers {
-		if s := &c.standby; a.Active && a.Term == c.term && s.leader.Same(a.From) {
-			s.leader = a.From // it does not reach this host, which may have another address than the record says
-			s.ackDue, s.ackNow = true, true
-		}
-		if c.beginsLater(a) && c.neverBegun(a.Record, answers) {
-			continue // the resolver lost that record at once
-		}
-		if c.ofAnotherAge(a.From, max(a.Record.Epoch, a.Term.Epoch)) {
-			continue
-		}
-		news, known := c.isNews(a.Record), a.known()
-		// Told again after a read, the resolver has lost it: a change of this host, before it restarted, of which it did not learn.
-		again := known == r.beyond && !c.role.Active() && TermOf(a.Record) == c.term && a.Record.Active.Same(c.self)
-		if c.Lost() || c.isMember(a.From) || again {
+	c.findLeader(answers)
+	if i := c.knowsBetter(answers); i >= 0 {
+		a, doubted := answers[i], r.doubted && c.getAt == 0 && c.asked == nil
+		if c.isMember(a.From) && !c.isOwn(a.Record) {
 			c.hear(a.Record, (a.Copy || a.Active) && a.Loss == a.Record.Loss)
 		}
-		if news || a.Term.Compare(c.term) > 0 || a.Active && a.Term == c.term {
-			c.get() // which shows whether the resolver still has what that host knows
-			if r.lost != nil && (c.isNews(a.Record) || a.Term.Compare(c.term) > 0) && known == r.beyond {
-				c.setAlone(true, a.From) // it does not, and no host of that record is there
-			}
-			r.beyond = known
-			return
+		c.get() // which shows whether the resolver still has what that host knows
+		r.doubted = c.isNews(a.Record) || a.Term.Compare(c.term) > 0
+		if r.doubted && doubted {
+			c.setAlone(true, a.From) // it does not
 		}
+		return
 	}
-	r.beyond = known{}
+	if r.doubted = false; r.lost == nil {
+		c.setAlone(false, resolver.Host{})
+	}
 	if p := c.prop; p != nil && p.kind == propRemove {
 		p.cleared, p.retryAt = true, c.now
 	}
@@ -351,8 +346,44 @@ func (c *Core) answered(answers []Answer) {
 	case r.lost == nil:
 		c.takeOverFar()
 	default:
-		c.proposeRestore(isr)
+		c.proposeRestore(isr, answers)
 	}
+}
+
+// findLeader notes the present address of the active host if that answers but does not reach this host.
+func (c *Core) findLeader(answers []Answer) {
+	for _, a := range answers {
+		if s := &c.standby; a.Active && a.Term == c.term && sameKey(s.leader, a.From) {
+			s.leader = a.From
+			s.ackDue, s.ackNow = true, true
+		}
+	}
+}
+
+// knowsBetter returns the index of an answer because of which this host must not act, rather of a member than of another
+// host; -1: there is none. While the record is lost, only members count and, of others, those that speak of a later beginning
+// of the service. Within a beginning each record is made by a member of the one before: of a later one than this host knows, a
+// member would know, and this host acts only when all members have answered.
+func (c *Core) knowsBetter(answers []Answer) int {
+	other := -1
+	for i, a := range answers {
+		switch {
+		case !c.isLater(a), c.beginsLater(a) && c.neverBegun(a.Record, answers), !c.credible(a.From, a.Term, a.Record):
+		case c.isMember(a.From):
+			return i
+		case other < 0 && (!c.Lost() || max(a.Term.Loss, a.Record.Loss) > c.term.Loss):
+			other = i
+		}
+	}
+	return other
+}
+
+// isLater reports whether a shows a later record or a higher term, or is of the active host of this term.
+func (c *Core) isLater(a Answer) bool {
+	if act := a.Record.Active; c.isOwn(a.Record) && (act.ID == "" || act.Same(c.self)) && a.Term.Compare(TermOf(a.Record)) <= 0 {
+		return false // of a change that this host proposed, by which it has not acted
+	}
+	return c.isNews(a.Record) || a.Term.Compare(c.term) > 0 || a.Active && a.Term == c.term && sameKey(a.From, c.rec.Active)
 }
 
 // beginsLater reports whether a is from a host without a copy that knows of a later beginning than this host's copy.
@@ -377,7 +408,7 @@ func (c *Core) neverBegun(rec resolver.Record, answers []Answer) bool {
 		if h.Same(c.self) && c.hasState && c.loss < rec.Loss {
 			continue
 		}
-		i := slices.IndexFunc(answers, func(a Answer) bool { return a.From.Same(h) })
+		i := slices.IndexFunc(answers, func(a Answer) bool { return sameKey(a.From, h) })
 		if i < 0 || answers[i].Pending || answers[i].Term.Loss >= rec.Loss {
 			return false
 		}
@@ -425,13 +456,10 @@ func (c *Core) setAlone(alone bool, better resolver.Host) {
 	}
 }
 
-// Alone reports whether this host is a member of an in-sync set without an active host, but cannot take over: the resolver
-// has lost the record, and other members do not answer, or another host, Better, knows of later entries, or of a later term
-// without an active host. Reset continues with all that the host holds on which it is called.
-func (c *Core) Alone() bool {
-	r := c.recovery.read()
-	return r.alone && (r.lost != nil || !c.role.Active())
-}
+// Alone reports whether this host cannot take over from a silent active host, restore a lost record or, if it was paused while
+// it was active, remove a silent member: not all members answer, or another host, Better, claims to know of later entries or
+// of a later record, which the resolver does not have. Reset continues with all that the host holds on which it is called.
+func (c *Core) Alone() bool { return c.recovery.read().alone }
 
 // Better is the host that knows better than this one, if that is why it is Alone.
 func (c *Core) Better() resolver.Host { return c.recovery.read().better }

@@ -460,7 +460,7 @@ func (c *Core) learn(r resolver.Record) {
 	c.assert(!rivals || !c.hasState, "hosts %s and %s are active in one term", was.Active.ID, r.Active.ID)
 	c.setRecord(r)
 	if v := c.recovery; v != nil {
-		v.lost, v.alone, v.better, v.beyond = nil, false, resolver.Host{}, known{}
+		v.lost, v.alone, v.better, v.doubted = nil, false, resolver.Host{}, false
 	}
 	c.out.Changed = true
 	done := c.prop

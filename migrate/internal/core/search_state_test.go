@@ -208,7 +208,7 @@ func appendCore(b []byte, c *Core) []byte {
 		asked = c.asked.known
 	}
 	num(asked.generation, asked.version, asked.term.Loss, asked.term.Epoch)
-	num(r.beyond.generation, r.beyond.version, r.beyond.term.Loss, r.beyond.term.Epoch, r.restoring.Loss, r.restoring.Epoch)
+	num(r.restoring.Loss, r.restoring.Epoch)
 	if c.asked != nil {
 		old(c.asked.began)
 	}
@@ -275,7 +275,7 @@ func appendCore(b []byte, c *Core) []byte {
 	flags(c.outOfTouch())
 	due(s.nextLeave, r.nextAsk)
 	num(s.invitation, s.matched, s.ackedIndex, s.round)
-	flags(r.asking, r.gaveWay, r.alone, s.down, s.ackDue, s.ackNow, s.resend, s.checkingActive, s.leaving, s.halted, s.dropping,
+	flags(r.asking, r.gaveWay, r.alone, r.doubted, s.down, s.ackDue, s.ackNow, s.resend, s.checkingActive, s.leaving, s.halted, s.dropping,
 		s.fetch != nil)
 	if f := s.fetch; f != nil {
 		host(f.From)

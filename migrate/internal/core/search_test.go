@@ -174,7 +174,8 @@ func (x *search) fresh(i int, inc uint64) *Core {
 // start is the first state: the service on a, b in sync, no message in flight.
 func (x *search) start() searchState {
 	rec := resolver.Record{
-		Name: "svc", Generation: x.generation(searchState{}), Version: 1, Epoch: 1, Active: searchHost(0, 1), ISR: []resolver.Host{searchHost(0, 1), searchHost(1, 1)},
+		Name: "svc", Generation: x.generation(searchState{}), Version: 1, Epoch: 1, Active: searchHost(0, 1), Proposer: searchHost(0, 1), Nonce: 1,
+		ISR: []resolver.Host{searchHost(0, 1), searchHost(1, 1)},
 	}
 	s := searchState{}
 	for i := range searchHosts {

@@ -47,10 +47,10 @@ func (c *Core) recv(m Msg) {
 		if m.Record != nil {
 			c.hearRecord(*m.Record, m.From)
 		}
-		switch {
-		case c.obeys(m) && m.Type == MsgTransfer && m.Record != nil && m.Record.Version > c.rec.Version:
+		switch obeys := c.obeys(m); {
+		case obeys && m.Type == MsgTransfer && m.Record != nil && m.Record.Version > c.rec.Version:
 			c.waiting = &m // another connection was slower; hearRecord has asked for the record
-		case c.obeys(m):
+		case obeys:
 			c.recvActive(m)
 		case TermOf(c.rec).Compare(m.Term) < 0:
 			c.get()
@@ -61,9 +61,8 @@ func (c *Core) recv(m Msg) {
 	case MsgReject:
 		switch {
 		case m.Record == nil:
-		case c.ofAnotherAge(m.From, m.Record.Epoch):
-			return
-		case c.isMember(m.From):
+		case !c.credible(m.From, m.Term, *m.Record):
+		case c.isMember(m.From) && TermOf(*m.Record).Compare(TermOf(c.rec)) > 0 && !c.isOwn(*m.Record):
 			c.hear(*m.Record, m.Flag)
 		default:
 			c.hearRecord(*m.Record, m.From)

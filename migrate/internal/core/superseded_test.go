@@ -477,7 +477,7 @@ func TestTransferWaitsForRecord(t *testing.T) {
 	c, rec := follower(t)
 	c.Step(c.now, Got{Record: rec}) // which it has asked for at its start
 	persist(c)
-	rec.Version += 2
+	rec.Version += 20 // of fewer it would believe its active host
 	c.Step(c.now, Recv{Msg{Type: MsgTransfer, From: storedA, Term: c.Term(), Record: &rec}})
 	require.Empty(t, persist(c).Msgs)
 	c.Step(c.now+100*time.Millisecond, Tick{})

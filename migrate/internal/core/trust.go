@@ -1,6 +1,7 @@
 package core
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -24,16 +25,17 @@ func (c *Core) accuse(h resolver.Host, format string, args ...any) {
 }
 
 // A record in a message is a reason to read the record of the resolver, not the record: a host that the resolver has never
-// named could claim any term, and this host would follow it for ever. There are two exceptions. A member of the in-sync set
-// is believed: what it knows when it refuses a message or answers an inquiry and, if the resolver would have made that change
-// for it, that it is active or has changed the set, which saves each move a round trip to the resolver. And when the resolver
-// has lost its memory, the answers of all hosts to an inquiry count: only they know what it had.
+// named could claim any term, and this host would follow it for ever. Only members of the in-sync set are believed: the
+// active host about its own epoch, any of them that it is active in the next one, which saves each move a round trip to the
+// resolver, and about later terms when it refuses a message or answers an inquiry, since the resolver may have lost them.
+// About this host's own epochs nobody is believed but the resolver. The answers of other hosts are never believed, but may
+// keep this host from acting: see knowsBetter.
 
 // hearRecord handles a record that host from sends.
 func (c *Core) hearRecord(r resolver.Record, from resolver.Host) {
 	switch {
 	case !c.isNews(r):
-	case c.mayHaveMade(from, r):
+	case c.mayHaveMade(from, r) && c.credible(from, TermOf(r), r):
 		c.learn(r)
 	default:
 		c.get()
@@ -46,12 +48,25 @@ func (c *Core) isNews(r resolver.Record) bool {
 	return d > 0 || d == 0 && r.Version > c.rec.Version
 }
 
-// mayHaveMade reports whether r is the record that follows the one that this host knows, made by h as a member of the
-// in-sync set.
+// mayHaveMade reports whether h may have made r of the record that this host knows or of a few later ones, which this host has
+// missed: as the active host, or as a member that has become active since.
 func (c *Core) mayHaveMade(h resolver.Host, r resolver.Record) bool {
+	const most = 16 // later versions
 	cur := &c.rec
-	return cur.Version > 0 && r.Generation == cur.Generation && r.Version == cur.Version+1 &&
-		r.Loss == cur.Loss && r.Epoch <= cur.Epoch+1 && sameKey(r.Proposer, h) && resolver.Check(cur, r) == nil
+	if cur.Version == 0 || r.Generation != cur.Generation || r.Version <= cur.Version || r.Version > cur.Version+most ||
+		r.Loss != cur.Loss || !sameKey(r.Proposer, h) || !sameKey(r.Active, h) {
+		return false
+	}
+	if r.Epoch == cur.Epoch {
+		return sameKey(cur.Active, h)
+	}
+	return r.Epoch == cur.Epoch+1 && c.isMember(h) && (member(r.ISR, c.self) || cur.Active.Same(c.self))
+}
+
+// isOwn reports whether r is of a term in which only this host can be active. Only the resolver tells what became of the
+// changes that this host has proposed; others can at most repeat it.
+func (c *Core) isOwn(r resolver.Record) bool {
+	return r.Active.Same(c.self) || TermOf(r) == TermOf(c.rec) && c.rec.Active.Same(c.self)
 }
 
 // isMember reports whether h is in the in-sync set, or has been proposed for it.
@@ -59,15 +74,31 @@ func (c *Core) isMember(h resolver.Host) bool {
 	return slices.ContainsFunc(c.members(), func(m resolver.Host) bool { return sameKey(m, h) })
 }
 
-// ofAnotherAge reports whether h claims to know of an epoch that no host begins in a hundred years. That does not count:
-// there must be room for far terms above the epochs that this host believes.
-func (c *Core) ofAnotherAge(h resolver.Host, epoch uint64) bool {
-	const century = 100 * 366 * 24 * 3600 * 1000 // in ms
-	if epoch/hostNumbers <= max(uint64(c.cfg.Start), c.term.Epoch/hostNumbers)+century {
-		return false
+const (
+	year    = 366 * 24 * 3600 * 1000 // in ms
+	century = 100 * year
+)
+
+// latestEpoch is the epoch, in units of hostNumbers, that a far term begins by a clock that is ahead by so much.
+func (c *Core) latestEpoch(ahead uint64) uint64 {
+	return max(uint64(max(c.cfg.Start, 0)), c.term.Epoch/hostNumbers, c.term.Loss/hostNumbers) + ahead
+}
+
+// credible reports whether a host that keeps the protocol may know of term t, and of record r if its version is not 0. No
+// host begins an epoch of a hundred years ahead: there must be room for far terms above those that this host believes.
+func (c *Core) credible(h resolver.Host, t Term, r resolver.Record) bool {
+	latest := c.latestEpoch(century)
+	switch epoch, loss := max(t.Epoch, r.Epoch), max(t.Loss, r.Loss); {
+	case epoch/hostNumbers > latest:
+		c.accuse(h, "claims to know of epoch %d", epoch)
+	case loss/hostNumbers > latest:
+		c.accuse(h, "claims to know of loss %d", loss)
+	case r.Version > 0 && (r.Name != c.cfg.Name || errors.Is(resolver.Check(nil, r), resolver.ErrInvalid)):
+		c.accuse(h, "sends a record that no resolver has")
+	default:
+		return true
 	}
-	c.accuse(h, "claims to know of epoch %d", epoch)
-	return true
+	return false
 }
 
 // obeys reports whether m, which only the active host sends, is from the host that the record of its term names.

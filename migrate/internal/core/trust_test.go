@@ -22,7 +22,6 @@ func follower(t *testing.T) (*Core, resolver.Record) {
 
 // What a host says that the record does not name changes nothing: it is a reason to read the record.
 func TestStrangerIsNotBelieved(t *testing.T) {
-	stranger := resolver.Host{ID: "x", Incarnation: 1, Addr: "x:1", Key: transport.Key{9}}
 	const most = 1<<53 - 1
 	impostor := storedA
 	impostor.Key = transport.Key{9}
@@ -63,7 +62,6 @@ func TestStrangerIsNotBelieved(t *testing.T) {
 
 // A member of the in-sync set is believed that it is active next, which saves a read in each move, but not more than that.
 func TestMemberIsBelieved(t *testing.T) {
-	third := resolver.Host{ID: "c", Incarnation: 1, Addr: "c:1", Key: transport.Key{3}}
 	for name, tc := range map[string]struct {
 		claim    func(rec *resolver.Record)
 		believed bool
@@ -73,7 +71,8 @@ func TestMemberIsBelieved(t *testing.T) {
 		"without b":       {func(r *resolver.Record) { r.ISR = []resolver.Host{storedA, third} }, false},
 		"far":             {func(r *resolver.Record) { r.Epoch += resolver.RestoreStep }, false},
 		"later beginning": {func(r *resolver.Record) { r.Loss++ }, false},
-		"later version":   {func(r *resolver.Record) { r.Version++ }, false},
+		"later version":   {func(r *resolver.Record) { r.Version++ }, true},
+		"much later":      {func(r *resolver.Record) { r.Version += 1000 }, false},
 		"of another host": {func(r *resolver.Record) { r.Proposer = storedA }, false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -155,17 +154,15 @@ func TestAckBeyondTheLog(t *testing.T) {
 	require.EqualValues(t, 1, c.Commit())
 }
 
-// An answer of an epoch that no host begins in a hundred years does not count, so that there is room for far terms.
+// An answer of an epoch or a loss that no host begins in a hundred years does not count, so that there is room for far terms.
 func TestAnswerOfAnotherAge(t *testing.T) {
-	for epoch, counts := range map[uint64]bool{5: true, 1<<53 - 1: false} {
-		c, rec := activePair(t)
-		loseRecord(t, c, resolver.Record{})
-		member := Answer{From: storedB, Term: TermOf(rec), Record: rec, Copy: true, Loss: rec.Loss, Commit: Place{1, 1}, Last: Place{1, 1}}
-		liar := Answer{From: resolver.Host{ID: "x", Incarnation: 1}, Term: Term{rec.Loss, epoch}, Record: rec}
-		liar.Record.Epoch, liar.Record.Version = epoch, 9
-		c.Step(c.now, Answers{[]Answer{member, liar}})
-		r := c.Ready()
-		require.Equal(t, counts, r.CAS == nil, "the record is restored unless the answer counts")
+	for term, counts := range map[Term]bool{{0, 5}: true, {0, 1<<53 - 1}: false, {5, 5}: true, {1<<53 - 1, 5}: false} {
+		c, rec := askedAfterRestart(t)
+		lie := rec
+		lie.Loss, lie.Epoch, lie.Version = term.Loss, term.Epoch, 9
+		c.Step(c.now, Answers{[]Answer{{From: stranger, Term: term, Record: lie}}})
+		r := persist(c)
+		require.Equal(t, counts, !c.Pending(), "it takes over unless the answer counts")
 		require.Equal(t, counts, len(r.Reports) == 0)
 	}
 }
