@@ -225,7 +225,7 @@ func TestFarHostsWork(t *testing.T) {
 	eachTrip(t, func(w *farWorld) {
 		t := w.t
 		a := w.host("a", "svc", all)
-		began := time.Now()
+		var began time.Time
 		check := func(what string, took, fixed time.Duration, trips float64) {
 			t.Helper()
 			t.Logf("%s: %v, %.1f round trips and %v", what, took, float64(max(took-fixed, 0))/float64(w.trip), fixed)
