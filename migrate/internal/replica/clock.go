@@ -18,6 +18,7 @@ type clock struct {
 	at   time.Duration // monotonic
 
 	off     int64         // log time minus this host's wall clock, where that is wrong; else 0
+	heard   int64         // log time minus this host's wall clock when the active host last told the former
 	checked time.Duration // when the clocks were last compared
 	tell    bool          // the active host is to be told the clock here
 	slow    bool          // log time is ahead of the hosts' clocks
@@ -232,7 +233,13 @@ func (r *Replica) heed(m *core.Msg) {
 			return
 		}
 		c.checked, c.tell = r.now, true
-		if w := c.judge(c.time - r.env.Wall()); w != nil {
+		off := c.time - r.env.Wall()
+		was := c.heard
+		c.heard = off
+		if !near(off, was) {
+			return // perhaps one of the two messages came late
+		}
+		if w := c.judge(off); w != nil {
 			w.Host = r.core.Self().ID
 			r.env.Report(w)
 		}

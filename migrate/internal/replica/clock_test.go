@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/roam-go/roam/migrate/internal/core"
 	"github.com/roam-go/roam/resolver"
 )
 
@@ -142,4 +143,37 @@ func TestClock(t *testing.T) {
 		require.InDelta(t, 30_000, w.last-before, 2000, "half speed")
 		close(t, w.serve("b", 25*time.Minute))
 	})
+}
+
+// clockEnv has a wall clock, and keeps what is reported.
+type clockEnv struct {
+	testEnv
+	wall     int64
+	reported []error
+}
+
+func (e *clockEnv) Wall() int64      { return e.wall }
+func (e *clockEnv) Report(err error) { e.reported = append(e.reported, err) }
+
+// A message that comes late, for example after the process was stopped, does not make the clock look wrong.
+func TestLateMessage(t *testing.T) {
+	env := &clockEnv{wall: truth0}
+	a, b := resolver.Host{ID: "a", Incarnation: 1}, resolver.Host{ID: "b", Incarnation: 2}
+	r := New(env, core.New(b, core.Config{Name: "svc"}))
+	r.Step(core.Told{Record: resolver.Record{Name: "svc", Generation: 1, Version: 1, Epoch: 1, Active: a, ISR: []resolver.Host{a}}})
+	require.NoError(t, r.Settle())
+	hear := func(late time.Duration) {
+		env.now, env.wall = env.now+2*time.Second, env.wall+2000
+		r.Step(core.Recv{Msg: core.Msg{
+			Type: core.MsgAppend, From: a, Term: core.Term{Epoch: 1}, Served: time.Duration(env.wall - late.Milliseconds()),
+		}})
+		require.NotNil(t, r.clock)
+	}
+	hear(0)
+	hear(7 * time.Second)
+	hear(0)
+	require.Empty(t, env.reported)
+	hear(7 * time.Second)
+	hear(7 * time.Second)
+	require.Len(t, env.reported, 1)
 }
