@@ -120,6 +120,26 @@ func TestFirewalledHostHoldsCopy(t *testing.T) {
 	})
 }
 
+// A host that the active one cannot connect to takes the place of a standby that dies, although it was not needed when it began.
+func TestFirewalledHostReplacesStandby(t *testing.T) {
+	eachWall(t, func(t *testing.T, w *world, kind error) {
+		for _, name := range []string{"a", "b", "c"} {
+			w.node(name)
+		}
+		w.walls.set("a", "b", kind)
+		a := w.host("a", "svc", Policy{})
+		w.standby("c", "svc", Policy{})
+		w.inSync(a, 2)
+		b := w.standby("b", "svc", Policy{})
+		time.Sleep(time.Minute)
+		require.Equal(t, Latent, b.Status().Role)
+		w.crash("c")
+		began := time.Now()
+		w.role(b, Standby)
+		require.Less(t, time.Since(began), 15*time.Second)
+	})
+}
+
 // The state survives the death of the only host that others reach.
 func TestFirewalledHostTakesOver(t *testing.T) {
 	eachWall(t, func(t *testing.T, w *world, kind error) {
