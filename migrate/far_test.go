@@ -158,51 +158,22 @@ func TestFarHostsStay(t *testing.T) {
 	}
 }
 
-// asker asks queries one after the other, until the test ends.
-type asker struct {
-	mu   sync.Mutex // guards the fields below
-	last time.Time  // of the last answer
-	gap  time.Duration
-	n    int
-}
-
-func (w *farWorld) ask(c *Client) *asker {
-	a := &asker{last: time.Now()}
+// ask asks queries one after the other, until the test ends.
+func (w *farWorld) ask(c *Client) *answers {
+	a := new(answers)
+	a.begin()
 	go func() {
 		for {
 			if _, err := c.Query(w.t.Context(), []byte("n")); err != nil {
 				return
 			}
-			a.mu.Lock()
-			now := time.Now()
-			a.gap, a.last = max(a.gap, now.Sub(a.last)), now
-			a.n++
-			a.mu.Unlock()
+			a.answered(0)
 		}
 	}()
 	return a
 }
 
-// reset forgets the longest gap between two answers, which longest returns, the present silence included.
-func (a *asker) reset() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.gap = 0
-}
-
-func (a *asker) longest() time.Duration {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return max(a.gap, time.Since(a.last))
-}
-
-func (a *asker) count() int {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.n
-}
-
-// each runs f for each of the round trips, in a world of three hosts.
+// eachTrip runs f for each of the round trips, in a world of three hosts.
 func eachTrip(t *testing.T, f func(w *farWorld)) {
 	for _, trip := range farTrips {
 		t.Run(trip.String(), func(t *testing.T) {
@@ -247,7 +218,7 @@ func TestFarHostsWork(t *testing.T) {
 		reset := func() {
 			time.Sleep(5 * time.Second)
 			wr.resetGap()
-			asks.reset()
+			asks.resetGap()
 		}
 		reset()
 		_, err := a.Handoff(t.Context(), "b")

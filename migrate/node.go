@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"maps"
 	"net"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -229,11 +228,16 @@ func (n *Node) listen() error {
 		return fmt.Errorf("migrate: host %s cannot listen at %s: %w", n.self.ID, at, err)
 	}
 	n.listener = l
-	n.self.Addr = withoutZone(withPort(n.cfg.Advertise, l.Addr()))
+	n.self.Addr = withPort(n.cfg.Advertise, l.Addr())
 	host, _, err := net.SplitHostPort(n.self.Addr)
 	ip := net.ParseIP(host)
 	n.closed = err == nil && (host == "" || ip != nil && ip.IsUnspecified())
 	refused := n.closed
+	if !refused {
+		if addr, err := transport.AdvertiseAddr(n.self.Addr, ""); err == nil { // it names a host: that removes its zone only
+			n.self.Addr = addr
+		}
+	}
 	n.mu.Unlock()
 	if refused {
 		l.Close()
@@ -260,19 +264,6 @@ func withPort(addr, listener string) string {
 		host = strings.Trim(addr, "[]")
 	}
 	return net.JoinHostPort(host, port)
-}
-
-// withoutZone returns addr without its zone, if it has one: the name of an interface of this machine means nothing to others.
-func withoutZone(addr string) string {
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		return addr
-	}
-	ip, err := netip.ParseAddr(host)
-	if err != nil || ip.Zone() == "" {
-		return addr
-	}
-	return net.JoinHostPort(ip.WithZone("").String(), port)
 }
 
 func randomName(k transport.Key) string {

@@ -67,14 +67,17 @@ func (n *Node) unreached(from resolver.Host, reason string) {
 // evade moves the service to a member that cannot connect to this host.
 func (s *Service) evade(to resolver.Host) {
 	st := s.Status()
-	if st.Role != Active || !slices.ContainsFunc(st.Record.ISR, to.Same) || s.node.links.Unreachable(to) || s.node.reach.avoids(s.name, to.ID) {
+	reach := &s.node.reach
+	if st.Role != Active || !slices.ContainsFunc(st.Record.ISR, to.Same) || s.node.links.Unreachable(to) ||
+		reach.avoids(s.name, to.ID) {
 		return
 	}
 	s.node.spawn(func() {
 		ctx, cancel := context.WithTimeout(s.node.ctx, time.Minute)
 		defer cancel()
-		if _, err := s.handoff(ctx, to.ID, CauseUnreachable); err != nil {
-			s.node.reach.avoid(s.name, to.ID)
+		// The handoff itself avoids a host that clients cannot reach.
+		if _, err := s.handoff(ctx, to.ID, CauseUnreachable); err != nil && !reach.avoids(s.name, to.ID) {
+			reach.avoid(s.name, to.ID)
 		}
 	})
 }

@@ -6,8 +6,8 @@ import "github.com/roam-go/roam/transport"
 // failovers and of removals.
 const longSuspended = 4
 
-// watchSuspension reports, once, that Policy.MinInSync has suspended the service for long, and that this is over. It belongs to the loop, which an active host that lacks
-// others wakes to look for them.
+// watchSuspension reports, once, that Policy.MinInSync has suspended the service for long, and that this is over. It belongs
+// to the loop, which an active host that lacks others wakes to look for them.
 func (s *Service) watchSuspension() {
 	if s.counts.suspendedAt == 0 {
 		if s.stalled {

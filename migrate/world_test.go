@@ -288,12 +288,11 @@ type writer struct {
 	stop   atomic.Bool // after the present command
 	done   chan struct{}
 
+	answers
+
 	mu   sync.Mutex    // guards what follows
-	n    int           // acknowledged
 	pace time.Duration // between two commands
-	last time.Time     // of the last reply, or of the end of the pause after it
-	gap  time.Duration
-	err  error // that ended it
+	err  error         // that ended it
 }
 
 // write starts a writer.
@@ -303,7 +302,7 @@ func (w *world) write(c *Client) *writer {
 	w.writers = append(w.writers, wr)
 	go func() {
 		defer close(wr.done)
-		wr.last = time.Now()
+		wr.answers.begin()
 		for n := 0; ctx.Err() == nil && !wr.stop.Load(); n++ {
 			if err := w.do(ctx, c, fmt.Sprintf("%s-%d", wr.name, n)); err != nil {
 				if ctx.Err() == nil {
@@ -314,11 +313,9 @@ func (w *world) write(c *Client) *writer {
 				return
 			}
 			wr.mu.Lock()
-			wr.n++
-			wr.gap = max(wr.gap, time.Since(wr.last))
 			pace := wr.pace
-			wr.last = time.Now().Add(pace)
 			wr.mu.Unlock()
+			wr.answered(pace)
 			time.Sleep(pace)
 		}
 	}()
@@ -367,24 +364,47 @@ func (wr *writer) slow(pace time.Duration) {
 	wr.pace = pace
 }
 
+// answers counts the answers to requests that are made one after the other, and knows the longest time between two of them.
+type answers struct {
+	mu   sync.Mutex // guards what follows
+	n    int
+	last time.Time // of the last one, or of the end of the pause after it
+	gap  time.Duration
+}
+
+func (a *answers) begin() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.last = time.Now()
+}
+
+// answered counts an answer, after which a pause follows.
+func (a *answers) answered(pause time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.n++
+	a.gap = max(a.gap, time.Since(a.last))
+	a.last = time.Now().Add(pause)
+}
+
 // resetGap forgets the longest gap so far.
-func (wr *writer) resetGap() {
-	wr.mu.Lock()
-	defer wr.mu.Unlock()
-	wr.gap = 0
+func (a *answers) resetGap() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.gap = 0
 }
 
-// longest is the longest time between two replies, the present silence included.
-func (wr *writer) longest() time.Duration {
-	wr.mu.Lock()
-	defer wr.mu.Unlock()
-	return max(wr.gap, time.Since(wr.last))
+// longest is the longest time between two answers, the present silence included.
+func (a *answers) longest() time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return max(a.gap, time.Since(a.last))
 }
 
-func (wr *writer) count() int {
-	wr.mu.Lock()
-	defer wr.mu.Unlock()
-	return wr.n
+func (a *answers) count() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.n
 }
 
 // reader listens to the events from the first on.

@@ -144,8 +144,10 @@ func (l *link) dial() {
 func (l *link) isIdle() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return time.Since(l.used) >= idleTimeout
+	return l.isIdleLocked()
 }
+
+func (l *link) isIdleLocked() bool { return time.Since(l.used) >= idleTimeout }
 
 func (l *link) connect(timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(l.links.cfg.Context, timeout)
@@ -244,7 +246,7 @@ func (h *linkConn) Closed(c transport.Conn, err error) {
 	idle := false
 	if l.state == connected && l.conn == c {
 		l.state, l.conn = unconnected, nil
-		if idle = time.Since(l.used) >= idleTimeout; !idle {
+		if idle = l.isIdleLocked(); !idle {
 			l.openLocked()
 		}
 	}

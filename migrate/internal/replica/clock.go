@@ -14,7 +14,7 @@ import (
 // hosts of the in-sync set agree, log time jumps forward to theirs, or runs at half speed until they have caught up. A lone
 // host has only its own clock to go by.
 type clock struct {
-	time int64         // log time, when this host's monotonic clock showed at; 0: unknown
+	time int64         // log time, when this host's monotonic clock showed at
 	at   time.Duration // monotonic
 
 	off     int64         // log time minus this host's wall clock, where that is wrong; else 0
@@ -22,7 +22,7 @@ type clock struct {
 	checked time.Duration // when the clocks were last compared
 	tell    bool          // the active host is to be told the clock here
 	slow    bool          // log time is ahead of the hosts' clocks
-	told    bool          // that this host's clock is wrong, or that log time is
+	told    bool          // it was reported that this host's clock is wrong
 	members []reading     // of other hosts, while this one is active
 }
 
@@ -31,7 +31,7 @@ type reading struct {
 	host resolver.Host
 	off  int64         // its wall clock minus the monotonic clock here, in ms
 	at   time.Duration // when it came
-	told bool          // that it is wrong
+	told bool          // it was reported that it is wrong
 }
 
 const (
@@ -91,8 +91,8 @@ func (c *clock) hear(now time.Duration, log int64) {
 	c.time, c.at, c.slow, c.members = log, now, false, nil
 }
 
-// judge notes by how much the clock here is wrong.
-func (c *clock) judge(off int64) *WrongClock {
+// judge notes by how much the clock here, that of host self, is wrong. It returns what is to be reported; nil: nothing.
+func (c *clock) judge(self string, off int64) *WrongClock {
 	if near(off, 0) {
 		c.off, c.told = 0, false
 		return nil
@@ -102,7 +102,7 @@ func (c *clock) judge(off int64) *WrongClock {
 		return nil
 	}
 	c.told = true
-	return &WrongClock{Ahead: time.Duration(-off) * time.Millisecond}
+	return &WrongClock{Host: self, Ahead: time.Duration(-off) * time.Millisecond}
 }
 
 // read takes the wall clock of another host of the in-sync set.
@@ -114,16 +114,9 @@ func (c *clock) read(now time.Duration, host resolver.Host, wall int64) {
 	c.members[i].host, c.members[i].off, c.members[i].at = host, wall-now.Milliseconds(), now
 }
 
-// log is the log's time on the active host. Every clockEvery it compares the clocks of the hosts that isr names; isr is not
-// called otherwise.
-func (c *clock) log(now time.Duration, wall int64, isr func() []resolver.Host, report func(error), self string) int64 {
-	if c.time == 0 {
-		c.time, c.at = wall, now
-	}
+// log is the log's time on the active host.
+func (c *clock) log(now time.Duration, wall int64) int64 {
 	own, log := wall+c.off, c.continued(now)
-	if now-c.checked >= clockEvery || !near(own, log) && !c.slow {
-		own, log = c.compare(now, wall, log, isr(), report, self)
-	}
 	if c.slow || !near(own, log) {
 		return log
 	}
@@ -131,11 +124,15 @@ func (c *clock) log(now time.Duration, wall int64, isr func() []resolver.Host, r
 	return own
 }
 
-// compare looks for the time that most hosts have and corrects the log's. It returns this host's time as corrected, and the
-// log's.
-func (c *clock) compare(
-	now time.Duration, wall, log int64, isr []resolver.Host, report func(error), self string,
-) (own, corrected int64) {
+// due reports whether the active host is to compare the clocks: every clockEvery, and when its own has been set.
+func (c *clock) due(now time.Duration, wall int64) bool {
+	return now-c.checked >= clockEvery || !c.slow && !near(wall+c.off, c.continued(now))
+}
+
+// compare looks for the time that most hosts of isr have, of which this one is self, and corrects the log's. It returns what
+// is to be reported.
+func (c *clock) compare(now time.Duration, wall int64, isr []resolver.Host, self string) (reports []*WrongClock) {
+	log := c.continued(now)
 	c.checked = now
 	c.members = slices.DeleteFunc(c.members, func(m reading) bool {
 		return now-m.at > clockStale || !slices.ContainsFunc(isr, m.host.Same)
@@ -143,16 +140,15 @@ func (c *clock) compare(
 	truth, found := c.most(now, wall, log, len(isr))
 	if found {
 		if len(isr) > 1 || near(wall, truth) {
-			if w := c.judge(truth - wall); w != nil {
-				w.Host = self
-				report(w)
+			if w := c.judge(self, truth-wall); w != nil {
+				reports = append(reports, w)
 			}
 		}
 		for i := range c.members {
 			m := &c.members[i]
 			ahead := m.off + now.Milliseconds() - truth
 			if wrong := !near(ahead, 0); wrong && !m.told {
-				report(&WrongClock{Host: m.host.ID, Ahead: time.Duration(ahead) * time.Millisecond})
+				reports = append(reports, &WrongClock{Host: m.host.ID, Ahead: time.Duration(ahead) * time.Millisecond})
 				m.told = true
 			} else if !wrong {
 				m.told = false
@@ -160,13 +156,13 @@ func (c *clock) compare(
 		}
 		slow := log-truth > clockSlack
 		if slow && !c.slow || truth-log > clockSlack {
-			report(&WrongClock{Ahead: time.Duration(log-truth) * time.Millisecond})
+			reports = append(reports, &WrongClock{Ahead: time.Duration(log-truth) * time.Millisecond})
 		}
 		c.slow = slow
 		log = max(log, truth)
 	}
 	c.time, c.at = log, now
-	return wall + c.off, log
+	return reports
 }
 
 // most returns the time that more than half of n hosts have. A lone host takes its own, as it was corrected while there were
@@ -239,8 +235,7 @@ func (r *Replica) heed(m *core.Msg) {
 		if !near(off, was) {
 			return // perhaps one of the two messages came late
 		}
-		if w := c.judge(off); w != nil {
-			w.Host = r.core.Self().ID
+		if w := c.judge(r.core.Self().ID, off); w != nil {
 			r.env.Report(w)
 		}
 	}
@@ -262,7 +257,10 @@ func (r *Replica) logTime() int64 {
 		}
 		r.startClock()
 	}
-	return r.clock.log(r.now, wall, r.isr, r.env.Report, r.core.Self().ID)
+	if r.clock.due(r.now, wall) {
+		for _, w := range r.clock.compare(r.now, wall, r.core.Record().ISR, r.core.Self().ID) {
+			r.env.Report(w)
+		}
+	}
+	return r.clock.log(r.now, wall)
 }
-
-func (r *Replica) isr() []resolver.Host { return r.core.Record().ISR }

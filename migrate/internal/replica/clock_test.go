@@ -49,17 +49,24 @@ func (w *timers) serve(name string, d time.Duration) time.Duration {
 			isr = append(isr, w.hosts[n].host)
 		}
 	}
-	report := func(err error) { a.told = append(a.told, err.Error()) }
+	if a.time == 0 {
+		a.time, a.at = w.truth()+a.wrong.Milliseconds(), w.now-a.started
+	}
 	for end := w.now + d; w.now < end; w.now += 100 * time.Millisecond {
-		log := a.log(w.now-a.started, w.truth()+a.wrong.Milliseconds(), func() []resolver.Host { return isr }, report, name)
+		now, wall := w.now-a.started, w.truth()+a.wrong.Milliseconds()
+		if a.due(now, wall) {
+			for _, e := range a.compare(now, wall, isr, name) {
+				a.told = append(a.told, e.Error())
+			}
+		}
+		log := a.log(now, wall)
 		require.GreaterOrEqual(w.t, log, w.last-2*clockSlack)
 		w.last = max(w.last, log) // as the core does
 		for _, n := range w.names {
 			if h := w.hosts[n]; n != name && !h.away {
 				h.hear(w.now-h.started, log)
 				wall := w.truth() + h.wrong.Milliseconds()
-				if e := h.judge(log - wall); e != nil {
-					e.Host = n
+				if e := h.judge(n, log-wall); e != nil {
 					h.told = append(h.told, e.Error())
 				}
 				a.read(w.now-a.started, h.host, wall)

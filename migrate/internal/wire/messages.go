@@ -191,7 +191,8 @@ type MovedParams struct {
 }
 
 // The messages between hosts. A host dials one connection to each other host that it sends messages to, for all services.
-// Messages are notifications; the other host answers on its own connection, or on this one if it cannot connect. An inquiry has a connection of its own.
+// Messages are notifications; the other host answers on its own connection, or on this one if it cannot connect. An inquiry
+// has a connection of its own.
 const (
 	MethodHello     = "roam.host"      // HostHello -> HostHello: the calling host, and the answering one
 	MethodLink      = "roam.link"      // the connection is for messages: the answering host may send them on it as well
