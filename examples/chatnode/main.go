@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/signal"
 	"sync"
@@ -42,11 +41,7 @@ func run() int {
 	}
 	ctx, stop := cli.Interrupted(context.Background(), nil)
 	defer stop()
-	log := slog.New(slog.DiscardHandler) // without -v the events below are enough
-	if f.Verbose {
-		log = cli.NewLogger(os.Stderr, "chatnode", true)
-	}
-	f.Warnings = cli.NewLogger(os.Stderr, "chatnode", false)
+	log := f.Log(os.Stderr, "chatnode") // without -v the events below are enough
 	p, err := cli.Start(ctx, f, log)
 	if err != nil && ctx.Err() != nil {
 		return 0

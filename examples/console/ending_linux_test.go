@@ -73,9 +73,8 @@ func TestOnlyCopyIsShown(t *testing.T) {
 	alice.awaitError("another host holds a copy of backend.com again")
 }
 
-// A Ctrl-C while the program is leaving ends it at once. It restores the terminal whenever that comes.
-func TestSecondCtrlC(t *testing.T) {
-	flags := with(startDNS(t), "-every", "0", "-standbys", "0")
+// startStranded starts a console whose chat then loses its only host, and types a line that is not sent.
+func startStranded(t *testing.T, flags []string) *pty {
 	node := start(t, "chatnode", with(flags, "-s")...)
 	node.await("serving backend.com")
 	alice := startOnTerminal(t, with(flags, "-name", "alice", "-client_only")...)
@@ -84,6 +83,13 @@ func TestSecondCtrlC(t *testing.T) {
 	<-node.ended
 	alice.press("lost\r")
 	alice.await("alice (1 line pending)> ")
+	return alice
+}
+
+// A Ctrl-C while the program is leaving ends it at once. It restores the terminal whenever that comes.
+func TestSecondCtrlC(t *testing.T) {
+	flags := with(startDNS(t), "-every", "0", "-standbys", "0")
+	alice := startStranded(t, flags)
 	require.False(t, alice.cooked())
 	alice.press("\x03")
 	for deadline := time.Now().Add(patience); !alice.cooked(); time.Sleep(5 * time.Millisecond) {
@@ -96,7 +102,7 @@ func TestSecondCtrlC(t *testing.T) {
 	require.True(t, alice.cooked())
 
 	// It need not wait for the answer to a command.
-	node = start(t, "chatnode", with(flags, "-s", "-reset")...)
+	node := start(t, "chatnode", with(flags, "-s", "-reset")...)
 	node.await("serving backend.com")
 	carol := startOnTerminal(t, with(flags, "-name", "carol", "-client_only")...)
 	carol.await("* carol joined")
@@ -131,14 +137,7 @@ func TestCloseWindowWhileWaiting(t *testing.T) {
 	early.hangUp()
 	early.status()
 
-	node := start(t, "chatnode", with(flags, "-s")...)
-	node.await("serving backend.com")
-	alice := startOnTerminal(t, with(flags, "-name", "alice", "-client_only")...)
-	alice.await("* alice joined")
-	require.NoError(t, node.cmd.Process.Kill())
-	<-node.ended
-	alice.press("lost\r")
-	alice.await("alice (1 line pending)> ")
+	alice := startStranded(t, flags)
 	alice.hangUp()
 	alice.status()
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -86,11 +85,7 @@ func run() int {
 
 	logTo := &output{}
 	logTo.Store(os.Stderr)
-	log := slog.New(slog.DiscardHandler)
-	if cfg.Verbose {
-		log = cli.NewLogger(logTo, "console", true)
-	}
-	cfg.Warnings = cli.NewLogger(logTo, "console", false)
+	log := cfg.Log(logTo, "console")
 	p, err := cli.Start(ctx, cfg.Flags, log)
 	if err != nil && ctx.Err() != nil {
 		return 1

@@ -55,7 +55,7 @@ func run() int {
 	case *insecure && *identity != "":
 		return fail(2, "-identity and -insecure are mutually exclusive: without encryption there are no keys")
 	}
-	if err := cli.SplitAddress("ip", ip, "port", port, cli.Given(fs, "port"), 0); err != nil {
+	if _, err := cli.SplitAddress("ip", ip, "port", port, cli.Given(fs, "port"), 0); err != nil {
 		return fail(2, "%s", err)
 	}
 	if !cli.Given(fs, "state") {

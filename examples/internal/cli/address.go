@@ -45,25 +45,25 @@ func splitHost(s string) (host, port string, err error) {
 	return host, port, nil
 }
 
-// SplitAddress moves the port in addr, which the user typed for the flag named addrFlag, to port. It is an error if the user
-// has also set the flag named portFlag, given, to another one. least is the lowest port.
-func SplitAddress(addrFlag string, addr *string, portFlag string, port *int, given bool, least int) error {
+// SplitAddress moves the port in addr, which the user typed for the flag named addrFlag, to port, and reports whether there was
+// one. It is an error if the user has also set the flag named portFlag, given, to another one. least is the lowest port.
+func SplitAddress(addrFlag string, addr *string, portFlag string, port *int, given bool, least int) (moved bool, err error) {
 	host, p, err := splitHost(*addr)
 	if err != nil {
-		return fmt.Errorf("-%s %q is not an address: %w", addrFlag, *addr, err)
+		return false, fmt.Errorf("-%s %q is not an address: %w", addrFlag, *addr, err)
 	}
 	if p != "" {
 		n, err := strconv.ParseUint(p, 10, 16)
 		switch {
 		case err != nil || int(n) < least:
-			return fmt.Errorf("-%s %q has the port %q, want %d to 65535", addrFlag, *addr, p, least)
+			return false, fmt.Errorf("-%s %q has the port %q, want %d to 65535", addrFlag, *addr, p, least)
 		case given && int(n) != *port:
-			return fmt.Errorf("-%s %q has the port %d, but -%s is %d: omit one of them", addrFlag, *addr, n, portFlag, *port)
+			return false, fmt.Errorf("-%s %q has the port %d, but -%s is %d: omit one of them", addrFlag, *addr, n, portFlag, *port)
 		}
 		*port = int(n)
 	}
 	*addr = host
-	return nil
+	return p != "", nil
 }
 
 // listenAddress returns an address to listen on as package net takes it. An IP address without a port gets port 0.

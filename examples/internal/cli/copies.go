@@ -3,10 +3,12 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/roam-go/roam/migrate"
+	"github.com/roam-go/roam/resolver"
 )
 
 // copies notices when the host of this process serves the chat and no other host holds a copy, although one could, or one
@@ -93,10 +95,5 @@ func (p *Process) otherHosts() bool {
 	defer cancel()
 	hosts, err := p.Resolver.Hosts(ctx, p.Flags.Service)
 	self := p.Node.Self()
-	for _, h := range hosts {
-		if err == nil && !h.Same(self) {
-			return true
-		}
-	}
-	return false
+	return err == nil && slices.ContainsFunc(hosts, func(h resolver.Host) bool { return !h.Same(self) })
 }

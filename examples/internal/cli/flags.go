@@ -34,8 +34,8 @@ type Flags struct {
 	Insecure bool
 	Verbose  bool
 
-	// Warnings logs the warnings of the transport and the resolver without Verbose, such as those about refused strangers; nil:
-	// they are discarded.
+	// Warnings logs the warnings of the transport and the resolver, such as those about refused strangers. Log sets it; nil:
+	// they go where all else is logged.
 	Warnings *slog.Logger
 
 	// Set by FindDNS.
@@ -126,19 +126,23 @@ func (f *Flags) check(portGiven bool) error {
 	if _, err := transport.ParseKey(f.DNSKey); err != nil {
 		return fmt.Errorf("-dns_key %q is not a key: it has 43 characters, and the DNS prints its key at the start", f.DNSKey)
 	}
-	typed := f.DNSIP
-	if err := SplitAddress("dns_ip", &f.DNSIP, "dns_port", &f.DNSPort, portGiven, 1); err != nil {
+	var err error
+	if f.portGiven, err = SplitAddress("dns_ip", &f.DNSIP, "dns_port", &f.DNSPort, portGiven, 1); err != nil {
 		return err
 	}
-	if _, port, _ := splitHost(typed); port != "" {
-		f.portGiven = true
+	if f.Listen != "" {
+		f.Listen, err = listenAddress(f.Listen)
 	}
-	if f.Listen == "" {
-		return nil
-	}
-	var err error
-	f.Listen, err = listenAddress(f.Listen)
 	return err
+}
+
+// Log returns the logger of a program, which without Verbose discards everything, and sets Warnings.
+func (f *Flags) Log(w io.Writer, program string) *slog.Logger {
+	f.Warnings = NewLogger(w, program, f.Verbose)
+	if f.Verbose {
+		return f.Warnings
+	}
+	return slog.New(slog.DiscardHandler)
 }
 
 // DNS returns the address of the DNS.

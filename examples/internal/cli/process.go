@@ -23,7 +23,7 @@ type Process struct {
 	ID        string        // of the host; defaults to one derived from the key
 	Node      *migrate.Node // nil before Listen
 	Log       *slog.Logger
-	Warnings  *slog.Logger // Log with Verbose
+	Warnings  *slog.Logger // see Flags.Warnings
 
 	// Say shows a sentence to the user, from any goroutine; nil: nobody reads it. It is set before Listen.
 	Say func(string)
@@ -41,7 +41,7 @@ const (
 // Start creates the transport and connects to the DNS that [Flags.FindDNS] has found. [Flags.Explain] describes its errors.
 func Start(ctx context.Context, f Flags, log *slog.Logger) (*Process, error) {
 	p := &Process{Flags: f, Log: log, Warnings: f.Warnings}
-	if f.Verbose || f.Warnings == nil {
+	if p.Warnings == nil {
 		p.Warnings = log
 	}
 	var err error
